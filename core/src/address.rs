@@ -1,0 +1,191 @@
+//! Addresses that cannot be confused.
+//!
+//! A disk image has three address spaces: the disk that the guest sees, the stored object that the bytes
+//! come from, and the target object that they go to. Mixing them up is the classic bug of this field, so each
+//! has its own type and no signature takes two bare `u64` addresses.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+/// The address space of the disk that the guest sees.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Guest {}
+
+/// The address space of one stored object: a file, an S3 object, a URL.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum StoredIn {}
+
+/// The address space of the target that is written.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Target {}
+
+/// A byte address in the space `S`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Offset<S>(u64, PhantomData<S>);
+
+/// A byte address on the guest's disk.
+pub type GuestOffset = Offset<Guest>;
+/// A byte address in a stored object.
+pub type StoredOffset = Offset<StoredIn>;
+/// A byte address in a target.
+pub type TargetOffset = Offset<Target>;
+
+impl<S> Offset<S> {
+    /// The first byte of the space.
+    pub const ZERO: Self = Self(0, PhantomData);
+
+    /// The address `bytes` from the start of the space.
+    pub const fn new(bytes: u64) -> Self {
+        Self(bytes, PhantomData)
+    }
+
+    /// The distance from the start of the space, in bytes.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The address `bytes` further on, or `None` past the end of the 64-bit space.
+    pub const fn checked_add(self, bytes: u64) -> Option<Self> {
+        match self.0.checked_add(bytes) {
+            Some(sum) => Some(Self(sum, PhantomData)),
+            None => None,
+        }
+    }
+
+    /// True where the address is a multiple of `unit`; every address is a multiple of 0 only at 0.
+    pub const fn is_aligned(self, unit: u64) -> bool {
+        self.0.is_multiple_of(unit)
+    }
+}
+
+impl<S> fmt::Debug for Offset<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl<S> fmt::Display for Offset<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A run of bytes in the space `S`. Its end fits the 64-bit space: that is checked when it is made.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span<S> {
+    start: Offset<S>,
+    len: u64,
+}
+
+/// A run of bytes of the guest's disk.
+pub type GuestRange = Span<Guest>;
+/// A run of bytes of a stored object.
+pub type StoredRange = Span<StoredIn>;
+/// A run of bytes of a target.
+pub type TargetRange = Span<Target>;
+
+impl<S: Copy + Ord> Span<S> {
+    /// `len` bytes from `start` on, or `None` where the end would not fit the 64-bit space.
+    pub const fn new(start: Offset<S>, len: u64) -> Option<Self> {
+        match start.0.checked_add(len) {
+            Some(_) => Some(Self { start, len }),
+            None => None,
+        }
+    }
+
+    /// The bytes from `start` up to, not including, `end`; empty where `end` does not lie behind `start`.
+    pub const fn between(start: Offset<S>, end: Offset<S>) -> Self {
+        Self { start, len: end.0.saturating_sub(start.0) }
+    }
+
+    /// The first `len` bytes of the space.
+    pub const fn first(len: u64) -> Self {
+        Self { start: Offset::ZERO, len }
+    }
+
+    /// Address of the first byte.
+    pub const fn start(self) -> Offset<S> {
+        self.start
+    }
+
+    /// Address behind the last byte.
+    pub const fn end(self) -> Offset<S> {
+        // Cannot wrap: `new` checked it, and the other constructors take the length from an end.
+        Offset(self.start.0.wrapping_add(self.len), PhantomData)
+    }
+
+    /// Number of bytes.
+    pub const fn len(self) -> u64 {
+        self.len
+    }
+
+    /// True where there is no byte in it.
+    pub const fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
+    /// True where every byte of `other` lies in it. An empty `other` lies in it where its address does, the end included.
+    pub fn contains(self, other: Self) -> bool {
+        self.start <= other.start && other.end() <= self.end()
+    }
+
+    /// The bytes in both, or `None` where there are none.
+    pub fn intersection(self, other: Self) -> Option<Self> {
+        let start = self.start.max(other.start);
+        let end = self.end().min(other.end());
+        (start < end).then(|| Self::between(start, end))
+    }
+
+    /// The first `len` bytes and the rest; a `len` beyond the end leaves the rest empty.
+    pub fn split_at(self, len: u64) -> (Self, Self) {
+        let len = len.min(self.len);
+        let middle = Offset(self.start.0.wrapping_add(len), PhantomData);
+        (Self { start: self.start, len }, Self::between(middle, self.end()))
+    }
+
+    /// The bytes from `skip` on; empty at the end where `skip` goes beyond it.
+    pub fn skip(self, skip: u64) -> Self {
+        self.split_at(skip).1
+    }
+}
+
+impl<S: Copy + Ord> fmt::Debug for Span<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}..{:#x}", self.start.0, self.end().0)
+    }
+}
+
+impl<S: Copy + Ord> fmt::Display for Span<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{}", self.start.0, self.end().0)
+    }
+}
+
+/// Names one of the stored objects of an image: 0 but in a set of several files.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct FileIndex(pub u32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, len: u64) -> GuestRange {
+        GuestRange::new(GuestOffset::new(start), len).unwrap()
+    }
+
+    #[test]
+    fn a_range_past_the_end_of_the_space_is_none() {
+        assert_eq!(GuestRange::new(GuestOffset::new(u64::MAX), 2), None);
+        assert!(GuestRange::new(GuestOffset::new(u64::MAX), 0).is_some());
+    }
+
+    #[test]
+    fn intersection_and_split_cover_what_they_name() {
+        assert_eq!(range(10, 10).intersection(range(15, 10)), Some(range(15, 5)));
+        assert_eq!(range(10, 10).intersection(range(20, 10)), None);
+        assert_eq!(range(10, 10).split_at(4), (range(10, 4), range(14, 6)));
+        assert_eq!(range(10, 10).split_at(40), (range(10, 10), range(20, 0)));
+        assert!(range(10, 10).contains(range(10, 10)));
+        assert!(!range(10, 10).contains(range(15, 6)));
+    }
+}

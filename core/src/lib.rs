@@ -1,0 +1,12 @@
+//! The vocabulary and the engine of diskferry.
+//!
+//! A [`source::Source`] is the bytes of a stored object; a [`disk::Disk`] is an opened image with its
+//! [`disk::BlockMap`], which says of every run of guest bytes where they are ([`extent::Extent`]). This crate knows
+//! no format and no network: formats are in `diskferry-formats`, S3 and HTTP in `diskferry-s3io`.
+
+pub mod address;
+pub mod disk;
+pub mod error;
+pub mod extent;
+pub mod source;
+pub mod stream;

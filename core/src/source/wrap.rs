@@ -1,0 +1,196 @@
+//! Sources around sources. Each forwards every method and changes one thing.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use bytes::Bytes;
+
+use super::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic, read_up_to};
+use crate::address::{StoredOffset, StoredRange};
+use crate::error::{Error, Result};
+
+macro_rules! forward {
+    ($($method:ident -> $type:ty),*) => {
+        $(fn $method(&self) -> $type { self.inner.$method() })*
+    };
+}
+
+/// Keeps the head and the tail of an object, read once: detection, headers, footers and small tables are answered
+/// from them, so that what lies there is not asked for again.
+#[derive(Debug)]
+pub struct HeadTail {
+    inner: Arc<dyn Source>,
+    head: Bytes,
+    tail: Bytes,
+    tail_start: u64,
+}
+
+impl HeadTail {
+    /// Length of the head in bytes. As long as what opening an S3 object brings with it.
+    pub const HEAD: u64 = 128 << 10;
+    /// Length of the tail in bytes: a VHD's footer with up to 64 KiB of zeros behind it.
+    pub const TAIL: u64 = (64 << 10) + 1024;
+
+    /// Reads head and tail, in at most two requests; one where they meet.
+    ///
+    /// # Errors
+    /// The `source_*` codes.
+    pub async fn open(inner: Arc<dyn Source>) -> Result<Self> {
+        let len = inner.len();
+        let tail_start = len.saturating_sub(Self::TAIL).max(Self::HEAD.min(len));
+        let (head, tail) = futures_util::future::try_join(
+            read_up_to(&*inner, StoredOffset::ZERO, Self::HEAD),
+            read_up_to(&*inner, StoredOffset::new(tail_start), Self::TAIL),
+        )
+        .await?;
+        Ok(Self { inner, head, tail, tail_start })
+    }
+
+    /// The first [`Self::HEAD`] bytes, fewer in a shorter object.
+    pub fn head(&self) -> &Bytes {
+        &self.head
+    }
+
+    /// The bytes from [`Self::tail_start`] to the end, without those of the head.
+    pub fn tail(&self) -> &Bytes {
+        &self.tail
+    }
+
+    /// Where the tail begins.
+    pub fn tail_start(&self) -> StoredOffset {
+        StoredOffset::new(self.tail_start)
+    }
+
+    fn kept(&self, range: StoredRange) -> Option<Bytes> {
+        let within = |bytes: &Bytes, base: u64| {
+            let start = usize::try_from(range.start().get().checked_sub(base)?).ok()?;
+            let end = start.checked_add(usize::try_from(range.len()).ok()?)?;
+            (end <= bytes.len()).then(|| bytes.slice(start..end))
+        };
+        within(&self.head, 0).or_else(|| within(&self.tail, self.tail_start))
+    }
+}
+
+impl Source for HeadTail {
+    forward!(url -> &str, len -> u64, identity -> &Identity, capabilities -> Capabilities, traffic -> Traffic,
+        verify -> BoxFuture<'_, Result<()>>);
+
+    fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
+        match self.kept(range) {
+            Some(bytes) => Box::pin(async move { Ok(bytes) }),
+            None => self.inner.read(range),
+        }
+    }
+
+    fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>> {
+        self.inner.segments(range)
+    }
+}
+
+/// Writes down every range that is read: a test instrument for what a plan really asks for.
+#[derive(Debug)]
+pub struct Recording {
+    inner: Arc<dyn Source>,
+    reads: Mutex<Vec<StoredRange>>,
+}
+
+impl Recording {
+    /// Records what is read from `inner`.
+    pub fn new(inner: Arc<dyn Source>) -> Self {
+        Self { inner, reads: Mutex::new(Vec::new()) }
+    }
+
+    /// The ranges read so far, in the order asked.
+    pub fn reads(&self) -> Vec<StoredRange> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Source for Recording {
+    forward!(url -> &str, len -> u64, identity -> &Identity, capabilities -> Capabilities, traffic -> Traffic,
+        verify -> BoxFuture<'_, Result<()>>);
+
+    fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner).push(range);
+        self.inner.read(range)
+    }
+
+    fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>> {
+        self.inner.segments(range)
+    }
+}
+
+/// Fails the reads that a rule picks: a test instrument.
+pub struct Failing {
+    inner: Arc<dyn Source>,
+    rule: Box<dyn Fn(u64, StoredRange) -> Option<Error> + Send + Sync>,
+    count: std::sync::atomic::AtomicU64,
+}
+
+impl Failing {
+    /// `rule` is asked for every read with its number, from 0 on, and its range; an error that it gives is the answer.
+    pub fn new(
+        inner: Arc<dyn Source>,
+        rule: impl Fn(u64, StoredRange) -> Option<Error> + Send + Sync + 'static,
+    ) -> Self {
+        Self { inner, rule: Box::new(rule), count: std::sync::atomic::AtomicU64::new(0) }
+    }
+}
+
+impl std::fmt::Debug for Failing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Failing").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl Source for Failing {
+    forward!(url -> &str, len -> u64, identity -> &Identity, capabilities -> Capabilities, traffic -> Traffic,
+        verify -> BoxFuture<'_, Result<()>>);
+
+    fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
+        let number = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        match (self.rule)(number, range) {
+            Some(error) => Box::pin(async move { Err(error) }),
+            None => self.inner.read(range),
+        }
+    }
+
+    fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>> {
+        self.inner.segments(range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::memory::MemorySource;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn head_and_tail_are_asked_for_once() {
+        let len = (HeadTail::HEAD + HeadTail::TAIL + 5000) as usize;
+        let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+        let recording = Arc::new(Recording::new(Arc::new(MemorySource::new("x", bytes.clone()))));
+        block_on(async {
+            let kept = HeadTail::open(Arc::clone(&recording) as Arc<dyn Source>).await.unwrap();
+            for (start, size) in
+                [(0, 512), (len - 512, 512), (len - 1000, 1000), (HeadTail::HEAD as usize, 5000)]
+            {
+                let range = StoredRange::new(StoredOffset::new(start as u64), size as u64).unwrap();
+                assert_eq!(kept.read(range).await.unwrap(), &bytes[start..start + size]);
+            }
+        });
+        assert_eq!(recording.reads().len(), 3, "head, tail, and the one range that lies between them");
+    }
+
+    #[test]
+    fn a_short_object_is_one_request() {
+        let recording = Arc::new(Recording::new(Arc::new(MemorySource::new("x", vec![7u8; 1000]))));
+        let kept = block_on(HeadTail::open(Arc::clone(&recording) as Arc<dyn Source>)).unwrap();
+        assert_eq!((kept.head().len(), kept.tail().len(), recording.reads().len()), (1000, 0, 1));
+    }
+}

@@ -1,0 +1,29 @@
+//! Guest bytes that lie in a file as they are: RAW, the fixed VHD, the flat extents of VMDK.
+
+use diskferry_core::address::{FileIndex, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::error::{Error, Result};
+use diskferry_core::extent::{Extent, ExtentKind, Extents, Stored};
+use diskferry_core::source::Source;
+
+/// Appends the extents of `guest`, which lies in `file` from `start` on, as far as one look at the file's holes goes:
+/// at least one extent, possibly not to the end of `guest`.
+///
+/// # Errors
+/// `truncated` where the stored bytes would pass the 64-bit space; the `source_*` codes.
+pub(crate) async fn push_flat(
+    extents: &mut Extents,
+    source: &dyn Source,
+    file: FileIndex,
+    guest: GuestRange,
+    start: StoredOffset,
+) -> Result<()> {
+    let range = StoredRange::new(start, guest.len())
+        .ok_or_else(|| Error::truncated("flat data passes the end of the address space").at(start))?;
+    for segment in source.segments(range).await? {
+        let skip = segment.range.start().get().saturating_sub(start.get());
+        let stored = Stored { file, range: segment.range };
+        let kind = if segment.hole { ExtentKind::Sparse(stored) } else { ExtentKind::Data(stored) };
+        extents.push(Extent::new(guest.skip(skip).split_at(segment.range.len()).0, kind));
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Readers of RAW, VHD, QCOW2 and VMDK, behind one block map.
+//!
+//! One format, one folder: `header.rs` has the on-disk structs and is pure, `read.rs` opens an image and maps it.
+//! Nothing here knows where bytes come from: everything is read through [`diskferry_core::source::Source`].
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
+pub mod codec;
+mod detect;
+mod flat;
+pub mod partition;
+mod qcow2;
+mod raw;
+mod table;
+mod vhd;
+mod vmdk;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{Closed, Gate, Source};
+
+/// A format of disk images.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Format {
+    /// The guest's bytes as they are.
+    Raw,
+    /// Microsoft's Virtual Hard Disk: fixed and dynamic.
+    Vhd,
+    /// QEMU's copy-on-write format, versions 2 and 3.
+    Qcow2,
+    /// VMware's Virtual Disk Format.
+    Vmdk,
+}
+
+impl Format {
+    /// All formats.
+    pub const ALL: [Self; 4] = [Self::Raw, Self::Vhd, Self::Qcow2, Self::Vmdk];
+
+    /// The name as the command line spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Vhd => "vhd",
+            Self::Qcow2 => "qcow2",
+            Self::Vmdk => "vmdk",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    /// Takes the names, and `vpc` for `vhd` as qemu-img calls it.
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "vpc" => Ok(Self::Vhd),
+            _ => Self::ALL.into_iter().find(|format| format.name() == name).ok_or_else(|| {
+                Error::new(ErrorKind::Usage, format!("there is no format {name:?}"))
+                    .hint("formats are raw, vhd, qcow2 and vmdk")
+            }),
+        }
+    }
+}
+
+/// What the caller says of an image's format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Declared {
+    /// Nothing: it is detected.
+    #[default]
+    Unknown,
+    /// This format: what is detected must agree.
+    Format(Format),
+}
+
+/// What a reader opens an image from: its file, with head and tail in hand, and the gate for what lies beside it.
+#[derive(Clone)]
+struct Opening {
+    file: Arc<HeadTail>,
+    gate: Arc<dyn Gate>,
+}
+
+/// Opens an image of one file.
+///
+/// # Errors
+/// See [`open_with`]; an image of several files is refused.
+pub async fn open(source: Arc<dyn Source>, declared: Declared) -> Result<Disk> {
+    open_with(source, declared, Arc::new(Closed)).await
+}
+
+/// Opens an image; files beside it are asked of `gate`, by plain names only.
+///
+/// It reads the object's head and tail and the tables that the format has in one place: two to four round trips.
+/// A sound image that other commands would not read (encrypted, a difference to another) opens too: its
+/// [`Disk::refusals`] say so, and every read of it answers them.
+///
+/// # Errors
+/// `unknown_format`, `format_mismatch`, `ambiguous_format`; `malformed`, `truncated` and `unsupported_feature` with
+/// their place; `external_data_refused` where the image names what is no plain name beside it; the `source_*` codes.
+pub async fn open_with(source: Arc<dyn Source>, declared: Declared, gate: Arc<dyn Gate>) -> Result<Disk> {
+    let file = Arc::new(HeadTail::open(source).await?);
+    let format = detect::detect(&file, declared)?;
+    let opening = Opening { file, gate };
+    match format {
+        Format::Raw => raw::open(opening).await,
+        Format::Vhd => vhd::open(opening).await,
+        Format::Qcow2 => qcow2::open(opening).await,
+        Format::Vmdk => vmdk::open(opening).await,
+    }
+}

@@ -1,0 +1,151 @@
+//! Tables of an image, loaded in bulk and kept as far as a bound allows.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_core::error::{Error, Result};
+use diskferry_core::source::Source;
+use futures_util::stream::{FuturesUnordered, TryStreamExt};
+
+/// Most bytes of tables that are kept of one file.
+const KEPT: u64 = 16 << 20;
+/// Tables no further apart than this are read in one request. Small: what lies between tables is mostly data, which is
+/// fetched when its turn comes.
+const GAP: u64 = 4 << 10;
+/// Longest request for tables, so that many go side by side.
+const LONGEST: u64 = 4 << 20;
+
+/// Reads and keeps the tables of one file.
+///
+/// What was used longest ago goes first once more than [`KEPT`] bytes are held. A load of more than that is answered
+/// all the same: the caller bounds what it asks for at once.
+pub(crate) struct Tables {
+    source: Arc<dyn Source>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    tables: HashMap<StoredRange, (Bytes, u64)>,
+    by_age: BTreeMap<u64, StoredRange>,
+    bytes: u64,
+    clock: u64,
+}
+
+impl Kept {
+    fn get(&mut self, range: StoredRange) -> Option<Bytes> {
+        self.clock = self.clock.saturating_add(1);
+        let (bytes, age) = self.tables.get_mut(&range)?;
+        self.by_age.remove(age);
+        self.by_age.insert(self.clock, range);
+        *age = self.clock;
+        Some(bytes.clone())
+    }
+
+    fn put(&mut self, range: StoredRange, bytes: Bytes) {
+        self.clock = self.clock.saturating_add(1);
+        if let Some((_, age)) = self.tables.insert(range, (bytes, self.clock)) {
+            self.by_age.remove(&age);
+        } else {
+            self.bytes = self.bytes.saturating_add(range.len());
+        }
+        self.by_age.insert(self.clock, range);
+        while self.bytes > KEPT {
+            let Some((_, oldest)) = self.by_age.pop_first() else { break };
+            self.tables.remove(&oldest);
+            self.bytes = self.bytes.saturating_sub(oldest.len());
+        }
+    }
+}
+
+impl Tables {
+    /// The tables of `source`.
+    pub(crate) fn new(source: Arc<dyn Source>) -> Self {
+        Self { source, kept: Mutex::new(Kept::default()) }
+    }
+
+    /// One table.
+    ///
+    /// # Errors
+    /// Those of [`Source::read`].
+    pub(crate) async fn load_one(&self, range: StoredRange) -> Result<Bytes> {
+        let mut all = self.load(&[range]).await?;
+        all.pop().ok_or_else(|| Error::internal("a table was not loaded"))
+    }
+
+    /// All of `ranges`, in the order asked. What is not kept is fetched: neighbours in one request, requests side by side.
+    ///
+    /// # Errors
+    /// Those of [`Source::read`]: the caller has checked that the ranges lie in the object.
+    pub(crate) async fn load(&self, ranges: &[StoredRange]) -> Result<Vec<Bytes>> {
+        let mut found: Vec<Option<Bytes>> = {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            ranges.iter().map(|range| kept.get(*range)).collect()
+        };
+        let mut missing: Vec<StoredRange> =
+            ranges.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(range, _)| *range).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        let fetched = self.fetch(&runs(&missing)).await?;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for (range, slot) in ranges.iter().zip(&mut found) {
+            if slot.is_some() {
+                continue;
+            }
+            let bytes = cut(&fetched, *range)?;
+            // A copy: a slice would keep the whole request alive for as long as one table of it is kept.
+            let bytes = Bytes::copy_from_slice(&bytes);
+            kept.put(*range, bytes.clone());
+            *slot = Some(bytes);
+        }
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn fetch(&self, runs: &[StoredRange]) -> Result<BTreeMap<StoredOffset, Bytes>> {
+        let at_once = self.source.capabilities().in_flight.max(1);
+        let mut waiting = runs.iter();
+        let mut under_way = FuturesUnordered::new();
+        let start = |run: &StoredRange| {
+            let run = *run;
+            let read = self.source.read(run);
+            async move { Ok::<_, Error>((run.start(), read.await?)) }
+        };
+        under_way.extend(waiting.by_ref().take(at_once).map(start));
+        let mut fetched = BTreeMap::new();
+        while let Some((at, bytes)) = under_way.try_next().await? {
+            fetched.insert(at, bytes);
+            under_way.extend(waiting.next().map(start));
+        }
+        Ok(fetched)
+    }
+}
+
+/// The requests for sorted ranges.
+fn runs(ranges: &[StoredRange]) -> Vec<StoredRange> {
+    let mut runs: Vec<StoredRange> = Vec::new();
+    for range in ranges {
+        let joined = runs.last().and_then(|last| {
+            let near = range.start().get() <= last.end().get().saturating_add(GAP);
+            let joined = StoredRange::between(last.start(), last.end().max(range.end()));
+            (near && (joined.len() <= LONGEST || last.contains(*range))).then_some(joined)
+        });
+        match (joined, runs.last_mut()) {
+            (Some(joined), Some(last)) => *last = joined,
+            _ => runs.push(*range),
+        }
+    }
+    runs
+}
+
+fn cut(fetched: &BTreeMap<StoredOffset, Bytes>, range: StoredRange) -> Result<Bytes> {
+    let missing = || Error::internal(format!("table {range:?} is not in what was fetched for it"));
+    let (at, bytes) = fetched.range(..=range.start()).next_back().ok_or_else(missing)?;
+    let skip = usize::try_from(range.start().get().saturating_sub(at.get())).map_err(|_| missing())?;
+    let end = usize::try_from(range.len()).ok().and_then(|len| skip.checked_add(len)).ok_or_else(missing)?;
+    if end > bytes.len() {
+        return Err(missing());
+    }
+    Ok(bytes.slice(skip..end))
+}
