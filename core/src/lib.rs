@@ -8,5 +8,6 @@ pub mod address;
 pub mod disk;
 pub mod error;
 pub mod extent;
+pub mod sink;
 pub mod source;
 pub mod stream;
