@@ -5,9 +5,14 @@
 //! no format and no network: formats are in `diskferry-formats`, S3 and HTTP in `diskferry-s3io`.
 
 pub mod address;
+pub mod budget;
+pub mod digest;
 pub mod disk;
 pub mod error;
 pub mod extent;
+pub mod plan;
+pub mod pool;
+pub mod scan;
 pub mod sink;
 pub mod source;
 pub mod stream;

@@ -1,0 +1,135 @@
+//! One budget for all bytes in flight.
+//!
+//! Room is taken at once for all that a step will need, input and decoded output together, before the step starts,
+//! and in the order of the plan. Whoever holds room therefore never waits for more, and nothing can deadlock, also
+//! where many conversions share one budget. Room goes back when the bytes that it was taken for are dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::{Error, Result};
+
+/// Room is counted in units of 4 KiB.
+const UNIT: u64 = 4096;
+
+/// A bound on the bytes in flight. Clones share it: that is how conversions do.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    units: Arc<Semaphore>,
+    total: u64,
+    used: Arc<Usage>,
+}
+
+#[derive(Debug, Default)]
+struct Usage {
+    now: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl Budget {
+    /// The smallest that works: a few of the largest units, encoded and decoded.
+    pub const SMALLEST: u64 = 16 << 20;
+    /// The default of the command line.
+    pub const DEFAULT: u64 = 256 << 20;
+
+    /// A budget of `bytes`, at least [`Self::SMALLEST`] and at most 1 TiB.
+    pub fn new(bytes: u64) -> Self {
+        let total = bytes.clamp(Self::SMALLEST, 1 << 40) / UNIT;
+        let units = Arc::new(Semaphore::new(usize::try_from(total).unwrap_or(Semaphore::MAX_PERMITS)));
+        Self { units, total, used: Arc::default() }
+    }
+
+    /// Its size in bytes.
+    pub fn total(&self) -> u64 {
+        self.total * UNIT
+    }
+
+    /// The most bytes that were taken at any time.
+    pub fn peak(&self) -> u64 {
+        self.used.peak.load(Ordering::Relaxed)
+    }
+
+    /// Waits for room for `bytes`, first come, first served. More than the whole budget is answered with the whole
+    /// budget: one step must always be possible.
+    ///
+    /// # Errors
+    /// `internal`: the budget is never closed.
+    pub async fn take(&self, bytes: u64) -> Result<Room> {
+        let units = bytes.div_ceil(UNIT).min(self.total);
+        let permits = u32::try_from(units).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.units).acquire_many_owned(permits).await;
+        let permit = permit.map_err(|_| Error::internal("the budget was closed"))?;
+        let now = self.used.now.fetch_add(units * UNIT, Ordering::Relaxed) + units * UNIT;
+        self.used.peak.fetch_max(now, Ordering::Relaxed);
+        Ok(Room { permit, used: Arc::clone(&self.used) })
+    }
+}
+
+/// Room that was taken; dropping it gives it back.
+#[derive(Debug)]
+pub struct Room {
+    permit: OwnedSemaphorePermit,
+    used: Arc<Usage>,
+}
+
+impl Room {
+    /// Splits off room for `bytes`, or for all that is left of it.
+    pub fn split(&mut self, bytes: u64) -> Self {
+        let units =
+            usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX).min(self.permit.num_permits());
+        let permit = self.permit.split(units);
+        // Cannot fail: there are at least so many.
+        let permit = permit.unwrap_or_else(|| unreachable!("room is split within what it has"));
+        Self { permit, used: Arc::clone(&self.used) }
+    }
+
+    /// Ties the room to `bytes`: it goes back when the last slice of them is dropped.
+    pub fn hold(self, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(Held { bytes, _room: self })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.used.now.fetch_sub(self.permit.num_permits() as u64 * UNIT, Ordering::Relaxed);
+    }
+}
+
+struct Held {
+    bytes: Bytes,
+    _room: Room,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn room_goes_back_with_the_last_slice() {
+        let budget = Budget::new(Budget::SMALLEST);
+        let mut room = budget.take(Budget::SMALLEST).await.unwrap();
+        let part = room.split(8192);
+        let bytes = part.hold(Bytes::from(vec![1; 8192]));
+        let slice = bytes.slice(10..20);
+        drop((bytes, room));
+        assert_eq!(budget.units.available_permits() as u64, Budget::SMALLEST / UNIT - 2);
+        drop(slice);
+        assert_eq!(budget.units.available_permits() as u64, Budget::SMALLEST / UNIT);
+        assert_eq!(budget.peak(), Budget::SMALLEST);
+    }
+
+    #[tokio::test]
+    async fn one_step_larger_than_the_budget_is_possible() {
+        let budget = Budget::new(Budget::SMALLEST);
+        assert!(budget.take(u64::MAX / 2).await.is_ok());
+    }
+}

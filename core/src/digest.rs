@@ -1,0 +1,294 @@
+//! The fs-verity digest of a guest disk, by sub-trees in any order.
+//!
+//! fs-verity (Linux, `Documentation/filesystems/fsverity.rst`, "Merkle tree" and "fs-verity descriptor") hashes 4 KiB
+//! blocks, then 4 KiB blocks of 128 hashes each, up to one root. No node carries its position, so sub-trees can be
+//! computed in any order, and a run of zeros of any length is one table look-up a level:
+//!
+//! ```text
+//!  level 2                    ●                      one block: 128 hashes, 64 MiB of disk
+//!  level 1        ● ● ● … ●       zero[1] zero[1]    one block: 128 hashes, 512 KiB of disk
+//!  level 0   ▪▪▪▪ ▪▪▪▪ ▪▪▪▪                          one hash a 4 KiB block of the disk
+//! ```
+//!
+//! A block of hashes is kept until its 128 are there, then only its own hash is: in guest order the tree holds one
+//! block a level, out of order one for each 512 KiB begun.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Error, Result};
+
+/// Bytes of a block of the tree, and of the zero scan.
+pub const BLOCK: u64 = 4096;
+/// Hashes in a block.
+const FAN: u64 = 128;
+/// Levels that 2⁶⁴ bytes need: 52 bits of blocks, 7 bits a level.
+const LEVELS: usize = 9;
+
+/// A SHA-256 hash.
+pub type Hash = [u8; 32];
+
+/// The digest of a guest disk: what `fsverity digest` prints for the raw disk (SHA-256, 4 KiB blocks, no salt).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Digest(pub Hash);
+
+impl Digest {
+    /// Name of the algorithm, as in the JSON.
+    pub const ALGORITHM: &'static str = "fsverity-sha256";
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The hash of one block; a shorter one is hashed with zeros behind it, as fs-verity does at the end of a file.
+pub fn hash_block(block: &[u8]) -> Hash {
+    const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
+    let mut hasher = Sha256::new();
+    hasher.update(block);
+    hasher.update(&ZEROS[block.len().min(ZEROS.len())..]);
+    hasher.finalize().into()
+}
+
+/// A block of hashes that is not full yet.
+struct Node {
+    hashes: Box<[Hash; FAN as usize]>,
+    present: u128,
+}
+
+/// The tree under construction.
+///
+/// It is told of every block of the disk once, as a hash or as zeros, in any order, and finished with the disk's size.
+pub struct Tree {
+    levels: [BTreeMap<u64, Node>; LEVELS],
+    /// The hash of a full sub-tree of zeros at each level.
+    zero: [Hash; LEVELS],
+    /// A block was told twice.
+    twice: Option<u64>,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Tree {
+    /// A tree that was told of nothing.
+    pub fn new() -> Self {
+        let mut zero = [[0; 32]; LEVELS];
+        let mut block = vec![0; BLOCK as usize];
+        for hash in &mut zero {
+            *hash = hash_block(&block);
+            block = hash.repeat(FAN as usize);
+        }
+        Self { levels: Default::default(), zero, twice: None }
+    }
+
+    /// The hash of a block of zeros.
+    pub fn zero_block(&self) -> Hash {
+        self.zero[0]
+    }
+
+    /// The hashes of blocks from number `first` on.
+    pub fn add(&mut self, first: u64, hashes: &[Hash]) {
+        for (number, hash) in (first..).zip(hashes) {
+            self.set(0, number, *hash);
+        }
+    }
+
+    /// `count` blocks of zeros from number `first` on. Costs no more for many than for few.
+    pub fn add_zeros(&mut self, first: u64, count: u64) {
+        let (mut start, mut end) = (first, first.saturating_add(count));
+        for level in 0..LEVELS {
+            let (full_start, full_end) = (start.div_ceil(FAN), end / FAN);
+            if level + 1 == LEVELS || full_start >= full_end {
+                (start..end).for_each(|number| self.set(level, number, self.zero[level]));
+                return;
+            }
+            (start..full_start * FAN).for_each(|number| self.set(level, number, self.zero[level]));
+            (full_end * FAN..end).for_each(|number| self.set(level, number, self.zero[level]));
+            (start, end) = (full_start, full_end);
+        }
+    }
+
+    fn set(&mut self, mut level: usize, mut number: u64, mut hash: Hash) {
+        loop {
+            let (index, slot) = (number / FAN, number % FAN);
+            let node = self.levels[level]
+                .entry(index)
+                .or_insert_with(|| Node { hashes: Box::new([[0; 32]; FAN as usize]), present: 0 });
+            if node.present >> slot & 1 == 1 {
+                self.twice.get_or_insert(number);
+            }
+            node.hashes[slot as usize] = hash;
+            node.present |= 1 << slot;
+            if node.present != u128::MAX || level + 1 == LEVELS {
+                return;
+            }
+            hash = hash_block(node.hashes.as_flattened());
+            self.levels[level].remove(&index);
+            (level, number) = (level + 1, index);
+        }
+    }
+
+    /// The digest of a disk of `size` bytes, of which every block was told.
+    ///
+    /// # Errors
+    /// `internal` where a block was told twice, or never.
+    pub fn finish(mut self, size: u64) -> Result<Digest> {
+        if let Some(number) = self.twice {
+            return Err(Error::internal(format!("block {number} of the disk came twice to the digest")));
+        }
+        let mut count = size.div_ceil(BLOCK);
+        let mut root = [0; 32];
+        for level in 0..LEVELS {
+            let nodes = std::mem::take(&mut self.levels[level]);
+            if count == 0 {
+                break;
+            }
+            let last = (count - 1) / FAN;
+            let in_last = count - last * FAN;
+            let filled = if in_last == FAN { u128::MAX } else { (1 << in_last) - 1 };
+            // Full blocks were taken up as they came: what is left is the last one, where it is not full.
+            if let Some((index, _)) =
+                nodes.iter().find(|(index, node)| **index != last || node.present != filled)
+            {
+                let first = index * FAN;
+                return Err(Error::internal(format!("the digest lacks a part of level {level} at {first}")));
+            }
+            match nodes.get(&last) {
+                Some(node) if count == 1 => {
+                    root = node.hashes[0];
+                    count = 0;
+                }
+                Some(node) => {
+                    self.set(
+                        level + 1,
+                        last,
+                        hash_block(&node.hashes.as_flattened()[..in_last as usize * 32]),
+                    );
+                }
+                None if in_last == FAN => {}
+                None => return Err(Error::internal(format!("the digest lacks the end of level {level}"))),
+            }
+            count = if count == 0 { 0 } else { count.div_ceil(FAN) };
+        }
+        Ok(Digest(seal(size, root)))
+    }
+}
+
+/// The hash of the fs-verity descriptor: 256 bytes, see `struct fsverity_descriptor`.
+fn seal(size: u64, root: Hash) -> Hash {
+    let mut descriptor = [0; 256];
+    descriptor[0] = 1; // version
+    descriptor[1] = 1; // SHA-256
+    descriptor[2] = 12; // log2 of the block size
+    descriptor[8..16].copy_from_slice(&size.to_le_bytes());
+    descriptor[16..48].copy_from_slice(&root);
+    Sha256::digest(descriptor).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The slow, obvious way: whole levels, one after the other.
+    fn by_the_book(disk: &[u8]) -> Digest {
+        let mut level: Vec<Hash> = disk.chunks(BLOCK as usize).map(hash_block).collect();
+        while level.len() > 1 {
+            level = level.as_flattened().chunks(BLOCK as usize).map(hash_block).collect();
+        }
+        Digest(seal(disk.len() as u64, level.first().copied().unwrap_or([0; 32])))
+    }
+
+    fn in_order(disk: &[u8]) -> Digest {
+        let mut tree = Tree::new();
+        let hashes: Vec<Hash> = disk.chunks(BLOCK as usize).map(hash_block).collect();
+        tree.add(0, &hashes);
+        tree.finish(disk.len() as u64).unwrap()
+    }
+
+    #[test]
+    fn the_tree_agrees_with_whole_levels_at_every_edge() {
+        for blocks in [0, 1, 2, 127, 128, 129, 255, 256, 128 * 128 - 1, 128 * 128, 128 * 128 + 1] {
+            for tail in [0, 1, 4095] {
+                let disk: Vec<u8> = (0..blocks * 4096 + tail).map(|i: u64| (i / 977) as u8).collect();
+                assert_eq!(in_order(&disk), by_the_book(&disk), "{blocks} blocks and {tail} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_of_any_length_are_what_their_blocks_would_be() {
+        for (first, count, total) in
+            [(0, 1, 1), (0, 128, 128), (3, 300, 400), (0, 20000, 20000), (1, 16384, 16500)]
+        {
+            let mut tree = Tree::new();
+            let data = hash_block(&[7; 4096]);
+            (0..first).chain(first + count..total).for_each(|number| tree.add(number, &[data]));
+            tree.add_zeros(first, count);
+            let mut disk = vec![7; total as usize * 4096];
+            disk[first as usize * 4096..(first + count) as usize * 4096].fill(0);
+            assert_eq!(tree.finish(total * BLOCK).unwrap(), by_the_book(&disk), "{first} {count} {total}");
+        }
+    }
+
+    #[test]
+    fn the_largest_disk_of_zeros_takes_no_time_and_no_room() {
+        let mut tree = Tree::new();
+        tree.add_zeros(0, (64u64 << 40) / BLOCK);
+        assert!(tree.finish(64 << 40).is_ok());
+        let mut tree = Tree::new();
+        tree.add_zeros(0, u64::MAX.div_ceil(BLOCK));
+        assert!(tree.finish(u64::MAX).is_ok());
+    }
+
+    #[test]
+    fn a_block_missing_or_told_twice_is_noticed() {
+        let mut tree = Tree::new();
+        tree.add_zeros(0, 1000);
+        assert!(tree.finish(1001 * BLOCK).is_err());
+        let mut tree = Tree::new();
+        tree.add_zeros(0, 1000);
+        tree.add_zeros(999, 1);
+        assert!(tree.finish(1000 * BLOCK).is_err());
+        let mut tree = Tree::new();
+        tree.add_zeros(0, 1000);
+        assert!(tree.finish(999 * BLOCK).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_the_parts_does_not_matter(
+            cuts in proptest::collection::vec((1u64..400, any::<bool>()), 1..20),
+            seed in any::<u64>(),
+        ) {
+            let mut parts = Vec::new();
+            let mut disk = Vec::new();
+            for (index, (blocks, zero)) in cuts.iter().enumerate() {
+                let first = disk.len() as u64 / BLOCK;
+                let byte = if *zero { 0 } else { index as u8 + 1 };
+                disk.resize(disk.len() + (*blocks * BLOCK) as usize, byte);
+                parts.push((first, *blocks, byte));
+            }
+            let turn = seed as usize % parts.len();
+            parts.rotate_left(turn);
+            if seed % 2 == 0 { parts.reverse(); }
+            let mut tree = Tree::new();
+            for (first, blocks, byte) in parts {
+                if byte == 0 {
+                    tree.add_zeros(first, blocks);
+                } else {
+                    tree.add(first, &vec![hash_block(&[byte; 4096]); blocks as usize]);
+                }
+            }
+            prop_assert_eq!(tree.finish(disk.len() as u64).unwrap(), by_the_book(&disk));
+        }
+    }
+}
