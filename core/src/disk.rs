@@ -34,6 +34,10 @@ pub trait BlockMap: Send + Sync {
     /// # Errors
     /// `malformed` or `truncated` with the place of the entry that is wrong; the `source_*` codes.
     fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>>;
+
+    /// The guest bytes that are mapped to stored data, where that is known without reading a table: all of them in
+    /// images that have no tables.
+    fn allocated_without_tables(&self) -> Option<u64>;
 }
 
 /// The facts of an opened image.
@@ -160,6 +164,11 @@ impl Disk {
         }
     }
 
+    /// The guest bytes that are mapped to stored data, where no table must be read to know.
+    pub fn allocated_without_tables(&self) -> Option<u64> {
+        self.map.allocated_without_tables()
+    }
+
     /// What was asked of all its files so far, opening included.
     pub fn traffic(&self) -> Traffic {
         self.files.iter().fold(Traffic::default(), |sum, file| sum + file.traffic())
@@ -261,5 +270,9 @@ struct Unmapped;
 impl BlockMap for Unmapped {
     fn extents(&self, _window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
         Box::pin(async { Err(Error::internal("a refused disk was walked")) })
+    }
+
+    fn allocated_without_tables(&self) -> Option<u64> {
+        None
     }
 }

@@ -4,15 +4,23 @@
 //! [`disk::BlockMap`], which says of every run of guest bytes where they are ([`extent::Extent`]). This crate knows
 //! no format and no network: formats are in `diskferry-formats`, S3 and HTTP in `diskferry-s3io`.
 
+mod account;
 pub mod address;
 pub mod budget;
+pub mod compare;
+pub mod conversion;
 pub mod digest;
 pub mod disk;
 pub mod error;
 pub mod extent;
+pub mod limits;
+pub mod measure;
 pub mod plan;
 pub mod pool;
+pub mod progress;
 pub mod scan;
 pub mod sink;
 pub mod source;
 pub mod stream;
+pub mod target;
+pub mod transfer;

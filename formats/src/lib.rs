@@ -35,8 +35,10 @@ use std::sync::Arc;
 
 use diskferry_core::disk::Disk;
 use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::sink::Sink;
 use diskferry_core::source::wrap::HeadTail;
 use diskferry_core::source::{Closed, Gate, Source};
+use diskferry_core::target::Target;
 
 /// A format of disk images.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -130,5 +132,29 @@ pub async fn open_with(source: Arc<dyn Source>, declared: Declared, gate: Arc<dy
         Format::Vhd => vhd::open(opening).await,
         Format::Qcow2 => qcow2::open(opening).await,
         Format::Vmdk => vmdk::open(opening).await,
+    }
+}
+
+/// Options of a target format, as `-o KEY=VALUE` on the command line.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TargetOptions {
+    /// Keys and values in the order given; a later one replaces an earlier one of its key.
+    pub pairs: Vec<(String, String)>,
+}
+
+/// A target in `format` on `sink`.
+///
+/// # Errors
+/// `usage` where an option is not one of the format's; `unsupported_feature` for formats that cannot be written yet.
+pub fn create(format: Format, sink: Box<dyn Sink>, options: &TargetOptions) -> Result<Target> {
+    if let Some((key, _)) = options.pairs.first() {
+        return Err(Error::new(ErrorKind::Usage, format!("{format} has no option {key:?}")));
+    }
+    match format {
+        Format::Raw => Ok(Target { layout: Box::new(raw::RawLayout), sink }),
+        Format::Vhd | Format::Qcow2 | Format::Vmdk => {
+            Err(Error::unsupported(format!("writing {format} is not built yet"))
+                .hint("the target format is raw"))
+        }
     }
 }

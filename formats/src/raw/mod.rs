@@ -2,6 +2,8 @@
 //!
 //! There is no map: everything is allocated, but for the holes that the source knows of. Any length is kept as it is.
 
+mod write;
+
 use std::sync::Arc;
 
 use diskferry_core::address::{FileIndex, GuestRange, StoredOffset};
@@ -12,6 +14,8 @@ use diskferry_core::source::{BoxFuture, Source};
 
 use crate::flat::push_flat;
 use crate::{Format, Opening};
+
+pub(crate) use write::RawLayout;
 
 /// Opens a raw disk. Nothing can be wrong with one.
 #[allow(clippy::unused_async)]
@@ -38,5 +42,9 @@ impl BlockMap for RawMap {
             push_flat(&mut extents, &*self.0, FileIndex(0), window, start).await?;
             Ok(extents.into_vec())
         })
+    }
+
+    fn allocated_without_tables(&self) -> Option<u64> {
+        Some(self.0.len())
     }
 }

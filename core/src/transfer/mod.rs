@@ -1,0 +1,285 @@
+//! The engine: guest bytes of a disk, fetched once, decoded on all cores, scanned, and given in whole blocks.
+//!
+//! ```text
+//!  map ──window──▶ plan ──group──▶ room ──▶ reads ──▶ jobs ──▶ blocks ──▶ (guest order) ──▶ items
+//!       1 ahead                 in turn    in flight  CPU pool  assembled     where asked
+//! ```
+//!
+//! Everything is one state machine that is polled: no task is spawned, so dropping it drops every request under way.
+//! Memory is bounded by the [`Budget`]: a group of fetches starts once there is room for what it reads and what that
+//! decodes to, and the room goes back as the items made of it are dropped. For items in any order a group is one
+//! fetch; for items in guest order it is a whole window, since what comes early must wait for what lies before it.
+
+mod blocks;
+mod job;
+mod planned;
+mod streamed;
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::stream::{FuturesUnordered, Stream};
+
+use crate::address::{GuestOffset, GuestRange};
+use crate::budget::{Budget, Room};
+use crate::digest::Hash;
+use crate::disk::Disk;
+use crate::error::{Result, Warning};
+use crate::extent::{Codec, Tally};
+use crate::pool::CpuPool;
+use crate::scan::Scanned;
+use crate::source::{BoxFuture, Traffic};
+use crate::stream::{ImageStream, Piece};
+
+use blocks::{Blocks, InOrder};
+use planned::Planned;
+use streamed::Streamed;
+
+/// In which order items come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Order {
+    /// As they are ready: windows are wide and follow the stored order.
+    #[default]
+    Any,
+    /// By guest address, without gaps.
+    Guest,
+}
+
+/// How a transfer goes about its work.
+#[derive(Clone, Debug)]
+pub struct TransferOptions {
+    /// The order of the items.
+    pub order: Order,
+    /// The hash of a zero block, where blocks are to be hashed.
+    pub zero_leaf: Option<Hash>,
+    /// Most requests in flight; where not said, what the source finds worth having.
+    pub connections: Option<usize>,
+    /// The bound on bytes in flight.
+    pub budget: Budget,
+    /// Where decoding, hashing and scanning run.
+    pub pool: Arc<CpuPool>,
+}
+
+/// A run of guest bytes, of whole 4 KiB blocks but for the last one of the disk.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// Known to be zeros without a look.
+    Zero(GuestRange),
+    /// Bytes, scanned for blocks of zeros.
+    Data(Scanned),
+}
+
+impl Item {
+    /// Which guest bytes.
+    pub fn guest(&self) -> GuestRange {
+        match self {
+            Self::Zero(range) => *range,
+            Self::Data(scanned) => scanned.guest,
+        }
+    }
+}
+
+/// What gives the stored bytes.
+enum Feed {
+    Planned(Planned),
+    Streamed(Streamed),
+}
+
+/// Stored bytes in hand, with the room for what they decode to.
+struct Fetched {
+    pieces: Vec<Piece>,
+    room: Room,
+}
+
+/// The guest bytes of a disk, as a stream of [`Item`]s that cover it exactly once.
+///
+/// After an error there is nothing more. At the end the sources have confirmed that they did not change.
+pub struct Transfer {
+    feed: Feed,
+    jobs: FuturesUnordered<BoxFuture<'static, Result<job::Decoded>>>,
+    blocks: Blocks,
+    in_order: Option<InOrder>,
+    ready: VecDeque<Item>,
+    remarks: Option<(Arc<dyn Codec>, Tally)>,
+    options: TransferOptions,
+    done: bool,
+}
+
+impl Transfer {
+    /// The guest bytes of `disk`.
+    pub fn of_disk(disk: Arc<Disk>, options: TransferOptions) -> Self {
+        let end = Some(disk.virtual_bytes());
+        Self::new(Feed::Planned(Planned::new(disk, &options)), end, options)
+    }
+
+    /// The guest bytes of an image that is read in one pass, in the order in which it has them.
+    pub fn of_stream(stream: Box<dyn ImageStream>, options: TransferOptions) -> Self {
+        let end = stream.virtual_bytes_known().then(|| stream.geometry().virtual_bytes);
+        Self::new(Feed::Streamed(Streamed::new(stream, options.budget.clone())), end, options)
+    }
+
+    fn new(feed: Feed, end: Option<u64>, options: TransferOptions) -> Self {
+        Self {
+            feed,
+            jobs: FuturesUnordered::new(),
+            blocks: Blocks::new(end, options.zero_leaf),
+            in_order: (options.order == Order::Guest).then(InOrder::default),
+            ready: VecDeque::new(),
+            remarks: None,
+            options,
+            done: false,
+        }
+    }
+
+    /// The next item, or `None` when the disk is covered. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// Those of the map, the sources and the codecs.
+    pub async fn next(&mut self) -> Result<Option<Item>> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Size of the disk in bytes, once it is known.
+    pub fn virtual_bytes(&self) -> Option<u64> {
+        self.blocks.end()
+    }
+
+    /// Guest bytes that the image maps to stored data, as far as the map was walked: all of them at the end.
+    pub fn allocated_bytes(&self) -> u64 {
+        match &self.feed {
+            Feed::Planned(planned) => planned.allocated_bytes(),
+            Feed::Streamed(streamed) => streamed.allocated_bytes(),
+        }
+    }
+
+    /// Guest bytes whose place is known so far.
+    pub fn mapped_bytes(&self) -> u64 {
+        match &self.feed {
+            Feed::Planned(planned) => planned.mapped_bytes(),
+            Feed::Streamed(streamed) => streamed.allocated_bytes(),
+        }
+    }
+
+    /// Stored bytes of the image: of all its files together, or taken from the stream so far.
+    pub fn object_bytes(&self) -> u64 {
+        match &self.feed {
+            Feed::Planned(planned) => planned.disk().object_bytes(),
+            Feed::Streamed(streamed) => streamed.traffic().bytes,
+        }
+    }
+
+    /// What was asked of the sources so far.
+    pub fn traffic(&self) -> Traffic {
+        match &self.feed {
+            Feed::Planned(planned) => planned.disk().traffic(),
+            Feed::Streamed(streamed) => streamed.traffic(),
+        }
+    }
+
+    /// What was remarkable so far.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let mut warnings = match &self.feed {
+            Feed::Planned(planned) => planned.disk().warnings().list(),
+            Feed::Streamed(streamed) => streamed.warnings(),
+        };
+        warnings.extend(self.remarks.as_ref().and_then(|(codec, tally)| codec.warning(tally)));
+        warnings
+    }
+
+    /// Polls for the next item, see [`next`](Self::next).
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Item>>> {
+        loop {
+            if let Some(item) = self.ready.pop_front() {
+                return Poll::Ready(Ok(Some(item)));
+            }
+            if self.done {
+                return Poll::Ready(Ok(None));
+            }
+            match self.advance(cx) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(error) => {
+                    self.done = true;
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+    }
+
+    /// One round over everything under way; true where something moved.
+    fn advance(&mut self, cx: &mut Context<'_>) -> Result<bool> {
+        let mut moved = false;
+        let mut fetched = Vec::new();
+        let mut zeros = Vec::new();
+        let fed = match &mut self.feed {
+            Feed::Planned(planned) => planned.advance(cx, &mut fetched, &mut zeros)?,
+            Feed::Streamed(streamed) => streamed.advance(cx, &mut fetched, &mut zeros)?,
+        };
+        moved |= fed == Fed::Moved;
+        for fetched in fetched {
+            self.start_jobs(fetched);
+        }
+        for range in zeros {
+            self.blocks.zeros(range, &mut self.ready);
+        }
+        while let Poll::Ready(Some(decoded)) = Pin::new(&mut self.jobs).poll_next(cx) {
+            moved = true;
+            let decoded = decoded?;
+            self.remark(decoded.remarks);
+            for (guest, bytes) in decoded.fragments {
+                self.blocks.fragment(guest, &bytes, &mut self.ready);
+            }
+            self.ready.extend(decoded.scanned.into_iter().map(Item::Data));
+        }
+        if fed == Fed::Ended && self.jobs.is_empty() {
+            if let Feed::Streamed(streamed) = &self.feed {
+                self.blocks.set_end(streamed.virtual_bytes());
+            }
+            self.blocks.finish(&mut self.ready)?;
+            self.done = true;
+            moved = true;
+        }
+        if let Some(in_order) = &mut self.in_order {
+            in_order.sort(&mut self.ready);
+            if self.done && self.ready.is_empty() {
+                in_order.finish()?;
+            }
+        }
+        Ok(moved)
+    }
+
+    fn start_jobs(&mut self, fetched: Fetched) {
+        for job in job::cut(fetched) {
+            let (end, zero_leaf) = (self.blocks.end(), self.options.zero_leaf);
+            self.jobs.push(Box::pin(self.options.pool.run(move || job.run(end, zero_leaf))));
+        }
+    }
+
+    fn remark(&mut self, remarks: Vec<(Arc<dyn Codec>, Tally)>) {
+        for (codec, tally) in remarks {
+            match &mut self.remarks {
+                Some((_, sum)) => sum.merge(&tally),
+                None => self.remarks = Some((codec, tally)),
+            }
+        }
+    }
+}
+
+/// How a round of a feed went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fed {
+    /// Something moved.
+    Moved,
+    /// Everything waits.
+    Waiting,
+    /// There is nothing more to come.
+    Ended,
+}
+
+/// The start of the block that holds `at`, and of the one behind it.
+fn block_of(at: GuestOffset) -> (u64, u64) {
+    let start = at.get() - at.get() % crate::digest::BLOCK;
+    (start, start.saturating_add(crate::digest::BLOCK))
+}

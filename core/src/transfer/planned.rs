@@ -1,0 +1,273 @@
+//! Feeding a transfer from a disk: windows of its map, planned, fetched side by side.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::stream::{FuturesUnordered, Stream};
+
+use super::{Fed, Fetched, Order, TransferOptions};
+use crate::address::{GuestOffset, GuestRange};
+use crate::budget::{Budget, Room};
+use crate::digest::BLOCK;
+use crate::disk::Disk;
+use crate::error::Result;
+use crate::extent::{Extent, ExtentKind};
+use crate::plan::{Fetch, Request, plan};
+use crate::source::BoxFuture;
+use crate::stream::Piece;
+
+/// Most extents in a window: it bounds what the map of a window costs in memory.
+const EXTENTS: usize = 65_536;
+/// Most extents in a window that do not begin and end at a block: each may hold a partial block of 4 KiB.
+const UNALIGNED: usize = 2048;
+
+pub(super) struct Planned {
+    disk: Arc<Disk>,
+    budget: Budget,
+    order: Order,
+    in_flight: usize,
+    mapped_to: GuestOffset,
+    allocated: u64,
+    mapping: Option<BoxFuture<'static, Result<Window>>>,
+    /// Fetches for which there is no room yet, in groups that get theirs at once.
+    groups: VecDeque<Group>,
+    admission: Option<BoxFuture<'static, Result<Room>>>,
+    admitted: VecDeque<(Fetch, Room)>,
+    reads: FuturesUnordered<BoxFuture<'static, Result<Fetched>>>,
+    verifying: Option<BoxFuture<'static, Result<()>>>,
+    verified: bool,
+}
+
+/// Fetches that get their room at once.
+struct Group {
+    fetches: Vec<Fetch>,
+    bytes: u64,
+}
+
+impl Group {
+    fn new(fetches: Vec<Fetch>) -> Self {
+        Self { bytes: fetches.iter().map(needs).sum(), fetches }
+    }
+}
+
+/// Room that a fetch takes: what it reads and what that decodes to.
+fn needs(fetch: &Fetch) -> u64 {
+    fetch.range.len().saturating_add(fetch.decoded)
+}
+
+/// A part of the map, planned.
+struct Window {
+    end: GuestOffset,
+    allocated: u64,
+    zeros: Vec<GuestRange>,
+    fetches: Vec<Fetch>,
+}
+
+impl Planned {
+    pub(super) fn new(disk: Arc<Disk>, options: &TransferOptions) -> Self {
+        let worth = disk.files().iter().map(|file| file.capabilities().in_flight).max();
+        Self {
+            budget: options.budget.clone(),
+            order: options.order,
+            in_flight: options.connections.or(worth).unwrap_or(1).max(1),
+            mapped_to: GuestOffset::ZERO,
+            allocated: 0,
+            mapping: None,
+            groups: VecDeque::new(),
+            admission: None,
+            admitted: VecDeque::new(),
+            reads: FuturesUnordered::new(),
+            verifying: None,
+            verified: false,
+            disk,
+        }
+    }
+
+    pub(super) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    pub(super) fn allocated_bytes(&self) -> u64 {
+        self.allocated
+    }
+
+    pub(super) fn mapped_bytes(&self) -> u64 {
+        self.mapped_to.get()
+    }
+
+    pub(super) fn advance(
+        &mut self,
+        cx: &mut Context<'_>,
+        fetched: &mut Vec<Fetched>,
+        zeros: &mut Vec<GuestRange>,
+    ) -> Result<Fed> {
+        let mut moved = false;
+        if self.mapping.is_none() && !self.mapped_all() && self.groups.len() <= self.ahead() {
+            let (disk, budget, order) = (Arc::clone(&self.disk), self.budget.total(), self.order);
+            self.mapping = Some(Box::pin(window(disk, self.mapped_to, budget, order)));
+        }
+        if let Some(mapping) = &mut self.mapping
+            && let Poll::Ready(window) = mapping.as_mut().poll(cx)
+        {
+            self.mapping = None;
+            moved = true;
+            let window = window?;
+            self.mapped_to = window.end;
+            self.allocated = self.allocated.saturating_add(window.allocated);
+            zeros.extend(window.zeros);
+            match self.order {
+                Order::Any => {
+                    self.groups.extend(window.fetches.into_iter().map(|fetch| Group::new(vec![fetch])))
+                }
+                Order::Guest if window.fetches.is_empty() => {}
+                Order::Guest => self.groups.push_back(Group::new(window.fetches)),
+            }
+        }
+        if self.admission.is_none()
+            && self.admitted.is_empty()
+            && let Some(group) = self.groups.front()
+        {
+            let (budget, bytes) = (self.budget.clone(), group.bytes);
+            self.admission = Some(Box::pin(async move { budget.take(bytes).await }));
+        }
+        if let Some(admission) = &mut self.admission
+            && let Poll::Ready(room) = admission.as_mut().poll(cx)
+        {
+            self.admission = None;
+            moved = true;
+            let mut room = room?;
+            for fetch in self.groups.pop_front().into_iter().flat_map(|group| group.fetches) {
+                let room = room.split(needs(&fetch));
+                self.admitted.push_back((fetch, room));
+            }
+        }
+        while self.reads.len() < self.in_flight
+            && let Some((fetch, room)) = self.admitted.pop_front()
+        {
+            moved = true;
+            self.reads.push(Box::pin(read(Arc::clone(&self.disk), fetch, room)));
+        }
+        while let Poll::Ready(Some(read)) = Pin::new(&mut self.reads).poll_next(cx) {
+            moved = true;
+            fetched.push(read?);
+        }
+        if moved {
+            return Ok(Fed::Moved);
+        }
+        let waits = self.mapping.is_some() || self.admission.is_some() || !self.reads.is_empty();
+        if waits || !self.mapped_all() || !self.groups.is_empty() {
+            return Ok(Fed::Waiting);
+        }
+        self.verify(cx)
+    }
+
+    fn mapped_all(&self) -> bool {
+        self.mapped_to.get() >= self.disk.virtual_bytes()
+    }
+
+    /// How many groups may wait before the next window is mapped.
+    fn ahead(&self) -> usize {
+        match self.order {
+            Order::Any => self.in_flight,
+            Order::Guest => 0,
+        }
+    }
+
+    /// After the last read: the sources must still be what they were.
+    fn verify(&mut self, cx: &mut Context<'_>) -> Result<Fed> {
+        if self.verified {
+            return Ok(Fed::Ended);
+        }
+        let disk = Arc::clone(&self.disk);
+        let verifying = self.verifying.get_or_insert_with(|| {
+            Box::pin(async move {
+                for file in disk.files() {
+                    file.verify().await?;
+                }
+                Ok(())
+            })
+        });
+        match verifying.as_mut().poll(cx) {
+            Poll::Pending => Ok(Fed::Waiting),
+            Poll::Ready(unchanged) => {
+                unchanged?;
+                self.verified = true;
+                Ok(Fed::Ended)
+            }
+        }
+    }
+}
+
+async fn read(disk: Arc<Disk>, fetch: Fetch, mut room: Room) -> Result<Fetched> {
+    let bytes = disk.file(fetch.file)?.read(fetch.range).await?;
+    let bytes = room.split(fetch.range.len()).hold(bytes);
+    let start = fetch.range.start().get();
+    let piece = |part: crate::plan::Part| {
+        let skip = (part.stored.start().get() - start) as usize;
+        Piece {
+            guest: part.guest,
+            bytes: bytes.slice(skip..skip + part.stored.len() as usize),
+            codec: part.codec,
+            stored_at: part.stored.start().get(),
+        }
+    };
+    Ok(Fetched { pieces: fetch.parts.into_iter().map(piece).collect(), room })
+}
+
+/// Maps from `from` on, as far as a window goes, and plans it.
+async fn window(disk: Arc<Disk>, from: GuestOffset, budget: u64, order: Order) -> Result<Window> {
+    // In guest order all of a window is in memory at once, and the next one is fetched meanwhile.
+    let most = match order {
+        Order::Guest => budget / 3,
+        Order::Any => (budget * 4).max(1 << 30),
+    };
+    let end = GuestOffset::new(disk.virtual_bytes());
+    let mut extents: Vec<Extent> = Vec::new();
+    let (mut at, mut bytes, mut unaligned, mut allocated) = (from, 0u64, 0, 0u64);
+    'window: while at < end {
+        for mut extent in disk.extents(GuestRange::between(at, end)).await? {
+            let room = most.saturating_sub(bytes).max(BLOCK);
+            let cut = matches!(extent.kind, ExtentKind::Data(_)) && extent.guest.len() > room;
+            if cut {
+                let keep = extent.guest.split_at(room - room % BLOCK).0;
+                extent = extent.clip(keep).unwrap_or(extent);
+            }
+            let guest = extent.guest;
+            at = guest.end();
+            bytes = bytes.saturating_add(extent.to_fetch().map_or(0, |stored| stored.range.len()));
+            if matches!(extent.kind, ExtentKind::Coded(_)) {
+                bytes = bytes.saturating_add(guest.len());
+            }
+            if extent.is_allocated() {
+                allocated = allocated.saturating_add(guest.len());
+            }
+            if !(guest.start().is_aligned(BLOCK) && (guest.end().is_aligned(BLOCK) || at == end)) {
+                unaligned += 1;
+            }
+            extents.push(extent);
+            if cut || bytes >= most || unaligned >= UNALIGNED || extents.len() >= EXTENTS {
+                break 'window;
+            }
+        }
+    }
+    let fetches = plan(&extents, |file| {
+        let can = disk.file(file).map(|file| file.capabilities());
+        Request {
+            bytes: can.as_ref().map_or(1 << 20, |can| can.request_bytes).min(budget / 8),
+            decoded: budget / 8,
+            gap: can.as_ref().map_or(0, |can| can.gap_bytes),
+        }
+    });
+    let mut zeros: Vec<GuestRange> = Vec::new();
+    for extent in extents.iter().filter(|extent| extent.is_zero()) {
+        match zeros.last_mut() {
+            Some(last) if last.end() == extent.guest.start() => {
+                *last = GuestRange::between(last.start(), extent.guest.end());
+            }
+            _ => zeros.push(extent.guest),
+        }
+    }
+    Ok(Window { end: at, allocated, zeros, fetches })
+}
