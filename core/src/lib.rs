@@ -6,8 +6,12 @@
 
 mod account;
 pub mod address;
+mod blocking;
 pub mod budget;
 pub mod compare;
+#[cfg(feature = "conformance")]
+#[doc(hidden)]
+pub mod conformance;
 pub mod conversion;
 pub mod digest;
 pub mod disk;

@@ -1,1 +1,303 @@
-//! x
+//! A file as a target: written beside its name, published when whole.
+
+use std::fs::{File, Permissions};
+use std::io::IoSlice;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::io::Errno;
+
+use super::place::{Place, failed, failed_io};
+use super::{Receipt, Sink, SinkCapabilities, WriteOrder};
+use crate::address::{TargetOffset, TargetRange};
+use crate::blocking::{Stop, blocking};
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::BoxFuture;
+
+/// Whether room is taken before it is needed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Preallocation {
+    /// What is zero stays a hole.
+    #[default]
+    Off,
+    /// The whole length has its room, as `fallocate` gives it: a full disk shows at the start.
+    Falloc,
+}
+
+/// How a file is written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct FileSinkOptions {
+    /// Replace an existing file, in one step, when the new one is whole. The new one has the permissions of the old;
+    /// a symbolic link is replaced itself, not what it leads to.
+    pub force: bool,
+    /// Wait for stable storage before the file gets its name, and after.
+    pub sync: bool,
+    /// Whether room is taken before it is needed.
+    pub preallocation: Preallocation,
+    /// The final length in bytes, where it is known: a disk that cannot hold so much is noticed at the start.
+    pub expected_bytes: Option<u64>,
+}
+
+impl Default for FileSinkOptions {
+    fn default() -> Self {
+        Self { force: false, sync: true, preallocation: Preallocation::Off, expected_bytes: None }
+    }
+}
+
+/// A file being written.
+///
+/// Bytes never written are holes. Until [`finish`](Sink::finish) the file is `.NAME.diskferry.partial` in the same
+/// directory, locked by this process: a second sink for the same name is `destination_busy`, and what a killed process
+/// left is removed by the next one. Its methods need a tokio runtime; dropping a write leaves at most the one
+/// system call that it is in, on a file that is gone with the sink.
+#[derive(Debug)]
+pub struct FileSink {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: File,
+    place: Place,
+    options: FileSinkOptions,
+    /// Behind the last byte written.
+    end: AtomicU64,
+    written: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Open,
+    Published,
+    Discarded,
+}
+
+impl FileSink {
+    /// Begins a file that is to appear as `path`.
+    ///
+    /// # Errors
+    /// `destination_exists` (without `force`), `destination_busy`, `destination_forbidden`, `destination_full`,
+    /// `destination_unavailable`; `destination_unsuitable` for a directory, a device or the like.
+    pub async fn create(path: impl AsRef<Path>, options: FileSinkOptions) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        blocking(move |_| {
+            let place = Place::find(&path)?;
+            let mode = place.admit(options.force)?;
+            let file = place.claim()?;
+            let inner = Inner {
+                file,
+                place,
+                options,
+                end: AtomicU64::new(0),
+                written: AtomicU64::new(0),
+                state: Mutex::new(State::Open),
+            };
+            // From here on, dropping it removes the file.
+            let sink = Self { inner: Arc::new(inner) };
+            let inner = &sink.inner;
+            // A file that was finished and gone again since the first look must not make us do all the work in vain.
+            inner.place.admit(inner.options.force)?;
+            if let Some(mode) = mode {
+                let changed = inner.file.set_permissions(Permissions::from_mode(mode));
+                changed
+                    .map_err(|error| failed_io("setting the permissions of", inner.place.url(), &error))?;
+            }
+            if let Some(len) = inner.options.expected_bytes {
+                inner.give_length(len)?;
+            }
+            Ok(sink)
+        })
+        .await
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self) -> Result<()> {
+        match *self.state() {
+            State::Open => Ok(()),
+            State::Published => Err(Error::internal(format!("{} was finished before", self.place.url()))),
+            State::Discarded => {
+                Err(Error::new(ErrorKind::Cancelled, format!("{} was given up", self.place.url())))
+            }
+        }
+    }
+
+    fn give_length(&self, len: u64) -> Result<()> {
+        let url = self.place.url();
+        retry(|| rustix::fs::ftruncate(&self.file, len))
+            .map_err(|errno| match errno {
+                // So says a file system for a length that its files cannot have.
+                Errno::INVAL => Errno::FBIG,
+                errno => errno,
+            })
+            .map_err(|errno| failed(&format!("giving {len} bytes to"), url, errno))?;
+        if self.options.preallocation == Preallocation::Falloc && len > 0 {
+            let taken = retry(|| rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len));
+            taken.map_err(|errno| match errno {
+                Errno::OPNOTSUPP | Errno::NOSYS => Error::new(
+                    ErrorKind::DestinationUnsuitable,
+                    format!("the file system of {url} cannot take room in advance"),
+                )
+                .hint("use preallocation=off"),
+                errno => failed(&format!("taking room for {len} bytes of"), url, errno),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, at: TargetOffset, pieces: &[Bytes], stop: &Stop) -> Result<()> {
+        /// The most pieces in one call, as Linux has it (`IOV_MAX`).
+        const PIECES: usize = 1024;
+        self.open()?;
+        let mut at = at.get();
+        let mut rest = pieces;
+        let mut skip = 0;
+        loop {
+            while let [first, others @ ..] = rest
+                && first.len() == skip
+            {
+                (rest, skip) = (others, 0);
+            }
+            if rest.is_empty() {
+                return Ok(());
+            }
+            stop.check()?;
+            let slices: Vec<IoSlice<'_>> = rest
+                .iter()
+                .take(PIECES)
+                .enumerate()
+                .map(|(index, piece)| IoSlice::new(if index == 0 { &piece[skip..] } else { piece }))
+                .collect();
+            let mut wrote = match rustix::io::pwritev(&self.file, &slices, at) {
+                // A file takes something or fails; this keeps a broken one from holding us for ever.
+                Ok(0) => return Err(failed("writing to", self.place.url(), Errno::IO)),
+                Ok(wrote) => wrote,
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(failed(&format!("writing at {at} to"), self.place.url(), errno)),
+            };
+            at = at.saturating_add(wrote as u64);
+            self.written.fetch_add(wrote as u64, Ordering::Relaxed);
+            self.end.fetch_max(at, Ordering::Relaxed);
+            while let [first, others @ ..] = rest
+                && wrote > 0
+            {
+                let left = first.len() - skip;
+                if wrote < left {
+                    skip += wrote;
+                    break;
+                }
+                wrote -= left;
+                (rest, skip) = (others, 0);
+            }
+        }
+    }
+
+    fn finish(&self, len: u64, stop: &Stop) -> Result<Receipt> {
+        self.open()?;
+        let end = self.end.load(Ordering::Relaxed);
+        let url = self.place.url();
+        if end > len {
+            return Err(Error::internal(format!("{url} was written up to {end} and is to be {len} bytes")));
+        }
+        self.give_length(len)?;
+        stop.check()?;
+        if self.options.sync {
+            retry(|| rustix::fs::fsync(&self.file)).map_err(|errno| failed("syncing", url, errno))?;
+        }
+        {
+            // Held while publishing, so that giving up comes before or after it and never between.
+            let mut state = self.state();
+            stop.check()?;
+            if *state != State::Open {
+                return Err(Error::new(ErrorKind::Cancelled, format!("{url} was given up")));
+            }
+            self.place.publish(&self.file, self.options.force)?;
+            *state = State::Published;
+        }
+        // What is published is nobody's any more.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+        if self.options.sync {
+            self.place.sync(&self.file, self.options.force)?;
+        }
+        let written = self.written.load(Ordering::Relaxed);
+        Ok(Receipt { url: url.to_owned(), bytes: len, written, etag: None })
+    }
+
+    fn discard(&self) {
+        let mut state = self.state();
+        if *state == State::Open {
+            *state = State::Discarded;
+            if let Err(error) = self.place.remove(&self.file) {
+                tracing::warn!(%error, "a partial file stays behind");
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // For a sink that was made and never handed over, since the future that made it was dropped.
+        self.discard();
+    }
+}
+
+impl Drop for FileSink {
+    fn drop(&mut self) {
+        self.inner.discard();
+    }
+}
+
+impl Sink for FileSink {
+    fn url(&self) -> &str {
+        self.inner.place.url()
+    }
+
+    fn capabilities(&self) -> SinkCapabilities {
+        SinkCapabilities { order: WriteOrder::Any, sparse: true, in_flight: 4 }
+    }
+
+    fn written(&self) -> u64 {
+        self.inner.written.load(Ordering::Relaxed)
+    }
+
+    fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move |stop| inner.write(at, &pieces, stop)))
+    }
+
+    fn zero(&self, _range: TargetRange) -> BoxFuture<'_, Result<()>> {
+        // What is never written is a hole, and reads as zeros.
+        Box::pin(async { self.inner.open() })
+    }
+
+    fn finish(&self, len: u64) -> BoxFuture<'_, Result<Receipt>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move |stop| inner.finish(len, stop)))
+    }
+
+    fn abort(&self) -> BoxFuture<'_, ()> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move {
+            // The error says only that the runtime ends, and then the drop does it.
+            let _ = blocking(move |_| {
+                inner.discard();
+                Ok(())
+            })
+            .await;
+        })
+    }
+}
+
+fn retry(call: impl FnMut() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+    rustix::io::retry_on_intr(call)
+}

@@ -5,6 +5,7 @@
 
 pub mod file;
 pub mod memory;
+mod place;
 
 use bytes::Bytes;
 

@@ -5,8 +5,11 @@
 //! on it as filters do (see [`wrap`]).
 
 pub mod file;
+pub mod gate;
+mod local;
 pub mod map;
 pub mod memory;
+pub mod stdin;
 pub mod wrap;
 
 use std::fmt;

@@ -1,0 +1,147 @@
+//! Standard input as a stream.
+//!
+//! A blocking read of a pipe cannot be called off, and a runtime that waits for its threads would hang on it. So the
+//! thread waits in `poll` for the input *or* for a bell, and reads only what is there:
+//!
+//! ```text
+//! next() ──spawns──▶ poll(input, bell) ──ready──▶ read ──▶ bytes, kept until asked for
+//! drop   ──rings───────────────▲
+//! ```
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::BoxFuture;
+use super::local::{failed, failed_io};
+use crate::error::{Error, ErrorKind, Result};
+use crate::stream::ByteStream;
+
+/// Standard input, or another descriptor that is read from front to back: a pipe, a socket, a file.
+///
+/// [`next`](ByteStream::next) may be dropped and called again, and no byte is lost. Dropping the stream ends the
+/// thread that waits for input. It needs a tokio runtime.
+#[derive(Debug)]
+pub struct StandardInput {
+    url: String,
+    fds: Arc<Fds>,
+    running: Option<JoinHandle<Result<Bytes>>>,
+    left: Bytes,
+}
+
+#[derive(Debug)]
+struct Fds {
+    input: OwnedFd,
+    bell: OwnedFd,
+}
+
+impl StandardInput {
+    /// The process's standard input, shown as `-`.
+    ///
+    /// # Errors
+    /// `source_unavailable` where it is closed.
+    pub fn new() -> Result<Self> {
+        let input = io::stdin().as_fd().try_clone_to_owned();
+        Self::over(input.map_err(|error| failed_io("opening", "standard input", &error))?, "-")
+    }
+
+    /// Another descriptor, shown as `url`. It is read from where it stands.
+    ///
+    /// # Errors
+    /// `source_unavailable` where the system has no descriptor left.
+    pub fn over(input: OwnedFd, url: &str) -> Result<Self> {
+        // A pipe holds 64 KiB by default, and each read wakes two processes: ask for more, and live with a refusal.
+        let _ = rustix::pipe::fcntl_setpipe_size(&input, 1 << 20);
+        let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| failed("waiting for", url, errno))?;
+        let fds = Arc::new(Fds { input, bell });
+        Ok(Self { url: url.to_owned(), fds, running: None, left: Bytes::new() })
+    }
+}
+
+impl ByteStream for StandardInput {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn next(&mut self, most: usize) -> BoxFuture<'_, Result<Bytes>> {
+        Box::pin(async move {
+            if self.left.is_empty() && most > 0 {
+                let running = self.running.get_or_insert_with(|| {
+                    let (fds, url) = (Arc::clone(&self.fds), self.url.clone());
+                    spawn_blocking(move || fds.read(&url, most))
+                });
+                let joined = running.await;
+                self.running = None;
+                self.left = joined.map_err(|error| {
+                    let kind = if error.is_cancelled() { ErrorKind::Cancelled } else { ErrorKind::Internal };
+                    Error::new(kind, format!("reading {} was broken off", self.url)).caused_by(error)
+                })??;
+            }
+            Ok(self.left.split_to(most.min(self.left.len())))
+        })
+    }
+}
+
+impl Drop for StandardInput {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.abort();
+            // Cannot fail: the counter is far from full.
+            let _ = rustix::io::write(&self.fds.bell, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+impl Fds {
+    /// Up to `most` bytes: all that are there when the first ones are.
+    fn read(&self, url: &str, most: usize) -> Result<Bytes> {
+        /// The most that one answer holds, however much is asked for.
+        const LONGEST: usize = 4 << 20;
+        let most = most.min(LONGEST);
+        let mut buffer = Vec::with_capacity(most);
+        while buffer.len() < most && self.ready(url, buffer.is_empty())? {
+            match rustix::io::read(&self.input, spare_capacity(&mut buffer)) {
+                Ok(0) => break,
+                Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
+                // What was read before goes out first; the failure shows again at the next read.
+                Err(_) if !buffer.is_empty() => break,
+                Err(errno) => return Err(failed("reading", url, errno)),
+            }
+        }
+        // A trickle must not hold the room that a flood would need.
+        if buffer.len() < most / 2 {
+            buffer.shrink_to_fit();
+        }
+        Ok(Bytes::from(buffer))
+    }
+
+    /// Whether there is input, or its end. With `wait`, not before that can be said.
+    fn ready(&self, url: &str, wait: bool) -> Result<bool> {
+        const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let timeout = if wait { None } else { Some(&AT_ONCE) };
+        loop {
+            let mut fds = [PollFd::new(&self.input, PollFlags::IN), PollFd::new(&self.bell, PollFlags::IN)];
+            match rustix::event::poll(&mut fds, timeout) {
+                Ok(0) => return Ok(false),
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(failed("waiting for", url, errno)),
+            }
+            let [input, bell] = fds;
+            if !bell.revents().is_empty() {
+                return Err(Error::new(ErrorKind::Cancelled, format!("reading {url} was given up")));
+            }
+            if input.revents().contains(PollFlags::NVAL) {
+                return Err(failed("reading", url, Errno::BADF));
+            }
+            return Ok(!input.revents().is_empty());
+        }
+    }
+}
