@@ -2,7 +2,7 @@
 
 use std::fs::{File, Permissions};
 use std::io::IoSlice;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,9 +86,10 @@ impl FileSink {
     /// `destination_unavailable`; `destination_unsuitable` for a directory, a device or the like.
     pub async fn create(path: impl AsRef<Path>, options: FileSinkOptions) -> Result<Self> {
         let path = path.as_ref().to_owned();
-        blocking(move |_| {
+        blocking(move |stop| {
             let place = Place::find(&path)?;
             let mode = place.admit(options.force)?;
+            stop.check()?;
             let file = place.claim()?;
             let inner = Inner {
                 file,
@@ -239,6 +240,11 @@ impl Inner {
             *state = State::Discarded;
             if let Err(error) = self.place.remove(&self.file) {
                 tracing::warn!(%error, "a partial file stays behind");
+            }
+            // The room comes back now, not when the last write that is under way has closed the file. One that has a
+            // name somewhere is left alone: it may have been published by a call whose answer was lost.
+            if self.file.metadata().is_ok_and(|meta| meta.nlink() == 0) {
+                let _ = rustix::fs::ftruncate(&self.file, 0);
             }
         }
     }

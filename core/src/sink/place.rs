@@ -282,3 +282,51 @@ pub(super) fn failed(doing: &str, url: &str, errno: Errno) -> Error {
 pub(super) fn failed_io(doing: &str, url: &str, error: &io::Error) -> Error {
     failed(doing, url, Errno::from_io_error(error).unwrap_or(Errno::IO))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(dir: &tempfile::TempDir) -> Place {
+        Place::find(&dir.path().join("disk.raw")).unwrap()
+    }
+
+    #[test]
+    fn where_a_rename_cannot_be_told_not_to_replace_a_link_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = at(&dir);
+        let file = place.claim().unwrap();
+        std::fs::write(dir.path().join("disk.raw"), "another's").unwrap();
+        assert_eq!(place.publish_otherwise(), Err(Errno::EXIST));
+        assert_eq!(std::fs::read(dir.path().join("disk.raw")).unwrap(), b"another's");
+        std::fs::remove_file(dir.path().join("disk.raw")).unwrap();
+        place.publish_otherwise().unwrap();
+        assert!(!place.is_partial(&file).unwrap(), "its first name is gone");
+        assert!(same(&place.look(OsStr::new("disk.raw")).unwrap().unwrap(), &file));
+    }
+
+    #[test]
+    fn only_the_own_partial_file_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = at(&dir);
+        let file = place.claim().unwrap();
+        std::fs::rename(dir.path().join(&place.partial), dir.path().join("moved")).unwrap();
+        std::fs::write(dir.path().join(&place.partial), "foreign").unwrap();
+        place.remove(&file).unwrap();
+        assert!(dir.path().join(&place.partial).exists());
+    }
+
+    #[test]
+    fn what_the_system_says_has_its_code() {
+        for (errno, kind) in [
+            (Errno::NOSPC, ErrorKind::DestinationFull),
+            (Errno::DQUOT, ErrorKind::DestinationFull),
+            (Errno::FBIG, ErrorKind::DestinationFull),
+            (Errno::ROFS, ErrorKind::DestinationForbidden),
+            (Errno::ACCESS, ErrorKind::DestinationForbidden),
+            (Errno::IO, ErrorKind::DestinationUnavailable),
+        ] {
+            assert_eq!(failed("writing to", "x", errno).kind(), kind, "{errno}");
+        }
+    }
+}

@@ -270,3 +270,21 @@ pub(super) fn failed(doing: &str, url: &str, errno: Errno) -> Error {
 pub(super) fn failed_io(doing: &str, url: &str, error: &io::Error) -> Error {
     failed(doing, url, Errno::from_io_error(error).unwrap_or(Errno::IO))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_has_its_code() {
+        for (errno, kind, retryable) in [
+            (Errno::NOENT, ErrorKind::SourceNotFound, false),
+            (Errno::ACCESS, ErrorKind::SourceForbidden, false),
+            (Errno::STALE, ErrorKind::SourceChanged, true),
+            (Errno::IO, ErrorKind::SourceUnavailable, true),
+        ] {
+            let error = failed("reading", "x", errno);
+            assert_eq!((error.kind(), error.is_retryable()), (kind, retryable), "{errno}");
+        }
+    }
+}

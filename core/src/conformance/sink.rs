@@ -1,0 +1,197 @@
+//! What every sink must do.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+
+use super::{drop_after, pattern};
+use crate::address::{TargetOffset, TargetRange};
+use crate::error::{ErrorKind, Result};
+use crate::sink::{Sink, WriteOrder};
+use crate::source::BoxFuture;
+
+/// Where sinks of a test write to: one name, at which one sink after the other is made.
+pub trait Stage: Send + Sync {
+    /// A new sink for the name, under which there may be something from before, to be replaced.
+    fn create(&self) -> BoxFuture<'_, Result<Arc<dyn Sink>>>;
+
+    /// What is under the name now.
+    fn published(&self) -> BoxFuture<'_, Option<Vec<u8>>>;
+
+    /// What else is there that should not be: partial files, uploads not completed. It may wait a moment for a dropped
+    /// sink to undo itself.
+    fn leftovers(&self) -> BoxFuture<'_, Vec<String>>;
+}
+
+/// Checks that the sinks of `stage` do what the trait promises. `unit` is a good length of one write in bytes: for a
+/// multipart upload, more than its smallest part.
+///
+/// # Panics
+/// Where they do not.
+pub async fn check_sink(stage: &dyn Stage, unit: usize) {
+    assert_eq!(stage.published().await, None, "the stage begins empty");
+    check_dropped(stage, unit).await;
+    assert_eq!(stage.published().await, None, "nothing was ever finished");
+    for len in [0, 1, unit - 1, unit, 2 * unit + 513] {
+        check_in_order(stage, unit, len).await;
+    }
+    check_zeros(stage, unit).await;
+    check_gather(stage).await;
+    if stage.create().await.expect("a sink").capabilities().order == WriteOrder::Any {
+        check_any_order(stage, unit).await;
+    }
+    check_abort(stage, unit).await;
+    check_dropped_finish(stage, unit).await;
+}
+
+async fn put(sink: &dyn Sink, at: usize, bytes: Bytes) {
+    sink.write(TargetOffset::new(at as u64), vec![bytes]).await.expect("a write");
+}
+
+async fn zero(sink: &dyn Sink, at: usize, len: usize) {
+    let range = TargetRange::new(TargetOffset::new(at as u64), len as u64).expect("a range of the test");
+    sink.zero(range).await.expect("zeros");
+}
+
+async fn finish(stage: &dyn Stage, sink: Arc<dyn Sink>, truth: &[u8]) {
+    let receipt = sink.finish(truth.len() as u64).await.expect("finishing");
+    assert_eq!(receipt.bytes, truth.len() as u64, "the receipt's length");
+    assert_eq!(receipt.written, sink.written(), "the receipt's bytes");
+    assert!(!receipt.url.is_empty() && receipt.url == sink.url());
+    drop(sink);
+    // Not assert_eq: it would print all bytes.
+    assert!(stage.published().await.expect("it is published") == truth, "the bytes of the target");
+    assert_eq!(stage.leftovers().await, Vec::<String>::new(), "after finishing");
+}
+
+async fn check_in_order(stage: &dyn Stage, unit: usize, len: usize) {
+    let before = stage.published().await;
+    let truth = Bytes::from(pattern(len, len as u64));
+    let sink = stage.create().await.expect("a sink");
+    assert!(sink.capabilities().in_flight > 0);
+    for at in (0..len).step_by(unit) {
+        put(&*sink, at, truth.slice(at..len.min(at + unit))).await;
+    }
+    assert!(sink.written() <= len as u64, "no byte is written twice");
+    assert!(stage.published().await == before, "before it is finished, what was there before is there");
+    finish(stage, sink, &truth).await;
+}
+
+async fn check_zeros(stage: &dyn Stage, unit: usize) {
+    let mut truth = pattern(7 * unit, 7);
+    for zeros in [0..unit, 2 * unit..4 * unit, 5 * unit + 100..7 * unit] {
+        truth[zeros].fill(0);
+    }
+    let bytes = Bytes::from(truth.clone());
+    let sink = stage.create().await.expect("a sink");
+    let sparse = sink.capabilities().sparse;
+    zero(&*sink, 0, unit).await;
+    put(&*sink, unit, bytes.slice(unit..2 * unit)).await;
+    zero(&*sink, 2 * unit, 2 * unit).await;
+    put(&*sink, 4 * unit, bytes.slice(4 * unit..5 * unit + 100)).await;
+    zero(&*sink, 5 * unit + 100, 2 * unit - 100).await;
+    if sparse {
+        assert!(sink.written() <= 2 * unit as u64 + 100, "zeros cost nothing where the sink says so");
+    }
+    finish(stage, sink, &truth).await;
+    if sparse {
+        let sink = stage.create().await.expect("a sink");
+        put(&*sink, 0, bytes.slice(unit..2 * unit)).await;
+        let mut truth = truth[unit..2 * unit].to_vec();
+        truth.resize(3 * unit + 1, 0);
+        finish(stage, sink, &truth).await;
+        let sink = stage.create().await.expect("a sink");
+        finish(stage, sink, &vec![0; unit + 1]).await;
+    }
+}
+
+/// More pieces than a system call takes, of every length from none on.
+async fn check_gather(stage: &dyn Stage) {
+    let truth = Bytes::from(pattern(3000 * 3001 / 2, 3));
+    let mut rest = truth.clone();
+    let pieces: Vec<Bytes> = (0..=3000).map(|len| rest.split_to(len)).collect();
+    let sink = stage.create().await.expect("a sink");
+    sink.write(TargetOffset::ZERO, pieces).await.expect("a write of many pieces");
+    sink.write(TargetOffset::new(truth.len() as u64), Vec::new()).await.expect("a write of nothing");
+    sink.write(TargetOffset::new(truth.len() as u64), vec![Bytes::new(); 3]).await.expect("likewise");
+    finish(stage, sink, &truth).await;
+}
+
+async fn check_any_order(stage: &dyn Stage, unit: usize) {
+    const UNITS: usize = 16;
+    let truth = Bytes::from(pattern(UNITS * unit - 5, 16));
+    let sink = stage.create().await.expect("a sink");
+    let writes = (0..UNITS).map(|index| {
+        let at = (index * 7 % UNITS) * unit;
+        let bytes = truth.slice(at..truth.len().min(at + unit));
+        sink.write(TargetOffset::new(at as u64), vec![bytes.slice(..unit / 3), bytes.slice(unit / 3..)])
+    });
+    for written in join_all(writes).await {
+        written.expect("one of many writes");
+    }
+    finish(stage, sink, &truth).await;
+}
+
+async fn check_abort(stage: &dyn Stage, unit: usize) {
+    let before = stage.published().await;
+    for units in 0..3 {
+        let sink = stage.create().await.expect("a sink");
+        for index in 0..units {
+            put(&*sink, index * unit, Bytes::from(pattern(unit, 1))).await;
+        }
+        sink.abort().await;
+        sink.abort().await;
+        sink.finish((units * unit) as u64).await.expect_err("what was given up cannot be finished");
+        drop(sink);
+        assert!(stage.published().await == before, "what was there before is there still");
+        assert_eq!(stage.leftovers().await, Vec::<String>::new(), "after giving up");
+    }
+}
+
+/// Drops a sink while it finishes: what was there before is there, or all of the new.
+async fn check_dropped_finish(stage: &dyn Stage, unit: usize) {
+    for round in 0..8 {
+        let before = stage.published().await;
+        let truth = pattern(2 * unit, round as u64);
+        let sink = stage.create().await.expect("a sink");
+        put(&*sink, 0, truth.clone().into()).await;
+        let finished = drop_after(round / 2, sink.finish(truth.len() as u64)).await;
+        drop(sink);
+        assert_eq!(stage.leftovers().await, Vec::<String>::new(), "after a dropped finish");
+        let after = stage.published().await;
+        assert!(after == before || after == Some(truth), "neither the old nor the new");
+        assert!(finished.is_none() || after != before, "finished and not there");
+    }
+}
+
+/// A sink after a creation that was dropped, whose last system call may still be under way.
+async fn create_at_last(stage: &dyn Stage) -> Arc<dyn Sink> {
+    for _ in 0..100 {
+        match stage.create().await {
+            Ok(sink) => return sink,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::DestinationBusy, "{error:?}"),
+        }
+        assert_eq!(stage.leftovers().await, Vec::<String>::new(), "of a creation that was dropped");
+    }
+    panic!("the destination stays busy")
+}
+
+/// Drops a sink at every point of its life: nothing may stay behind, and the next one works.
+async fn check_dropped(stage: &dyn Stage, unit: usize) {
+    for polls in 0..3 {
+        drop(drop_after(polls, stage.create()).await);
+        assert_eq!(stage.leftovers().await, Vec::<String>::new(), "creation dropped after {polls} polls");
+
+        let sink = create_at_last(stage).await;
+        let _ = drop_after(polls, sink.write(TargetOffset::ZERO, vec![pattern(unit, 0).into()])).await;
+        drop(sink);
+        assert_eq!(stage.leftovers().await, Vec::<String>::new(), "a write dropped after {polls} polls");
+
+        let sink = stage.create().await.expect("a sink");
+        put(&*sink, 0, pattern(unit, 0).into()).await;
+        let _ = drop_after(polls, sink.abort()).await;
+        drop(sink);
+        assert_eq!(stage.leftovers().await, Vec::<String>::new(), "giving up dropped after {polls} polls");
+    }
+}
