@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::time::Duration;
 
 use diskferry_core::conformance::pattern;
 use diskferry_core::error::ErrorKind;
@@ -74,16 +75,18 @@ async fn a_dropped_call_loses_no_byte() {
 
 #[test]
 fn a_reader_that_goes_away_leaves_no_thread_that_waits() {
-    let (reader, _writer) = std::io::pipe().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(async {
-        let mut input = StandardInput::over(reader.into(), "-").unwrap();
-        assert!(futures_util::poll!(input.next(1000)).is_pending());
-        // The thread is in its wait, or about to be: both must end.
-        tokio::task::yield_now().await;
-    });
-    // Waits for its threads, and would for ever if one of them still waited for input.
-    drop(runtime);
+    // Gone while the thread is still on its way to its wait, and while it is in it.
+    for pause in [0, 1, 50].map(Duration::from_millis) {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let mut input = StandardInput::over(reader.into(), "-").unwrap();
+            assert!(futures_util::poll!(input.next(1000)).is_pending());
+            std::thread::sleep(pause);
+        });
+        // Waits for its threads, and would for ever if one of them still waited for input.
+        drop(runtime);
+    }
 }
 
 #[tokio::test]

@@ -161,17 +161,8 @@ impl Inner {
         const PIECES: usize = 1024;
         self.open()?;
         let mut at = at.get();
-        let mut rest = pieces;
-        let mut skip = 0;
-        loop {
-            while let [first, others @ ..] = rest
-                && first.len() == skip
-            {
-                (rest, skip) = (others, 0);
-            }
-            if rest.is_empty() {
-                return Ok(());
-            }
+        let (mut rest, mut skip) = advance(pieces, 0);
+        while !rest.is_empty() {
             stop.check()?;
             let slices: Vec<IoSlice<'_>> = rest
                 .iter()
@@ -179,7 +170,7 @@ impl Inner {
                 .enumerate()
                 .map(|(index, piece)| IoSlice::new(if index == 0 { &piece[skip..] } else { piece }))
                 .collect();
-            let mut wrote = match rustix::io::pwritev(&self.file, &slices, at) {
+            let wrote = match rustix::io::pwritev(&self.file, &slices, at) {
                 // A file takes something or fails; this keeps a broken one from holding us for ever.
                 Ok(0) => return Err(failed("writing to", self.place.url(), Errno::IO)),
                 Ok(wrote) => wrote,
@@ -189,18 +180,9 @@ impl Inner {
             at = at.saturating_add(wrote as u64);
             self.written.fetch_add(wrote as u64, Ordering::Relaxed);
             self.end.fetch_max(at, Ordering::Relaxed);
-            while let [first, others @ ..] = rest
-                && wrote > 0
-            {
-                let left = first.len() - skip;
-                if wrote < left {
-                    skip += wrote;
-                    break;
-                }
-                wrote -= left;
-                (rest, skip) = (others, 0);
-            }
+            (rest, skip) = advance(rest, skip + wrote);
         }
+        Ok(())
     }
 
     fn finish(&self, len: u64, stop: &Stop) -> Result<Receipt> {
@@ -306,4 +288,37 @@ impl Sink for FileSink {
 
 fn retry(call: impl FnMut() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
     rustix::io::retry_on_intr(call)
+}
+
+/// What remains of `pieces` after their first `done` bytes: the rest of the list, and how much of its first piece is
+/// done. Where a piece remains, a byte of it does.
+fn advance(mut pieces: &[Bytes], mut done: usize) -> (&[Bytes], usize) {
+    while let [first, others @ ..] = pieces
+        && done >= first.len()
+    {
+        done -= first.len();
+        pieces = others;
+    }
+    (pieces, done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_writes_go_on_where_they_stopped() {
+        let pieces = ["", "abc", "", "", "de", "fghij", ""].map(Bytes::from);
+        for step in 1..12 {
+            let mut written = Vec::new();
+            let (mut rest, mut skip) = advance(&pieces, 0);
+            while !rest.is_empty() {
+                let left = rest.iter().flatten().skip(skip);
+                let before = written.len();
+                written.extend(left.copied().take(step));
+                (rest, skip) = advance(rest, skip + written.len() - before);
+            }
+            assert_eq!((written.as_slice(), skip), (&b"abcdefghij"[..], 0), "{step} bytes at a time");
+        }
+    }
 }
