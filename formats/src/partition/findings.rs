@@ -1,0 +1,155 @@
+//! What is worth a warning, gathered while a disk is looked at.
+
+use diskferry_core::error::Warning;
+
+use super::signature::FileSystem;
+use super::{Layout, Partition, Table};
+
+/// The most facts that one warning names: a hostile table has thousands.
+const MOST_NAMED: usize = 8;
+
+/// Facts by code, in the order found. A code becomes one warning that names them all.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Findings(Vec<(&'static str, Vec<String>)>);
+
+impl Findings {
+    /// A partition or a table ends beyond the disk.
+    pub(super) fn beyond_end(&mut self, fact: impl Into<String>) {
+        self.add("partition_beyond_end", fact);
+    }
+
+    /// A table contradicts itself.
+    pub(super) fn damaged(&mut self, fact: impl Into<String>) {
+        self.add("partition_table_damaged", fact);
+    }
+
+    /// Any other code.
+    pub(super) fn add(&mut self, code: &'static str, fact: impl Into<String>) {
+        match self.0.iter_mut().find(|(known, _)| *known == code) {
+            Some((_, facts)) => facts.push(fact.into()),
+            None => self.0.push((code, vec![fact.into()])),
+        }
+    }
+
+    /// One warning a code.
+    pub(super) fn into_warnings(self) -> Vec<Warning> {
+        self.0.into_iter().map(|(code, facts)| Warning::new(code, sentence(code, &facts))).collect()
+    }
+}
+
+fn sentence(code: &str, facts: &[String]) -> String {
+    let named = facts.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join("; ");
+    let more = match facts.len().saturating_sub(MOST_NAMED) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    let meaning = match code {
+        "filesystem_unlisted" => ": the service lists xfs, ext2, ext3, ext4 and NTFS",
+        "partition_beyond_end" => ": the image is probably truncated",
+        _ => "",
+    };
+    format!("{named}{more}{meaning}")
+}
+
+/// What the start of a volume shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Content {
+    /// It was not read.
+    Unread,
+    /// Nothing but zeros: it was never formatted.
+    Blank,
+    /// Data that is not recognised.
+    Strange,
+    /// A file system, or what else a volume holds.
+    Known(FileSystem),
+}
+
+impl Content {
+    pub(super) fn filesystem(self) -> Option<FileSystem> {
+        match self {
+            Self::Known(found) => Some(found),
+            _ => None,
+        }
+    }
+}
+
+/// Adds what a layout as such is warned of: `contents` are those of its partitions, in their order.
+pub(super) fn judge(layout: &Layout, contents: &[Content], disk_bytes: u64, findings: &mut Findings) {
+    match layout.table {
+        Some(Table::Gpt) => {
+            findings.add("partition_table_gpt", "the disk has a GPT and the service asks for an MBR");
+        }
+        Some(Table::Absent) => {
+            if let Some(filesystem) = layout.filesystem {
+                let fact = format!(
+                    "the disk has no partition table but {} on the whole of it, and the service asks for an MBR",
+                    filesystem.name()
+                );
+                findings.add("partition_table_none", fact);
+                if unlisted(filesystem) {
+                    findings.add("filesystem_unlisted", format!("the disk {}", holds(filesystem)));
+                }
+            }
+        }
+        Some(Table::Mbr) | None => {}
+    }
+    for (partition, content) in layout.partitions.iter().zip(contents) {
+        if partition.end() > disk_bytes {
+            findings.beyond_end(format!(
+                "partition {} ends at byte {} and the disk at {disk_bytes}",
+                partition.index,
+                partition.end()
+            ));
+        }
+        if let Some(fact) = unlisted_fact(partition, *content) {
+            findings.add("filesystem_unlisted", fact);
+        }
+    }
+    overlaps(&layout.partitions, findings);
+}
+
+/// Why a partition is not on the service's list. Not warned of: swap, which is no file system; FAT on the partition that
+/// UEFI boots from, which can be nothing else; partitions that hold no file system by design; what was never formatted;
+/// what was not read. A container (LVM, LUKS, RAID) is, since the list has none.
+fn unlisted_fact(partition: &Partition, content: Content) -> Option<String> {
+    let index = partition.index;
+    match content {
+        Content::Unread | Content::Blank => None,
+        Content::Strange if partition.kind.holds_no_filesystem() => None,
+        Content::Strange => Some(format!("partition {index} holds no file system that is known")),
+        Content::Known(found) if found.is_fat() && partition.kind.is_efi_system() => None,
+        Content::Known(found) => unlisted(found).then(|| format!("partition {index} {}", holds(found))),
+    }
+}
+
+fn unlisted(filesystem: FileSystem) -> bool {
+    !filesystem.is_listed() && filesystem != FileSystem::Swap
+}
+
+fn holds(filesystem: FileSystem) -> String {
+    if filesystem.is_container() {
+        format!("holds {}, whose content is not looked into", filesystem.name())
+    } else {
+        format!("holds {}", filesystem.name())
+    }
+}
+
+/// Partitions that share bytes. A container and what it contains do, rightly.
+fn overlaps(partitions: &[Partition], findings: &mut Findings) {
+    let mut by_start: Vec<&Partition> =
+        partitions.iter().filter(|partition| !partition.kind.is_extended() && partition.bytes != 0).collect();
+    by_start.sort_by_key(|partition| (partition.start, partition.index));
+    let mut furthest: Option<&Partition> = None;
+    for partition in by_start {
+        match furthest {
+            Some(before) if before.end() > partition.start => {
+                let fact = format!("partitions {} and {} overlap", before.index, partition.index);
+                findings.add("partitions_overlap", fact);
+                if partition.end() > before.end() {
+                    furthest = Some(partition);
+                }
+            }
+            _ => furthest = Some(partition),
+        }
+    }
+}
