@@ -1,0 +1,340 @@
+//! Tables and file systems that real tools make, read as other tools read them.
+
+use diskferry_core::address::GuestRange;
+use diskferry_core::disk::Geometry;
+use diskferry_core::disk::Warnings;
+use diskferry_core::error::{ErrorKind, Refusal};
+use diskferry_core::source::wrap::{Failing, HeadTail, Recording};
+
+use super::super::{FileSystem, Table, looks_like_disk, signature};
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+/// The name that blkid gives what we found.
+fn blkid_name(filesystem: FileSystem) -> &'static str {
+    match filesystem {
+        FileSystem::Fat12 | FileSystem::Fat16 | FileSystem::Fat32 => "vfat",
+        FileSystem::Luks => "crypto_LUKS",
+        other => other.name(),
+    }
+}
+
+#[test]
+fn every_file_system_is_recognised_as_blkid_does() {
+    use FileSystem::*;
+    let cases: [(FileSystem, u64, &str, &[&str]); 24] = [
+        (Ext2, 8, "mkfs.ext2", &["-q", "-F", "FILE"]),
+        (Ext3, 8, "mkfs.ext3", &["-q", "-F", "FILE"]),
+        (Ext4, 8, "mkfs.ext4", &["-q", "-F", "FILE"]),
+        (Ext4, 8, "mkfs.ext4", &["-q", "-F", "-O", "^has_journal", "FILE"]),
+        (Ext4, 72, "mkfs.ext4", &["-q", "-F", "-b", "4096", "-O", "64bit,metadata_csum", "FILE"]),
+        (Xfs, 320, "mkfs.xfs", &["-q", "-f", "FILE"]),
+        (Xfs, 320, "mkfs.xfs", &["-q", "-f", "-m", "crc=0", "FILE"]),
+        (Ntfs, 8, "mkfs.ntfs", &["-q", "-F", "-f", "FILE"]),
+        (Ntfs, 8, "mkfs.ntfs", &["-q", "-F", "-f", "-s", "4096", "-c", "4096", "FILE"]),
+        (Fat12, 1, "mkfs.vfat", &["FILE"]),
+        (Fat12, 8, "mkfs.vfat", &["-F", "12", "FILE"]),
+        (Fat16, 32, "mkfs.vfat", &["-F", "16", "FILE"]),
+        (Fat32, 40, "mkfs.vfat", &["-F", "32", "FILE"]),
+        (Fat32, 320, "mkfs.vfat", &["-F", "32", "-S", "4096", "FILE"]),
+        (ExFat, 8, "mkfs.exfat", &["FILE"]),
+        (Btrfs, 128, "mkfs.btrfs", &["-q", "FILE"]),
+        (F2fs, 64, "mkfs.f2fs", &["-q", "-f", "FILE"]),
+        (Squashfs, 1, "mksquashfs", &["SEED", "FILE", "-noappend", "-quiet"]),
+        (Iso9660, 1, "genisoimage", &["-quiet", "-o", "FILE", "SEED"]),
+        (Swap, 8, "mkswap", &["-q", "FILE"]),
+        (Swap, 8, "mkswap", &["-q", "-p", "16384", "FILE"]),
+        (Swap, 8, "mkswap", &["-q", "-p", "65536", "FILE"]),
+        (
+            Luks,
+            32,
+            "cryptsetup",
+            &["luksFormat", "-q", "--type", "luks1", "--pbkdf-force-iterations", "1000", "FILE", "SEED"],
+        ),
+        (
+            Luks,
+            32,
+            "cryptsetup",
+            &[
+                "luksFormat",
+                "-q",
+                "--type",
+                "luks2",
+                "--pbkdf",
+                "pbkdf2",
+                "--pbkdf-force-iterations",
+                "1000",
+                "FILE",
+                "SEED",
+            ],
+        ),
+    ];
+    for (expected, mib, tool, arguments) in cases {
+        let image = format_image(mib, tool, arguments);
+        let bytes = image.bytes();
+        let found = signature::probe(&bytes[..bytes.len().min(signature::PROBE_BYTES as usize)]);
+        assert_eq!(found, Some(expected), "{tool} {arguments:?}");
+        let blkid = run("blkid", &["-p", "-o", "value", "-s", "TYPE", image.name()], "");
+        assert_eq!(blkid.trim(), blkid_name(expected), "{tool} {arguments:?}");
+        let layout = image.inspect();
+        assert_eq!((layout.table_name(), layout.filesystem), (Some("none"), Some(expected)), "{tool}");
+        assert!(looks_like_disk(&bytes[..bytes.len().min(128 << 10)]), "{tool}");
+        let expected_codes: &[&str] = match expected {
+            listed if listed.is_listed() || listed == Swap => &["partition_table_none"],
+            _ => &["partition_table_none", "filesystem_unlisted"],
+        };
+        assert_eq!(codes(&layout), expected_codes, "{tool}");
+    }
+}
+
+/// Four partitions of an MBR, one of them extended, with three logical ones.
+fn dos() -> Image {
+    let image = Image::new(512 * MIB);
+    let script = "label: dos
+start=2048, size=655360, type=83, bootable
+start=657408, size=16384, type=82
+start=673792, size=16384, type=7
+start=690176, type=f
+start=692224, size=16384, type=83
+start=710656, size=16384, type=8e
+start=729088, size=81920, type=c
+";
+    image.partition(512, script);
+    image
+}
+
+#[test]
+fn an_mbr_with_logical_partitions_is_read_as_fdisk_reads_it() {
+    let image = dos();
+    image.write(2048 * 512, &xfs());
+    image.write(657_408 * 512, &swap());
+    image.write(673_792 * 512, &formatted(8, "mkfs.ntfs", &["-q", "-F", "-f", "FILE"]));
+    image.write(692_224 * 512, &ext4());
+    let layout = image.inspect();
+    assert_eq!((layout.table, layout.sector_bytes, layout.filesystem), (Some(Table::Mbr), Some(512), None));
+    let theirs = image.fdisk(512);
+    assert_eq!(theirs.len(), 7);
+    assert_eq!(as_fdisk(&layout), theirs);
+    assert_eq!(filesystems(&layout), ["xfs", "swap", "ntfs", "-", "ext4", "-", "-"]);
+    assert_eq!(layout.partitions[0].kind.to_string(), "0x83 Linux");
+    assert_eq!(codes(&layout), [""; 0], "{:?}", layout.warnings);
+}
+
+#[test]
+fn what_the_service_does_not_list_is_named() {
+    let image = dos();
+    image.write(2048 * 512, &formatted(128, "mkfs.btrfs", &["-q", "FILE"]));
+    image.write(673_792 * 512, b"something of its own");
+    image.write(710_656 * 512 + 512, b"LABELONE\x01\0\0\0\0\0\0\0\0\0\0\0\x20\0\0\0LVM2 001");
+    image.write(729_088 * 512, &fat());
+    let layout = image.inspect();
+    assert_eq!(filesystems(&layout), ["btrfs", "-", "-", "-", "-", "lvm2", "fat32"]);
+    assert_eq!(codes(&layout), ["filesystem_unlisted"]);
+    assert_eq!(
+        message(&layout, "filesystem_unlisted"),
+        "partition 1 holds btrfs; partition 3 holds no file system that is known; partition 6 holds lvm2, whose \
+         content is not looked into; partition 7 holds fat32: the service lists xfs, ext2, ext3, ext4 and NTFS"
+    );
+}
+
+/// A GPT with an EFI system partition, a BIOS boot partition, and a root.
+fn gpt() -> Image {
+    let image = Image::new(80 * MIB);
+    let new = ["-n", "1:2048:83967", "-t", "1:ef00", "-n", "2:83968:86015", "-t", "2:ef02"];
+    let root = ["-n", "5:86016:0", "-t", "5:8300", "-A", "5:set:2", image.name()];
+    run("sgdisk", &[&new[..], &root[..]].concat(), "");
+    image.write(2048 * 512, &fat());
+    image.write(83_968 * 512, b"the second stage of a boot loader");
+    image.write(86_016 * 512, &ext4());
+    image
+}
+
+#[test]
+fn a_gpt_is_read_as_fdisk_reads_it() {
+    let image = gpt();
+    let layout = image.inspect();
+    assert_eq!((layout.table, layout.sector_bytes), (Some(Table::Gpt), Some(512)));
+    assert_eq!(as_fdisk(&layout), image.fdisk(512));
+    assert_eq!(filesystems(&layout), ["fat32", "-", "ext4"]);
+    assert_eq!(layout.partitions[2].index, 5);
+    assert!(layout.partitions[2].bootable);
+    assert_eq!(layout.partitions[0].kind.to_string(), "C12A7328-F81F-11D2-BA4B-00A0C93EC93B EFI system");
+    assert_eq!(codes(&layout), ["partition_table_gpt"]);
+}
+
+#[test]
+fn sectors_of_4096_bytes_show_in_a_gpt() {
+    let image = Image::new(64 * MIB);
+    image.partition(4096, "label: gpt\nstart=256, size=2048\nstart=2304\n");
+    image.write(256 * 4096, &ext4());
+    let layout = image.inspect();
+    assert_eq!((layout.table, layout.sector_bytes), (Some(Table::Gpt), Some(4096)));
+    assert_eq!(as_fdisk(&layout), image.fdisk(4096));
+    assert_eq!(filesystems(&layout), ["ext4", "-"]);
+    assert_eq!(codes(&layout), ["partition_table_gpt"]);
+}
+
+#[test]
+fn sectors_of_4096_bytes_show_in_an_mbr_by_what_lies_there() {
+    let image = Image::new(128 * MIB);
+    let script =
+        "label: dos\nstart=256, size=4096, type=83\nstart=8192, type=5\nstart=8448, size=2048, type=83\n";
+    image.partition(4096, script);
+    assert_eq!(image.inspect().sector_bytes, Some(512), "nothing tells yet");
+    image.write(8448 * 4096, &ext4());
+    let layout = image.inspect();
+    assert_eq!((layout.table, layout.sector_bytes), (Some(Table::Mbr), Some(4096)));
+    assert_eq!(as_fdisk(&layout), image.fdisk(4096));
+    assert_eq!(filesystems(&layout), ["-", "-", "ext4"]);
+    assert_eq!(codes(&layout), [""; 0]);
+}
+
+#[test]
+fn a_damaged_primary_gpt_is_replaced_by_its_backup() {
+    let whole = gpt().inspect();
+    // Each is a place in the primary: its signature, its header, its entries.
+    for at in [512, 512 + 40, 1024 + 5] {
+        let image = gpt();
+        image.write(at, &[0xa5]);
+        let layout = image.inspect();
+        assert_eq!(as_fdisk(&layout), as_fdisk(&whole), "byte {at}");
+        assert_eq!(codes(&layout), ["partition_table_damaged", "partition_table_gpt"], "byte {at}");
+        assert!(message(&layout, "partition_table_damaged").contains("its backup in sector 163839 is taken"));
+    }
+}
+
+#[test]
+fn a_damaged_backup_gpt_is_a_warning() {
+    let image = gpt();
+    image.write(80 * MIB - 512 + 20, &[0xa5]);
+    let layout = image.inspect();
+    assert_eq!(layout.partitions, gpt().inspect().partitions);
+    assert_eq!(codes(&layout), ["partition_table_damaged", "partition_table_gpt"]);
+    image.write(80 * MIB - 512, &[0]);
+    assert!(message(&image.inspect(), "partition_table_damaged").contains("no backup GPT in sector 163839"));
+}
+
+#[test]
+fn a_gpt_without_a_sound_copy_has_no_partitions() {
+    let image = gpt();
+    image.write(512, &[0; 512]);
+    image.write(80 * MIB - 512, &[0; 512]);
+    let layout = image.inspect();
+    assert_eq!((layout.table_name(), layout.partitions.len()), (Some("gpt"), 0));
+    assert_eq!(codes(&layout), ["partition_table_damaged", "partition_table_gpt"]);
+}
+
+#[test]
+fn a_gpt_without_protective_mbr_is_read_with_a_warning() {
+    let image = gpt();
+    image.write(0, &[0; 512]);
+    let layout = image.inspect();
+    assert_eq!((layout.table_name(), layout.partitions.len()), (Some("gpt"), 3));
+    assert!(message(&layout, "partition_table_damaged").contains("no protective MBR"));
+}
+
+#[test]
+fn a_hybrid_mbr_leaves_the_gpt_in_charge() {
+    let image = gpt();
+    run("sgdisk", &["-h", "5", image.name()], "");
+    let layout = image.inspect();
+    assert_eq!((layout.table_name(), layout.partitions.len()), (Some("gpt"), 3));
+    assert_eq!(codes(&layout), ["partition_table_hybrid", "partition_table_gpt"]);
+}
+
+#[test]
+fn an_mbr_over_a_gpt_that_was_left_behind_is_in_charge() {
+    let image = gpt();
+    let sector = dos().bytes()[..512].to_vec();
+    image.write(0, &sector);
+    assert_eq!(image.inspect().table_name(), Some("mbr"));
+}
+
+#[test]
+fn a_truncated_disk_shows_by_its_table() {
+    let image = dos();
+    image.cut(340 * MIB);
+    let layout = image.inspect();
+    assert_eq!(codes(&layout), ["partition_beyond_end"], "{:?}", layout.warnings);
+    let expected = "partition 4 ends at byte 536870912 and the disk at 356515840";
+    assert!(message(&layout, "partition_beyond_end").contains(expected), "{:?}", layout.warnings);
+    let image = gpt();
+    image.cut(60 * MIB);
+    let layout = image.inspect();
+    assert_eq!(codes(&layout), ["partition_beyond_end", "partition_table_gpt"]);
+    assert!(message(&layout, "partition_beyond_end").starts_with("the GPT ends at byte 83886080"));
+    assert!(message(&layout, "partition_beyond_end").contains("partition 5 ends at byte"));
+    let image = gpt();
+    image.cut(80 * MIB - 512);
+    assert!(codes(&image.inspect()).contains(&"partition_beyond_end"), "one sector is enough");
+}
+
+#[test]
+fn a_larger_disk_than_its_gpt_is_no_truncated_one() {
+    let image = gpt();
+    image.cut(200 * MIB);
+    assert_eq!(codes(&image.inspect()), ["partition_table_gpt"]);
+}
+
+#[test]
+fn an_empty_disk_has_nothing_to_warn_of() {
+    for bytes in [0, 1, 511, 512, 1 << 20] {
+        let layout = inspect_bytes(vec![0; bytes]);
+        assert_eq!((layout.table_name(), layout.filesystem, layout.warnings.len()), (Some("none"), None, 0));
+    }
+    let image = Image::new(MIB);
+    image.partition(512, "label: dos\n");
+    let layout = image.inspect();
+    assert_eq!((layout.table_name(), layout.partitions.len(), layout.warnings.len()), (Some("mbr"), 0, 0));
+    assert!(looks_like_disk(&image.bytes()));
+    assert!(!looks_like_disk(&[0; 4096]));
+}
+
+#[test]
+fn an_extended_partition_that_was_never_used_is_no_damage() {
+    let image = Image::new(8 * MIB);
+    image.partition(512, "label: dos\nstart=2048, type=5\n");
+    assert_eq!(codes(&image.inspect()), [""; 0]);
+    image.write(MIB, &[0; 512]);
+    assert_eq!(codes(&image.inspect()), [""; 0]);
+}
+
+#[test]
+fn round_trips_are_few_and_a_head_that_is_kept_costs_none() {
+    let bytes = gpt().bytes();
+    let recording = Arc::new(Recording::new(source(bytes)));
+    let disk = raw(Arc::clone(&recording) as Arc<dyn Source>);
+    let opened = recording.reads().len();
+    block_on(inspect(&disk)).unwrap();
+    assert_eq!(
+        recording.reads().len() - opened,
+        3,
+        "the starts of three partitions: {:?}",
+        recording.reads()
+    );
+    let read: u64 = recording.reads()[opened..].iter().map(|range| range.len()).sum();
+    assert!(read <= 3 * signature::PROBE_BYTES);
+    assert!(HeadTail::HEAD >= GuestRange::first(128 << 10).len());
+}
+
+#[test]
+fn a_disk_that_is_refused_is_not_read() {
+    let recording = Arc::new(Recording::new(source(gpt().bytes())));
+    let geometry = Geometry { virtual_bytes: 80 * MIB, ..Geometry::default() };
+    let refusals = vec![Refusal::new(ErrorKind::EncryptedRefused, "the image is encrypted")];
+    let files: Vec<Arc<dyn Source>> = vec![Arc::clone(&recording) as _];
+    let layout = block_on(inspect(&Disk::refused(geometry, files, Warnings::new(), refusals))).unwrap();
+    assert_eq!(layout, Layout::default());
+    assert_eq!((layout.table_name(), recording.reads().len()), (None, 0));
+}
+
+#[test]
+fn a_source_that_fails_is_an_error() {
+    let failing = Failing::new(source(gpt().bytes()), |number, _| {
+        let error = diskferry_core::error::Error::new(ErrorKind::SourceChanged, "it changed");
+        (number >= 2).then_some(error)
+    });
+    let error = block_on(inspect(&raw(Arc::new(failing)))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SourceChanged);
+}

@@ -1,0 +1,230 @@
+//! What must hold of `inspect`: beside the tools that make tables and file systems, and on tables that no tool makes.
+
+mod hostile;
+mod made;
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use diskferry_core::disk::Disk;
+use diskferry_core::source::Source;
+use diskferry_core::source::memory::MemorySource;
+use tempfile::TempDir;
+
+use super::{Layout, inspect};
+use crate::{Declared, Format, open};
+
+/// The Debian package of every tool that the tests call.
+const PACKAGES: [(&str, &str); 16] = [
+    ("blkid", "util-linux"),
+    ("mkswap", "util-linux"),
+    ("fdisk", "fdisk"),
+    ("sgdisk", "gdisk"),
+    ("mkfs.ext2", "e2fsprogs"),
+    ("mkfs.ext3", "e2fsprogs"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("mkfs.ntfs", "ntfs-3g"),
+    ("mkfs.vfat", "dosfstools"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("mkfs.exfat", "exfatprogs"),
+    ("mkfs.f2fs", "f2fs-tools"),
+    ("mksquashfs", "squashfs-tools"),
+    ("genisoimage", "genisoimage"),
+    ("cryptsetup", "cryptsetup-bin"),
+];
+
+fn block_on<T>(future: impl Future<Output = T> + Send) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+/// Runs a tool and gives what it printed, where it succeeded.
+fn try_run(tool: &str, arguments: &[&str], input: &str) -> Option<String> {
+    let (_, package) = PACKAGES.iter().find(|(name, _)| *name == tool).unwrap();
+    let places = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(|place| Path::new(place).join(tool));
+    let path = places
+        .iter()
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("{tool} is missing: apt-get install {package}"));
+    let mut child = Command::new(path)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .env("LC_ALL", "C")
+        .spawn()
+        .unwrap();
+    // A tool that reads no input may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    if !output.status.success() {
+        eprintln!("{tool} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+}
+
+fn run(tool: &str, arguments: &[&str], input: &str) -> String {
+    try_run(tool, arguments, input).unwrap_or_else(|| panic!("{tool} {arguments:?} failed"))
+}
+
+/// A disk in a sparse file, for tools to work on.
+struct Image {
+    directory: TempDir,
+    path: PathBuf,
+}
+
+impl Image {
+    fn new(bytes: u64) -> Self {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("disk");
+        File::create(&path).unwrap().set_len(bytes).unwrap();
+        Self { directory, path }
+    }
+
+    fn name(&self) -> &str {
+        self.path.to_str().unwrap()
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) {
+        let mut file = File::options().write(true).open(&self.path).unwrap();
+        file.seek(SeekFrom::Start(at)).unwrap();
+        file.write_all(bytes).unwrap();
+    }
+
+    fn cut(&self, bytes: u64) {
+        File::options().write(true).open(&self.path).unwrap().set_len(bytes).unwrap();
+    }
+
+    /// Its bytes; memory is taken only for what is not zero.
+    fn bytes(&self) -> Vec<u8> {
+        let mut file = File::open(&self.path).unwrap();
+        let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+        let (mut chunk, zeros) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+        let mut at = 0;
+        loop {
+            let len = file.read(&mut chunk).unwrap();
+            if len == 0 {
+                return bytes;
+            }
+            if chunk[..len] != zeros[..len] {
+                bytes[at..at + len].copy_from_slice(&chunk[..len]);
+            }
+            at += len;
+        }
+    }
+
+    fn inspect(&self) -> Layout {
+        inspect_bytes(self.bytes())
+    }
+
+    /// Makes a table from a script of sfdisk, for sectors of so many bytes. fdisk takes such scripts too, and unlike
+    /// sfdisk it can be told the sector size of a file.
+    fn partition(&self, sector: u64, script: &str) {
+        let path = self.directory.path().join("script");
+        std::fs::write(&path, script).unwrap();
+        self.fdisk_does(sector, &format!("I\n{}\nw\n", path.display()));
+    }
+
+    fn fdisk_does(&self, sector: u64, commands: &str) {
+        run("fdisk", &["-b", &sector.to_string(), self.name()], commands);
+    }
+
+    /// What fdisk reads of its table: number, first byte, bytes, type, bootable.
+    fn fdisk(&self, sector: u64) -> Vec<(u32, u64, u64, String, bool)> {
+        let path = self.directory.path().join("dump");
+        self.fdisk_does(sector, &format!("O\n{}\nq\n", path.display()));
+        let dump = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let lines = dump.lines().filter_map(|line| line.strip_prefix(self.name()));
+        let mut partitions: Vec<_> = lines
+            .map(|line| {
+                let (index, fields) = line.split_once(':').unwrap();
+                let field = |name: &str| {
+                    let value = fields.split(',').find_map(|field| field.trim().strip_prefix(name)).unwrap();
+                    value.trim().to_owned()
+                };
+                let bytes = |name: &str| field(name).parse::<u64>().unwrap() * sector;
+                let bootable = fields.contains("bootable") || fields.contains("LegacyBIOSBootable");
+                (index.trim().parse().unwrap(), bytes("start="), bytes("size="), field("type="), bootable)
+            })
+            .collect();
+        partitions.sort();
+        partitions
+    }
+}
+
+/// The same of what we read.
+fn as_fdisk(layout: &Layout) -> Vec<(u32, u64, u64, String, bool)> {
+    let kind = |code: String| {
+        code.strip_prefix("0x").map_or(code.clone(), |kind| kind.trim_start_matches('0').to_owned())
+    };
+    let partitions = layout.partitions.iter();
+    partitions.map(|p| (p.index, p.start, p.bytes, kind(p.kind.code()), p.bootable)).collect()
+}
+
+fn source(bytes: Vec<u8>) -> Arc<dyn Source> {
+    Arc::new(MemorySource::new("disk", bytes))
+}
+
+fn raw(source: Arc<dyn Source>) -> Disk {
+    block_on(open(source, Declared::Format(Format::Raw))).unwrap()
+}
+
+fn inspect_bytes(bytes: Vec<u8>) -> Layout {
+    block_on(inspect(&raw(source(bytes)))).unwrap()
+}
+
+fn codes(layout: &Layout) -> Vec<&'static str> {
+    layout.warnings.iter().map(|warning| warning.code).collect()
+}
+
+fn message<'a>(layout: &'a Layout, code: &str) -> &'a str {
+    let warning = layout.warnings.iter().find(|warning| warning.code == code);
+    &warning.unwrap_or_else(|| panic!("no {code} in {layout:?}")).message
+}
+
+fn filesystems(layout: &Layout) -> Vec<&'static str> {
+    layout.partitions.iter().map(|p| p.filesystem.map_or("-", |filesystem| filesystem.name())).collect()
+}
+
+/// The first MiB of a volume of `mib` MiB that a tool formats; `FILE` among its arguments stands for the volume.
+fn formatted(mib: u64, tool: &str, arguments: &[&str]) -> Vec<u8> {
+    let mut bytes = format_image(mib, tool, arguments).bytes();
+    bytes.truncate(1 << 20);
+    bytes
+}
+
+fn format_image(mib: u64, tool: &str, arguments: &[&str]) -> Image {
+    let image = Image::new(mib << 20);
+    let seed = image.directory.path().join("seed");
+    std::fs::write(&seed, "content").unwrap();
+    let arguments: Vec<&str> = arguments
+        .iter()
+        .map(|argument| match *argument {
+            "FILE" => image.name(),
+            "SEED" => seed.to_str().unwrap(),
+            other => other,
+        })
+        .collect();
+    run(tool, &arguments, "");
+    image
+}
+
+fn xfs() -> Vec<u8> {
+    formatted(320, "mkfs.xfs", &["-q", "-f", "FILE"])
+}
+
+fn ext4() -> Vec<u8> {
+    formatted(8, "mkfs.ext4", &["-q", "-F", "FILE"])
+}
+
+fn fat() -> Vec<u8> {
+    formatted(40, "mkfs.vfat", &["-F", "32", "FILE"])
+}
+
+fn swap() -> Vec<u8> {
+    formatted(8, "mkswap", &["-q", "FILE"])
+}
