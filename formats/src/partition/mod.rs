@@ -166,9 +166,10 @@ impl fmt::Display for PartitionType {
 
 /// Finds out which partition table and which file systems a disk has.
 ///
-/// It reads the first 128 KiB, then 68 KiB from the start of every partition (of the first 128) and the backup header of a
-/// GPT side by side: two round trips, and one more for each extended boot record. Bytes that the image knows to be zero
-/// cost nothing. A disk that is refused is not read: all is unknown then.
+/// It reads the first 128 KiB, then the first 8 KiB of every partition (of the first 128) and the backup header of a GPT
+/// side by side: two round trips. It takes one more for partitions that show nothing there, whose first 68 KiB are read
+/// then, one for each extended boot record, and two where the primary GPT is damaged. Bytes that the image knows to be
+/// zero cost nothing. A disk that is refused is not read: all is unknown then.
 ///
 /// # Errors
 /// Those of [`Disk::read`]: an image that contradicts its format where it is read, and the `source_*` codes. A

@@ -11,6 +11,10 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, LE, U16, U32};
 /// Bytes from the start of a volume that hold all marks: the last is the superblock of btrfs at 64 KiB.
 pub(super) const PROBE_BYTES: u64 = 68 << 10;
 
+/// Bytes from the start of a volume that hold the marks of most: enough for those that the service lists, for FAT, the
+/// usual swap, LVM, LUKS and RAID.
+pub(super) const FIRST_BYTES: u64 = 8 << 10;
+
 /// What a volume holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
@@ -104,6 +108,11 @@ impl FileSystem {
     /// True for FAT of any width.
     pub const fn is_fat(self) -> bool {
         matches!(self, Self::Fat12 | Self::Fat16 | Self::Fat32)
+    }
+
+    /// True where the first [`FIRST_BYTES`] decide. A boot sector of FAT may be left from what a ZFS pool took over.
+    pub(super) const fn is_certain_early(self) -> bool {
+        !self.is_fat()
     }
 
     /// True for what hides the file systems in it.
@@ -309,7 +318,10 @@ fn has(volume: &[u8], at: usize, mark: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn volume(marks: &[(usize, &[u8])]) -> Vec<u8> {
+    /// Where a mark lies, and its bytes.
+    type Mark<'a> = (usize, &'a [u8]);
+
+    fn volume(marks: &[Mark<'_>]) -> Vec<u8> {
         let mut bytes = vec![0; PROBE_BYTES as usize];
         for (at, mark) in marks {
             bytes[*at..*at + mark.len()].copy_from_slice(mark);
@@ -320,7 +332,7 @@ mod tests {
     /// Those that no tool at hand can make; the others are made by their own tools in the tests of `inspect`.
     #[test]
     fn marks_without_a_tool_are_known_by_their_bytes() {
-        let cases: [(&[(usize, &[u8])], FileSystem); 8] = [
+        let cases: [(&[Mark<'_>], FileSystem); 8] = [
             (&[(3, b"ReFS\0\0\0\0")], FileSystem::Refs),
             (&[(3, b"-FVE-FS-")], FileSystem::BitLocker),
             (&[(0x4000, b"\x01\x01"), (0x4014, b"\0\0\0\x07version")], FileSystem::Zfs),
@@ -357,7 +369,7 @@ mod tests {
     fn the_newer_of_two_marks_wins() {
         let sector: &[u8] = b"\xeb\x3c\x90mkfs.fat\0\x02\x04\x04\0\x02\0\x02\0\x10\xf8\x01\0";
         let ext: &[u8] = b"\x53\xef";
-        let marks: [(usize, &[u8]); 3] = [(0, sector), (1024, b"\x01"), (1080, ext)];
+        let marks: [Mark<'_>; 3] = [(0, sector), (1024, b"\x01"), (1080, ext)];
         assert_eq!(
             probe(&volume(&marks)),
             Some(FileSystem::Fat12),

@@ -57,9 +57,11 @@ pub(super) async fn inspect(disk: &Disk) -> Result<Layout> {
     let record = Record::parse(&volume.head);
     let strange = record.and_then(|record| record.strange_flag());
     let primary = gpt::primary(&volume.head);
-    let protective = record.is_some_and(|record| record.is_protective());
     let empty = record.is_none_or(|record| record.is_empty());
     let boot_sector = signature::boot_sector(&volume.head);
+    // In boot code, a byte in the place of a type may be that of a protective entry by chance.
+    let is_code = (strange.is_some() || boot_sector.is_some()) && primary == Found::Nothing;
+    let protective = !is_code && record.is_some_and(|record| record.is_protective());
 
     if protective || (matches!(primary, Found::Sound(_)) && empty && boot_sector.is_none()) {
         let tables = volume.gpt(primary, record).await?;
@@ -321,10 +323,22 @@ impl<'a> Volume<'a> {
             .await
     }
 
+    /// What a volume of `len` bytes, no more than the probe takes, holds: most show it in the first few KiB, and the rest
+    /// is read only for the others.
     async fn content(&self, start: u64, len: u64) -> Result<Content> {
-        let bytes = self.read(start, len).await?;
+        let mut bytes = self.read(start, len.min(signature::FIRST_BYTES)).await?;
+        if bytes.is_empty() {
+            return Ok(Content::Unread);
+        }
+        if let Some(found) = signature::probe(&bytes).filter(|found| found.is_certain_early()) {
+            return Ok(Content::Known(found));
+        }
+        let read = bytes.len() as u64;
+        let rest = self.read(start.saturating_add(read), len.saturating_sub(read)).await?;
+        if !rest.is_empty() {
+            bytes = [bytes, rest].concat().into();
+        }
         Ok(match signature::probe(&bytes) {
-            _ if bytes.is_empty() => Content::Unread,
             Some(found) => Content::Known(found),
             None if is_blank(&bytes) => Content::Blank,
             None => Content::Strange,

@@ -1,10 +1,9 @@
 //! Tables and file systems that real tools make, read as other tools read them.
 
-use diskferry_core::address::GuestRange;
-use diskferry_core::disk::Geometry;
-use diskferry_core::disk::Warnings;
+use diskferry_core::address::{GuestOffset, GuestRange};
+use diskferry_core::disk::{Geometry, Warnings};
 use diskferry_core::error::{ErrorKind, Refusal};
-use diskferry_core::source::wrap::{Failing, HeadTail, Recording};
+use diskferry_core::source::wrap::{Failing, Recording};
 
 use super::super::{FileSystem, Table, looks_like_disk, signature};
 use super::*;
@@ -85,6 +84,37 @@ fn every_file_system_is_recognised_as_blkid_does() {
             _ => &["partition_table_none", "filesystem_unlisted"],
         };
         assert_eq!(codes(&layout), expected_codes, "{tool}");
+    }
+}
+
+/// Their own tools want a block device: made by hand, with the checksum that blkid asks for.
+#[test]
+fn members_of_lvm_and_raid_are_recognised_as_blkid_does() {
+    let mut label = [0; 512];
+    label[..9].copy_from_slice(b"LABELONE\x01");
+    label[20..32].copy_from_slice(b"\x20\0\0\0LVM2 001");
+    label[32..64].fill(b'x');
+    // LVM's CRC begins with a number of its own and is not inverted.
+    let mut crc = crc32fast::Hasher::new_with_initial(!0xf597_a6cf);
+    crc.update(&label[20..]);
+    label[16..20].copy_from_slice(&(!crc.finalize()).to_le_bytes());
+    let mut superblock = [0; 256];
+    superblock[..8].copy_from_slice(b"\xfc\x4e\x2b\xa9\x01\0\0\0");
+    superblock[144] = 8;
+    // The sum of all words, but for the one that holds it.
+    let words =
+        superblock.chunks_exact(4).map(|word| u64::from(u32::from_le_bytes(word.try_into().unwrap())));
+    let sum: u64 = words.sum();
+    superblock[216..220].copy_from_slice(&(((sum & 0xffff_ffff) + (sum >> 32)) as u32).to_le_bytes());
+    let cases: [(u64, &[u8], FileSystem, &str); 2] = [
+        (512, &label, FileSystem::Lvm2, "LVM2_member"),
+        (4096, &superblock, FileSystem::LinuxRaid, "linux_raid_member"),
+    ];
+    for (at, bytes, expected, theirs) in cases {
+        let image = Image::new(8 * MIB);
+        image.write(at, bytes);
+        let blkid = run("blkid", &["-p", "-o", "value", "-s", "TYPE", image.name()], "");
+        assert_eq!((blkid.trim(), image.inspect().filesystem), (theirs, Some(expected)));
     }
 }
 
@@ -302,20 +332,40 @@ fn an_extended_partition_that_was_never_used_is_no_damage() {
 
 #[test]
 fn round_trips_are_few_and_a_head_that_is_kept_costs_none() {
-    let bytes = gpt().bytes();
-    let recording = Arc::new(Recording::new(source(bytes)));
+    let image = dos();
+    image.write(2048 * 512, &xfs());
+    let recording = Arc::new(Recording::new(source(image.bytes())));
     let disk = raw(Arc::clone(&recording) as Arc<dyn Source>);
     let opened = recording.reads().len();
-    block_on(inspect(&disk)).unwrap();
+    let layout = block_on(inspect(&disk)).unwrap();
+    assert_eq!(filesystems(&layout)[0], "xfs");
+    let reads = recording.reads().split_off(opened);
+    let first = GuestRange::new(GuestOffset::new(MIB), signature::FIRST_BYTES).unwrap();
+    let of_xfs = reads.iter().filter(|read| read.start().get() < first.end().get());
+    assert_eq!(of_xfs.map(|read| (read.start().get(), read.len())).collect::<Vec<_>>(), [(MIB, 8192)]);
     assert_eq!(
-        recording.reads().len() - opened,
-        3,
-        "the starts of three partitions: {:?}",
-        recording.reads()
+        reads.len(),
+        3 + 1 + 5 * 2,
+        "three boot records, what shows at once, and what does not: {reads:?}"
     );
-    let read: u64 = recording.reads()[opened..].iter().map(|range| range.len()).sum();
-    assert!(read <= 3 * signature::PROBE_BYTES);
-    assert!(HeadTail::HEAD >= GuestRange::first(128 << 10).len());
+}
+
+#[test]
+fn boot_code_that_looks_like_a_protective_entry_is_no_gpt() {
+    let image = format_image(40, "mkfs.vfat", &["-F", "32", "FILE"]);
+    image.write(446 + 4, &[0xee]);
+    image.write(510, &[0x55, 0xaa]);
+    let layout = image.inspect();
+    assert_eq!((layout.table_name(), layout.filesystem), (Some("none"), Some(FileSystem::Fat32)));
+}
+
+#[test]
+fn marks_far_from_the_start_of_a_partition_are_found() {
+    let image = dos();
+    image.write(2048 * 512, &formatted(128, "mkfs.btrfs", &["-q", "FILE"]));
+    image.write(657_408 * 512, &formatted(8, "mkswap", &["-q", "-p", "65536", "FILE"]));
+    image.write(673_792 * 512, &formatted(1, "genisoimage", &["-quiet", "-o", "FILE", "SEED"]));
+    assert_eq!(filesystems(&image.inspect()), ["btrfs", "swap", "iso9660", "-", "-", "-", "-"]);
 }
 
 #[test]
