@@ -23,6 +23,10 @@ use crate::stream::ImageStream;
 use crate::target::{Target, Write};
 use crate::transfer::{Item, Order, Transfer, TransferOptions};
 
+/// Bytes that may wait for the sink before nothing more is taken from the source: enough to keep it busy, few enough to
+/// be in the caches still when their turn comes.
+const WAITING: u64 = 8 << 20;
+
 /// What is read: an opened disk, or an image that comes in one pass.
 pub enum Input {
     /// Random access: planned from its map.
@@ -307,6 +311,7 @@ impl Run<'_> {
         let sink = self.sink;
         let in_flight = sink.map_or(0, |sink| sink.capabilities().in_flight.max(1));
         let mut waiting: VecDeque<Write> = VecDeque::new();
+        let mut backlog = 0u64;
         let mut writes = FuturesUnordered::new();
         let mut watch = stall.map(Watch::new);
         let mut reading = true;
@@ -314,6 +319,7 @@ impl Run<'_> {
             while writes.len() < in_flight
                 && let (Some(sink), Some(write)) = (sink, waiting.pop_front())
             {
+                backlog = backlog.saturating_sub(write.bytes());
                 writes.push(apply(sink, write));
             }
             if !reading && writes.is_empty() {
@@ -322,8 +328,12 @@ impl Run<'_> {
             tokio::select! {
                 biased;
                 Some(written) = writes.next(), if !writes.is_empty() => written?,
-                item = transfer.next(), if reading => match item? {
-                    Some(item) => waiting.extend(self.take(item)?),
+                item = transfer.next(), if reading && backlog < WAITING => match item? {
+                    Some(item) => {
+                        let taken = self.take(item)?;
+                        backlog += taken.iter().map(Write::bytes).sum::<u64>();
+                        waiting.extend(taken);
+                    }
                     None => reading = false,
                 },
                 () = Watch::tick(&mut watch) => {}

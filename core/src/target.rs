@@ -16,6 +16,16 @@ pub enum Write {
     Zero(TargetRange),
 }
 
+impl Write {
+    /// How many bytes it holds.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Bytes(_, pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
+            Self::Zero(_) => 0,
+        }
+    }
+}
+
 /// Places guest bytes in a target: the writer of one format.
 ///
 /// It is told of every guest byte once, in the order it asks for, and answers with what is to be written. It never

@@ -81,6 +81,10 @@ impl Item {
     }
 }
 
+/// Jobs a worker that may wait before nothing more is asked for: what lies in memory should still be in the caches, and
+/// reading faster than decoding gains nothing.
+const BACKLOG: usize = 8;
+
 /// What gives the stored bytes.
 enum Feed {
     Planned(Planned),
@@ -213,8 +217,9 @@ impl Transfer {
         let mut moved = false;
         let mut fetched = Vec::new();
         let mut zeros = Vec::new();
+        let backlog = self.jobs.len() >= self.options.pool.threads() * BACKLOG;
         let fed = match &mut self.feed {
-            Feed::Planned(planned) => planned.advance(cx, &mut fetched, &mut zeros)?,
+            Feed::Planned(planned) => planned.advance(cx, &mut fetched, &mut zeros, backlog)?,
             Feed::Streamed(streamed) => streamed.advance(cx, &mut fetched, &mut zeros)?,
         };
         moved |= fed == Fed::Moved;

@@ -97,11 +97,13 @@ impl Planned {
         self.mapped_to.get()
     }
 
+    /// One round. With a `backlog` of what was read before, nothing more is asked for.
     pub(super) fn advance(
         &mut self,
         cx: &mut Context<'_>,
         fetched: &mut Vec<Fetched>,
         zeros: &mut Vec<GuestRange>,
+        backlog: bool,
     ) -> Result<Fed> {
         let mut moved = false;
         if self.mapping.is_none() && !self.mapped_all() && self.groups.len() <= self.ahead() {
@@ -144,6 +146,7 @@ impl Planned {
             }
         }
         while self.reads.len() < self.in_flight
+            && !backlog
             && let Some((fetch, room)) = self.admitted.pop_front()
         {
             moved = true;
@@ -157,7 +160,8 @@ impl Planned {
             return Ok(Fed::Moved);
         }
         let waits = self.mapping.is_some() || self.admission.is_some() || !self.reads.is_empty();
-        if waits || !self.mapped_all() || !self.groups.is_empty() {
+        let left = !self.mapped_all() || !self.groups.is_empty() || !self.admitted.is_empty();
+        if waits || left {
             return Ok(Fed::Waiting);
         }
         self.verify(cx)
