@@ -1,0 +1,114 @@
+//! The tools that tests take the truth from. None of this is ours.
+//!
+//! Everything here panics when a tool is missing, and says how to install it: a test that cannot be judged has failed,
+//! it has not been skipped. A tool that fails panics with its own words.
+
+mod run;
+mod yal;
+
+pub mod matrix;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+pub use run::{Outcome, capture, tool};
+pub use yal::{yal_outcome, yal_to_raw};
+
+/// qemu's name for one of diskferry's formats: VHD is `vpc` there.
+pub fn qemu_format(format: &str) -> &str {
+    match format {
+        "vhd" => "vpc",
+        other => other,
+    }
+}
+
+/// Runs `qemu-img` and gives what it printed on standard output.
+///
+/// # Panics
+/// When it is missing or fails.
+pub fn qemu_img(args: &[&str]) -> String {
+    tool("qemu-img", args)
+}
+
+/// Runs `qemu-img`, which may fail, and gives what came of it.
+pub fn qemu_img_outcome(args: &[&str]) -> Outcome {
+    capture("qemu-img", args)
+}
+
+/// Runs `qemu-io` commands on an image of a format (diskferry's name or qemu's).
+///
+/// qemu-io's own exit code hides failed reads and writes, so its output is looked at too.
+pub fn qemu_io(path: &Path, format: &str, commands: &[&str]) {
+    for command in commands {
+        let out = tool("qemu-io", &["-f", qemu_format(format), "-c", command, text(path)]);
+        assert!(
+            !out.contains("failed") && !out.contains("invalid"),
+            "qemu-io -c '{command}' on {}: {out}",
+            path.display()
+        );
+    }
+}
+
+/// What `qemu-img info --output=json` says of an image of this format.
+pub fn qemu_info(path: &Path, format: &str) -> Value {
+    let out = qemu_img(&["info", "--output=json", "-f", qemu_format(format), text(path)]);
+    serde_json::from_str(&out).expect("qemu-img info prints JSON")
+}
+
+/// Size of the guest disk as qemu sees it, in bytes.
+pub fn qemu_virtual_bytes(path: &Path, format: &str) -> u64 {
+    qemu_info(path, format)["virtual-size"].as_u64().expect("qemu-img info prints virtual-size")
+}
+
+/// `qemu-img check`: no error and no leak. Only for formats that it can check (qcow2, vmdk).
+pub fn qemu_check(path: &Path, format: &str) {
+    qemu_img(&["check", "-f", qemu_format(format), text(path)]);
+}
+
+/// Makes an image of a format (diskferry's name or qemu's) from a raw disk: `qemu-img convert` with `options` as its
+/// `-o` (`key=value`, each one) and further `flags` such as `-c`.
+pub fn make(raw: &Path, format: &str, options: &[&str], flags: &[&str], path: &Path) {
+    let joined = options.join(",");
+    let mut args = vec!["convert", "-f", "raw", "-O", qemu_format(format)];
+    args.extend(flags);
+    if !joined.is_empty() {
+        args.extend(["-o", &joined]);
+    }
+    args.extend([text(raw), text(path)]);
+    qemu_img(&args);
+}
+
+/// Reads an image with qemu-img into a raw file at `out`.
+///
+/// qemu's sizes are whole sectors: a guest disk of another length comes out rounded up.
+pub fn to_raw(path: &Path, format: &str, out: &Path) {
+    qemu_img(&["convert", "-f", qemu_format(format), "-O", "raw", text(path), text(out)]);
+}
+
+/// The fs-verity digest (SHA-256, 4 KiB blocks, no salt) of a file as the `fsverity` tool computes it, in hexadecimal.
+///
+/// The tool reads every byte, holes too: about a second a GiB.
+pub fn fsverity_digest(path: &Path) -> String {
+    let out = tool("fsverity", &["digest", "--compact", text(path)]);
+    out.trim().rsplit(':').next().unwrap_or_default().to_owned()
+}
+
+/// Lets a file grow or shrink to a length; what is added reads as zeros and takes no space.
+pub fn set_len(path: &Path, bytes: u64) {
+    let file = File::options().write(true).open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    file.set_len(bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+}
+
+/// The guest bytes of an image as qemu-img reads them. For disks that fit memory well.
+pub fn guest_bytes(path: &Path, format: &str) -> Vec<u8> {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let raw: PathBuf = dir.path().join("guest.raw");
+    to_raw(path, format, &raw);
+    std::fs::read(&raw).expect("qemu-img wrote the raw disk")
+}
+
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().unwrap_or_else(|| panic!("{} is not UTF-8", path.display()))
+}
