@@ -61,9 +61,10 @@ fn libyal_reads_the_same_of_every_sample_that_it_can_read() {
         let dir = tempfile::tempdir().unwrap();
         let image = sample.write_to(dir.path()).unwrap();
         let raw = dir.path().join("guest.raw");
-        let known = ["qcow2-zstd", "qcow2-extended-l2-gpt"];
+        let known = ["qcow2-zstd", "qcow2-extended-l2-gpt", "vmdk-stream-vmdkstream"];
         if known.contains(&sample.name) {
-            let same = yal_outcome(&image, sample.format, &raw).ok && fsverity_digest(&raw) == sample.digest_hex;
+            let same =
+                yal_outcome(&image, sample.format, &raw).ok && fsverity_digest(&raw) == sample.digest_hex;
             assert!(!same, "libyal has learnt {}: correct corpus/README.md and this test", sample.name);
             continue;
         }

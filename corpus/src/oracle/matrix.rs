@@ -69,14 +69,17 @@ impl Base {
         set_len_new(&raw, BASE_BYTES);
         write(&script, format!("label: dos\nlabel-id: 0xd15cfe44\nunit: sectors\n{line}\n").as_bytes());
         tool("sh", &["-c", &format!("sfdisk -q --no-reread '{}' < '{}'", text(&raw), text(&script))]);
-        tool("sh", &[
-            "-c",
-            &format!(
-                "dd if='{}' of='{}' bs=1M seek=1 conv=notrunc,sparse status=none",
-                text(part),
-                text(&raw)
-            ),
-        ]);
+        tool(
+            "sh",
+            &[
+                "-c",
+                &format!(
+                    "dd if='{}' of='{}' bs=1M seek=1 conv=notrunc,sparse status=none",
+                    text(part),
+                    text(&raw)
+                ),
+            ],
+        );
         for left in ["base.part", "base.sfdisk"] {
             let _ = fs::remove_file(dir.join(left));
         }
@@ -217,11 +220,19 @@ impl Recipe {
             .unwrap_or_else(|e| panic!("{}: {e}", home.display()));
         files.sort();
         files.sort_by_key(|f| f != &image);
-        Case { name: self.name.clone(), format: self.format, image, files, truth, virtual_bytes, large: self.large }
+        Case {
+            name: self.name.clone(),
+            format: self.format,
+            image,
+            files,
+            truth,
+            virtual_bytes,
+            large: self.large,
+        }
     }
 }
 
-/// All recipes: about seventy.
+/// All recipes: about ninety.
 pub fn recipes() -> Vec<Recipe> {
     let mut all = raw();
     all.extend(vhd());
@@ -253,9 +264,11 @@ fn vhd() -> Vec<Recipe> {
         Recipe::new("vhd", "dynamic-one-sector-more", &forced).disk(24 * MIB + 512),
         Recipe::new("vhd", "dynamic-one-sector-less", &forced).disk(24 * MIB - 512),
         Recipe::new("vhd", "dynamic-under-a-block", &forced).disk(MIB + 512),
-        Recipe::new("vhd", "dynamic-blocks-out-of-order", &forced)
-            .disk(64 * MIB)
-            .edits(&["write -P 1 60M 4k", "write -P 2 40M 64k", "write -P 3 50M 512"]),
+        Recipe::new("vhd", "dynamic-blocks-out-of-order", &forced).disk(64 * MIB).edits(&[
+            "write -P 1 60M 4k",
+            "write -P 2 40M 64k",
+            "write -P 3 50M 512",
+        ]),
         Recipe::new("vhd", "dynamic-3g-sparse", &forced).disk(3 * GIB).edits(&["write -P 9 3221221376 4k"]),
     ]
 }
@@ -266,7 +279,9 @@ fn qcow2() -> Vec<Recipe> {
         let cluster = format!("cluster_size={size}");
         all.push(Recipe::new("qcow2", &format!("plain-{size}"), &[&cluster]));
         all.push(Recipe::new("qcow2", &format!("zlib-{size}"), &[&cluster]).compressed());
-        all.push(Recipe::new("qcow2", &format!("zstd-{size}"), &[&cluster, "compression_type=zstd"]).compressed());
+        all.push(
+            Recipe::new("qcow2", &format!("zstd-{size}"), &[&cluster, "compression_type=zstd"]).compressed(),
+        );
     }
     for size in ["512", "64k", "2M"] {
         let cluster = format!("cluster_size={size}");
@@ -278,7 +293,9 @@ fn qcow2() -> Vec<Recipe> {
         let options = ["extended_l2=on", cluster.as_str()];
         // Single sub-clusters are written, zeroed and dropped in clusters that are there and in clusters that are not.
         let edits = ["write -P 5 23M 1k", "write -z 22M 512", "write -z -u 8M 70k", "write -P 6 9000448 3k"];
-        all.push(Recipe::new("qcow2", &format!("extended-l2-{size}"), &options).flags(&["-S", "4k"]).edits(&edits));
+        all.push(
+            Recipe::new("qcow2", &format!("extended-l2-{size}"), &options).flags(&["-S", "4k"]).edits(&edits),
+        );
         all.push(Recipe::new("qcow2", &format!("extended-l2-zlib-{size}"), &options).compressed());
     }
     for bits in ["1", "2", "8", "32", "64"] {
@@ -298,15 +315,18 @@ fn qcow2() -> Vec<Recipe> {
         Recipe::new("qcow2", "zero-clusters", &["cluster_size=64k"])
             .edits(&zeros)
             .edits(&["write -z 10M 256k"]),
-        Recipe::new("qcow2", "zlib-then-written", &[])
-            .compressed()
-            .edits(&["write -P 1 5M 100k", "write -z 6M 64k", "write -P 2 7000064 512"]),
-        Recipe::new("qcow2", "zlib-written-compressed", &["cluster_size=4k"])
-            .edits(&["write -c -P 65 2M 4k", "write -c -P 66 2101248 4k", "write -c -P 67 24M 2560"]),
-        Recipe::new("qcow2", "snapshots", &[]).after(&[
-            &["snapshot", "-c", "first", "IMAGE"],
-            &["snapshot", "-c", "second", "IMAGE"],
+        Recipe::new("qcow2", "zlib-then-written", &[]).compressed().edits(&[
+            "write -P 1 5M 100k",
+            "write -z 6M 64k",
+            "write -P 2 7000064 512",
         ]),
+        Recipe::new("qcow2", "zlib-written-compressed", &["cluster_size=4k"]).edits(&[
+            "write -c -P 65 2M 4k",
+            "write -c -P 66 2101248 4k",
+            "write -c -P 67 24M 2560",
+        ]),
+        Recipe::new("qcow2", "snapshots", &[])
+            .after(&[&["snapshot", "-c", "first", "IMAGE"], &["snapshot", "-c", "second", "IMAGE"]]),
         Recipe::new("qcow2", "bitmap", &[]).after(&[&["bitmap", "--add", "-f", "qcow2", "IMAGE", "changed"]]),
         Recipe::new("qcow2", "one-sector", &[]).disk(512),
         Recipe::new("qcow2", "whole-clusters", &[]).disk(24 * MIB),
@@ -314,7 +334,10 @@ fn qcow2() -> Vec<Recipe> {
         Recipe::new("qcow2", "3g-plain", &[]).disk(3 * GIB).edits(&["write -P 5 3221221376 4k"]),
         Recipe::new("qcow2", "3g-zstd", &["compression_type=zstd"]).compressed().disk(3 * GIB),
         Recipe { header_size: Some(BASE_BYTES - 77), ..Recipe::new("qcow2", "odd-bytes", &[]) },
-        Recipe { header_size: Some(BASE_BYTES - 77), ..Recipe::new("qcow2", "odd-bytes-zlib", &[]).compressed() },
+        Recipe {
+            header_size: Some(BASE_BYTES - 77),
+            ..Recipe::new("qcow2", "odd-bytes-zlib", &[]).compressed()
+        },
     ]);
     all
 }
@@ -324,25 +347,38 @@ fn vmdk() -> Vec<Recipe> {
     // A write across the seam of two extent files, and one at the end of the disk.
     let seam = ["write -P 1 2147479552 8k", "write -P 2 2184179712 4k"];
     let mut all = Vec::new();
-    for subformat in
-        ["monolithicSparse", "streamOptimized", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"]
-    {
+    for subformat in [
+        "monolithicSparse",
+        "streamOptimized",
+        "monolithicFlat",
+        "twoGbMaxExtentSparse",
+        "twoGbMaxExtentFlat",
+    ] {
         let option = format!("subformat={subformat}");
         all.push(Recipe::new("vmdk", subformat, &[&option]));
         all.push(Recipe::new("vmdk", &format!("{subformat}-whole-grains"), &[&option]).disk(24 * MIB));
-        all.push(Recipe::new("vmdk", &format!("{subformat}-grain-and-a-sector"), &[&option]).disk(64 * KIB + 512));
+        all.push(
+            Recipe::new("vmdk", &format!("{subformat}-grain-and-a-sector"), &[&option]).disk(64 * KIB + 512),
+        );
     }
     for adapter in ["lsilogic", "buslogic", "legacyESX"] {
         let option = format!("adapter_type={adapter}");
-        all.push(Recipe::new("vmdk", &format!("adapter-{adapter}"), &["subformat=monolithicSparse", &option]));
+        all.push(Recipe::new(
+            "vmdk",
+            &format!("adapter-{adapter}"),
+            &["subformat=monolithicSparse", &option],
+        ));
     }
     let zeroed = ["write -z 4M 1M", "write -z 64k 64k", "write -P 3 4259840 4k"];
     all.extend([
         Recipe::new("vmdk", "compat6", &["compat6=on"]),
-        Recipe::new("vmdk", "zeroed-grains", &["subformat=monolithicSparse", "zeroed_grain=on"]).edits(&zeroed),
-        Recipe::new("vmdk", "grains-out-of-order", &["subformat=monolithicSparse"])
-            .disk(64 * MIB)
-            .edits(&["write -P 1 60M 4k", "write -P 2 40M 100k", "write -P 3 50M 512"]),
+        Recipe::new("vmdk", "zeroed-grains", &["subformat=monolithicSparse", "zeroed_grain=on"])
+            .edits(&zeroed),
+        Recipe::new("vmdk", "grains-out-of-order", &["subformat=monolithicSparse"]).disk(64 * MIB).edits(&[
+            "write -P 1 60M 4k",
+            "write -P 2 40M 100k",
+            "write -P 3 50M 512",
+        ]),
         Recipe::new("vmdk", "streamOptimized-3g", &["subformat=streamOptimized"]).disk(3 * GIB),
         Recipe::new("vmdk", "monolithicSparse-3g", &["subformat=monolithicSparse"])
             .disk(3 * GIB)
@@ -359,7 +395,8 @@ fn vmdk() -> Vec<Recipe> {
 fn put_qcow2_size(image: &Path, bytes: u64) {
     use std::os::unix::fs::FileExt;
 
-    let file = fs::File::options().write(true).open(image).unwrap_or_else(|e| panic!("{}: {e}", image.display()));
+    let file =
+        fs::File::options().write(true).open(image).unwrap_or_else(|e| panic!("{}: {e}", image.display()));
     file.write_all_at(&bytes.to_be_bytes(), 24).unwrap_or_else(|e| panic!("{}: {e}", image.display()));
 }
 

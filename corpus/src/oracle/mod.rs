@@ -42,7 +42,7 @@ pub fn qemu_img_outcome(args: &[&str]) -> Outcome {
 /// qemu-io's own exit code hides failed reads and writes, so its output is looked at too.
 pub fn qemu_io(path: &Path, format: &str, commands: &[&str]) {
     for command in commands {
-        let out = tool("qemu-io", &["-f", qemu_format(format), "-c", command, text(path)]);
+        let out = tool("qemu-io", &["-t", "unsafe", "-f", qemu_format(format), "-c", command, text(path)]);
         assert!(
             !out.contains("failed") && !out.contains("invalid"),
             "qemu-io -c '{command}' on {}: {out}",

@@ -45,14 +45,7 @@ pub fn capture(program: &str, args: &[&str]) -> Outcome {
 /// When it is missing or fails.
 pub fn tool(program: &str, args: &[&str]) -> String {
     let out = capture(program, args);
-    assert!(
-        out.ok,
-        "{program} {} ended with {:?}\n{}{}",
-        args.join(" "),
-        out.code,
-        out.stdout,
-        out.stderr
-    );
+    assert!(out.ok, "{program} {} ended with {:?}\n{}{}", args.join(" "), out.code, out.stdout, out.stderr);
     out.stdout
 }
 
