@@ -1,6 +1,11 @@
 //! Which format an object is in, from its head and its tail alone.
+//!
+//! Each format's parser looks for its own marks and says whether what they begin holds up. Raw has no marks: it is what
+//! was declared, or what looks like a disk and like nothing else. So a disk image is never taken for a raw disk
+//! because its marks are at its end (the fixed VHD's are), nor a raw disk for an image because its guest wrote a magic number into it.
 
-use diskferry_core::error::{Error, Result};
+use bytes::{Bytes, BytesMut};
+use diskferry_core::error::{Error, ErrorKind, Result};
 use diskferry_core::source::wrap::HeadTail;
 
 use crate::{Declared, Format, qcow2, vhd, vmdk};
@@ -17,7 +22,195 @@ pub(crate) enum Recognised {
 }
 
 /// Decides the format.
+///
+/// | marks | nothing declared | declared `raw` | declared another |
+/// |---|---|---|---|
+/// | of one format, sound | that format | `format_mismatch` | that format, if it is the declared one, else `format_mismatch` |
+/// | sound ones of several | `ambiguous_format` | `ambiguous_format` | `ambiguous_format` |
+/// | unsound ones only | the parser's error | `format_mismatch` | the declared format's error, else `format_mismatch` |
+/// | none | `raw` if it looks like a disk, else `unknown_format` | `raw` | `format_mismatch` |
+///
+/// # Errors
+/// Those of the table; the parser's error is `malformed`, `truncated` or `unsupported_feature`, with its place.
 pub(crate) fn detect(file: &HeadTail, declared: Declared) -> Result<Format> {
-    let _ = (file, declared, qcow2::recognise(file), vhd::recognise(file), vmdk::recognise(file));
-    Ok(Format::Raw)
+    decide(
+        [
+            (Format::Qcow2, qcow2::recognise(file)),
+            (Format::Vhd, vhd::recognise(file)),
+            (Format::Vmdk, vmdk::recognise(file)),
+        ],
+        declared,
+        file.head(),
+    )
+}
+
+fn decide(found: [(Format, Recognised); 3], declared: Declared, head: &[u8]) -> Result<Format> {
+    let mut sound = Vec::new();
+    let mut unsound = Vec::new();
+    for (format, recognised) in found {
+        match recognised {
+            Recognised::No => {}
+            Recognised::Sound => sound.push(format),
+            Recognised::Unsound(error) => unsound.push((format, error)),
+        }
+    }
+    match (sound.as_slice(), declared) {
+        ([first, second, ..], _) => {
+            return Err(Error::new(
+                ErrorKind::AmbiguousFormat,
+                format!("the object is a sound {first} and a sound {second} at once"),
+            )
+            .hint("make the image anew with one tool, so that it has one reading"));
+        }
+        ([format], Declared::Unknown) => return Ok(*format),
+        ([format], Declared::Format(declared)) if *format == declared => return Ok(*format),
+        ([format], Declared::Format(declared)) => {
+            return Err(mismatch(format!("the image is declared {declared} and is {format}")));
+        }
+        ([], _) => {}
+    }
+    let Declared::Format(declared) = declared else {
+        return match unsound.into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => raw_or_unknown(head),
+        };
+    };
+    if let Some(position) = unsound.iter().position(|(format, _)| *format == declared) {
+        return Err(unsound.swap_remove(position).1);
+    }
+    if let Some((format, error)) = unsound.into_iter().next() {
+        return Err(mismatch(format!(
+            "the image is declared {declared} and has the marks of {format}, though not a sound one: {}",
+            error.message()
+        ))
+        .at(error.offset().unwrap_or_default()));
+    }
+    if declared == Format::Raw {
+        return Ok(Format::Raw);
+    }
+    let seen = foreign(head).or_else(|| disk(head)).unwrap_or("nothing that is known here");
+    Err(mismatch(format!("the image is declared {declared}, has no mark of it and looks like {seen}")))
+}
+
+fn mismatch(message: String) -> Error {
+    Error::new(ErrorKind::FormatMismatch, message)
+}
+
+fn raw_or_unknown(head: &[u8]) -> Result<Format> {
+    let unknown = |message: String| Error::new(ErrorKind::UnknownFormat, message);
+    if head.is_empty() {
+        return Err(unknown("the object is empty".to_owned()).hint("an empty disk is declared with -f raw"));
+    }
+    if let Some(name) = foreign(head) {
+        return Err(unknown(format!("the object looks like {name}, which is not read"))
+            .hint("unpack or convert it first, or declare -f raw if these are the bytes of the disk"));
+    }
+    match disk(head) {
+        Some(_) => Ok(Format::Raw),
+        None => Err(unknown(
+            "the object has the marks of no image format, and no partition table or file system of a raw disk"
+                .to_owned(),
+        )
+        .hint("declare -f raw if it is a raw disk")),
+    }
+}
+
+/// What is known by its first bytes: name, place in bytes, bytes there.
+type Mark = (&'static str, usize, &'static [u8]);
+
+/// Containers and image formats that are not read.
+const FOREIGN: &[Mark] = &[
+    ("a gzip file", 0, &[0x1f, 0x8b, 0x08]),
+    ("an xz file", 0, b"\xfd7zXZ\0"),
+    ("a zstd file", 0, &[0x28, 0xb5, 0x2f, 0xfd]),
+    ("a bzip2 file", 4, b"1AY&SY"),
+    ("an lz4 file", 0, &[0x04, 0x22, 0x4d, 0x18]),
+    ("a 7-Zip archive", 0, b"7z\xbc\xaf\x27\x1c"),
+    ("a zip archive", 0, b"PK\x03\x04"),
+    ("a RAR archive", 0, b"Rar!\x1a\x07"),
+    ("a tar archive (an OVA is one)", 257, b"ustar"),
+    ("a VHDX image", 0, b"vhdxfile"),
+    ("a VirtualBox VDI image", 64, &[0x7f, 0x10, 0xda, 0xbe]),
+    ("a Parallels image", 0, b"WithoutFreeSpace"),
+    ("a Parallels image", 0, b"WithouFreSpacExt"),
+    ("an Apple sparse image", 0, b"sprs"),
+    ("a QED image", 0, b"QED\0"),
+    ("an EWF image", 0, b"EVF\x09\x0d\x0a\xff\0"),
+    ("a Windows imaging file", 0, b"MSWIM\0\0\0"),
+];
+
+/// Partition tables and file systems, as they stand at the start of a disk.
+const DISKS: &[Mark] = &[
+    ("a raw disk with a boot sector", 510, &[0x55, 0xaa]),
+    ("a raw disk with a GPT", 512, b"EFI PART"),
+    ("a raw disk with a GPT in sectors of 4096 bytes", 4096, b"EFI PART"),
+    ("a raw disk with an Apple partition map", 512, b"PM\0\0"),
+    ("a raw disk with a BSD label", 512, &[0x57, 0x45, 0x56, 0x82]),
+    ("an ext2, ext3 or ext4 file system", 1080, &[0x53, 0xef]),
+    ("an xfs file system", 0, b"XFSB"),
+    ("an NTFS file system", 3, b"NTFS    "),
+    ("a ReFS file system", 3, b"ReFS\0"),
+    ("a btrfs file system", 65_600, b"_BHRfS_M"),
+    ("a ReiserFS file system", 65_588, b"ReIsEr"),
+    ("a JFS file system", 32_768, b"JFS1"),
+    ("an F2FS file system", 1024, &[0x10, 0x20, 0xf5, 0xf2]),
+    ("an HFS+ file system", 1024, b"H+\0\x04"),
+    ("an HFS+ file system", 1024, b"HX\0\x05"),
+    ("an APFS container", 32, b"NXSB"),
+    ("a UFS2 file system", 65_536 + 1372, &[0x19, 0x01, 0x54, 0x19]),
+    ("a UFS1 file system", 8192 + 1372, &[0x54, 0x19, 0x01, 0x00]),
+    ("a squashfs file system", 0, b"hsqs"),
+    ("an ISO 9660 file system", 32_769, b"CD001"),
+    ("a UDF file system", 32_769, b"BEA01"),
+    ("a LUKS volume", 0, b"LUKS\xba\xbe"),
+    ("an LVM physical volume", 0, b"LABELONE"),
+    ("an LVM physical volume", 512, b"LABELONE"),
+    ("an LVM physical volume", 1024, b"LABELONE"),
+    ("an LVM physical volume", 1536, b"LABELONE"),
+    ("a member of a Linux RAID", 4096, &[0xfc, 0x4e, 0x2b, 0xa9]),
+    ("a member of a Linux RAID", 0, &[0xfc, 0x4e, 0x2b, 0xa9]),
+    ("swap space", 4086, b"SWAPSPACE2"),
+    ("swap space", 65_526, b"SWAPSPACE2"),
+];
+
+fn first_of(marks: &[Mark], head: &[u8]) -> Option<&'static str> {
+    let is_there =
+        |(_, at, bytes): &&Mark| head.get(*at..).is_some_and(|from_there| from_there.starts_with(bytes));
+    marks.iter().find(is_there).map(|(name, ..)| *name)
+}
+
+/// The container or image format that is not read here and that `head`, the first bytes of an object, is of.
+pub(crate) fn foreign(head: &[u8]) -> Option<&'static str> {
+    first_of(FOREIGN, head)
+}
+
+/// What makes a raw disk of an object that begins with `head`.
+fn disk(head: &[u8]) -> Option<&'static str> {
+    first_of(DISKS, head)
+}
+
+/// The `len` bytes from `start` on, where head and tail of the object hold them all.
+pub(crate) fn held(file: &HeadTail, start: u64, len: u64) -> Option<Bytes> {
+    let cut = |bytes: &Bytes, base: u64, start: u64, end: u64| {
+        let from = usize::try_from(start.checked_sub(base)?).ok()?;
+        let to = usize::try_from(end.checked_sub(base)?).ok()?;
+        (from <= to && to <= bytes.len()).then(|| bytes.slice(from..to))
+    };
+    let end = start.checked_add(len)?;
+    let head_end = file.head().len() as u64;
+    let tail_start = file.tail_start().get();
+    if end <= head_end {
+        cut(file.head(), 0, start, end)
+    } else if start >= tail_start {
+        cut(file.tail(), tail_start, start, end)
+    } else if head_end == tail_start {
+        let first = cut(file.head(), 0, start, head_end)?;
+        let second = cut(file.tail(), tail_start, tail_start, end)?;
+        let mut both = BytesMut::with_capacity(first.len().saturating_add(second.len()));
+        both.extend_from_slice(&first);
+        both.extend_from_slice(&second);
+        Some(both.freeze())
+    } else {
+        None
+    }
 }

@@ -1,9 +1,26 @@
 //! Guest bytes that lie in a file as they are: RAW, the fixed VHD, the flat extents of VMDK.
 
+use std::sync::Arc;
+
 use diskferry_core::address::{FileIndex, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::disk::BlockMap;
 use diskferry_core::error::{Error, Result};
 use diskferry_core::extent::{Extent, ExtentKind, Extents, Stored};
-use diskferry_core::source::Source;
+use diskferry_core::source::{BoxFuture, Source};
+
+/// The map of a disk that lies in one file as it is, from its first byte on.
+pub(crate) struct FlatMap(pub(crate) Arc<dyn Source>);
+
+impl BlockMap for FlatMap {
+    fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
+        Box::pin(async move {
+            let mut extents = Extents::new();
+            let start = StoredOffset::new(window.start().get());
+            push_flat(&mut extents, &*self.0, FileIndex(0), window, start).await?;
+            Ok(extents.into_vec())
+        })
+    }
+}
 
 /// Appends the extents of `guest`, which lies in `file` from `start` on, as far as one look at the file's holes goes:
 /// at least one extent, possibly not to the end of `guest`.

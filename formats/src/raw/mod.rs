@@ -6,20 +6,26 @@ mod write;
 
 use std::sync::Arc;
 
-use diskferry_core::address::{FileIndex, GuestRange, StoredOffset};
-use diskferry_core::disk::{BlockMap, Disk, Geometry, Warnings};
-use diskferry_core::error::Result;
-use diskferry_core::extent::{Extent, Extents};
-use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::disk::{Disk, Geometry, Warnings};
+use diskferry_core::error::{Result, Warning};
+use diskferry_core::source::Source;
 
-use crate::flat::push_flat;
+use crate::detect::foreign;
+use crate::flat::FlatMap;
 use crate::{Format, Opening};
 
 pub(crate) use write::RawLayout;
 
-/// Opens a raw disk. Nothing can be wrong with one.
+/// Opens a raw disk. Nothing can be wrong with one; that it looks like a file which is not a disk is a warning.
 #[allow(clippy::unused_async)]
 pub(crate) async fn open(opening: Opening) -> Result<Disk> {
+    let warnings = Warnings::new();
+    if let Some(name) = foreign(opening.file.head()) {
+        warnings.add(Warning::new(
+            "content_looks_like",
+            format!("the raw disk looks like {name}: it is read as it is"),
+        ));
+    }
     let source: Arc<dyn Source> = opening.file;
     let geometry = Geometry {
         format: Format::Raw.name(),
@@ -28,23 +34,6 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         cluster_bytes: None,
         features: Vec::new(),
     };
-    let map = Box::new(RawMap(Arc::clone(&source)));
-    Ok(Disk::new(geometry, vec![source], map, Warnings::new(), Vec::new()))
-}
-
-struct RawMap(Arc<dyn Source>);
-
-impl BlockMap for RawMap {
-    fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
-        Box::pin(async move {
-            let mut extents = Extents::new();
-            let start = StoredOffset::new(window.start().get());
-            push_flat(&mut extents, &*self.0, FileIndex(0), window, start).await?;
-            Ok(extents.into_vec())
-        })
-    }
-
-    fn allocated_without_tables(&self) -> Option<u64> {
-        Some(self.0.len())
-    }
+    let map = Box::new(FlatMap(Arc::clone(&source)));
+    Ok(Disk::new(geometry, vec![source], map, warnings, Vec::new()))
 }

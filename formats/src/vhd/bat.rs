@@ -1,0 +1,329 @@
+//! The block allocation table: where each block lies, loaded page by page, every page checked before it is used.
+//!
+//! An entry is the sector at which a block begins with its bitmap, or [`UNUSED`]. Blocks lie apart from each other, from the footers, the header and
+//! the table. That is checked when a page of entries is loaded for the first time, against all pages loaded before
+//! it: a walk of the whole disk has checked every pair, a walk of a part has checked what it used, and no entry is
+//! ever used unchecked. What is remembered for it is bounded by [`Slots::MOST_CHUNKS`], whatever the table claims.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use diskferry_core::address::{GuestOffset, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::error::{Error, Result};
+use diskferry_core::source::Source;
+use zerocopy::FromBytes;
+use zerocopy::byteorder::big_endian::U32;
+
+use super::SECTOR;
+use super::header::Header;
+use crate::table::Tables;
+
+/// The entry of a block that was never written.
+const UNUSED: u32 = u32::MAX;
+/// Entries that are loaded and checked together: 256 KiB of table, 128 GiB of disk in blocks of 2 MiB.
+const PAGE_ENTRIES: u64 = 65_536;
+/// Most pages in one answer: 4 MiB of table, all of the largest disk of the format.
+const PAGES_AT_ONCE: u64 = 16;
+
+/// The shape of the disk in blocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blocks {
+    /// Guest bytes of a block.
+    pub(super) bytes: u64,
+    /// Length of the bitmap before a block, in bytes.
+    pub(super) bitmap_bytes: u64,
+    /// Size of the disk in bytes.
+    pub(super) virtual_bytes: u64,
+}
+
+impl Blocks {
+    pub(super) fn new(header: &Header, virtual_bytes: u64) -> Self {
+        let bytes = u64::from(header.block_bytes);
+        Self { bytes, bitmap_bytes: header.bitmap_bytes(), virtual_bytes }
+    }
+
+    /// How many blocks the disk has.
+    fn count(&self) -> u64 {
+        self.virtual_bytes.div_ceil(self.bytes.max(1))
+    }
+
+    /// Number of the block that holds a guest address.
+    pub(super) fn index(&self, at: u64) -> u64 {
+        at.checked_div(self.bytes).unwrap_or_default()
+    }
+
+    /// The guest bytes of block `index`, clipped to the disk.
+    pub(super) fn guest(&self, index: u64) -> GuestRange {
+        let start = index.saturating_mul(self.bytes);
+        let end = start.saturating_add(self.bytes).min(self.virtual_bytes);
+        GuestRange::between(GuestOffset::new(start), GuestOffset::new(end))
+    }
+
+    /// The stored bytes of block `index` that begins at `sector`: its bitmap, and its guest bytes as far as the disk goes.
+    pub(super) fn stored(&self, index: u64, sector: u32) -> StoredRange {
+        let start = u64::from(sector).saturating_mul(SECTOR);
+        let len = self.bitmap_bytes.saturating_add(self.guest(index).len());
+        StoredRange::between(StoredOffset::new(start), StoredOffset::new(start.saturating_add(len)))
+    }
+
+    /// Sectors that a whole block takes with its bitmap.
+    fn stride(&self) -> u64 {
+        (self.bitmap_bytes.saturating_add(self.bytes) / SECTOR).max(1)
+    }
+}
+
+/// Where whole blocks begin, to tell whether another one overlaps them.
+///
+/// The object is divided in slots as long as a block. No two blocks that begin in one slot can lie apart, so a slot
+/// remembers one, and a new block can overlap those of its own slot and of the two beside it only. Slots are kept in
+/// chunks, for the parts of the object that hold blocks.
+#[derive(Debug)]
+struct Slots {
+    stride: u64,
+    /// The sector at which the block of each slot begins; 0, where the footer's copy is, for none.
+    chunks: BTreeMap<u64, Box<[u32]>>,
+}
+
+impl Slots {
+    /// Slots of a chunk: 4 KiB.
+    const CHUNK: u64 = 1024;
+    /// Most chunks: 32 MiB, 8 million blocks. An object of 2 TiB, beyond which entries do not reach, has a million blocks
+    /// of 2 MiB; only tiny blocks, which nobody writes, come near.
+    const MOST_CHUNKS: usize = 8192;
+
+    fn new(stride: u64) -> Self {
+        Self { stride: stride.max(1), chunks: BTreeMap::new() }
+    }
+
+    fn position(&self, sector: u64) -> u64 {
+        sector.checked_div(self.stride).unwrap_or_default()
+    }
+
+    fn get(&self, slot: u64) -> Option<u64> {
+        let within = usize::try_from(slot % Self::CHUNK).ok()?;
+        let sector = *self.chunks.get(&(slot / Self::CHUNK))?.get(within)?;
+        (sector != 0).then_some(u64::from(sector))
+    }
+
+    /// Where a block begins that has sectors in `start..end`, which is no longer than a block.
+    fn overlapping(&self, start: u64, end: u64) -> Option<u64> {
+        let slot = self.position(start);
+        [slot.checked_sub(1), Some(slot), slot.checked_add(1)]
+            .into_iter()
+            .flatten()
+            .filter_map(|slot| self.get(slot))
+            .find(|other| *other < end && start < other.saturating_add(self.stride))
+    }
+
+    /// Remembers a block; false where there is no room for more.
+    fn put(&mut self, sector: u32) -> bool {
+        let slot = self.position(u64::from(sector));
+        let key = slot / Self::CHUNK;
+        if self.chunks.len() >= Self::MOST_CHUNKS && !self.chunks.contains_key(&key) {
+            return false;
+        }
+        let chunk = self.chunks.entry(key).or_insert_with(|| vec![0; Self::CHUNK as usize].into());
+        let within = usize::try_from(slot % Self::CHUNK).unwrap_or_default();
+        if let Some(place) = chunk.get_mut(within) {
+            *place = sector;
+        }
+        true
+    }
+}
+
+/// What the pages loaded so far say.
+#[derive(Debug)]
+struct Seen {
+    pages: BTreeSet<u64>,
+    slots: Slots,
+    /// The last block in sectors, where it is clipped: it may be stored shorter than the others.
+    last: Option<(u64, u64)>,
+    /// What is wrong with the table, once something is: it stays so.
+    broken: Option<(String, StoredOffset)>,
+}
+
+/// The table of one disk.
+pub(super) struct Bat {
+    tables: Tables,
+    /// The entries that the disk uses.
+    table: StoredRange,
+    blocks: Blocks,
+    /// What a block must not lie in.
+    reserved: Vec<(StoredRange, &'static str)>,
+    object_end: StoredOffset,
+    seen: Mutex<Seen>,
+}
+
+impl Bat {
+    /// The table of `header`, which lies in the object, of blocks that keep out of `reserved`.
+    pub(super) fn new(
+        source: Arc<dyn Source>,
+        header: &Header,
+        blocks: Blocks,
+        reserved: Vec<(StoredRange, &'static str)>,
+    ) -> Self {
+        let seen =
+            Seen { pages: BTreeSet::new(), slots: Slots::new(blocks.stride()), last: None, broken: None };
+        Self {
+            object_end: StoredOffset::new(source.len()),
+            tables: Tables::new(source),
+            table: header.table.split_at(blocks.count().saturating_mul(4)).0,
+            blocks,
+            reserved,
+            seen: Mutex::new(seen),
+        }
+    }
+
+    /// The tables of the object, for what else is read in bulk.
+    pub(super) fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Entries of blocks `first..=last`, which the disk has: all of them, or as many as come in one answer.
+    ///
+    /// # Errors
+    /// `malformed` where a block of the pages loaded lies in the metadata or in another block, with the place of its
+    /// entry; `unsupported_feature` where there are more blocks than can be told apart; the `source_*` codes.
+    pub(super) async fn load(&self, first: u64, last: u64) -> Result<Entries> {
+        let first_page = first / PAGE_ENTRIES;
+        let last_page = (last / PAGE_ENTRIES).min(first_page.saturating_add(PAGES_AT_ONCE - 1));
+        let ranges: Vec<StoredRange> = (first_page..=last_page).map(|page| self.page(page)).collect();
+        let pages = self.tables.load(&ranges).await?;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        for (page, bytes) in (first_page..).zip(&pages) {
+            if let Some((message, at)) = &seen.broken {
+                return Err(Error::malformed(message.clone()).at(*at));
+            }
+            if !seen.pages.contains(&page) {
+                self.check(&mut seen, page, bytes)?;
+                seen.pages.insert(page);
+            }
+        }
+        Ok(Entries { pages, first_page, first, last })
+    }
+
+    fn page(&self, page: u64) -> StoredRange {
+        let bytes = PAGE_ENTRIES * 4;
+        self.table.skip(page.saturating_mul(bytes)).split_at(bytes).0
+    }
+
+    fn check(&self, seen: &mut Seen, page: u64, bytes: &Bytes) -> Result<()> {
+        let first = page.saturating_mul(PAGE_ENTRIES);
+        for (index, sector) in (first..).zip(entries(bytes)) {
+            if sector == UNUSED {
+                continue;
+            }
+            let at = self.table.skip(index.saturating_mul(4)).start();
+            match self.place(seen, index, sector) {
+                Ok(true) => {}
+                Ok(false) => {
+                    return Err(Error::unsupported(format!(
+                        "more than {} blocks of {} bytes are spread over the object",
+                        Slots::CHUNK.saturating_mul(Slots::MOST_CHUNKS as u64),
+                        self.blocks.bytes
+                    ))
+                    .at(at));
+                }
+                Err(what) => {
+                    let message =
+                        format!("block {index} begins at sector {sector}, where it overlaps {what}");
+                    seen.broken = Some((message.clone(), at));
+                    return Err(Error::malformed(message).at(at));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers where a block lies, or says what is there already.
+    fn place(&self, seen: &mut Seen, index: u64, sector: u32) -> Result<bool, String> {
+        let stored = self.blocks.stored(index, sector);
+        let reserved = self.reserved.iter().find(|(range, _)| range.intersection(stored).is_some());
+        if let Some((range, name)) = reserved {
+            return Err(format!("{name} at {range}"));
+        }
+        let start = u64::from(sector);
+        let end = start.saturating_add(stored.len().div_ceil(SECTOR));
+        if let Some((other, other_end)) = seen.last
+            && other < end
+            && start < other_end
+        {
+            return Err(format!("the last block, which begins at sector {other}"));
+        }
+        if let Some(other) = seen.slots.overlapping(start, end) {
+            return Err(format!("another block, which begins at sector {other}"));
+        }
+        if self.blocks.guest(index).len() < self.blocks.bytes {
+            seen.last = Some((start, end));
+            return Ok(true);
+        }
+        Ok(seen.slots.put(sector))
+    }
+
+    /// The stored bytes of block `index`, which begins at `sector`: bitmap and data.
+    ///
+    /// # Errors
+    /// `truncated` where the object ends before them.
+    pub(super) fn stored(&self, index: u64, sector: u32) -> Result<StoredRange> {
+        let stored = self.blocks.stored(index, sector);
+        if stored.end() > self.object_end {
+            let at = self.table.skip(index.saturating_mul(4)).start();
+            return Err(Error::truncated(format!(
+                "block {index} takes bytes {stored} and the object ends at {}",
+                self.object_end
+            ))
+            .at(at)
+            .hint("if the disk is split into several files, join them first"));
+        }
+        Ok(stored)
+    }
+}
+
+/// Entries in hand, checked.
+#[derive(Debug)]
+pub(super) struct Entries {
+    pages: Vec<Bytes>,
+    first_page: u64,
+    first: u64,
+    last: u64,
+}
+
+impl Entries {
+    /// Block by block from the first one asked for on: its number and the sector it begins at, if it was ever written.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, Option<u32>)> {
+        let start = self.first_page.saturating_mul(PAGE_ENTRIES);
+        let skip = usize::try_from(self.first.saturating_sub(start)).unwrap_or(usize::MAX);
+        (start..=self.last)
+            .zip(self.pages.iter().flat_map(|page| entries(page)))
+            .skip(skip)
+            .map(|(index, sector)| (index, (sector != UNUSED).then_some(sector)))
+    }
+}
+
+fn entries(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    <[U32]>::ref_from_bytes(bytes).unwrap_or_default().iter().map(|entry| entry.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_one_slot_or_the_next_are_told_apart() {
+        let mut slots = Slots::new(10);
+        assert!(slots.put(25));
+        for (sector, expected) in [(15, None), (16, Some(25)), (25, Some(25)), (34, Some(25)), (35, None)] {
+            assert_eq!(slots.overlapping(sector, sector + 10), expected, "{sector}");
+        }
+        assert_eq!(slots.overlapping(20, 25), None, "a short block right before");
+        assert_eq!(slots.overlapping(20, 26), Some(25), "a short block one sector too long");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut slots = Slots::new(2);
+        let spread = (1..).map(|chunk: u32| chunk * 2 * Slots::CHUNK as u32);
+        assert_eq!(spread.take_while(|sector| slots.put(*sector)).count(), Slots::MOST_CHUNKS);
+    }
+}

@@ -1,0 +1,295 @@
+//! The footer, and where it is found. Pure: bytes in, a checked struct out.
+//!
+//! Specification, section "Hard Disk Footer Format".
+
+use diskferry_core::address::StoredOffset;
+use diskferry_core::error::{Error, Result, Warning};
+use zerocopy::byteorder::big_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+use super::SECTOR;
+
+/// What a footer begins with.
+const COOKIE: &[u8; 8] = b"conectix";
+/// Length of a footer in bytes.
+pub(super) const LEN: usize = 512;
+/// Length of the footer that versions before Virtual PC 2004 wrote: its last byte, always zero, is missing.
+const SHORT_LEN: usize = 511;
+/// Most zeros that may follow the footer, in bytes: as copies made in whole blocks leave them.
+pub(super) const MOST_PADDING: u64 = 64 << 10;
+/// The largest geometry that the fields are used for, in sectors: a disk that large or larger states it and means its
+/// `current_size`.
+const CHS_CEILING: u64 = 65_535 * 16 * 255;
+
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawFooter {
+    cookie: [u8; 8],
+    features: U32,
+    version: U32,
+    data_offset: U64,
+    timestamp: U32,
+    creator: [u8; 4],
+    creator_version: U32,
+    creator_host: [u8; 4],
+    original_size: U64,
+    current_size: U64,
+    cylinders: U16,
+    heads: u8,
+    sectors: u8,
+    disk_type: U32,
+    checksum: U32,
+    id: [u8; 16],
+    saved_state: u8,
+    reserved: [u8; 427],
+}
+
+const _: () = assert!(size_of::<RawFooter>() == LEN);
+
+/// The kind of disk, and where its header is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// The guest's bytes, with a footer behind them.
+    Fixed,
+    /// Blocks, by a table.
+    Dynamic(StoredOffset),
+    /// Blocks over those of a parent.
+    Differencing(StoredOffset),
+}
+
+impl Kind {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::Dynamic(_) => "dynamic",
+            Self::Differencing(_) => "differencing",
+        }
+    }
+}
+
+/// Where the size of the disk was taken from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum SizeFrom {
+    /// The geometry: cylinders, heads and sectors a track.
+    Chs(u16, u8, u8),
+    /// The field of that name.
+    CurrentSize,
+}
+
+/// A footer whose checksum and fields hold up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Footer {
+    pub(super) kind: Kind,
+    /// Size of the guest's disk in bytes.
+    pub(super) virtual_bytes: u64,
+    pub(super) size_from: SizeFrom,
+    /// The field `current_size`, in bytes.
+    pub(super) current_size: u64,
+    /// The program that wrote it.
+    pub(super) creator: String,
+    pub(super) temporary: bool,
+    pub(super) saved_state: bool,
+}
+
+/// The sum that footer and header carry: one's complement of the sum of all bytes but those of the field itself.
+pub(super) fn checksum(bytes: &[u8], field: U32) -> u32 {
+    let sum = |bytes: &[u8]| bytes.iter().fold(0u32, |sum, byte| sum.wrapping_add(u32::from(*byte)));
+    !sum(bytes).wrapping_sub(sum(&field.to_bytes()))
+}
+
+/// The size of the disk. Virtual PC and old versions of QEMU mean the geometry, whose product may be less than the
+/// `current_size` that they state; everyone else means `current_size`.
+fn size(creator: &[u8; 4], raw: &RawFooter) -> (u64, SizeFrom) {
+    let (cylinders, heads, sectors) = (raw.cylinders.get(), raw.heads, raw.sectors);
+    let product = u64::from(cylinders).saturating_mul(u64::from(heads)).saturating_mul(u64::from(sectors));
+    let by_geometry = matches!(creator, b"vpc " | b"qemu") && (1..CHS_CEILING).contains(&product);
+    if by_geometry {
+        (product.saturating_mul(SECTOR), SizeFrom::Chs(cylinders, heads, sectors))
+    } else {
+        (raw.current_size.get(), SizeFrom::CurrentSize)
+    }
+}
+
+impl Footer {
+    /// Checks a footer that lies at `at`.
+    ///
+    /// # Errors
+    /// `malformed` where the checksum is wrong or a field contradicts the format; `unsupported_feature` for another
+    /// version.
+    fn parse(bytes: &[u8; LEN], at: StoredOffset) -> Result<Self> {
+        let raw =
+            RawFooter::ref_from_bytes(bytes).map_err(|_| Error::internal("a footer of another length"))?;
+        let expected = checksum(bytes, raw.checksum);
+        if raw.checksum.get() != expected {
+            return Err(Error::malformed(format!(
+                "the footer's checksum is {:#010x} and should be {expected:#010x}",
+                raw.checksum
+            ))
+            .at(at));
+        }
+        let version = raw.version.get();
+        if version >> 16 != 1 {
+            return Err(Error::unsupported(format!(
+                "the footer's file_format_version is {}.{}; versions 1.x are read",
+                version >> 16,
+                version & 0xffff
+            ))
+            .at(at));
+        }
+        let header = StoredOffset::new(raw.data_offset.get());
+        let kind = match raw.disk_type.get() {
+            2 => Kind::Fixed,
+            3 => Kind::Dynamic(header),
+            4 => Kind::Differencing(header),
+            other => {
+                return Err(Error::malformed(format!(
+                    "the footer's disk_type is {other}; it is 2 (fixed), 3 (dynamic) or 4 (differencing)"
+                ))
+                .at(at));
+            }
+        };
+        let (virtual_bytes, size_from) = size(&raw.creator, raw);
+        let creator = String::from_utf8_lossy(&raw.creator);
+        Ok(Self {
+            kind,
+            virtual_bytes,
+            size_from,
+            current_size: raw.current_size.get(),
+            creator: creator.trim_end_matches(['\0', ' ']).to_owned(),
+            temporary: raw.features.get() & 1 != 0,
+            saved_state: raw.saved_state != 0,
+        })
+    }
+}
+
+/// A place where a footer may be.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    bytes: Box<[u8; LEN]>,
+    at: StoredOffset,
+    /// Set where the last byte is missing.
+    short: bool,
+    /// How many zeros follow it.
+    padding: u64,
+}
+
+impl Candidate {
+    fn new(found: &[u8], at: StoredOffset, padding: u64) -> Option<Self> {
+        let mut bytes = Box::new([0; LEN]);
+        bytes.get_mut(..found.len())?.copy_from_slice(found);
+        found.starts_with(COOKIE).then_some(Self { bytes, at, short: found.len() < LEN, padding })
+    }
+
+    fn is_intact(&self) -> bool {
+        RawFooter::ref_from_bytes(&*self.bytes)
+            .is_ok_and(|raw| raw.checksum.get() == checksum(&*self.bytes, raw.checksum))
+    }
+
+    /// The copy at the start of the object, `head`.
+    pub(super) fn at_head(head: &[u8]) -> Option<Self> {
+        Self::new(head.get(..LEN)?, StoredOffset::ZERO, 0)
+    }
+
+    /// The footer in `tail`, the last bytes of an object that begin at `start`: the last [`LEN`] of them, the last
+    /// [`SHORT_LEN`], or further in front with zeros behind. Where zeros follow, or the cookie may as well be text in
+    /// the guest's last sector, only an intact one counts.
+    pub(super) fn at_tail(tail: &[u8], start: StoredOffset) -> Option<Self> {
+        let used = tail.iter().rposition(|byte| *byte != 0)?.saturating_add(1);
+        let first = used.saturating_sub(LEN);
+        let candidates = (first..used).rev().filter_map(|position| {
+            let rest = tail.get(position..)?;
+            let (found, padding) = match rest.len() {
+                SHORT_LEN => (rest, 0),
+                _ => rest.split_at_checked(LEN).map(|(found, padding)| (found, padding.len()))?,
+            };
+            Self::new(found, start.checked_add(position as u64)?, padding as u64)
+        });
+        let mut damaged = None;
+        for candidate in candidates {
+            if candidate.is_intact() {
+                return Some(candidate);
+            }
+            if candidate.padding == 0 {
+                damaged = Some(candidate);
+            }
+        }
+        damaged
+    }
+}
+
+/// The footer that counts, and what it cost to find it.
+#[derive(Debug)]
+pub(super) struct Located {
+    pub(super) footer: Footer,
+    /// Where the footer at the end of the object begins, if it is intact.
+    pub(super) tail_at: Option<StoredOffset>,
+    /// Whether there is a copy at the start, be it damaged.
+    pub(super) head_marked: bool,
+    pub(super) warnings: Vec<Warning>,
+}
+
+/// Chooses between the footer at the end and its copy at the start. `None` where neither has the cookie.
+///
+/// # Errors
+/// `malformed` where no copy has a right checksum; those of the footer that is used.
+pub(super) fn locate(head: Option<Candidate>, tail: Option<Candidate>) -> Result<Option<Located>> {
+    // An object that is nothing but a footer has one, not two.
+    let head = head.filter(|head| tail.as_ref().is_none_or(|tail| tail.at != head.at));
+    let head_marked = head.is_some();
+    let head_intact = head.as_ref().filter(|head| head.is_intact());
+    let tail_intact = tail.as_ref().filter(|tail| tail.is_intact());
+    let mut warnings = Vec::new();
+    let (footer, tail_at) = match (head_intact, tail_intact) {
+        (copy, Some(tail)) => {
+            let footer = Footer::parse(&tail.bytes, tail.at)?;
+            match copy {
+                Some(copy) if copy.bytes != tail.bytes => warnings.push(Warning::new(
+                    "footer_copies_differ",
+                    format!("the footer at {} and its copy at 0 differ: the footer is used", tail.at),
+                )),
+                None if footer.kind != Kind::Fixed => warnings.push(Warning::new(
+                    "footer_recovered",
+                    format!("the copy of the footer at 0 is damaged: the footer at {} is used", tail.at),
+                )),
+                _ => {}
+            }
+            if tail.short {
+                warnings.push(Warning::new(
+                    "footer_short",
+                    format!("the footer has {SHORT_LEN} bytes, as versions before Virtual PC 2004 wrote it"),
+                ));
+            }
+            if tail.padding > 0 {
+                warnings.push(Warning::new(
+                    "footer_padded",
+                    format!("{} zero bytes follow the footer", tail.padding),
+                ));
+            }
+            (footer, Some(tail.at))
+        }
+        (Some(copy), None) => {
+            let footer = Footer::parse(&copy.bytes, copy.at)?;
+            if footer.kind == Kind::Fixed {
+                return Err(Error::malformed(
+                    "the footer at the start says that the disk is fixed, and there is none at the end",
+                )
+                .at(copy.at));
+            }
+            let state = if tail.is_some() { "damaged" } else { "missing" };
+            warnings.push(Warning::new(
+                "footer_recovered",
+                format!("the footer at the end is {state}: its copy at 0 is used"),
+            ));
+            (footer, None)
+        }
+        (None, None) => match tail.or(head) {
+            Some(damaged) => {
+                return Err(Footer::parse(&damaged.bytes, damaged.at)
+                    .err()
+                    .unwrap_or_else(|| Error::internal("a damaged footer was read")));
+            }
+            None => return Ok(None),
+        },
+    };
+    Ok(Some(Located { footer, tail_at, head_marked, warnings }))
+}

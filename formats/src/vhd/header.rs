@@ -1,0 +1,122 @@
+//! The header of a dynamic or differencing disk. Pure: bytes in, a checked struct out.
+//!
+//! Specification, section "Dynamic Disk Header Format".
+
+use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_core::error::{Error, Result};
+use zerocopy::byteorder::big_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+use super::SECTOR;
+use super::footer::checksum;
+
+/// What a header begins with.
+const COOKIE: &[u8; 8] = b"cxsparse";
+/// Length of the header in bytes.
+pub(super) const LEN: u64 = 1024;
+/// Longest block allocation table that is read, in bytes. The largest disk of the format, 2,040 GiB in the usual blocks
+/// of 2 MiB, has one of 4 MiB.
+const MOST_TABLE_BYTES: u64 = 64 << 20;
+
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawHeader {
+    cookie: [u8; 8],
+    data_offset: U64,
+    table_offset: U64,
+    version: U32,
+    max_table_entries: U32,
+    block_size: U32,
+    checksum: U32,
+    parent_id: [u8; 16],
+    parent_timestamp: U32,
+    reserved1: U32,
+    parent_name: [U16; 256],
+    parent_locators: [[u8; 24]; 8],
+    reserved2: [u8; 256],
+}
+
+const _: () = assert!(size_of::<RawHeader>() as u64 == LEN);
+
+/// A header whose checksum and fields hold up, for a disk of a given size.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Header {
+    /// Where the block allocation table is, all its entries.
+    pub(super) table: StoredRange,
+    /// Guest bytes of a block: a power of two from 512 to 2 GiB.
+    pub(super) block_bytes: u32,
+    /// Name of the parent, of a differencing disk.
+    pub(super) parent_name: String,
+}
+
+/// True where `bytes` begin as a header does.
+pub(super) fn has_cookie(bytes: &[u8]) -> bool {
+    bytes.starts_with(COOKIE)
+}
+
+impl Header {
+    /// Checks the header that lies at `at`, of a disk of `virtual_bytes`.
+    ///
+    /// # Errors
+    /// `malformed` with the place of the field that is wrong; `unsupported_feature` for another version.
+    pub(super) fn parse(bytes: &[u8], at: StoredOffset, virtual_bytes: u64) -> Result<Self> {
+        let raw =
+            RawHeader::ref_from_bytes(bytes).map_err(|_| Error::internal("a header of another length"))?;
+        let field = |offset: u64| at.checked_add(offset).unwrap_or(at);
+        if &raw.cookie != COOKIE {
+            return Err(Error::malformed("the dynamic disk header does not begin with \"cxsparse\"").at(at));
+        }
+        let expected = checksum(bytes, raw.checksum);
+        if raw.checksum.get() != expected {
+            return Err(Error::malformed(format!(
+                "the dynamic disk header's checksum is {:#010x} and should be {expected:#010x}",
+                raw.checksum
+            ))
+            .at(at));
+        }
+        let version = raw.version.get();
+        if version >> 16 != 1 {
+            return Err(Error::unsupported(format!(
+                "the dynamic disk header's header_version is {}.{}; versions 1.x are read",
+                version >> 16,
+                version & 0xffff
+            ))
+            .at(field(24)));
+        }
+        let block_bytes = raw.block_size.get();
+        if !block_bytes.is_power_of_two() || u64::from(block_bytes) < SECTOR {
+            return Err(Error::malformed(format!(
+                "block_size is {block_bytes}; it is a power of two of at least {SECTOR}"
+            ))
+            .at(field(32)));
+        }
+        let entries = u64::from(raw.max_table_entries.get());
+        let table_bytes = entries.saturating_mul(4);
+        if table_bytes > MOST_TABLE_BYTES {
+            return Err(Error::malformed(format!(
+                "max_table_entries is {entries}: a table of {table_bytes} bytes, and at most {MOST_TABLE_BYTES} are read"
+            ))
+            .at(field(28)));
+        }
+        let mapped = entries.saturating_mul(u64::from(block_bytes));
+        if mapped < virtual_bytes {
+            return Err(Error::malformed(format!(
+                "max_table_entries is {entries} in blocks of {block_bytes} bytes: they map {mapped} bytes of a disk of {virtual_bytes}"
+            ))
+            .at(field(28)));
+        }
+        let table =
+            StoredRange::new(StoredOffset::new(raw.table_offset.get()), table_bytes).ok_or_else(|| {
+                Error::malformed(format!("table_offset is {}, past the address space", raw.table_offset))
+                    .at(field(16))
+            })?;
+        let name: Vec<u16> =
+            raw.parent_name.iter().map(|unit| unit.get()).take_while(|unit| *unit != 0).collect();
+        Ok(Self { table, block_bytes, parent_name: String::from_utf16_lossy(&name) })
+    }
+
+    /// Length of the sector bitmap before each block, in bytes: a bit a sector, in whole sectors.
+    pub(super) fn bitmap_bytes(&self) -> u64 {
+        (u64::from(self.block_bytes) / SECTOR).div_ceil(8).next_multiple_of(SECTOR)
+    }
+}

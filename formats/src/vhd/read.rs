@@ -1,0 +1,342 @@
+//! Opening a VHD, and its block maps.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use diskferry_core::address::{FileIndex, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::disk::{BATCH_EXTENTS, BlockMap, Disk, Geometry, Warnings};
+use diskferry_core::error::{Error, ErrorKind, Refusal, Result, Warning};
+use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Extents, MAX_UNIT_BYTES, Stored};
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{BoxFuture, Source};
+
+use super::SECTOR;
+use super::bat::{Bat, Blocks};
+use super::bitmap::{AtHand, InPrefix};
+use super::footer::{self, Candidate, Footer, Kind, Located, SizeFrom};
+use super::header::{self, Header};
+use crate::detect::held;
+use crate::flat::FlatMap;
+use crate::{Format, Opening};
+
+/// Guest bytes of the units that a block longer than [`MAX_UNIT_BYTES`] is cut into.
+const UNIT_BYTES: u64 = 2 << 20;
+/// Most bytes of the bitmaps of such blocks in one answer: those of 16 GiB of disk.
+const BITMAPS_AT_ONCE: u64 = 4 << 20;
+
+/// All that head and tail of the object say: the footer, and the header where it is among them. `None` where nothing
+/// says that it is a VHD.
+///
+/// # Errors
+/// What opening it would answer: `malformed`, `truncated` and `unsupported_feature`.
+pub(super) fn examine(file: &HeadTail) -> Result<Option<Located>> {
+    let len = (footer::MOST_PADDING.saturating_add(footer::LEN as u64)).min(file.len());
+    let start = file.len().saturating_sub(len);
+    let tail = held(file, start, len).unwrap_or_default();
+    let tail = Candidate::at_tail(&tail, StoredOffset::new(start));
+    let Some(located) = footer::locate(Candidate::at_head(file.head()), tail)? else { return Ok(None) };
+    match located.footer.kind {
+        Kind::Fixed => check_fixed(&located)?,
+        Kind::Dynamic(at) | Kind::Differencing(at) => {
+            let range = header_range(file, &located, at)?;
+            if let Some(bytes) = held(file, range.start().get(), range.len()) {
+                parse_header(file, &located, at, &bytes)?;
+            }
+        }
+    }
+    Ok(Some(located))
+}
+
+/// # Errors
+/// `truncated` where the object holds less in front of the footer than the disk.
+fn check_fixed(located: &Located) -> Result<()> {
+    let Some(end) = located.tail_at else { return Ok(()) };
+    if located.footer.virtual_bytes > end.get() {
+        return Err(Error::truncated(format!(
+            "the footer says that the disk has {} bytes, and {end} are stored in front of it",
+            located.footer.virtual_bytes
+        ))
+        .at(end)
+        .hint("if the disk is split into several files, join them first"));
+    }
+    Ok(())
+}
+
+fn header_range(file: &HeadTail, located: &Located, at: StoredOffset) -> Result<StoredRange> {
+    let place = located.tail_at.unwrap_or(StoredOffset::ZERO);
+    let range = StoredRange::new(at, header::LEN).filter(|range| range.start().get() >= footer::LEN as u64);
+    let range = range.ok_or_else(|| {
+        Error::malformed(format!("the footer's data_offset is {at}, where no header can be")).at(place)
+    })?;
+    if range.end().get() > file.len() {
+        return Err(Error::truncated(format!(
+            "the dynamic disk header takes bytes {range} and the object ends at {}",
+            file.len()
+        ))
+        .at(place));
+    }
+    Ok(range)
+}
+
+/// # Errors
+/// Those of [`Header::parse`]; `unsupported_feature` for the last file of a split disk; `malformed` and `truncated`
+/// where the table lies in other metadata or past the end of the object.
+fn parse_header(file: &HeadTail, located: &Located, at: StoredOffset, bytes: &[u8]) -> Result<Header> {
+    if !located.head_marked && !header::has_cookie(bytes) {
+        return Err(Error::unsupported(
+            "the object ends with the footer of a dynamic disk and does not begin as one: it is the last file of a split disk, or its start is lost",
+        )
+        .at(StoredOffset::ZERO)
+        .hint("if the disk is split into several files, join them first"));
+    }
+    let header = Header::parse(bytes, at, located.footer.virtual_bytes)?;
+    let field = at.checked_add(16).unwrap_or(at);
+    if header.table.end().get() > file.len() {
+        return Err(Error::truncated(format!(
+            "the block allocation table takes bytes {} and the object ends at {}",
+            header.table,
+            file.len()
+        ))
+        .at(field));
+    }
+    let others = reserved(file, located, at, None);
+    match others.iter().find(|(range, _)| range.intersection(header.table).is_some()) {
+        Some((range, name)) => Err(Error::malformed(format!(
+            "the block allocation table takes bytes {}, where it overlaps {name} at {range}",
+            header.table
+        ))
+        .at(field)),
+        None => Ok(header),
+    }
+}
+
+/// What holds neither a block nor another part of the metadata.
+fn reserved(
+    file: &HeadTail,
+    located: &Located,
+    header_at: StoredOffset,
+    table: Option<StoredRange>,
+) -> Vec<(StoredRange, &'static str)> {
+    let span = |start: StoredOffset, len: u64| StoredRange::new(start, len);
+    let mut reserved = Vec::new();
+    reserved.extend(span(StoredOffset::ZERO, footer::LEN as u64).map(|range| (range, "the footer's copy")));
+    reserved.extend(span(header_at, header::LEN).map(|range| (range, "the dynamic disk header")));
+    reserved.extend(table.map(|range| (range, "the block allocation table")));
+    reserved.extend(
+        located.tail_at.map(|at| (StoredRange::between(at, StoredOffset::new(file.len())), "the footer")),
+    );
+    reserved
+}
+
+/// Opens a VHD.
+///
+/// # Errors
+/// Those of [`examine`] and the `source_*` codes.
+pub(crate) async fn open(opening: Opening) -> Result<Disk> {
+    let file = opening.file;
+    let Some(located) = examine(&file)? else {
+        return Err(Error::malformed("neither its end nor its start has the cookie \"conectix\" of a VHD"));
+    };
+    let source: Arc<dyn Source> = Arc::clone(&file) as _;
+    let warnings = Warnings::new();
+    for warning in &located.warnings {
+        warnings.add(warning.clone());
+    }
+    describe_state(&located, &warnings);
+    let footer = &located.footer;
+    let mut geometry = geometry(footer);
+    let files = vec![Arc::clone(&source)];
+    let at = match footer.kind {
+        Kind::Fixed => {
+            return Ok(Disk::new(geometry, files, Box::new(FlatMap(source)), warnings, Vec::new()));
+        }
+        Kind::Dynamic(at) | Kind::Differencing(at) => at,
+    };
+    let bytes = file.read(header_range(&file, &located, at)?).await?;
+    let header = parse_header(&file, &located, at, &bytes)?;
+    geometry.cluster_bytes = Some(u64::from(header.block_bytes));
+    if matches!(footer.kind, Kind::Differencing(_)) {
+        let refusal = Refusal::new(
+            ErrorKind::ParentDiskRefused,
+            format!("the disk is a difference to its parent {:?}, which is not opened", header.parent_name),
+        )
+        .hint("merge the disk into its parent first");
+        return Ok(Disk::refused(geometry, files, warnings, vec![refusal]));
+    }
+    let blocks = Blocks::new(&header, footer.virtual_bytes);
+    let reserved = reserved(&file, &located, at, Some(header.table));
+    let map = DynamicMap {
+        bat: Bat::new(source, &header, blocks, reserved),
+        blocks,
+        codec: Arc::new(InPrefix { bitmap_bytes: blocks.bitmap_bytes }),
+    };
+    Ok(Disk::new(geometry, files, Box::new(map), warnings, Vec::new()))
+}
+
+fn geometry(footer: &Footer) -> Geometry {
+    let size = match footer.size_from {
+        SizeFrom::CurrentSize => "size from current_size".to_owned(),
+        SizeFrom::Chs(cylinders, heads, sectors) => {
+            format!("size from CHS {cylinders}/{heads}/{sectors} (current_size {})", footer.current_size)
+        }
+    };
+    let mut features = vec![size, format!("creator {:?}", footer.creator)];
+    if footer.temporary {
+        features.push("temporary".to_owned());
+    }
+    if footer.saved_state {
+        features.push("saved state".to_owned());
+    }
+    Geometry {
+        format: Format::Vhd.name(),
+        variant: footer.kind.name().to_owned(),
+        virtual_bytes: footer.virtual_bytes,
+        cluster_bytes: None,
+        features,
+    }
+}
+
+fn describe_state(located: &Located, warnings: &Warnings) {
+    let footer = &located.footer;
+    if footer.saved_state {
+        warnings.add(Warning::new(
+            "saved_state",
+            "the disk belongs to a machine in a saved state: what the guest had not written yet is not in it",
+        ));
+    }
+    let used = footer.virtual_bytes.max(footer.current_size).div_ceil(SECTOR).saturating_mul(SECTOR);
+    if let (Kind::Fixed, Some(end)) = (footer.kind, located.tail_at)
+        && end.get() > used
+    {
+        warnings.add(Warning::new(
+            "trailing_data",
+            format!(
+                "the disk ends at {} and its footer begins at {end}: what lies between is not part of the disk",
+                footer.virtual_bytes
+            ),
+        ));
+    }
+}
+
+/// Blocks, by the table.
+struct DynamicMap {
+    bat: Bat,
+    blocks: Blocks,
+    /// Of all blocks that are fetched with their bitmap.
+    codec: Arc<dyn Codec>,
+}
+
+impl BlockMap for DynamicMap {
+    fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
+        Box::pin(async move {
+            if self.blocks.bytes > MAX_UNIT_BYTES {
+                self.large(window).await
+            } else {
+                self.whole(window).await
+            }
+        })
+    }
+}
+
+impl DynamicMap {
+    /// Numbers of the first and the last block that the window meets.
+    fn range(&self, window: GuestRange) -> (u64, u64) {
+        let last = window.end().get().saturating_sub(1);
+        (self.blocks.index(window.start().get()), self.blocks.index(last))
+    }
+
+    fn push_hole(&self, extents: &mut Extents, index: u64, window: GuestRange) {
+        if let Some(guest) = self.blocks.guest(index).intersection(window) {
+            extents.push(Extent::new(guest, ExtentKind::Hole));
+        }
+    }
+
+    /// Block by block, each fetched with its bitmap.
+    async fn whole(&self, window: GuestRange) -> Result<Vec<Extent>> {
+        let (first, last) = self.range(window);
+        let entries = self.bat.load(first, last).await?;
+        let mut extents = Extents::new();
+        for (index, sector) in entries.iter() {
+            if extents.len() >= BATCH_EXTENTS {
+                break;
+            }
+            let Some(sector) = sector else {
+                self.push_hole(&mut extents, index, window);
+                continue;
+            };
+            let stored = Stored { file: FileIndex(0), range: self.bat.stored(index, sector)? };
+            let coded = Coded { stored, codec: Arc::clone(&self.codec) };
+            extents.push(Extent::new(self.blocks.guest(index), ExtentKind::Coded(coded)));
+        }
+        Ok(extents.into_vec())
+    }
+
+    /// Blocks longer than a unit may be: their bitmaps are loaded, and each unit gets its bits.
+    async fn large(&self, window: GuestRange) -> Result<Vec<Extent>> {
+        let (first, last) = self.range(window);
+        let entries = self.bat.load(first, last).await?;
+        let most =
+            usize::try_from(BITMAPS_AT_ONCE / self.blocks.bitmap_bytes.max(1)).unwrap_or_default().max(1);
+        let mut chosen = Vec::new();
+        let mut bitmaps = Vec::new();
+        for (index, sector) in entries.iter() {
+            let Some(sector) = sector else {
+                chosen.push((index, None));
+                continue;
+            };
+            if bitmaps.len() >= most {
+                break;
+            }
+            let (bitmap, data) = self.bat.stored(index, sector)?.split_at(self.blocks.bitmap_bytes);
+            bitmaps.push(bitmap);
+            chosen.push((index, Some(data)));
+        }
+        let mut bitmaps = self.bat.tables().load(&bitmaps).await?.into_iter();
+        let mut extents = Extents::new();
+        for (index, data) in chosen {
+            if extents.len() >= BATCH_EXTENTS {
+                break;
+            }
+            let Some(data) = data else {
+                self.push_hole(&mut extents, index, window);
+                continue;
+            };
+            let bitmap = bitmaps.next().ok_or_else(|| Error::internal("a bitmap was not loaded"))?;
+            self.push_units(&mut extents, index, window, data, &bitmap)?;
+        }
+        Ok(extents.into_vec())
+    }
+
+    fn push_units(
+        &self,
+        extents: &mut Extents,
+        index: u64,
+        window: GuestRange,
+        data: StoredRange,
+        bitmap: &Bytes,
+    ) -> Result<()> {
+        let guest = self.blocks.guest(index);
+        let before = window.start().get().saturating_sub(guest.start().get());
+        let mut skip = before.saturating_sub(before % UNIT_BYTES);
+        loop {
+            let unit = guest.skip(skip).split_at(UNIT_BYTES).0;
+            if unit.intersection(window).is_none() {
+                return Ok(());
+            }
+            let bits = bits(bitmap, skip, unit.len())
+                .ok_or_else(|| Error::internal(format!("the bitmap of block {index} is too short")))?;
+            let range = data.skip(skip).split_at(unit.len()).0;
+            let stored = Stored { file: FileIndex(0), range };
+            let codec: Arc<dyn Codec> = Arc::new(AtHand(bits));
+            extents.push(Extent::new(unit, ExtentKind::Coded(Coded { stored, codec })));
+            skip = skip.saturating_add(UNIT_BYTES);
+        }
+    }
+}
+
+/// The bits of the `len` bytes from `skip` on in a block; both begin at a whole byte of the bitmap.
+fn bits(bitmap: &Bytes, skip: u64, len: u64) -> Option<Bytes> {
+    let start = usize::try_from(skip / SECTOR / 8).ok()?;
+    let end = start.checked_add(usize::try_from(len.div_ceil(SECTOR).div_ceil(8)).ok()?)?;
+    (end <= bitmap.len()).then(|| bitmap.slice(start..end))
+}
