@@ -65,7 +65,8 @@ fn decide(found: [(Format, Recognised); 3], declared: Declared, head: &[u8]) -> 
         ([format], Declared::Unknown) => return Ok(*format),
         ([format], Declared::Format(declared)) if *format == declared => return Ok(*format),
         ([format], Declared::Format(declared)) => {
-            return Err(mismatch(format!("the image is declared {declared} and is {format}")));
+            return Err(mismatch(format!("the image is declared {declared} and is {format}"))
+                .hint(format!("declare -f {format}, or leave the format to be detected")));
         }
         ([], _) => {}
     }

@@ -1,16 +1,17 @@
 //! The block allocation table: where each block lies, loaded page by page, every page checked before it is used.
 //!
-//! An entry is the sector at which a block begins with its bitmap, or [`UNUSED`]. Blocks lie apart from each other, from the footers, the header and
-//! the table. That is checked when a page of entries is loaded for the first time, against all pages loaded before
-//! it: a walk of the whole disk has checked every pair, a walk of a part has checked what it used, and no entry is
-//! ever used unchecked. What is remembered for it is bounded by [`Slots::MOST_CHUNKS`], whatever the table claims.
+//! An entry is the sector at which a block begins with its bitmap, or [`UNUSED`]. Blocks lie apart from each other, from
+//! the footers, the header and the table. That is checked when a page of entries is loaded for the first time, against
+//! all pages loaded before it: a walk of the whole disk has checked every pair, a walk of a part has checked what it
+//! used, and no entry is ever used unchecked. What is remembered for it is bounded by [`Slots::MOST_CHUNKS`], whatever
+//! the table claims. Entries behind the end of the disk are not used and not looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use diskferry_core::address::{GuestOffset, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::error::{Error, Result};
+use diskferry_core::error::{Error, ErrorKind, Result};
 use diskferry_core::source::Source;
 use zerocopy::FromBytes;
 use zerocopy::byteorder::big_endian::U32;
@@ -82,7 +83,7 @@ impl Blocks {
 struct Slots {
     stride: u64,
     /// The sector at which the block of each slot begins; 0, where the footer's copy is, for none.
-    chunks: BTreeMap<u64, Box<[u32]>>,
+    chunks: BTreeMap<u64, Box<[u32; 1024]>>,
 }
 
 impl Slots {
@@ -100,9 +101,14 @@ impl Slots {
         sector.checked_div(self.stride).unwrap_or_default()
     }
 
+    /// Number of the chunk that holds a slot, and the slot's place in it.
+    fn locate(slot: u64) -> (u64, usize) {
+        (slot / Self::CHUNK, usize::try_from(slot % Self::CHUNK).unwrap_or_default())
+    }
+
     fn get(&self, slot: u64) -> Option<u64> {
-        let within = usize::try_from(slot % Self::CHUNK).ok()?;
-        let sector = *self.chunks.get(&(slot / Self::CHUNK))?.get(within)?;
+        let (chunk, within) = Self::locate(slot);
+        let sector = *self.chunks.get(&chunk)?.get(within)?;
         (sector != 0).then_some(u64::from(sector))
     }
 
@@ -118,13 +124,11 @@ impl Slots {
 
     /// Remembers a block; false where there is no room for more.
     fn put(&mut self, sector: u32) -> bool {
-        let slot = self.position(u64::from(sector));
-        let key = slot / Self::CHUNK;
+        let (key, within) = Self::locate(self.position(u64::from(sector)));
         if self.chunks.len() >= Self::MOST_CHUNKS && !self.chunks.contains_key(&key) {
             return false;
         }
-        let chunk = self.chunks.entry(key).or_insert_with(|| vec![0; Self::CHUNK as usize].into());
-        let within = usize::try_from(slot % Self::CHUNK).unwrap_or_default();
+        let chunk = self.chunks.entry(key).or_insert_with(|| Box::new([0; 1024]));
         if let Some(place) = chunk.get_mut(within) {
             *place = sector;
         }
@@ -140,7 +144,21 @@ struct Seen {
     /// The last block in sectors, where it is clipped: it may be stored shorter than the others.
     last: Option<(u64, u64)>,
     /// What is wrong with the table, once something is: it stays so.
-    broken: Option<(String, StoredOffset)>,
+    broken: Option<Broken>,
+}
+
+/// Why the table cannot be used, and the place of the entry.
+#[derive(Clone, Debug)]
+struct Broken {
+    kind: ErrorKind,
+    message: String,
+    at: StoredOffset,
+}
+
+impl From<Broken> for Error {
+    fn from(broken: Broken) -> Self {
+        Self::new(broken.kind, broken.message).at(broken.at)
+    }
 }
 
 /// The table of one disk.
@@ -189,18 +207,25 @@ impl Bat {
         let first_page = first / PAGE_ENTRIES;
         let last_page = (last / PAGE_ENTRIES).min(first_page.saturating_add(PAGES_AT_ONCE - 1));
         let ranges: Vec<StoredRange> = (first_page..=last_page).map(|page| self.page(page)).collect();
-        let pages = self.tables.load(&ranges).await?;
+        let mut pages = self.tables.load(&ranges).await?;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         for (page, bytes) in (first_page..).zip(&pages) {
-            if let Some((message, at)) = &seen.broken {
-                return Err(Error::malformed(message.clone()).at(*at));
+            if let Some(broken) = &seen.broken {
+                return Err(broken.clone().into());
             }
             if !seen.pages.contains(&page) {
-                self.check(&mut seen, page, bytes)?;
+                if let Err(broken) = self.check(&mut seen, page, bytes) {
+                    seen.broken = Some(broken.clone());
+                    return Err(broken.into());
+                }
                 seen.pages.insert(page);
             }
         }
-        Ok(Entries { pages, first_page, first, last })
+        if let Some(page) = pages.first_mut() {
+            let skip = usize::try_from((first % PAGE_ENTRIES).saturating_mul(4)).unwrap_or(usize::MAX);
+            *page = page.slice(skip.min(page.len())..);
+        }
+        Ok(Entries { pages, first, last })
     }
 
     fn page(&self, page: u64) -> StoredRange {
@@ -208,32 +233,33 @@ impl Bat {
         self.table.skip(page.saturating_mul(bytes)).split_at(bytes).0
     }
 
-    fn check(&self, seen: &mut Seen, page: u64, bytes: &Bytes) -> Result<()> {
+    fn check(&self, seen: &mut Seen, page: u64, bytes: &Bytes) -> Result<(), Broken> {
         let first = page.saturating_mul(PAGE_ENTRIES);
         for (index, sector) in (first..).zip(entries(bytes)) {
             if sector == UNUSED {
                 continue;
             }
-            let at = self.table.skip(index.saturating_mul(4)).start();
+            let broken = |kind, message| Broken { kind, message, at: self.entry_at(index) };
             match self.place(seen, index, sector) {
                 Ok(true) => {}
                 Ok(false) => {
-                    return Err(Error::unsupported(format!(
-                        "more than {} blocks of {} bytes are spread over the object",
-                        Slots::CHUNK.saturating_mul(Slots::MOST_CHUNKS as u64),
-                        self.blocks.bytes
-                    ))
-                    .at(at));
+                    let most = Slots::CHUNK.saturating_mul(Slots::MOST_CHUNKS as u64);
+                    let message =
+                        format!("blocks of {} bytes lie in more than {most} places", self.blocks.bytes);
+                    return Err(broken(ErrorKind::UnsupportedFeature, message));
                 }
                 Err(what) => {
-                    let message =
-                        format!("block {index} begins at sector {sector}, where it overlaps {what}");
-                    seen.broken = Some((message.clone(), at));
-                    return Err(Error::malformed(message).at(at));
+                    let message = format!("block {index} begins at sector {sector} and overlaps {what}");
+                    return Err(broken(ErrorKind::Malformed, message));
                 }
             }
         }
         Ok(())
+    }
+
+    /// Where the entry of a block is.
+    fn entry_at(&self, index: u64) -> StoredOffset {
+        self.table.skip(index.saturating_mul(4)).start()
     }
 
     /// Remembers where a block lies, or says what is there already.
@@ -268,12 +294,11 @@ impl Bat {
     pub(super) fn stored(&self, index: u64, sector: u32) -> Result<StoredRange> {
         let stored = self.blocks.stored(index, sector);
         if stored.end() > self.object_end {
-            let at = self.table.skip(index.saturating_mul(4)).start();
             return Err(Error::truncated(format!(
                 "block {index} takes bytes {stored} and the object ends at {}",
                 self.object_end
             ))
-            .at(at)
+            .at(self.entry_at(index))
             .hint("if the disk is split into several files, join them first"));
         }
         Ok(stored)
@@ -283,20 +308,17 @@ impl Bat {
 /// Entries in hand, checked.
 #[derive(Debug)]
 pub(super) struct Entries {
+    /// From the entry of block `first` on.
     pages: Vec<Bytes>,
-    first_page: u64,
     first: u64,
     last: u64,
 }
 
 impl Entries {
-    /// Block by block from the first one asked for on: its number and the sector it begins at, if it was ever written.
+    /// Block by block: its number and the sector it begins at, if it was ever written.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, Option<u32>)> {
-        let start = self.first_page.saturating_mul(PAGE_ENTRIES);
-        let skip = usize::try_from(self.first.saturating_sub(start)).unwrap_or(usize::MAX);
-        (start..=self.last)
+        (self.first..=self.last)
             .zip(self.pages.iter().flat_map(|page| entries(page)))
-            .skip(skip)
             .map(|(index, sector)| (index, (sector != UNUSED).then_some(sector)))
     }
 }

@@ -175,9 +175,12 @@ pub(super) struct Candidate {
 
 impl Candidate {
     fn new(found: &[u8], at: StoredOffset, padding: u64) -> Option<Self> {
+        if !found.starts_with(COOKIE) {
+            return None;
+        }
         let mut bytes = Box::new([0; LEN]);
         bytes.get_mut(..found.len())?.copy_from_slice(found);
-        found.starts_with(COOKIE).then_some(Self { bytes, at, short: found.len() < LEN, padding })
+        Some(Self { bytes, at, short: found.len() < LEN, padding })
     }
 
     fn is_intact(&self) -> bool {

@@ -23,6 +23,8 @@ use crate::{Format, Opening};
 const UNIT_BYTES: u64 = 2 << 20;
 /// Most bytes of the bitmaps of such blocks in one answer: those of 16 GiB of disk.
 const BITMAPS_AT_ONCE: u64 = 4 << 20;
+/// What messages call it.
+const HEADER: &str = "the dynamic disk header";
 
 /// All that head and tail of the object say: the footer, and the header where it is among them. `None` where nothing
 /// says that it is a VHD.
@@ -62,12 +64,18 @@ fn check_fixed(located: &Located) -> Result<()> {
     Ok(())
 }
 
+/// # Errors
+/// `malformed` where the header would lie in a footer, `truncated` where the object ends before it.
 fn header_range(file: &HeadTail, located: &Located, at: StoredOffset) -> Result<StoredRange> {
-    let place = located.tail_at.unwrap_or(StoredOffset::ZERO);
-    let range = StoredRange::new(at, header::LEN).filter(|range| range.start().get() >= footer::LEN as u64);
-    let range = range.ok_or_else(|| {
-        Error::malformed(format!("the footer's data_offset is {at}, where no header can be")).at(place)
-    })?;
+    let footer_at = located.tail_at.unwrap_or(StoredOffset::ZERO);
+    let place = footer_at.checked_add(16).unwrap_or(footer_at);
+    let wrong =
+        || Error::malformed(format!("the footer's data_offset is {at}, where no header can be")).at(place);
+    let range = StoredRange::new(at, header::LEN).ok_or_else(wrong)?;
+    let footers = footers(file, located);
+    if footers.iter().any(|(footer, _)| footer.intersection(range).is_some()) {
+        return Err(wrong());
+    }
     if range.end().get() > file.len() {
         return Err(Error::truncated(format!(
             "the dynamic disk header takes bytes {range} and the object ends at {}",
@@ -99,7 +107,8 @@ fn parse_header(file: &HeadTail, located: &Located, at: StoredOffset, bytes: &[u
         ))
         .at(field));
     }
-    let others = reserved(file, located, at, None);
+    let mut others = footers(file, located);
+    others.push((header_range(file, located, at)?, HEADER));
     match others.iter().find(|(range, _)| range.intersection(header.table).is_some()) {
         Some((range, name)) => Err(Error::malformed(format!(
             "the block allocation table takes bytes {}, where it overlaps {name} at {range}",
@@ -110,22 +119,15 @@ fn parse_header(file: &HeadTail, located: &Located, at: StoredOffset, bytes: &[u
     }
 }
 
-/// What holds neither a block nor another part of the metadata.
-fn reserved(
-    file: &HeadTail,
-    located: &Located,
-    header_at: StoredOffset,
-    table: Option<StoredRange>,
-) -> Vec<(StoredRange, &'static str)> {
-    let span = |start: StoredOffset, len: u64| StoredRange::new(start, len);
-    let mut reserved = Vec::new();
-    reserved.extend(span(StoredOffset::ZERO, footer::LEN as u64).map(|range| (range, "the footer's copy")));
-    reserved.extend(span(header_at, header::LEN).map(|range| (range, "the dynamic disk header")));
-    reserved.extend(table.map(|range| (range, "the block allocation table")));
-    reserved.extend(
-        located.tail_at.map(|at| (StoredRange::between(at, StoredOffset::new(file.len())), "the footer")),
-    );
-    reserved
+/// A part of the object that is spoken for, and by what.
+type Reserved = (StoredRange, &'static str);
+
+/// Footer and copy. The padding behind the footer belongs to it.
+fn footers(file: &HeadTail, located: &Located) -> Vec<Reserved> {
+    let end = StoredOffset::new(file.len());
+    let tail = located.tail_at.map(|at| (StoredRange::between(at, end), "the footer"));
+    let copy = (StoredRange::first(footer::LEN as u64), "the copy of the footer");
+    [Some(copy), tail].into_iter().flatten().collect()
 }
 
 /// Opens a VHD.
@@ -152,7 +154,8 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         }
         Kind::Dynamic(at) | Kind::Differencing(at) => at,
     };
-    let bytes = file.read(header_range(&file, &located, at)?).await?;
+    let range = header_range(&file, &located, at)?;
+    let bytes = file.read(range).await?;
     let header = parse_header(&file, &located, at, &bytes)?;
     geometry.cluster_bytes = Some(u64::from(header.block_bytes));
     if matches!(footer.kind, Kind::Differencing(_)) {
@@ -164,7 +167,9 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         return Ok(Disk::refused(geometry, files, warnings, vec![refusal]));
     }
     let blocks = Blocks::new(&header, footer.virtual_bytes);
-    let reserved = reserved(&file, &located, at, Some(header.table));
+    let mut reserved = footers(&file, &located);
+    reserved.push((range, HEADER));
+    reserved.push((header.table, "the block allocation table"));
     let map = DynamicMap {
         bat: Bat::new(source, &header, blocks, reserved),
         blocks,
@@ -275,8 +280,8 @@ impl DynamicMap {
     async fn large(&self, window: GuestRange) -> Result<Vec<Extent>> {
         let (first, last) = self.range(window);
         let entries = self.bat.load(first, last).await?;
-        let most =
-            usize::try_from(BITMAPS_AT_ONCE / self.blocks.bitmap_bytes.max(1)).unwrap_or_default().max(1);
+        let most = BITMAPS_AT_ONCE.checked_div(self.blocks.bitmap_bytes).unwrap_or_default().max(1);
+        let most = usize::try_from(most).unwrap_or(1);
         let mut chosen = Vec::new();
         let mut bitmaps = Vec::new();
         for (index, sector) in entries.iter() {

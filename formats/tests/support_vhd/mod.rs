@@ -44,7 +44,7 @@ pub(crate) fn failure(bytes: impl Into<Bytes>) -> Error {
 }
 
 /// All extents of a disk, asked for in windows of `window` bytes, each checked against the contract of the map.
-pub async fn walk(disk: &Disk, window: u64) -> Result<Vec<Extent>> {
+pub(crate) async fn walk(disk: &Disk, window: u64) -> Result<Vec<Extent>> {
     let mut all: Vec<Extent> = Vec::new();
     let mut at = 0;
     while at < disk.virtual_bytes() {
@@ -94,7 +94,8 @@ pub(crate) fn warning_codes(disk: &Disk) -> Vec<&'static str> {
 /// Compares without printing megabytes.
 pub(crate) fn assert_same(got: &[u8], truth: &[u8], what: &str) {
     assert_eq!(got.len(), truth.len(), "{what}: length");
-    if let Some(at) = got.iter().zip(truth).position(|(a, b)| a != b) {
+    if got != truth {
+        let at = got.iter().zip(truth).position(|(a, b)| a != b).unwrap();
         panic!("{what}: byte {at} is {:#04x} and should be {:#04x}", got[at], truth[at]);
     }
 }
@@ -230,8 +231,8 @@ impl IntoOffset for u64 {
 
 /// The sum of footer and header, over all bytes but the four at `field`.
 pub(crate) fn checksum(bytes: &[u8], field: usize) -> u32 {
-    let others = bytes.iter().enumerate().filter(|(at, _)| !(field..field + 4).contains(at));
-    !others.fold(0u32, |sum, (_, byte)| sum.wrapping_add(u32::from(*byte)))
+    let sum = |bytes: &[u8]| bytes.iter().fold(0u32, |sum, byte| sum.wrapping_add(u32::from(*byte)));
+    !sum(bytes).wrapping_sub(sum(&bytes[field..field + 4]))
 }
 
 /// Writes `value` at `at` and sums the footer or header at `start` anew.
