@@ -215,3 +215,79 @@ pub(crate) fn held(file: &HeadTail, start: u64, len: u64) -> Option<Bytes> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Format::{Qcow2, Raw, Vhd, Vmdk};
+
+    /// What is decided where the three parsers see these marks: `s`ound, `u`nsound, `-` none.
+    fn decided(
+        marks: &str,
+        declared: Option<Format>,
+        head: &[u8],
+    ) -> Result<Format, (ErrorKind, Option<u64>)> {
+        let mut see = marks.chars().map(|mark| match mark {
+            's' => Recognised::Sound,
+            'u' => Recognised::Unsound(Error::truncated("its header ends early").at(77u64)),
+            _ => Recognised::No,
+        });
+        let mut next = || see.next().unwrap();
+        let found = [(Qcow2, next()), (Vhd, next()), (Vmdk, next())];
+        let declared = declared.map_or(Declared::Unknown, Declared::Format);
+        decide(found, declared, head).map_err(|error| (error.kind(), error.offset()))
+    }
+
+    #[test]
+    fn one_sound_format_is_it_unless_another_is_declared() {
+        assert_eq!(decided("s--", None, b""), Ok(Qcow2));
+        assert_eq!(decided("-s-", Some(Vhd), b""), Ok(Vhd));
+        assert_eq!(decided("u-s", None, b""), Ok(Vmdk), "marks that do not hold up are no second format");
+        for declared in [Raw, Vhd, Vmdk] {
+            assert_eq!(decided("s--", Some(declared), b""), Err((ErrorKind::FormatMismatch, None)));
+        }
+        assert_eq!(decided("su-", Some(Vhd), b""), Err((ErrorKind::FormatMismatch, None)));
+    }
+
+    #[test]
+    fn two_sound_formats_are_ambiguous_whatever_is_declared() {
+        for declared in [None, Some(Raw), Some(Qcow2), Some(Vhd), Some(Vmdk)] {
+            for marks in ["ss-", "s-s", "-ss", "sss", "sus"] {
+                assert_eq!(decided(marks, declared, b""), Err((ErrorKind::AmbiguousFormat, None)));
+            }
+        }
+    }
+
+    #[test]
+    fn marks_that_do_not_hold_up_are_never_a_raw_disk() {
+        let head = [[0; 510].as_slice(), &[0x55, 0xaa]].concat();
+        assert_eq!(decided("u--", None, &head), Err((ErrorKind::Truncated, Some(77))));
+        assert_eq!(decided("-uu", None, &head), Err((ErrorKind::Truncated, Some(77))));
+        assert_eq!(decided("--u", Some(Vmdk), &head), Err((ErrorKind::Truncated, Some(77))));
+        assert_eq!(decided("u-u", Some(Vmdk), &head), Err((ErrorKind::Truncated, Some(77))));
+        for declared in [Raw, Vhd, Qcow2] {
+            assert_eq!(decided("--u", Some(declared), &head), Err((ErrorKind::FormatMismatch, Some(77))));
+        }
+    }
+
+    #[test]
+    fn without_marks_raw_must_be_declared_or_look_like_a_disk() {
+        for (name, at, bytes) in DISKS {
+            let mut head = vec![0; at + bytes.len()];
+            head[*at..].copy_from_slice(bytes);
+            assert_eq!(decided("---", None, &head), Ok(Raw), "{name}");
+            assert_eq!(decided("---", Some(Vhd), &head), Err((ErrorKind::FormatMismatch, None)), "{name}");
+            head.pop();
+            assert_eq!(decided("---", None, &head), Err((ErrorKind::UnknownFormat, None)), "cut {name}");
+        }
+        for (name, at, bytes) in FOREIGN {
+            let mut head = vec![0; 1024];
+            head[510..512].copy_from_slice(&[0x55, 0xaa]);
+            head[*at..at + bytes.len()].copy_from_slice(bytes);
+            assert_eq!(decided("---", None, &head), Err((ErrorKind::UnknownFormat, None)), "{name}");
+            assert_eq!(decided("---", Some(Raw), &head), Ok(Raw), "{name}");
+        }
+        assert_eq!(decided("---", None, b""), Err((ErrorKind::UnknownFormat, None)));
+        assert_eq!(decided("---", Some(Raw), b""), Ok(Raw));
+    }
+}
