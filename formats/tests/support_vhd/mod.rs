@@ -244,7 +244,7 @@ pub(crate) fn patch(image: &mut [u8], start: usize, len: usize, field: usize, va
 }
 
 /// A VHD as it should be made.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Vhd {
     pub(crate) creator: [u8; 4],
     pub(crate) disk_type: u32,
