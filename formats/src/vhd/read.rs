@@ -42,13 +42,15 @@ pub(super) fn examine(file: &HeadTail) -> Result<Option<Located>> {
         Kind::Dynamic(at) | Kind::Differencing(at) => {
             let range = header_range(file, &located, at)?;
             if let Some(bytes) = held(file, range.start().get(), range.len()) {
-                parse_header(file, &located, at, &bytes)?;
+                parse_header(file, &located, range, &bytes)?;
             }
         }
     }
     Ok(Some(located))
 }
 
+/// Whether the bytes of a fixed disk are all there.
+///
 /// # Errors
 /// `truncated` where the object holds less in front of the footer than the disk.
 fn check_fixed(located: &Located) -> Result<()> {
@@ -64,6 +66,8 @@ fn check_fixed(located: &Located) -> Result<()> {
     Ok(())
 }
 
+/// Where the header is.
+///
 /// # Errors
 /// `malformed` where the header would lie in a footer, `truncated` where the object ends before it.
 fn header_range(file: &HeadTail, located: &Located, at: StoredOffset) -> Result<StoredRange> {
@@ -86,10 +90,12 @@ fn header_range(file: &HeadTail, located: &Located, at: StoredOffset) -> Result<
     Ok(range)
 }
 
+/// The header in `bytes`, which lie at `range`, and its table's place checked.
+///
 /// # Errors
 /// Those of [`Header::parse`]; `unsupported_feature` for the last file of a split disk; `malformed` and `truncated`
 /// where the table lies in other metadata or past the end of the object.
-fn parse_header(file: &HeadTail, located: &Located, at: StoredOffset, bytes: &[u8]) -> Result<Header> {
+fn parse_header(file: &HeadTail, located: &Located, range: StoredRange, bytes: &[u8]) -> Result<Header> {
     if !located.head_marked && !header::has_cookie(bytes) {
         return Err(Error::unsupported(
             "the object ends with the footer of a dynamic disk and does not begin as one: it is the last file of a split disk, or its start is lost",
@@ -97,6 +103,7 @@ fn parse_header(file: &HeadTail, located: &Located, at: StoredOffset, bytes: &[u
         .at(StoredOffset::ZERO)
         .hint("if the disk is split into several files, join them first"));
     }
+    let at = range.start();
     let header = Header::parse(bytes, at, located.footer.virtual_bytes)?;
     let field = at.checked_add(16).unwrap_or(at);
     if header.table.end().get() > file.len() {
@@ -108,7 +115,7 @@ fn parse_header(file: &HeadTail, located: &Located, at: StoredOffset, bytes: &[u
         .at(field));
     }
     let mut others = footers(file, located);
-    others.push((header_range(file, located, at)?, HEADER));
+    others.push((range, HEADER));
     match others.iter().find(|(range, _)| range.intersection(header.table).is_some()) {
         Some((range, name)) => Err(Error::malformed(format!(
             "the block allocation table takes bytes {}, where it overlaps {name} at {range}",
@@ -156,7 +163,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     };
     let range = header_range(&file, &located, at)?;
     let bytes = file.read(range).await?;
-    let header = parse_header(&file, &located, at, &bytes)?;
+    let header = parse_header(&file, &located, range, &bytes)?;
     geometry.cluster_bytes = Some(u64::from(header.block_bytes));
     if matches!(footer.kind, Kind::Differencing(_)) {
         let refusal = Refusal::new(
