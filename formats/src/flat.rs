@@ -9,16 +9,25 @@ use diskferry_core::extent::{Extent, ExtentKind, Extents, Stored};
 use diskferry_core::source::{BoxFuture, Source};
 
 /// The map of a disk that lies in one file as it is, from its first byte on.
-pub(crate) struct FlatMap(pub(crate) Arc<dyn Source>);
+pub(crate) struct FlatMap {
+    /// The file.
+    pub(crate) source: Arc<dyn Source>,
+    /// Size of the disk in bytes, at most the file's.
+    pub(crate) virtual_bytes: u64,
+}
 
 impl BlockMap for FlatMap {
     fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
         Box::pin(async move {
             let mut extents = Extents::new();
             let start = StoredOffset::new(window.start().get());
-            push_flat(&mut extents, &*self.0, FileIndex(0), window, start).await?;
+            push_flat(&mut extents, &*self.source, FileIndex(0), window, start).await?;
             Ok(extents.into_vec())
         })
+    }
+
+    fn allocated_without_tables(&self) -> Option<u64> {
+        Some(self.virtual_bytes)
     }
 }
 

@@ -34,6 +34,6 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         cluster_bytes: None,
         features: Vec::new(),
     };
-    let map = Box::new(FlatMap(Arc::clone(&source)));
+    let map = Box::new(FlatMap { source: Arc::clone(&source), virtual_bytes: source.len() });
     Ok(Disk::new(geometry, vec![source], map, warnings, Vec::new()))
 }

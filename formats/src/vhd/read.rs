@@ -157,7 +157,8 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     let files = vec![Arc::clone(&source)];
     let at = match footer.kind {
         Kind::Fixed => {
-            return Ok(Disk::new(geometry, files, Box::new(FlatMap(source)), warnings, Vec::new()));
+            let map = Box::new(FlatMap { source, virtual_bytes: geometry.virtual_bytes });
+            return Ok(Disk::new(geometry, files, map, warnings, Vec::new()));
         }
         Kind::Dynamic(at) | Kind::Differencing(at) => at,
     };
@@ -247,6 +248,10 @@ impl BlockMap for DynamicMap {
                 self.whole(window).await
             }
         })
+    }
+
+    fn allocated_without_tables(&self) -> Option<u64> {
+        None
     }
 }
 
