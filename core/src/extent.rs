@@ -75,7 +75,7 @@ pub trait Codec: Send + Sync + fmt::Debug {
     /// How the guest bytes are carried.
     fn payload(&self) -> Payload;
 
-    /// Fills `out`, which is as long as `guest` and comes zeroed, from `stored`.
+    /// Fills all of `out`, which is as long as `guest` and holds anything, from `stored`.
     ///
     /// What was remarkable is counted in `tally`, which a caller sums up over all units.
     ///

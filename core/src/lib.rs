@@ -8,6 +8,7 @@ mod account;
 pub mod address;
 mod blocking;
 pub mod budget;
+pub mod buffer;
 pub mod compare;
 #[cfg(feature = "conformance")]
 #[doc(hidden)]

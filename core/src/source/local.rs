@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::{Identity, SEGMENTS, Segment, SiblingName, Traffic};
 use crate::address::{StoredOffset, StoredRange};
 use crate::blocking::Stop;
+use crate::buffer::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 
 /// An open regular file or block device, and what it looked like when it was opened.
@@ -154,30 +154,26 @@ impl LocalFile {
     /// All bytes of `range`, which lies within the file. They are given only where the file is unchanged afterwards:
     /// a writer sets the time before the bytes, so what was read is what was opened.
     pub(super) fn read(&self, range: StoredRange, stop: &Stop) -> Result<Bytes> {
-        let mut buffer: Vec<u8> = Vec::new();
         let len = usize::try_from(range.len()).unwrap_or(usize::MAX);
-        buffer.try_reserve_exact(len).map_err(|error| {
-            let message = format!("no memory for the {} bytes {range} of {}", range.len(), self.url);
-            Error::new(ErrorKind::SourceUnavailable, message).caused_by(error)
-        })?;
-        while buffer.len() < len {
+        let mut buffer = Buffer::new(len)?;
+        let mut filled = 0;
+        while filled < len {
             stop.check()?;
-            let at = range.start().get() + buffer.len() as u64;
-            match rustix::io::pread(&self.file, spare_capacity(&mut buffer), at) {
+            let at = range.start().get() + filled as u64;
+            match rustix::io::pread(&self.file, &mut buffer[filled..], at) {
                 Ok(0) => {
                     return Err(self.changed(&format!("it ends at {at}, and was {} bytes long", self.len)));
                 }
-                Ok(_) | Err(Errno::INTR) => {}
+                Ok(more) => filled += more,
+                Err(Errno::INTR) => {}
                 Err(errno) => {
                     return Err(failed("reading", &self.url, errno).at(StoredOffset::new(at)));
                 }
             }
         }
-        // An allocator may give more room than asked for, and then the last call reads into it.
-        buffer.truncate(len);
         self.count(range.len());
         self.unchanged()?;
-        Ok(Bytes::from(buffer))
+        Ok(buffer.freeze())
     }
 
     /// Data and holes from the start of `range` on, as the file system tells them. One that cannot tell says "data".

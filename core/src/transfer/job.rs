@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::Fetched;
 use super::blocks::split;
 use crate::address::GuestRange;
 use crate::budget::Room;
+use crate::buffer::Buffer;
 use crate::digest::Hash;
 use crate::error::Result;
 use crate::extent::{Codec, Tally};
@@ -100,7 +101,7 @@ impl Job {
     /// Decodes units that are guest neighbours into one buffer.
     fn decode(&mut self, pieces: &[Piece], remarks: &mut Vec<(Arc<dyn Codec>, Tally)>) -> Result<Bytes> {
         let total: u64 = pieces.iter().map(|piece| piece.guest.len()).sum();
-        let mut out = BytesMut::zeroed(total as usize);
+        let mut out = Buffer::new(total as usize)?;
         let mut rest = &mut out[..];
         for piece in pieces {
             let Some(codec) = &piece.codec else { continue };

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use diskferry_core::address::{GuestOffset, GuestRange};
 use diskferry_core::error::{Error, Result, Warning};
 use diskferry_core::extent::{Codec, Payload, Tally};
+use diskferry_core::scan::is_zero;
 
 use super::SECTOR;
 
@@ -58,7 +59,7 @@ fn short(stored: &[u8]) -> Error {
     Error::internal(format!("{} bytes do not hold a block of a VHD and its bitmap", stored.len()))
 }
 
-/// Copies what the bitmap shows of `data` to `out`, which is zero and lies at `start` on the disk, and counts the
+/// Copies what the bitmap shows of `data` to `out`, which lies at `start` on the disk, zeros for the rest, and counts the
 /// sectors that it hides and that hold other than zeros.
 fn apply(bitmap: &[u8], data: &[u8], start: GuestOffset, out: &mut [u8], tally: &mut Tally) -> Result<()> {
     if data.len() != out.len() || bitmap.len() < out.len().div_ceil(BYTES_A_BYTE) {
@@ -69,15 +70,18 @@ fn apply(bitmap: &[u8], data: &[u8], start: GuestOffset, out: &mut [u8], tally: 
     {
         match *bits {
             0xff => out.copy_from_slice(data),
-            0 if is_zero(data) => {}
+            0 if is_zero(data) => out.fill(0),
             bits => {
                 let mut sector = at;
                 let sectors = data.chunks(512).zip(out.chunks_mut(512));
                 for (bit, (data, out)) in (0..8u32).rev().zip(sectors) {
                     if bits.wrapping_shr(bit) & 1 == 1 {
                         out.copy_from_slice(data);
-                    } else if !is_zero(data) {
-                        tally.add(sector);
+                    } else {
+                        out.fill(0);
+                        if !is_zero(data) {
+                            tally.add(sector);
+                        }
                     }
                     sector = sector.checked_add(SECTOR).unwrap_or(sector);
                 }
@@ -86,11 +90,6 @@ fn apply(bitmap: &[u8], data: &[u8], start: GuestOffset, out: &mut [u8], tally: 
         at = at.checked_add(BYTES_A_BYTE as u64).unwrap_or(at);
     }
     Ok(())
-}
-
-/// Without an early exit, so that it becomes vector instructions.
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().fold(0, |all, byte| all | byte) == 0
 }
 
 fn hidden(tally: &Tally) -> Option<Warning> {
