@@ -1,0 +1,254 @@
+//! L1 and L2 entries: 64 bits each, what they say of one table or one cluster.
+//!
+//! Source: `docs/interop/qcow2.rst`, "Cluster mapping". Bit 63 of an entry only says that its reference count is
+//! one: it is of no matter to a reader and is not looked at. All other reserved bits must be zero.
+
+use diskferry_core::address::StoredOffset;
+use diskferry_core::error::{Error, Result};
+
+use super::grid::Grid;
+use super::header::Version;
+
+/// Where a table or a cluster lies: bits 9 to 55.
+const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// Bits of an L1 entry that must be zero.
+const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
+/// Bits of a standard L2 entry that must be zero.
+const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
+/// A standard entry's cluster reads as zeros; version 3 without extended L2 only.
+const ZERO: u64 = 1;
+/// The cluster is compressed.
+const COMPRESSED: u64 = 1 << 62;
+/// What remains of a compressed entry behind its two flags.
+const COMPRESSED_FIELDS: u64 = COMPRESSED - 1;
+/// Offsets have 56 bits, also where a compressed entry has room for more.
+const OFFSET_LIMIT: u64 = 1 << 56;
+/// The unit in which a compressed entry counts its length.
+const SECTOR: u64 = 512;
+
+/// What an L2 entry says of its cluster. Offsets are aligned, and not yet held against the object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mapping {
+    /// Not mapped.
+    Hole,
+    /// Reads as zeros, whether a cluster is kept for it or not.
+    Zero,
+    /// A cluster of data.
+    Data(StoredOffset),
+    /// Compressed bytes, `len` of them at most.
+    Compressed { at: StoredOffset, len: u64 },
+    /// Sub-clusters of more than one kind: the lowest bit is the first. No sub-cluster has both bits.
+    Mixed { at: StoredOffset, data: u32, zero: u32 },
+}
+
+/// The offset of an L2 table, or `None` where an L1 entry maps nothing.
+///
+/// # Errors
+/// `malformed`: reserved bits, a table that is not aligned.
+pub(super) fn l1_entry(grid: Grid, entry: u64) -> Result<Option<StoredOffset>> {
+    if entry & L1_RESERVED != 0 {
+        return Err(Error::malformed(format!(
+            "L1 entry {entry:#018x} has reserved bits {:#x}",
+            entry & L1_RESERVED
+        )));
+    }
+    match entry & OFFSET {
+        0 => Ok(None),
+        offset => aligned(grid, offset, "L1", entry).map(Some),
+    }
+}
+
+/// What a standard L2 entry says.
+///
+/// # Errors
+/// `malformed`: reserved bits, a cluster that is not aligned, the zero flag in version 2.
+pub(super) fn standard(grid: Grid, version: Version, entry: u64) -> Result<Mapping> {
+    if entry & COMPRESSED != 0 {
+        return compressed(grid, entry);
+    }
+    reserved(entry)?;
+    let zero = entry & ZERO != 0;
+    if zero && version == Version::V2 {
+        return Err(Error::malformed(format!(
+            "L2 entry {entry:#018x} has the zero flag, which version 2 does not have"
+        )));
+    }
+    let offset = aligned_or_none(grid, entry)?;
+    Ok(match offset {
+        _ if zero => Mapping::Zero,
+        Some(at) => Mapping::Data(at),
+        None => Mapping::Hole,
+    })
+}
+
+/// What an extended L2 entry and its bitmap say: bit x is set where sub-cluster x is allocated, bit 32 + x where it
+/// reads as zeros.
+///
+/// # Errors
+/// `malformed`: as [`standard`], a zero flag, a bitmap on a compressed entry, a sub-cluster that is both or that is
+/// allocated where there is no cluster.
+pub(super) fn extended(grid: Grid, entry: u64, bitmap: u64) -> Result<Mapping> {
+    if entry & COMPRESSED != 0 {
+        if bitmap != 0 {
+            return Err(Error::malformed(format!(
+                "compressed L2 entry {entry:#018x} has sub-cluster bits {bitmap:#018x}"
+            )));
+        }
+        return compressed(grid, entry);
+    }
+    reserved(entry)?;
+    if entry & ZERO != 0 {
+        return Err(Error::malformed(format!(
+            "extended L2 entry {entry:#018x} has the zero flag, which belongs to its sub-clusters"
+        )));
+    }
+    let [a, b, c, d, e, f, g, h] = bitmap.to_be_bytes();
+    let (zero, data) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+    if zero & data != 0 {
+        return Err(Error::malformed(format!(
+            "L2 entry {entry:#018x} has sub-clusters that are allocated and zero at once: {bitmap:#018x}"
+        )));
+    }
+    let at = aligned_or_none(grid, entry)?;
+    match at {
+        None if data != 0 => Err(Error::malformed(format!(
+            "L2 entry {entry:#018x} has no cluster and sub-clusters that are allocated: {bitmap:#018x}"
+        ))),
+        _ if data == 0 && zero == 0 => Ok(Mapping::Hole),
+        _ if zero == u32::MAX => Ok(Mapping::Zero),
+        Some(at) if data == u32::MAX => Ok(Mapping::Data(at)),
+        at => Ok(Mapping::Mixed { at: at.unwrap_or(StoredOffset::ZERO), data, zero }),
+    }
+}
+
+/// The descriptor of compressed bytes: from the top, two flags, the number of sectors behind the first one, and the
+/// offset, whose width goes down as clusters grow.
+fn compressed(grid: Grid, entry: u64) -> Result<Mapping> {
+    let fields = entry & COMPRESSED_FIELDS;
+    let offset_bits = 62u32.saturating_sub(grid.cluster_bits().saturating_sub(8));
+    let mask = 1u64.checked_shl(offset_bits).unwrap_or_default().wrapping_sub(1);
+    let (offset, more) = (fields & mask, fields.checked_shr(offset_bits).unwrap_or_default());
+    if offset >= OFFSET_LIMIT {
+        return Err(Error::malformed(format!(
+            "compressed L2 entry {entry:#018x} has an offset beyond 56 bits: {offset:#x}"
+        )));
+    }
+    let len = more.saturating_add(1).saturating_mul(SECTOR).saturating_sub(offset % SECTOR);
+    Ok(Mapping::Compressed { at: StoredOffset::new(offset), len })
+}
+
+fn reserved(entry: u64) -> Result<()> {
+    match entry & L2_RESERVED {
+        0 => Ok(()),
+        bits => Err(Error::malformed(format!("L2 entry {entry:#018x} has reserved bits {bits:#x}"))),
+    }
+}
+
+fn aligned_or_none(grid: Grid, entry: u64) -> Result<Option<StoredOffset>> {
+    match entry & OFFSET {
+        0 => Ok(None),
+        offset => aligned(grid, offset, "L2", entry).map(Some),
+    }
+}
+
+fn aligned(grid: Grid, offset: u64, level: &str, entry: u64) -> Result<StoredOffset> {
+    if !offset.is_multiple_of(grid.cluster_bytes()) {
+        return Err(Error::malformed(format!(
+            "{level} entry {entry:#018x} leads to {offset}, which is no multiple of the cluster size {}",
+            grid.cluster_bytes()
+        )));
+    }
+    Ok(StoredOffset::new(offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use diskferry_core::error::ErrorKind;
+
+    use super::*;
+
+    const AT: StoredOffset = StoredOffset::new(0x5_0000);
+
+    fn grid() -> Grid {
+        Grid::new(16, false)
+    }
+
+    fn v3(entry: u64) -> Result<Mapping> {
+        standard(grid(), Version::V3, entry)
+    }
+
+    fn malformed<T: std::fmt::Debug>(result: Result<T>) {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Malformed);
+    }
+
+    #[test]
+    fn standard_entries_say_what_the_specification_says() {
+        assert_eq!(v3(0).unwrap(), Mapping::Hole);
+        assert_eq!(v3(1).unwrap(), Mapping::Zero);
+        assert_eq!(v3(0x5_0001).unwrap(), Mapping::Zero, "preallocated");
+        assert_eq!(v3(0x8000_0000_0005_0000).unwrap(), Mapping::Data(AT));
+        assert_eq!(v3(0x0000_0000_0005_0000).unwrap(), Mapping::Data(AT), "shared with a snapshot");
+        malformed(standard(grid(), Version::V2, 1));
+    }
+
+    #[test]
+    fn each_reserved_bit_is_malformed() {
+        for bit in (1..9).chain(56..62) {
+            malformed(v3(0x5_0000 | 1 << bit));
+        }
+        for bit in (0..9).chain(56..63) {
+            malformed(l1_entry(grid(), 0x5_0000 | 1 << bit));
+        }
+        assert_eq!(l1_entry(grid(), 0x8000_0000_0005_0000).unwrap(), Some(AT));
+        assert_eq!(l1_entry(grid(), 1 << 63).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_not_aligned_is_malformed() {
+        malformed(v3(0x5_0200));
+        malformed(v3(0x5_0201));
+        malformed(l1_entry(grid(), 0x5_8000));
+    }
+
+    #[test]
+    fn compressed_lengths_count_from_the_sector_that_holds_the_offset() {
+        let entry = COMPRESSED | 3 << 54 | 0x5_0105;
+        assert_eq!(
+            v3(entry).unwrap(),
+            Mapping::Compressed { at: StoredOffset::new(0x5_0105), len: 2048 - 0x105 }
+        );
+        let small = Grid::new(9, false);
+        let entry = COMPRESSED | 1 << 61 | 7;
+        assert_eq!(
+            standard(small, Version::V2, entry).unwrap(),
+            Mapping::Compressed { at: StoredOffset::new(7), len: 1017 }
+        );
+        malformed(standard(small, Version::V3, COMPRESSED | 1 << 56));
+        let large = Grid::new(21, false);
+        let entry = COMPRESSED | 0x1fff << 49 | 0x1_ffff_ffff_fe00;
+        assert_eq!(
+            standard(large, Version::V3, entry).unwrap(),
+            Mapping::Compressed { at: StoredOffset::new(0x1_ffff_ffff_fe00), len: 0x2000 * 512 }
+        );
+    }
+
+    #[test]
+    fn extended_entries_say_what_their_bitmap_says() {
+        let grid = Grid::new(16, true);
+        let (all, alloc) = (u64::from(u32::MAX), 0x8000_0000_0005_0000);
+        assert_eq!(extended(grid, 0, 0).unwrap(), Mapping::Hole);
+        assert_eq!(extended(grid, alloc, 0).unwrap(), Mapping::Hole);
+        assert_eq!(extended(grid, 0, all << 32).unwrap(), Mapping::Zero);
+        assert_eq!(extended(grid, alloc, all).unwrap(), Mapping::Data(AT));
+        assert_eq!(extended(grid, alloc, 1 << 33 | 1).unwrap(), Mapping::Mixed { at: AT, data: 1, zero: 2 });
+        assert_eq!(
+            extended(grid, 0, 1 << 33).unwrap(),
+            Mapping::Mixed { at: StoredOffset::ZERO, data: 0, zero: 2 }
+        );
+        malformed(extended(grid, alloc, 1 << 32 | 1));
+        malformed(extended(grid, 0, 1));
+        malformed(extended(grid, alloc | 1, 0));
+        malformed(extended(grid, COMPRESSED | 0x5_0000, 1));
+        assert!(matches!(extended(grid, COMPRESSED | 0x5_0000, 0).unwrap(), Mapping::Compressed { .. }));
+    }
+}

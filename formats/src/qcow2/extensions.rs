@@ -1,0 +1,167 @@
+//! Header extensions: between the header and the backing file's name, in the first cluster.
+//!
+//! Source: `docs/interop/qcow2.rst`, "Header extensions". Each has a type, a length and data padded to 8 bytes; type 0
+//! ends them. Unknown ones are passed over.
+
+use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_core::error::{Error, Result};
+use zerocopy::byteorder::{BigEndian, U32, U64};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+const END: u32 = 0;
+const BACKING_FORMAT: u32 = 0xe279_2aca;
+const FEATURE_NAMES: u32 = 0x6803_f857;
+const BITMAPS: u32 = 0x2385_2875;
+const DATA_FILE: u32 = 0x4441_5441;
+
+/// Length of an extension's own header; also what data is padded to.
+const PREFIX_BYTES: u64 = 8;
+/// The type of incompatible bits in the feature name table.
+const INCOMPATIBLE: u8 = 0;
+
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawPrefix {
+    kind: U32<BigEndian>,
+    length: U32<BigEndian>,
+}
+const _: () = assert!(size_of::<RawPrefix>() as u64 == PREFIX_BYTES);
+
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawFeature {
+    kind: u8,
+    bit: u8,
+    name: [u8; 46],
+}
+const _: () = assert!(size_of::<RawFeature>() == 48);
+
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawBitmaps {
+    count: U32<BigEndian>,
+    reserved: U32<BigEndian>,
+    directory_bytes: U64<BigEndian>,
+    directory_offset: U64<BigEndian>,
+}
+const _: () = assert!(size_of::<RawBitmaps>() == 24);
+
+/// What the extensions say, as far as it matters here.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Extensions {
+    pub(super) feature_names: FeatureNames,
+    /// Format of the backing file.
+    pub(super) backing_format: Option<String>,
+    /// Name of the external data file.
+    pub(super) data_file: Option<String>,
+    /// How many persistent bitmaps there are.
+    pub(super) bitmaps: u32,
+    /// True where extensions go on behind what was at hand.
+    pub(super) cut: bool,
+}
+
+/// Names of feature bits, from the image's own table.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct FeatureNames(Vec<(u8, String)>);
+
+impl FeatureNames {
+    /// What the image calls that incompatible bit.
+    pub(super) fn incompatible(&self, bit: u8) -> Option<&str> {
+        self.0.iter().find(|(known, _)| *known == bit).map(|(_, name)| name.as_str())
+    }
+
+    fn parse(data: &[u8]) -> Self {
+        Self(
+            data.chunks_exact(size_of::<RawFeature>())
+                .filter_map(|bytes| RawFeature::ref_from_bytes(bytes).ok())
+                .filter(|feature| feature.kind == INCOMPATIBLE && feature.bit < 64)
+                .map(|feature| (feature.bit, text(&feature.name)))
+                .collect(),
+        )
+    }
+}
+
+impl Extensions {
+    /// Reads the extensions in `area`, of which the part inside `head` is at hand.
+    ///
+    /// # Errors
+    /// `malformed` where one passes the area's end or is shorter than its kind; `truncated` where one passes the
+    /// object's end.
+    pub(super) fn parse(head: &[u8], area: StoredRange, object_bytes: u64) -> Result<Self> {
+        let mut found = Self::default();
+        let mut rest = area;
+        while rest.len() >= PREFIX_BYTES {
+            let place = rest.start();
+            let (prefix, after) = rest.split_at(PREFIX_BYTES);
+            if prefix.end().get() > object_bytes {
+                // Nothing says that a cluster of a small image is written to its end.
+                break;
+            }
+            let Some(raw) = within(head, prefix).and_then(|bytes| RawPrefix::read_from_bytes(bytes).ok())
+            else {
+                found.cut = true;
+                break;
+            };
+            let (kind, length) = (raw.kind.get(), u64::from(raw.length.get()));
+            if kind == END {
+                break;
+            }
+            if length > after.len() {
+                return Err(Error::malformed(format!(
+                    "header extension {kind:#010x} of {length} bytes passes the end of the extensions at {}",
+                    area.end()
+                ))
+                .at(place));
+            }
+            let data = after.split_at(length).0;
+            if data.end().get() > object_bytes {
+                return Err(Error::truncated(format!(
+                    "header extension {kind:#010x} is at {data} and the object ends at {object_bytes}"
+                ))
+                .at(place));
+            }
+            match within(head, data) {
+                Some(bytes) => found.take(kind, bytes, place)?,
+                None => {
+                    found.cut = true;
+                    break;
+                }
+            }
+            rest = after.skip(length.next_multiple_of(PREFIX_BYTES));
+        }
+        Ok(found)
+    }
+
+    fn take(&mut self, kind: u32, data: &[u8], place: StoredOffset) -> Result<()> {
+        match kind {
+            FEATURE_NAMES => self.feature_names = FeatureNames::parse(data),
+            BACKING_FORMAT => self.backing_format = Some(text(data)),
+            DATA_FILE => self.data_file = Some(text(data)),
+            BITMAPS => {
+                let raw = RawBitmaps::ref_from_bytes(data).map_err(|_| {
+                    Error::malformed(format!(
+                        "the bitmaps extension has {} bytes and must have 24",
+                        data.len()
+                    ))
+                    .at(place)
+                })?;
+                self.bitmaps = raw.count.get();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of `range`, where `head` has them all.
+fn within(head: &[u8], range: StoredRange) -> Option<&[u8]> {
+    let start = usize::try_from(range.start().get()).ok()?;
+    let end = usize::try_from(range.end().get()).ok()?;
+    head.get(start..end)
+}
+
+/// Text up to the first NUL.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+}

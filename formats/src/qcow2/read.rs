@@ -1,0 +1,461 @@
+//! Opening an image, and its block map.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::disk::{BATCH_EXTENTS, BlockMap, Disk, Geometry, Warnings};
+use diskferry_core::error::{Error, ErrorKind, Refusal, Result, Warning};
+use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Extents, Stored};
+use diskferry_core::source::{BoxFuture, Source, read_up_to};
+use zerocopy::FromBytes;
+use zerocopy::byteorder::{BigEndian, U64};
+
+use super::cluster::Compressed;
+use super::entry::{self, Mapping};
+use super::grid::Grid;
+use super::header::{Compression, Encryption, Header, Version};
+use super::snapshots;
+use crate::table::Tables;
+use crate::{Format, Opening};
+
+/// An image has one file.
+const FILE: FileIndex = FileIndex(0);
+/// The unit in which the L1 table is read: the whole of it for disks of up to 64 TiB with clusters of 64 KiB. A
+/// larger one costs no memory before its turn comes.
+const L1_PAGE: u64 = 1 << 20;
+/// The unit in which an L2 table is read: a table of 2 MiB maps 512 GiB, of which a small disk has little.
+const L2_SLICE: u64 = 64 << 10;
+/// Most bytes of L2 tables that one answer loads: half of what is kept, so that what an answer did not come to is
+/// there for the next.
+const TABLES_AT_ONCE: u64 = 8 << 20;
+/// As much of the snapshot table as is looked at.
+const SNAPSHOTS_SEEN: u64 = 64 << 10;
+
+/// Opens an image. Besides head and tail it reads the first page of the snapshot table, if there is one.
+///
+/// # Errors
+/// `malformed`, `truncated`, `unsupported_feature` with their place; the `source_*` codes.
+pub(crate) async fn open(opening: Opening) -> Result<Disk> {
+    let file = opening.file;
+    let object_bytes = file.len();
+    let mut header = Header::parse(file.head(), object_bytes)?;
+    if header.extensions.cut {
+        let cluster = StoredRange::first(header.grid.cluster_bytes().min(object_bytes));
+        header = Header::parse(&file.read(cluster).await?, object_bytes)?;
+    }
+    let refusals = refusals(&*file, &header).await?;
+    let geometry = geometry(&header);
+    let warnings = Warnings::new();
+    warn(&*file, &header, &warnings).await?;
+    let source: Arc<dyn Source> = file;
+    if !refusals.is_empty() {
+        return Ok(Disk::refused(geometry, vec![source], warnings, refusals));
+    }
+    let map = Box::new(Map::new(header, Arc::clone(&source), warnings.clone())?);
+    Ok(Disk::new(geometry, vec![source], map, warnings, refusals))
+}
+
+/// What the image needs beside itself, or a key.
+async fn refusals(file: &dyn Source, header: &Header) -> Result<Vec<Refusal>> {
+    let mut refusals = Vec::new();
+    if let Some(place) = header.backing_name {
+        let name = file.read(place).await?;
+        let name = String::from_utf8_lossy(&name);
+        let format = header.extensions.backing_format.as_ref();
+        let format = format.map(|format| format!(" of format {format:?}")).unwrap_or_default();
+        refusals.push(
+            Refusal::new(
+                ErrorKind::BackingFileRefused,
+                format!("the image is a difference to the backing file {name:?}{format}"),
+            )
+            .hint("flatten it where the backing file is: qemu-img convert -O qcow2"),
+        );
+    }
+    if header.external_data {
+        let name = header.extensions.data_file.as_ref();
+        let name = name.map(|name| format!(" {name:?}")).unwrap_or_default();
+        refusals.push(
+            Refusal::new(
+                ErrorKind::ExternalDataRefused,
+                format!("the image keeps its data in another file{name}"),
+            )
+            .hint("bring both into one file where the data file is: qemu-img convert -O qcow2"),
+        );
+    }
+    if let Some(encryption) = header.encryption {
+        let method = match encryption {
+            Encryption::Aes => "AES",
+            Encryption::Luks => "LUKS",
+        };
+        refusals.push(
+            Refusal::new(ErrorKind::EncryptedRefused, format!("the image is encrypted with {method}"))
+                .hint("decrypt it where the key is: qemu-img convert"),
+        );
+    }
+    Ok(refusals)
+}
+
+fn geometry(header: &Header) -> Geometry {
+    let mut features = vec![match header.compression {
+        Compression::Zlib => "compression: zlib".to_owned(),
+        Compression::Zstd => "compression: zstd".to_owned(),
+    }];
+    features.push(format!("refcount_bits: {}", header.refcount_bits));
+    let mut flag = |set: bool, name: &str| {
+        if set {
+            features.push(name.to_owned());
+        }
+    };
+    flag(header.grid.extended_l2(), "extended_l2");
+    flag(header.lazy_refcounts, "lazy_refcounts");
+    flag(header.backing_name.is_some(), "backing_file");
+    flag(header.external_data, "data_file");
+    flag(header.encryption == Some(Encryption::Aes), "encryption: aes");
+    flag(header.encryption == Some(Encryption::Luks), "encryption: luks");
+    if let Some(table) = header.snapshots {
+        features.push(format!("snapshots: {}", table.count));
+    }
+    if header.extensions.bitmaps > 0 {
+        features.push(format!("bitmaps: {}", header.extensions.bitmaps));
+    }
+    Geometry {
+        format: Format::Qcow2.name(),
+        variant: match header.version {
+            Version::V2 => "v2".to_owned(),
+            Version::V3 => "v3".to_owned(),
+        },
+        virtual_bytes: header.virtual_bytes,
+        cluster_bytes: Some(header.grid.cluster_bytes()),
+        features,
+    }
+}
+
+/// What is remarkable of the image as a whole.
+async fn warn(file: &dyn Source, header: &Header, warnings: &Warnings) -> Result<()> {
+    if header.dirty {
+        warnings.add(Warning::new(
+            "dirty",
+            "the image was not closed: its reference counts may be wrong, which reading does not need",
+        ));
+    }
+    if header.corrupt {
+        warnings
+            .add(Warning::new("corrupt", "the image is marked corrupt: each entry is checked as it is used"));
+    }
+    if let Some(table) = header.snapshots {
+        let start = read_up_to(file, table.at, SNAPSHOTS_SEEN).await?;
+        let seen = snapshots::parse(&start, table.count);
+        let names: Vec<String> = seen.iter().take(8).map(|snapshot| format!("{:?}", snapshot.name)).collect();
+        warnings.add(Warning::new(
+            "snapshots_not_converted",
+            format!(
+                "{} internal snapshots are not part of the active disk: {}{}",
+                table.count,
+                names.join(", "),
+                if u64::from(table.count) > names.len() as u64 { ", …" } else { "" }
+            ),
+        ));
+        let states = seen.iter().filter(|snapshot| snapshot.vm_state_bytes > 0);
+        let bytes = states.clone().fold(0u64, |sum, state| sum.saturating_add(state.vm_state_bytes));
+        if bytes > 0 {
+            warnings.add(Warning::new(
+                "vm_state_not_converted",
+                format!("{} snapshots hold {bytes} bytes of a machine's state", states.count()),
+            ));
+        }
+    }
+    if header.extensions.bitmaps > 0 {
+        let stale = if header.bitmaps_consistent { "" } else { "; they are not up to date" };
+        warnings.add(Warning::new(
+            "bitmaps_not_converted",
+            format!("{} persistent bitmaps are not converted{stale}", header.extensions.bitmaps),
+        ));
+    }
+    Ok(())
+}
+
+/// Maps guest clusters by way of the L1 and L2 tables.
+struct Map {
+    header: Header,
+    /// As much of the L1 table as the disk needs.
+    l1: StoredRange,
+    /// What no entry may lead into.
+    metadata: [(StoredRange, &'static str); 3],
+    source: Arc<dyn Source>,
+    tables: Tables,
+    codec: Arc<dyn Codec>,
+    warnings: Warnings,
+}
+
+/// A run of guest bytes and the L2 entries that map it.
+struct Piece {
+    /// Whole clusters, but for the end of the disk.
+    guest: GuestRange,
+    /// Where the entries lie; none where the L1 table maps nothing.
+    entries: Option<StoredRange>,
+}
+
+impl Map {
+    fn new(header: Header, source: Arc<dyn Source>, warnings: Warnings) -> Result<Self> {
+        let cluster_bytes = usize::try_from(header.grid.cluster_bytes())
+            .map_err(|_| Error::internal("a cluster is longer than the address space"))?;
+        let needed = header.grid.l1_entries(header.virtual_bytes).saturating_mul(Grid::L1_ENTRY_BYTES);
+        Ok(Self {
+            l1: header.l1.split_at(needed).0,
+            metadata: header.metadata(),
+            codec: Arc::new(Compressed { compression: header.compression, cluster_bytes }),
+            tables: Tables::new(Arc::clone(&source)),
+            header,
+            source,
+            warnings,
+        })
+    }
+
+    async fn walk(&self, window: GuestRange) -> Result<Vec<Extent>> {
+        let pieces = self.pieces(window).await?;
+        let ranges: Vec<StoredRange> = pieces.iter().filter_map(|piece| piece.entries).collect();
+        let mut tables = self.tables.load(&ranges).await?.into_iter();
+        let mut extents = Extents::new();
+        for piece in pieces {
+            match piece.entries {
+                None => push(&mut extents, window, piece.guest, ExtentKind::Hole),
+                Some(range) => {
+                    let table = tables.next().ok_or_else(|| Error::internal("an L2 table was not loaded"))?;
+                    self.push_slice(&mut extents, window, piece.guest, range.start(), &table)?;
+                }
+            }
+            if extents.len() >= BATCH_EXTENTS {
+                break;
+            }
+        }
+        Ok(extents.into_vec())
+    }
+
+    /// The L2 entries that map the first part of the window: as far as one page of the L1 table and
+    /// [`TABLES_AT_ONCE`] bytes of L2 tables go.
+    async fn pieces(&self, window: GuestRange) -> Result<Vec<Piece>> {
+        let grid = self.header.grid;
+        let first = grid.l1_index(window.start());
+        let skip = first.saturating_mul(Grid::L1_ENTRY_BYTES);
+        let page_skip = skip.saturating_sub(skip % L1_PAGE);
+        let page = self.l1.skip(page_skip).split_at(L1_PAGE).0;
+        let bytes = self.tables.load_one(page).await?;
+        let entries = <[U64<BigEndian>]>::ref_from_bytes(&bytes)
+            .map_err(|_| Error::internal("a page of the L1 table is no whole number of entries"))?;
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut loaded = 0u64;
+        let start =
+            usize::try_from(skip.saturating_sub(page_skip) / Grid::L1_ENTRY_BYTES).unwrap_or(usize::MAX);
+        for (index, raw) in (first..).zip(entries.iter().skip(start)) {
+            let maps = grid.l1_entry_maps();
+            let guest = GuestRange::new(GuestOffset::new(index.saturating_mul(maps)), maps)
+                .and_then(|guest| guest.intersection(GuestRange::first(self.header.virtual_bytes)));
+            let Some(guest) = guest.filter(|guest| guest.start() < window.end()) else { break };
+            let place = self.l1.skip(index.saturating_mul(Grid::L1_ENTRY_BYTES)).start();
+            match entry::l1_entry(grid, raw.get()).map_err(|error| error.at(place))? {
+                None => match pieces.last_mut() {
+                    Some(last) if last.entries.is_none() => {
+                        last.guest = GuestRange::between(last.guest.start(), guest.end());
+                    }
+                    _ => pieces.push(Piece { guest, entries: None }),
+                },
+                Some(table) => {
+                    self.check_table(table, guest).map_err(|error| error.at(place))?;
+                    loaded = loaded.saturating_add(self.push_slices(&mut pieces, window, guest, table)?);
+                }
+            }
+            if loaded >= TABLES_AT_ONCE {
+                break;
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// Checks that the L2 table at `table` is one, and that the part of it that maps `guest` is there.
+    fn check_table(&self, table: StoredOffset, guest: GuestRange) -> Result<()> {
+        let whole = self.stored(table, self.header.grid.cluster_bytes())?;
+        self.check_metadata("an L1 entry", whole)?;
+        let used = whole.split_at(self.header.grid.l2_bytes(guest.len())).0;
+        if used.end().get() > self.source.len() {
+            return Err(Error::truncated(format!(
+                "an L2 table is at {used} and the object ends at {}",
+                self.source.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Appends the slices of the L2 table at `table`, which maps `guest`, that the window meets. Gives their length.
+    fn push_slices(
+        &self,
+        pieces: &mut Vec<Piece>,
+        window: GuestRange,
+        guest: GuestRange,
+        table: StoredOffset,
+    ) -> Result<u64> {
+        let grid = self.header.grid;
+        let slice_bytes = L2_SLICE.min(grid.cluster_bytes());
+        let slice_maps = grid.mapped_by(slice_bytes);
+        let before = window.start().get().saturating_sub(guest.start().get());
+        let first = before.checked_div(slice_maps).unwrap_or_default();
+        let mut rest = guest.skip(first.saturating_mul(slice_maps));
+        let mut at = table.checked_add(first.saturating_mul(slice_bytes));
+        let mut loaded = 0u64;
+        while !rest.is_empty() && rest.start() < window.end() && loaded < TABLES_AT_ONCE {
+            let (mapped, behind) = rest.split_at(slice_maps);
+            let entries = at
+                .and_then(|at| StoredRange::new(at, grid.l2_bytes(mapped.len())))
+                .ok_or_else(|| Error::internal("an L2 table passes the end of the address space"))?;
+            pieces.push(Piece { guest: mapped, entries: Some(entries) });
+            loaded = loaded.saturating_add(entries.len());
+            at = entries.start().checked_add(slice_bytes);
+            rest = behind;
+        }
+        Ok(loaded)
+    }
+
+    /// Appends what the entries in `table`, stored at `place`, say of `guest`, as far as the window meets it.
+    fn push_slice(
+        &self,
+        extents: &mut Extents,
+        window: GuestRange,
+        guest: GuestRange,
+        place: StoredOffset,
+        table: &Bytes,
+    ) -> Result<()> {
+        let grid = self.header.grid;
+        let entry_bytes = grid.l2_entry_bytes();
+        let before = window.start().get().saturating_sub(guest.start().get());
+        let first = before.checked_div(grid.cluster_bytes()).unwrap_or_default();
+        let mut rest = guest.skip(first.saturating_mul(grid.cluster_bytes()));
+        let mut place = place.get().saturating_add(first.saturating_mul(entry_bytes));
+        let mut words = <[U64<BigEndian>]>::ref_from_bytes(table)
+            .map_err(|_| Error::internal("an L2 table is no whole number of entries"))?
+            .iter()
+            .map(|word| word.get())
+            .skip(usize::try_from(first.saturating_mul(entry_bytes) / 8).unwrap_or(usize::MAX));
+        while !rest.is_empty() && rest.start() < window.end() && extents.len() < BATCH_EXTENTS {
+            let (cluster, behind) = rest.split_at(grid.cluster_bytes());
+            let missing = || Error::internal("an L2 table is shorter than what it maps");
+            let word = words.next().ok_or_else(missing)?;
+            let mapping = if grid.extended_l2() {
+                entry::extended(grid, word, words.next().ok_or_else(missing)?)
+            } else {
+                entry::standard(grid, self.header.version, word)
+            };
+            mapping
+                .and_then(|mapping| self.push_cluster(extents, window, cluster, mapping))
+                .map_err(|error| error.at(place))?;
+            rest = behind;
+            place = place.saturating_add(entry_bytes);
+        }
+        Ok(())
+    }
+
+    /// Appends one cluster, as far as the window meets it.
+    fn push_cluster(
+        &self,
+        extents: &mut Extents,
+        window: GuestRange,
+        guest: GuestRange,
+        mapping: Mapping,
+    ) -> Result<()> {
+        let grid = self.header.grid;
+        match mapping {
+            Mapping::Hole => push(extents, window, guest, ExtentKind::Hole),
+            Mapping::Zero => push(extents, window, guest, ExtentKind::Zero),
+            Mapping::Data(at) => {
+                let stored = self.data(at, grid.cluster_bytes(), guest.len())?;
+                push(extents, window, guest, ExtentKind::Data(stored));
+            }
+            Mapping::Compressed { at, len } => {
+                push(extents, window, guest, ExtentKind::Coded(self.compressed(at, len)?));
+            }
+            Mapping::Mixed { at, data, zero } => {
+                let unit = grid.subcluster_bytes();
+                let (mut rest, mut at) = (guest, at);
+                let (mut data, mut zero) = (data, zero);
+                while !rest.is_empty() {
+                    let (part, behind) = rest.split_at(unit);
+                    let kind = if data & 1 != 0 {
+                        ExtentKind::Data(self.data(at, unit, part.len())?)
+                    } else if zero & 1 != 0 {
+                        ExtentKind::Zero
+                    } else {
+                        ExtentKind::Hole
+                    };
+                    push(extents, window, part, kind);
+                    (data, zero, rest) = (data >> 1, zero >> 1, behind);
+                    at = at.checked_add(unit).unwrap_or(at);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first `needed` bytes of a unit of `unit` bytes at `at`. The rest of the unit lies behind the disk's end
+    /// and may be missing in the object: that is how some writers leave the last cluster.
+    fn data(&self, at: StoredOffset, unit: u64, needed: u64) -> Result<Stored> {
+        let whole = self.stored(at, unit)?;
+        self.check_metadata("an L2 entry", whole)?;
+        let range = whole.split_at(needed).0;
+        if range.end().get() > self.source.len() {
+            return Err(Error::truncated(format!(
+                "a cluster's data is at {range} and the object ends at {}",
+                self.source.len()
+            )));
+        }
+        if whole.end().get() > self.source.len() {
+            self.warnings.add(Warning::new(
+                "short_last_cluster",
+                format!(
+                    "the last cluster is at {whole} and the object ends at {}: only bytes behind the disk's end are \
+                     missing",
+                    self.source.len()
+                ),
+            ));
+        }
+        Ok(Stored { file: FILE, range })
+    }
+
+    /// Compressed bytes: as many as the object has of `len` at `at`. The entry counts whole sectors, of which the
+    /// last may be cut short by the object's end.
+    fn compressed(&self, at: StoredOffset, len: u64) -> Result<Coded> {
+        let said = self.stored(at, len)?;
+        self.check_metadata("a compressed L2 entry", said.split_at(1).0)?;
+        match said.intersection(StoredRange::first(self.source.len())) {
+            Some(range) => Ok(Coded { stored: Stored { file: FILE, range }, codec: Arc::clone(&self.codec) }),
+            None => Err(Error::truncated(format!(
+                "a compressed cluster is at {said} and the object ends at {}",
+                self.source.len()
+            ))),
+        }
+    }
+
+    fn stored(&self, at: StoredOffset, len: u64) -> Result<StoredRange> {
+        StoredRange::new(at, len)
+            .ok_or_else(|| Error::malformed(format!("{len} bytes at {at} pass the end of the address space")))
+    }
+
+    fn check_metadata(&self, who: &str, range: StoredRange) -> Result<()> {
+        match self.metadata.iter().find(|(taken, _)| taken.intersection(range).is_some()) {
+            Some((taken, name)) => {
+                Err(Error::malformed(format!("{who} leads to {range}, into {name} at {taken}")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn push(extents: &mut Extents, window: GuestRange, guest: GuestRange, kind: ExtentKind) {
+    if let Some(extent) = Extent::new(guest, kind).clip(window) {
+        extents.push(extent);
+    }
+}
+
+impl BlockMap for Map {
+    fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
+        Box::pin(self.walk(window))
+    }
+}

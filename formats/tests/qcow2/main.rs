@@ -1,0 +1,7 @@
+//! The QCOW2 reader against qemu-img: what it reads, what it refuses and what it asks of a source.
+#![allow(missing_docs, clippy::cast_possible_truncation, clippy::indexing_slicing)]
+
+#[path = "../support_qcow2/mod.rs"]
+mod support;
+
+mod oracle;
