@@ -92,3 +92,136 @@ pub fn unzstd(stored: &[u8], out: &mut [u8]) -> Result<usize> {
         Ok(stored.len().saturating_sub(frames.len()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use diskferry_core::error::ErrorKind;
+    use flate2::write::{DeflateEncoder, ZlibEncoder};
+    use flate2::{Compress, Compression, FlushCompress};
+
+    use super::*;
+
+    fn text() -> Vec<u8> {
+        (0..20_000u32).map(|i| (i * i / 7 % 251) as u8).collect()
+    }
+
+    fn deflated() -> Vec<u8> {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(&text()).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zlibbed() -> Vec<u8> {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(&text()).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn malformed(result: Result<usize>) {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Malformed);
+    }
+
+    #[test]
+    fn deflate_fills_a_unit_whatever_follows() {
+        let stored = deflated();
+        let mut out = vec![0; 20_000];
+        assert_eq!(inflate_raw(&stored, &mut out).unwrap(), stored.len());
+        assert_eq!(out, text());
+        for garbage in [&[0xffu8; 300][..], &[0; 300], b"\x06\x07\x06\x07"] {
+            out.fill(0);
+            inflate_raw(&[&stored, garbage].concat(), &mut out).unwrap();
+            assert_eq!(out, text());
+        }
+        inflate_raw(&stored, &mut out[..10_000]).unwrap();
+    }
+
+    #[test]
+    fn deflate_needs_no_end_marker() {
+        let mut stored = Vec::with_capacity(30_000);
+        let mut encoder = Compress::new(Compression::default(), false);
+        encoder.compress_vec(&text(), &mut stored, FlushCompress::Sync).unwrap();
+        let mut out = vec![0; 20_000];
+        inflate_raw(&stored, &mut out).unwrap();
+        assert_eq!(out, text());
+        for garbage in [&[0xffu8; 300][..], &[0x07; 300]] {
+            out.fill(0);
+            inflate_raw(&[&stored, garbage].concat(), &mut out).unwrap();
+            assert_eq!(out, text(), "what lies behind the last byte wanted is of no matter");
+        }
+    }
+
+    #[test]
+    fn a_unit_that_ends_early_or_breaks_is_malformed() {
+        let stored = deflated();
+        let mut out = vec![0; 20_001];
+        malformed(inflate_raw(&stored, &mut out));
+        malformed(inflate_raw(&stored[..stored.len() / 2], &mut out[..20_000]));
+        malformed(inflate_raw(&[0xff; 100], &mut out));
+        malformed(inflate_raw(&[], &mut out));
+        // A failure leaves nothing behind for the next.
+        inflate_raw(&stored, &mut out[..20_000]).unwrap();
+        assert_eq!(&out[..20_000], text());
+    }
+
+    #[test]
+    fn zlib_is_exact_and_checked() {
+        let stored = zlibbed();
+        let mut out = vec![0; 20_001];
+        assert_eq!(inflate_zlib(&[&stored[..], &[1; 9]].concat(), &mut out[..20_000]).unwrap(), stored.len());
+        assert_eq!(&out[..20_000], text());
+        malformed(inflate_zlib(&stored, &mut out));
+        malformed(inflate_zlib(&stored, &mut out[..19_999]));
+        malformed(inflate_zlib(&stored[..stored.len() - 1], &mut out[..20_000]));
+        let mut wrong = stored;
+        *wrong.last_mut().unwrap() ^= 1;
+        malformed(inflate_zlib(&wrong, &mut out[..20_000]));
+    }
+
+    #[test]
+    fn zstd_frames_fill_a_unit_whatever_follows() {
+        let frames = [
+            zstd::bulk::compress(&text()[..7], 3).unwrap(),
+            zstd::bulk::compress(&[], 3).unwrap(),
+            // A skippable frame of five bytes.
+            vec![0x5a, 0x2a, 0x4d, 0x18, 5, 0, 0, 0, 1, 2, 3, 4, 5],
+            zstd::bulk::compress(&text()[7..], 19).unwrap(),
+        ]
+        .concat();
+        let mut out = vec![0; 20_000];
+        assert_eq!(unzstd(&frames, &mut out).unwrap(), frames.len());
+        assert_eq!(out, text());
+        out.fill(0);
+        assert_eq!(unzstd(&[&frames[..], &[0xab; 500]].concat(), &mut out).unwrap(), frames.len());
+        assert_eq!(out, text());
+    }
+
+    #[test]
+    fn zstd_frames_that_are_no_unit_are_malformed() {
+        let frame = zstd::bulk::compress(&text(), 3).unwrap();
+        let mut out = vec![0; 20_001];
+        malformed(unzstd(&frame, &mut out));
+        malformed(unzstd(&frame, &mut out[..19_999]));
+        malformed(unzstd(&frame[..frame.len() - 1], &mut out[..20_000]));
+        malformed(unzstd(&[&frame[..], &[0xab; 500]].concat(), &mut out));
+        malformed(unzstd(&[], &mut out));
+        malformed(unzstd(&[0; 64], &mut out));
+        unzstd(&frame, &mut out[..20_000]).unwrap();
+        assert_eq!(&out[..20_000], text());
+    }
+
+    #[test]
+    fn a_zstd_frame_may_ask_for_a_window_larger_than_the_unit() {
+        let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(27).unwrap();
+        encoder.include_checksum(true).unwrap();
+        encoder.write_all(&text()).unwrap();
+        let mut frame = encoder.finish().unwrap();
+        let mut out = vec![0; 20_000];
+        unzstd(&frame, &mut out).unwrap();
+        assert_eq!(out, text());
+        *frame.last_mut().unwrap() ^= 1;
+        malformed(unzstd(&frame, &mut out));
+    }
+}

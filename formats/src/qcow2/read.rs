@@ -16,6 +16,7 @@ use super::entry::{self, Mapping};
 use super::grid::Grid;
 use super::header::{Compression, Encryption, Header, Version};
 use super::snapshots;
+use crate::flat::push_flat;
 use crate::table::Tables;
 use crate::{Format, Opening};
 
@@ -29,6 +30,9 @@ const L2_SLICE: u64 = 64 << 10;
 /// Most bytes of L2 tables that one answer loads: half of what is kept, so that what an answer did not come to is
 /// there for the next.
 const TABLES_AT_ONCE: u64 = 8 << 20;
+/// Shortest run of data for which the source is asked whether it knows holes in it: images with preallocated clusters
+/// in a sparse file have long ones.
+const HOLES_WORTH: u64 = 256 << 10;
 /// As much of the snapshot table as is looked at.
 const SNAPSHOTS_SEEN: u64 = 64 << 10;
 
@@ -229,7 +233,35 @@ impl Map {
                 break;
             }
         }
-        Ok(extents.into_vec())
+        self.with_holes(extents.into_vec()).await
+    }
+
+    /// The same extents, with what the source knows to be holes of a sparse file told apart; fewer, where there are
+    /// very many.
+    async fn with_holes(&self, extents: Vec<Extent>) -> Result<Vec<Extent>> {
+        let mut told = Extents::new();
+        for extent in extents {
+            let ExtentKind::Data(Stored { range, .. }) = extent.kind else {
+                told.push(extent);
+                continue;
+            };
+            if range.len() < HOLES_WORTH {
+                told.push(extent);
+                continue;
+            }
+            let (mut guest, mut at) = (extent.guest, range.start());
+            while !guest.is_empty() {
+                push_flat(&mut told, &*self.source, FILE, guest, at).await?;
+                let end = told.end().filter(|end| *end > guest.start());
+                let end = end.ok_or_else(|| Error::internal("a source gave no segment of a range"))?;
+                at = at.checked_add(end.get().saturating_sub(guest.start().get())).unwrap_or(at);
+                guest = GuestRange::between(end, guest.end());
+                if told.len() >= BATCH_EXTENTS {
+                    return Ok(told.into_vec());
+                }
+            }
+        }
+        Ok(told.into_vec())
     }
 
     /// The L2 entries that map the first part of the window: as far as one page of the L1 table and

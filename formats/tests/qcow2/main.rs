@@ -4,4 +4,8 @@
 #[path = "../support_qcow2/mod.rs"]
 mod support;
 
+mod errors;
+mod features;
 mod oracle;
+mod random;
+mod tables;

@@ -1,0 +1,103 @@
+//! Random histories of an image, written by qemu-io, read as qemu-img reads them.
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::support::*;
+
+/// Sectors of the disks here: 2 MiB and a little, no whole number of clusters.
+const SECTORS: u64 = 4111;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write { at: u64, sectors: u64, byte: u8 },
+    Zero { at: u64, sectors: u64, unmap: bool },
+    Discard { at: u64, sectors: u64 },
+    Compress { at: u64, byte: u8 },
+    Snapshot,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let run = || (0..SECTORS, 1..400u64).prop_map(|(at, sectors)| (at, sectors.min(SECTORS - at)));
+    let step = prop_oneof![
+        6 => (run(), 1..=255u8).prop_map(|((at, sectors), byte)| Step::Write { at, sectors, byte }),
+        2 => (run(), any::<bool>()).prop_map(|((at, sectors), unmap)| Step::Zero { at, sectors, unmap }),
+        1 => run().prop_map(|(at, sectors)| Step::Discard { at, sectors }),
+        2 => (0..SECTORS, 1..=255u8).prop_map(|(at, byte)| Step::Compress { at, byte }),
+        1 => Just(Step::Snapshot),
+    ];
+    prop::collection::vec(step, 1..14)
+}
+
+fn options() -> impl Strategy<Value = (u32, String)> {
+    let shape = prop_oneof![
+        (9..=21u32).prop_map(|bits| (bits, "compat=0.10".to_owned())),
+        (9..=21u32, any::<bool>()).prop_map(|(bits, zstd)| {
+            (bits, format!("compression_type={}", if zstd { "zstd" } else { "zlib" }))
+        }),
+        (14..=21u32).prop_map(|bits| (bits, "extended_l2=on".to_owned())),
+    ];
+    shape.prop_map(|(bits, options)| (bits, format!("{options},cluster_size={}", 1u64 << bits)))
+}
+
+#[test]
+fn random_histories_read_as_qemu_reads_them() {
+    let config = Config { cases: 24, max_shrink_iters: 30, failure_persistence: None, ..Config::default() };
+    let images = Images::new();
+    TestRunner::new(config)
+        .run(&(options(), steps()), |((bits, options), steps)| {
+            let image = images.create("image", &(SECTORS * 512).to_string(), &options);
+            let cluster = 1u64 << bits;
+            let mut commands = Vec::new();
+            let flush = |commands: &mut Vec<String>| {
+                let all: Vec<&str> = commands.iter().map(String::as_str).collect();
+                if !all.is_empty() {
+                    qemu_io(&image, &all);
+                }
+                commands.clear();
+            };
+            // qemu compresses only into clusters that were never written.
+            let mut written = vec![false; (SECTORS * 512 / cluster + 1) as usize];
+            let mut touch = |at: u64, len: u64| {
+                let clusters = &mut written[(at / cluster) as usize..=((at + len - 1) / cluster) as usize];
+                let fresh = clusters.iter().all(|written| !written);
+                clusters.fill(true);
+                fresh
+            };
+            for (number, step) in steps.iter().enumerate() {
+                if let Step::Write { at, sectors, .. }
+                | Step::Zero { at, sectors, .. }
+                | Step::Discard { at, sectors } = step
+                {
+                    touch(at * 512, sectors * 512);
+                }
+                match step {
+                    Step::Write { at, sectors, byte } => {
+                        commands.push(format!("write -P {byte} {} {}", at * 512, sectors * 512));
+                    }
+                    Step::Zero { at, sectors, unmap } => {
+                        let unmap = if *unmap { "u" } else { "" };
+                        commands.push(format!("write -z{unmap} {} {}", at * 512, sectors * 512));
+                    }
+                    Step::Discard { at, sectors } => {
+                        commands.push(format!("discard {} {}", at * 512, sectors * 512));
+                    }
+                    Step::Compress { at, byte } => {
+                        let at = at * 512 / cluster * cluster;
+                        let len = cluster.min(SECTORS * 512 - at);
+                        if touch(at, len) {
+                            commands.push(format!("write -c -P {byte} {at} {len}"));
+                        }
+                    }
+                    Step::Snapshot => {
+                        flush(&mut commands);
+                        qemu_img(&["snapshot", "-c", &number.to_string(), text(&image)]);
+                    }
+                }
+            }
+            flush(&mut commands);
+            assert_reads_as_qemu(&images, &image, &format!("{options}: {steps:?}"));
+            Ok(())
+        })
+        .unwrap();
+}
