@@ -36,3 +36,55 @@ pub(crate) fn recognise(file: &HeadTail) -> Recognised {
         Err(error) => Recognised::Unsound(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use diskferry_core::error::ErrorKind;
+    use diskferry_core::source::memory::MemorySource;
+
+    use super::*;
+
+    fn recognised(bytes: Vec<u8>) -> Recognised {
+        let file = HeadTail::open(Arc::new(MemorySource::new("x", bytes)));
+        recognise(&tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(file).unwrap())
+    }
+
+    /// An empty disk of one cluster: header, refcount table, L1 table.
+    fn smallest() -> Vec<u8> {
+        let mut bytes = vec![0; 3 * 512];
+        for (at, number) in [(4, 3u32), (20, 9), (36, 1), (56, 1), (96, 4), (100, 104)] {
+            bytes[at..at + 4].copy_from_slice(&number.to_be_bytes());
+        }
+        for (at, number) in [(24, 512u64), (40, 1024), (48, 512)] {
+            bytes[at..at + 8].copy_from_slice(&number.to_be_bytes());
+        }
+        bytes[..4].copy_from_slice(header::MAGIC);
+        bytes
+    }
+
+    #[test]
+    fn a_header_that_holds_up_is_recognised() {
+        assert!(matches!(recognised(smallest()), Recognised::Sound));
+        assert!(matches!(recognised(vec![0; 512]), Recognised::No));
+        assert!(matches!(recognised(b"QFI".to_vec()), Recognised::No));
+    }
+
+    #[test]
+    fn a_header_that_does_not_says_the_error_of_opening_it() {
+        let mut bytes = smallest();
+        bytes[23] = 8;
+        let Recognised::Unsound(error) = recognised(bytes) else { panic!("8 cluster bits") };
+        assert_eq!((error.kind(), error.offset()), (ErrorKind::Malformed, Some(20)));
+        let Recognised::Unsound(error) = recognised(b"QFI\xfb".to_vec()) else { panic!("four bytes") };
+        assert_eq!((error.kind(), error.offset()), (ErrorKind::Truncated, Some(4)));
+    }
+
+    #[test]
+    fn what_is_refused_is_recognised_all_the_same() {
+        let mut bytes = smallest();
+        bytes[35] = 1;
+        assert!(matches!(recognised(bytes), Recognised::Sound));
+    }
+}

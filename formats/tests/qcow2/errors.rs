@@ -93,7 +93,7 @@ fn header_fields_out_of_range_are_said_with_their_place() {
     for offset in [0, L1 as u64 + 8, u64::MAX, REFCOUNT_TABLE as u64] {
         opening(image, &[(40, &long(offset))], Malformed, 40);
     }
-    for offset in [1 << 20, 1 << 56, u64::MAX & !0xffff] {
+    for offset in [1 << 20, 1 << 56, !0xffff] {
         opening(image, &[(40, &long(offset))], Truncated, 40);
     }
     opening(image, &[(36, &int(4 << 20))], Truncated, 40);
@@ -101,9 +101,7 @@ fn header_fields_out_of_range_are_said_with_their_place() {
         opening(image, &[(48, &long(offset))], Malformed, 48);
     }
     opening(image, &[(48, &long(1 << 30))], Truncated, 48);
-    for offset in [u64::MAX & !0xffff] {
-        opening(image, &[(48, &long(offset))], Malformed, 48);
-    }
+    opening(image, &[(48, &long(!0xffff))], Malformed, 48);
     for clusters in [0, 129, u32::MAX] {
         opening(image, &[(56, &int(clusters))], Malformed, 56);
     }

@@ -4,6 +4,8 @@
 #[path = "../support_qcow2/mod.rs"]
 mod support;
 
+mod built;
+mod compressed;
 mod errors;
 mod features;
 mod oracle;

@@ -101,3 +101,52 @@ fn random_histories_read_as_qemu_reads_them() {
         })
         .unwrap();
 }
+
+#[test]
+fn random_damage_gives_an_answer_or_a_typed_error_soon() {
+    let images = Images::new();
+    let raw = images.raw("raw", &pattern(300_000, 1));
+    let mut seeds = Vec::new();
+    for options in ["compat=0.10", "cluster_size=4k", "extended_l2=on", "compression_type=zstd"] {
+        let path = images.path("image");
+        qemu_img(&["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options, text(&raw), text(&path)]);
+        qemu_img(&["resize", "-q", text(&path), "2M"]);
+        qemu_io(&path, &["write -P 4 500K 100K", "write -z 700K 100K"]);
+        qemu_img(&["snapshot", "-c", "one", text(&path)]);
+        seeds.push(std::fs::read(&path).unwrap());
+    }
+    // Where damage does most: the header, the first entries of each cluster, anywhere.
+    let place = prop_oneof![
+        4 => 0..120usize,
+        4 => (0..12usize, 0..64usize).prop_map(|(cluster, at)| cluster * 65_536 + at),
+        4 => (0..128usize, 0..64usize).prop_map(|(cluster, at)| cluster * 4096 + at),
+        1 => 0..400_000usize,
+    ];
+    let byte = prop_oneof![Just(0u8), Just(1), Just(0x40), Just(0x80), Just(0xff), any::<u8>()];
+    let damage = prop::collection::vec((place, byte), 1..6);
+    let config = Config { cases: 600, failure_persistence: None, ..Config::default() };
+    TestRunner::new(config)
+        .run(
+            &(0..seeds.len(), damage, any::<prop::sample::Index>(), any::<bool>()),
+            |(seed, damage, cut, cuts)| {
+                let mut bytes = seeds[seed].clone();
+                for (at, byte) in damage {
+                    if let Some(place) = bytes.get_mut(at) {
+                        *place = byte;
+                    }
+                }
+                if cuts {
+                    bytes.truncate(cut.index(bytes.len()) + 1);
+                }
+                let read = open_bytes(bytes).and_then(|disk| {
+                    let window = disk.virtual_bytes().min(4 << 20);
+                    block_on(disk.read(diskferry_core::address::GuestRange::first(window)))
+                });
+                if let Err(error) = read {
+                    prop_assert!([3, 4].contains(&error.kind().exit_code()), "{error:?}");
+                }
+                Ok(())
+            },
+        )
+        .unwrap();
+}

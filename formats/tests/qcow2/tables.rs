@@ -9,6 +9,7 @@ use diskferry_core::source::Source;
 use diskferry_core::source::memory::MemorySource;
 use diskferry_core::source::wrap::Recording;
 
+use crate::built::Built;
 use crate::support::*;
 
 fn recorded(bytes: Vec<u8>) -> (Disk, Arc<Recording>) {
@@ -19,31 +20,6 @@ fn recorded(bytes: Vec<u8>) -> (Disk, Arc<Recording>) {
 
 fn bytes_of(reads: &[StoredRange]) -> u64 {
     reads.iter().map(|range| range.len()).sum()
-}
-
-/// Image parts put together by hand: big-endian words at cluster-aligned places.
-struct Built(Vec<u8>);
-
-impl Built {
-    /// A version 3 header: clusters of `1 << bits` bytes, a refcount table in cluster 1, the L1 table from cluster 2 on.
-    fn new(bits: u32, size: u64, l1_entries: u32, len: usize) -> Self {
-        let cluster = 1u64 << bits;
-        let mut built = Self(vec![0; len]);
-        built.0[..4].copy_from_slice(b"QFI\xfb");
-        built.int(4, 3).int(20, bits).long(24, size).int(36, l1_entries).long(40, 2 * cluster);
-        built.long(48, cluster).int(56, 1).int(96, 4).int(100, 104);
-        built
-    }
-
-    fn int(&mut self, at: usize, number: u32) -> &mut Self {
-        self.0[at..at + 4].copy_from_slice(&number.to_be_bytes());
-        self
-    }
-
-    fn long(&mut self, at: usize, number: u64) -> &mut Self {
-        self.0[at..at + 8].copy_from_slice(&number.to_be_bytes());
-        self
-    }
 }
 
 #[test]
