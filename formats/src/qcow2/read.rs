@@ -1,6 +1,7 @@
 //! Opening an image, and its block map.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
@@ -30,6 +31,8 @@ const L2_SLICE: u64 = 64 << 10;
 /// Most bytes of L2 tables that one answer loads: half of what is kept, so that what an answer did not come to is
 /// there for the next.
 const TABLES_AT_ONCE: u64 = 8 << 20;
+/// So many L2 entries are walked however small the object is: 16 TiB of clusters of 64 KiB.
+const ENTRIES_FREE: u64 = 1 << 28;
 /// Shortest run of data for which the source is asked whether it knows holes in it: images with preallocated clusters
 /// in a sparse file have long ones.
 const HOLES_WORTH: u64 = 256 << 10;
@@ -190,6 +193,8 @@ struct Map {
     tables: Tables,
     codec: Arc<dyn Codec>,
     warnings: Warnings,
+    /// Which pages of the L1 table, of 32 at most, [`Map::check_sharing`] has passed.
+    shared_little: AtomicU32,
 }
 
 /// A run of guest bytes and the L2 entries that map it.
@@ -213,6 +218,7 @@ impl Map {
             header,
             source,
             warnings,
+            shared_little: AtomicU32::new(0),
         })
     }
 
@@ -275,6 +281,7 @@ impl Map {
         let bytes = self.tables.load_one(page).await?;
         let entries = <[U64<BigEndian>]>::ref_from_bytes(&bytes)
             .map_err(|_| Error::internal("a page of the L1 table is no whole number of entries"))?;
+        self.check_sharing(page, entries)?;
         let mut pieces: Vec<Piece> = Vec::new();
         let mut loaded = 0u64;
         let start =
@@ -302,6 +309,34 @@ impl Map {
             }
         }
         Ok(pieces)
+    }
+
+    /// Checks that a page of the L1 table does not map much more than the object can hold.
+    ///
+    /// L1 entries that share one L2 table are read, and their data is content each time. But a table that holds no
+    /// data is no content: a small object whose entries all share one would be walked for days. Where no table is
+    /// shared, the entries of all tables are no more than fit the object.
+    fn check_sharing(&self, page: StoredRange, entries: &[U64<BigEndian>]) -> Result<()> {
+        let number = page.start().get().saturating_sub(self.l1.start().get()) / L1_PAGE;
+        let bit = u32::try_from(number).ok().and_then(|number| 1u32.checked_shl(number)).unwrap_or_default();
+        if self.shared_little.load(Ordering::Relaxed) & bit != 0 {
+            return Ok(());
+        }
+        let grid = self.header.grid;
+        let tables = entries.iter().filter(|entry| entry.get() != 0).count() as u64;
+        let mapped = tables.saturating_mul(grid.cluster_bytes());
+        let free = ENTRIES_FREE.saturating_mul(grid.l2_entry_bytes());
+        let share = free.checked_div(self.l1.len().div_ceil(L1_PAGE)).unwrap_or_default();
+        if mapped > share.max(self.source.len()) {
+            return Err(Error::malformed(format!(
+                "{tables} entries of the L1 table in {page} lead to L2 tables, more than an object of {} bytes \
+                 can hold: many share one",
+                self.source.len()
+            ))
+            .at(page.start()));
+        }
+        self.shared_little.fetch_or(bit, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Checks that the L2 table at `table` is one, and that the part of it that maps `guest` is there.

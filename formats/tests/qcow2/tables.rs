@@ -144,6 +144,19 @@ fn an_answer_is_bounded_and_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn a_table_shared_beyond_all_reason_is_malformed_and_not_walked_for_days() {
+    // 2 EiB of nothing: 4 Mi entries of the L1 table lead to one table of 256 Ki entries that reads as zeros.
+    let (entries, cluster) = (4usize << 20, 2usize << 20);
+    let l1 = 2 * cluster;
+    let table = l1 + 8 * entries;
+    let mut image = Built::new(21, 1 << 61, entries as u32, table + cluster);
+    image.0[l1..table].as_chunks_mut::<8>().0.fill((table as u64).to_be_bytes());
+    image.0[table..].as_chunks_mut::<16>().0.fill(1u128.to_be_bytes());
+    let error = try_extents(&open_bytes(image.0).unwrap(), u64::MAX).map(drop).unwrap_err();
+    assert_eq!(said(&error), ("malformed", Some(l1 as u64)));
+}
+
+#[test]
 fn windows_that_cut_a_compressed_cluster_get_it_whole() {
     let images = Images::new();
     let raw = images.raw("raw", &pattern(300_000, 5));
