@@ -12,6 +12,7 @@
 //! Source: QEMU's `docs/interop/qcow2.rst`; where it leaves room, what `qemu-img` does.
 
 mod cluster;
+mod describe;
 mod entry;
 mod extensions;
 mod grid;
