@@ -1,17 +1,27 @@
-//! x
-use crate::{Opening, detect::Recognised};
-use diskferry_core::{
-    disk::Disk,
-    error::{Error, Result},
-    source::wrap::HeadTail,
-};
+//! VMDK: VMware's Virtual Disk Format, in one file or in many.
+//!
+//! Source: VMware, *Virtual Disk Format 5.0* (2011) and *1.1*; for what they leave out (seSparse), the facts as other
+//! readers have them.
+//!
+//! ```text
+//! descriptor ─▶ extent ─▶ flat: bytes as they are
+//!  (text)       extent ─▶ sparse: directory ─▶ table ─▶ grain
+//!               extent ─▶ zero
+//! ```
+//!
+//! `header` and `descriptor` are pure. `read` opens an image and makes its [`map`] of [`sparse`], [`scan`]ned and flat
+//! parts; `stream` reads a streamOptimized image in one pass.
 
-/// Whether the object is one.
-pub(crate) fn recognise(_file: &HeadTail) -> Recognised {
-    Recognised::No
-}
+mod descriptor;
+mod directory;
+mod esx;
+mod footer;
+mod grain;
+mod header;
+mod map;
+mod read;
+mod scan;
+mod set;
+mod sparse;
 
-/// Opens it.
-pub(crate) async fn open(_opening: Opening) -> Result<Disk> {
-    Err(Error::internal("not built yet"))
-}
+pub(crate) use read::{open, recognise};

@@ -1,0 +1,421 @@
+//! The descriptor: the text that says what kind of disk it is and which files hold it.
+//!
+//! Pure. Source: VMware, *Virtual Disk Format 5.0*, "The Descriptor File". It is embedded in a monolithic sparse
+//! image, and a file of its own for every other kind. The text ends at the first NUL: writers leave stale bytes behind.
+//!
+//! Keys are compared without case, as VMware's tools do. A key of the header that stands twice with the same value is
+//! taken; with two values it is malformed, since two readers would open two different disks.
+
+use std::borrow::Cow;
+
+use diskferry_core::error::{Error, Result};
+
+use super::header::Sectors;
+
+/// Longest descriptor.
+pub(crate) const LONGEST: u64 = 1 << 20;
+/// Most extents: a disk of 8 TiB in pieces of 2 GiB.
+const MOST_EXTENTS: usize = 4096;
+/// How a descriptor file begins.
+const SIGNATURE: &[u8] = b"# Disk DescriptorFile";
+
+/// True where a file begins as a descriptor does.
+pub(crate) fn is_descriptor(head: &[u8]) -> bool {
+    head.get(..SIGNATURE.len()).is_some_and(|start| start.eq_ignore_ascii_case(SIGNATURE))
+}
+
+/// What a guest may do with an extent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    /// Read and write.
+    ReadWrite,
+    /// Read: data as any.
+    ReadOnly,
+    /// Nothing.
+    None,
+}
+
+/// What an extent is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ExtentType {
+    /// Bytes as they are.
+    Flat,
+    /// Bytes as they are, on VMFS.
+    Vmfs,
+    /// A hosted sparse extent.
+    Sparse,
+    /// An ESX redo log (COWD).
+    VmfsSparse,
+    /// A space-efficient sparse extent.
+    SeSparse,
+    /// Zeros, without a file.
+    Zero,
+    /// A device.
+    Device,
+}
+
+impl ExtentType {
+    /// The word of an extent line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Flat => "FLAT",
+            Self::Vmfs => "VMFS",
+            Self::Sparse => "SPARSE",
+            Self::VmfsSparse => "VMFSSPARSE",
+            Self::SeSparse => "SESPARSE",
+            Self::Zero => "ZERO",
+            Self::Device => "a device",
+        }
+    }
+}
+
+/// One extent line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ExtentLine {
+    /// Its access.
+    pub(crate) access: Access,
+    /// Its length on the disk.
+    pub(crate) size: Sectors,
+    /// Its type.
+    pub(crate) kind: ExtentType,
+    /// The file that it names; empty for [`ExtentType::Zero`].
+    pub(crate) name: String,
+    /// Where it begins in that file.
+    pub(crate) offset: Sectors,
+}
+
+/// The kinds of disk, as far as they differ for a reader.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// `monolithicSparse`.
+    MonolithicSparse,
+    /// `streamOptimized`.
+    StreamOptimized,
+    /// Bytes as they are: `monolithicFlat`, `twoGbMaxExtentFlat`, `vmfs` and its relatives.
+    Flat,
+    /// `twoGbMaxExtentSparse`.
+    SplitSparse,
+    /// `vmfsSparse`.
+    VmfsSparse,
+    /// `seSparse`.
+    SeSparse,
+    /// `custom`: anything.
+    Custom,
+    /// A physical disk or a mapping of one.
+    Device,
+}
+
+impl Kind {
+    fn of(create_type: &str) -> Option<Self> {
+        const KINDS: &[(&str, Kind)] = &[
+            ("monolithicSparse", Kind::MonolithicSparse),
+            ("streamOptimized", Kind::StreamOptimized),
+            ("monolithicFlat", Kind::Flat),
+            ("twoGbMaxExtentFlat", Kind::Flat),
+            ("2GbMaxExtentFlat", Kind::Flat),
+            ("vmfs", Kind::Flat),
+            ("vmfsThin", Kind::Flat),
+            ("vmfsPreallocated", Kind::Flat),
+            ("vmfsEagerZeroedThick", Kind::Flat),
+            ("twoGbMaxExtentSparse", Kind::SplitSparse),
+            ("2GbMaxExtentSparse", Kind::SplitSparse),
+            ("vmfsSparse", Kind::VmfsSparse),
+            ("seSparse", Kind::SeSparse),
+            ("custom", Kind::Custom),
+            ("fullDevice", Kind::Device),
+            ("partitionedDevice", Kind::Device),
+            ("vmfsRaw", Kind::Device),
+            ("vmfsRawDeviceMap", Kind::Device),
+            ("vmfsRDM", Kind::Device),
+            ("vmfsPassthroughRawDeviceMap", Kind::Device),
+            ("vmfsRDMP", Kind::Device),
+        ];
+        KINDS.iter().find(|(name, _)| name.eq_ignore_ascii_case(create_type)).map(|(_, kind)| *kind)
+    }
+
+    /// True where an extent of that type may be part of such a disk.
+    pub(crate) fn takes(self, kind: ExtentType) -> bool {
+        match (self, kind) {
+            (Self::Custom | Self::Device, _) => true,
+            (Self::MonolithicSparse | Self::StreamOptimized, kind) => kind == ExtentType::Sparse,
+            (_, ExtentType::Zero) => true,
+            (Self::Flat, kind) => matches!(kind, ExtentType::Flat | ExtentType::Vmfs | ExtentType::Device),
+            (Self::SplitSparse, kind) => kind == ExtentType::Sparse,
+            // Both words are written for an ESX redo log.
+            (Self::VmfsSparse, kind) => matches!(kind, ExtentType::VmfsSparse | ExtentType::Sparse),
+            (Self::SeSparse, kind) => kind == ExtentType::SeSparse,
+        }
+    }
+}
+
+/// The facts of a descriptor.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Descriptor {
+    /// `createType` as it is written.
+    pub(crate) create_type: String,
+    /// What that means.
+    pub(crate) kind: Kind,
+    /// The `parentCID`, where it is not the one that means none.
+    pub(crate) parent_cid: Option<String>,
+    /// The `parentFileNameHint`, where there is one.
+    pub(crate) parent_hint: Option<String>,
+    /// The extents in guest order.
+    pub(crate) extents: Vec<ExtentLine>,
+}
+
+#[derive(Default)]
+struct Keys<'a> {
+    version: Option<&'a [u8]>,
+    encoding: Option<&'a [u8]>,
+    create_type: Option<&'a [u8]>,
+    parent_cid: Option<&'a [u8]>,
+    parent_hint: Option<&'a [u8]>,
+}
+
+impl Descriptor {
+    /// Takes the text up to the first NUL.
+    ///
+    /// # Errors
+    /// `malformed` with the number of the line; `unsupported_feature` for a version, a `createType`, an extent type or
+    /// an encoding that is not known.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
+        let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        let mut keys = Keys::default();
+        let mut lines = Vec::new();
+        for (number, line) in (1u32..).zip(text.split(|byte| *byte == b'\n')) {
+            let line = line.trim_ascii();
+            if line.is_empty() || line.starts_with(b"#") {
+                continue;
+            }
+            if is_extent(line) {
+                if lines.len() == MOST_EXTENTS {
+                    return Err(Error::unsupported(format!("more than {MOST_EXTENTS} extents")));
+                }
+                lines.push((number, line));
+            } else {
+                keys.take(number, line)?;
+            }
+        }
+        keys.check_version()?;
+        let encoding = Encoding::of(keys.encoding)?;
+        let create_type = match keys.create_type {
+            Some(name) => encoding.decode(name)?.into_owned(),
+            None => return Err(Error::malformed("the descriptor has no createType")),
+        };
+        let kind = Kind::of(&create_type)
+            .ok_or_else(|| Error::unsupported(format!("createType {create_type:?} is not known")))?;
+        let extents = lines
+            .into_iter()
+            .map(|(number, line)| extent(number, line, encoding))
+            .collect::<Result<Vec<_>>>()?;
+        let wrong = extents.iter().find(|extent| !kind.takes(extent.kind));
+        if let Some(extent) = wrong {
+            return Err(Error::malformed(format!(
+                "createType {create_type:?} and an extent of type {} contradict each other",
+                extent.kind.name()
+            )));
+        }
+        Ok(Self {
+            create_type,
+            kind,
+            parent_cid: keys.parent_cid()?,
+            parent_hint: match keys.parent_hint {
+                None | Some(b"") => None,
+                Some(hint) => Some(String::from_utf8_lossy(hint).into_owned()),
+            },
+            extents,
+        })
+    }
+}
+
+impl<'a> Keys<'a> {
+    fn take(&mut self, number: u32, line: &'a [u8]) -> Result<()> {
+        let equals = line.iter().position(|byte| *byte == b'=');
+        let plain = |key: &[u8]| !key.iter().any(|byte| byte.is_ascii_whitespace() || *byte == b'"');
+        let key = equals.and_then(|equals| line.get(..equals)).map(<[u8]>::trim_ascii_end);
+        let (Some(equals), Some(key)) = (equals, key.filter(|key| plain(key))) else {
+            return Err(Error::malformed(format!(
+                "line {number} of the descriptor is neither a key, an extent nor a comment: {:?}",
+                String::from_utf8_lossy(line)
+            )));
+        };
+        let (_, value) = line.split_at(equals);
+        let value = unquoted(value.get(1..).unwrap_or_default().trim_ascii());
+        let slot = match key.to_ascii_lowercase().as_slice() {
+            b"version" => &mut self.version,
+            b"encoding" => &mut self.encoding,
+            b"createtype" => &mut self.create_type,
+            b"parentcid" => &mut self.parent_cid,
+            b"parentfilenamehint" => &mut self.parent_hint,
+            _ => return Ok(()),
+        };
+        match slot.replace(value) {
+            Some(before) if before != value => Err(Error::malformed(format!(
+                "the descriptor says {} twice: {:?} and, in line {number}, {:?}",
+                String::from_utf8_lossy(key),
+                String::from_utf8_lossy(before),
+                String::from_utf8_lossy(value)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_version(&self) -> Result<()> {
+        match self.version {
+            None | Some(b"1" | b"2" | b"3" | b"4") => Ok(()),
+            Some(other) => Err(Error::unsupported(format!(
+                "descriptor version {:?}; 1 to 4 are known",
+                String::from_utf8_lossy(other)
+            ))),
+        }
+    }
+
+    fn parent_cid(&self) -> Result<Option<String>> {
+        let Some(value) = self.parent_cid else { return Ok(None) };
+        let text = String::from_utf8_lossy(value);
+        match u32::from_str_radix(&text, 16) {
+            Ok(u32::MAX) => Ok(None),
+            Ok(_) => Ok(Some(text.into_owned())),
+            Err(_) => {
+                Err(Error::malformed(format!("parentCID {text:?} is not a number of 32 bits in hexadecimal")))
+            }
+        }
+    }
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+/// True for a line that begins with a word and a blank, and so is meant as an extent: `key = value` has its `=` first.
+fn is_extent(line: &[u8]) -> bool {
+    let mut words = line.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
+    let access = words.next().is_some_and(|word| [&b"RW"[..], b"RDONLY", b"NOACCESS"].contains(&word));
+    access && words.next().is_some_and(|word| !word.starts_with(b"="))
+}
+
+fn extent(number: u32, line: &[u8], encoding: Encoding) -> Result<ExtentLine> {
+    let wrong = |what: &str| {
+        Error::malformed(format!(
+            "line {number} of the descriptor, an extent, {what}: {:?}",
+            String::from_utf8_lossy(line)
+        ))
+    };
+    let (access, rest) = word(line);
+    let access = match access {
+        b"RW" => Access::ReadWrite,
+        b"RDONLY" => Access::ReadOnly,
+        b"NOACCESS" => Access::None,
+        _ => return Err(wrong("has no access")),
+    };
+    let (size, rest) = word(rest);
+    let size = number_of(size).ok_or_else(|| wrong("has no size"))?;
+    if size.bytes().is_none() {
+        return Err(wrong("is too large"));
+    }
+    let (kind, rest) = word(rest);
+    let kind = match kind {
+        b"FLAT" => ExtentType::Flat,
+        b"VMFS" => ExtentType::Vmfs,
+        b"SPARSE" => ExtentType::Sparse,
+        b"VMFSSPARSE" => ExtentType::VmfsSparse,
+        b"SESPARSE" => ExtentType::SeSparse,
+        b"ZERO" => ExtentType::Zero,
+        b"VMFSRDM" | b"VMFSRAW" => ExtentType::Device,
+        b"" => return Err(wrong("has no type")),
+        other => {
+            return Err(Error::unsupported(format!(
+                "line {number} of the descriptor: extent type {:?} is not known",
+                String::from_utf8_lossy(other)
+            )));
+        }
+    };
+    let (name, rest) = match rest.strip_prefix(b"\"") {
+        Some(rest) => {
+            let end =
+                rest.iter().position(|byte| *byte == b'"').ok_or_else(|| wrong("has no end of its name"))?;
+            let (name, rest) = rest.split_at(end);
+            (Some(name), rest.get(1..).unwrap_or_default().trim_ascii_start())
+        }
+        None => (None, rest),
+    };
+    let (offset, rest) = word(rest);
+    let offset = match offset {
+        b"" => Sectors(0),
+        text => number_of(text).ok_or_else(|| wrong("has something else than an offset behind its name"))?,
+    };
+    if kind != ExtentType::Zero && name.is_none_or(<[u8]>::is_empty) {
+        return Err(wrong("has no name"));
+    }
+    if !matches!(kind, ExtentType::Flat | ExtentType::Vmfs | ExtentType::Device) && offset.0 != 0 {
+        return Err(wrong("has an offset, which its type cannot have"));
+    }
+    if !rest.is_empty() && !matches!(kind, ExtentType::Flat | ExtentType::Device) {
+        return Err(wrong("has more than an extent line holds"));
+    }
+    let name = encoding.decode(name.unwrap_or_default())?.into_owned();
+    Ok(ExtentLine { access, size, kind, name, offset })
+}
+
+/// The first word of a line, and what follows the blanks behind it.
+fn word(line: &[u8]) -> (&[u8], &[u8]) {
+    let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
+    let (word, rest) = line.split_at(end);
+    (word, rest.trim_ascii_start())
+}
+
+fn number_of(text: &[u8]) -> Option<Sectors> {
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let text = std::str::from_utf8(text).ok().filter(|_| digits)?;
+    text.parse().ok().map(Sectors)
+}
+
+/// How names are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Encoding {
+    Utf8,
+    Windows1252,
+    /// One that is not known: names in plain ASCII are the same in it.
+    Other,
+}
+
+impl Encoding {
+    fn of(key: Option<&[u8]>) -> Result<Self> {
+        let Some(key) = key else { return Ok(Self::Utf8) };
+        if !key.is_ascii() {
+            return Err(Error::malformed("the descriptor's encoding is not a name"));
+        }
+        Ok(match key.to_ascii_lowercase().as_slice() {
+            b"" | b"utf-8" | b"utf8" | b"us-ascii" | b"ascii" => Self::Utf8,
+            b"windows-1252" | b"cp1252" => Self::Windows1252,
+            _ => Self::Other,
+        })
+    }
+
+    fn decode(self, bytes: &[u8]) -> Result<Cow<'_, str>> {
+        match (self, std::str::from_utf8(bytes)) {
+            (_, Ok(text)) if bytes.is_ascii() => Ok(Cow::Borrowed(text)),
+            (Self::Utf8, Ok(text)) => Ok(Cow::Borrowed(text)),
+            (Self::Windows1252, _) => Ok(bytes.iter().copied().map(windows_1252).collect()),
+            _ => Err(Error::unsupported(format!(
+                "the name {:?} is in an encoding that is not known",
+                String::from_utf8_lossy(bytes)
+            ))
+            .hint(
+                "UTF-8 and windows-1252 are known; rename the files in plain ASCII and change the descriptor",
+            )),
+        }
+    }
+}
+
+/// The character of a byte in windows-1252; its five unused bytes are the control characters of ISO 8859-1.
+fn windows_1252(byte: u8) -> char {
+    const HIGH: [char; 32] = [
+        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}',
+        '\u{90}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
+    ];
+    match byte {
+        0x80..=0x9f => HIGH.get(usize::from(byte & 0x1f)).copied().unwrap_or(char::REPLACEMENT_CHARACTER),
+        byte => char::from(byte),
+    }
+}

@@ -1,0 +1,332 @@
+//! Grain directories: where the grain tables of an extent are.
+//!
+//! ```text
+//! directory ─▶ entry 0 ─▶ grain table ─▶ grain, grain, …
+//!              entry 1 ─▶ 0: no table, nothing there
+//! redundant ─▶ the same again, its tables too
+//! ```
+//!
+//! A directory is read in pages, so that one of any size costs bounded memory and a run of empty entries next to
+//! nothing. Where there is a redundant one, the two are read together and compared: an entry that only one of them
+//! has was lost by the other.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_core::disk::Warnings;
+use diskferry_core::error::{Error, Result, Warning};
+use diskferry_core::source::Source;
+
+use super::header::SECTOR;
+use crate::table::Tables;
+
+/// Bytes of a page of a directory.
+const PAGE_BYTES: u64 = 256 << 10;
+
+/// What the entries of directories and tables look like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Entries {
+    /// Sector addresses of 32 bits: hosted sparse extents and COWD.
+    Sectors {
+        /// 1 means a grain of zeros.
+        zeroed: bool,
+    },
+    /// Numbers of 64 bits with a type in the top bits: seSparse.
+    Typed {
+        /// Byte address of the first grain table.
+        tables: u64,
+        /// Byte address of the first grain.
+        grains: u64,
+    },
+}
+
+/// What an entry of a grain table means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Grain {
+    /// Not there.
+    Hole,
+    /// Zeros.
+    Zero,
+    /// At this byte address.
+    At(u64),
+}
+
+impl Entries {
+    /// Bytes of an entry.
+    pub(crate) const fn width(self) -> u64 {
+        match self {
+            Self::Sectors { .. } => 4,
+            Self::Typed { .. } => 8,
+        }
+    }
+
+    /// The entry of that index, or `None` behind the last.
+    pub(crate) fn get(self, table: &[u8], index: u64) -> Option<u64> {
+        let index = usize::try_from(index).ok()?;
+        match self {
+            Self::Sectors { .. } => {
+                let (entries, _) = table.as_chunks::<4>();
+                entries.get(index).map(|bytes| u64::from(u32::from_le_bytes(*bytes)))
+            }
+            Self::Typed { .. } => {
+                let (entries, _) = table.as_chunks::<8>();
+                entries.get(index).map(|bytes| u64::from_le_bytes(*bytes))
+            }
+        }
+    }
+
+    /// Byte address of the table that an entry of a directory names; `None` where there is no table.
+    fn table(self, entry: u64, table_bytes: u64) -> Result<Option<u64>> {
+        let beyond =
+            || Error::malformed(format!("grain directory entry {entry:#x} is beyond the address space"));
+        match self {
+            _ if entry == 0 => Ok(None),
+            Self::Sectors { .. } => entry.checked_mul(SECTOR).map(Some).ok_or_else(beyond),
+            Self::Typed { tables, .. } => {
+                if entry >> 32 != 0x1000_0000 {
+                    return Err(Error::malformed(format!(
+                        "grain directory entry {entry:#x} is not of the type of an allocated table"
+                    )));
+                }
+                let number = entry & 0xffff_ffff;
+                let offset = number.checked_mul(table_bytes).and_then(|bytes| bytes.checked_add(tables));
+                offset.map(Some).ok_or_else(beyond)
+            }
+        }
+    }
+
+    /// What an entry of a grain table means.
+    ///
+    /// # Errors
+    /// `malformed`; the caller adds the place.
+    pub(crate) fn grain(self, entry: u64, grain_bytes: u64) -> Result<Grain> {
+        match self {
+            _ if entry == 0 => Ok(Grain::Hole),
+            Self::Sectors { zeroed: true } if entry == 1 => Ok(Grain::Zero),
+            Self::Sectors { zeroed: false } if entry == 1 => Err(Error::malformed(
+                "a grain table entry is 1, a grain of zeros, and the header does not say that there are such",
+            )),
+            Self::Sectors { .. } => Ok(Grain::At(entry.saturating_mul(SECTOR))),
+            Self::Typed { grains, .. } => match entry >> 60 {
+                // Unmapped by the guest, and zeroed.
+                1 | 2 => Ok(Grain::Zero),
+                3 => {
+                    let number =
+                        ((entry & 0x0fff_0000_0000_0000) >> 48) | ((entry & 0x0000_ffff_ffff_ffff) << 12);
+                    let offset = number.checked_mul(grain_bytes).and_then(|bytes| bytes.checked_add(grains));
+                    offset.map(Grain::At).ok_or_else(|| {
+                        Error::malformed(format!("grain table entry {entry:#x} is beyond the address space"))
+                    })
+                }
+                _ => Err(Error::malformed(format!("grain table entry {entry:#x} has no type that is known"))),
+            },
+        }
+    }
+}
+
+/// Where the directories of an extent are, and their measures.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// Byte address of the directory.
+    pub(crate) directory: u64,
+    /// Byte address of the redundant one.
+    pub(crate) redundant: Option<u64>,
+    /// Bytes of a grain, a power of two.
+    pub(crate) grain_bytes: u64,
+    /// Entries of a table.
+    pub(crate) table_entries: u64,
+    /// What entries look like.
+    pub(crate) entries: Entries,
+}
+
+impl Layout {
+    /// Bytes of a grain table.
+    pub(crate) const fn table_bytes(&self) -> u64 {
+        self.table_entries.saturating_mul(self.entries.width())
+    }
+
+    /// Guest bytes that a grain table covers.
+    pub(crate) const fn span(&self) -> u64 {
+        self.grain_bytes.saturating_mul(self.table_entries)
+    }
+}
+
+/// The directory of an extent.
+pub(crate) struct Directory {
+    source: Arc<dyn Source>,
+    layout: Layout,
+    /// Guest bytes of the extent.
+    bytes: u64,
+    /// Entries in use.
+    len: u64,
+    warnings: Warnings,
+}
+
+/// Where a grain table is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TableAt {
+    /// The table.
+    pub(crate) range: StoredRange,
+    /// Its redundant copy.
+    pub(crate) redundant: Option<StoredRange>,
+}
+
+/// Some entries of a directory, and of its redundant copy.
+pub(crate) struct Page {
+    /// Index of the first.
+    first: u64,
+    /// Index behind the last.
+    pub(crate) end: u64,
+    start: u64,
+    primary: Bytes,
+    redundant: Option<Bytes>,
+}
+
+impl Directory {
+    /// The directory of an extent of `bytes` guest bytes. What lies outside of the object is told apart here: where
+    /// only one of the two directories can be, it is used.
+    ///
+    /// # Errors
+    /// `truncated` where no directory lies in the object, `malformed` where it has no address.
+    pub(crate) fn new(
+        source: Arc<dyn Source>,
+        mut layout: Layout,
+        bytes: u64,
+        warnings: Warnings,
+    ) -> Result<Self> {
+        let len = bytes.div_ceil(layout.span().max(1));
+        let size = len.saturating_mul(layout.entries.width());
+        let fits = |start: u64| start != 0 && start.checked_add(size).is_some_and(|end| end <= source.len());
+        if !fits(layout.directory) && len != 0 {
+            let Some(redundant) = layout.redundant.filter(|start| fits(*start)) else {
+                return Err(if layout.directory == 0 {
+                    Error::malformed("there is no grain directory")
+                } else {
+                    Error::truncated(format!(
+                        "the grain directory has {size} bytes at {}, and the object ends at {}",
+                        layout.directory,
+                        source.len()
+                    ))
+                    .at(layout.directory)
+                });
+            };
+            warnings.add(redundant_used(format!(
+                "the grain directory at {} does not lie in the object: the redundant one is used",
+                layout.directory
+            )));
+            layout.directory = redundant;
+            layout.redundant = None;
+        }
+        layout.redundant = layout.redundant.filter(|start| fits(*start) && *start != layout.directory);
+        Ok(Self { source, layout, bytes, len, warnings })
+    }
+
+    /// Its measures.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Loads the page that holds entry `index`, and `ahead` more behind it into `tables`.
+    ///
+    /// # Errors
+    /// The `source_*` codes.
+    pub(crate) async fn page(&self, tables: &Tables, index: u64, ahead: u64) -> Result<Page> {
+        let width = self.layout.entries.width();
+        let per_page = PAGE_BYTES.checked_div(width).unwrap_or(1).max(1);
+        let number = index.checked_div(per_page).unwrap_or_default();
+        let mut ranges = Vec::new();
+        let mut bounds = None;
+        for number in number..=number.saturating_add(ahead) {
+            let first = number.saturating_mul(per_page);
+            let end = first.saturating_add(per_page).min(self.len);
+            if first >= end {
+                break;
+            }
+            bounds.get_or_insert((first, end));
+            for start in std::iter::once(self.layout.directory).chain(self.layout.redundant) {
+                let from = start.saturating_add(first.saturating_mul(width));
+                let to = start.saturating_add(end.saturating_mul(width));
+                ranges.push(StoredRange::between(StoredOffset::new(from), StoredOffset::new(to)));
+            }
+        }
+        let mut loaded = tables.load(&ranges).await?.into_iter();
+        let missing = || Error::internal(format!("page {number} of a grain directory was not loaded"));
+        let (first, end) = bounds.ok_or_else(missing)?;
+        Ok(Page {
+            first,
+            end,
+            start: ranges.first().map_or(0, |range| range.start().get()),
+            primary: loaded.next().ok_or_else(missing)?,
+            redundant: match self.layout.redundant {
+                Some(_) => Some(loaded.next().ok_or_else(missing)?),
+                None => None,
+            },
+        })
+    }
+
+    /// How many entries from `index` on are empty, as far as the page goes.
+    pub(crate) fn empty_run(&self, page: &Page, index: u64) -> u64 {
+        let empty = |index: &u64| {
+            let relative = index.saturating_sub(page.first);
+            let entry = |bytes: &Bytes| self.layout.entries.get(bytes, relative).unwrap_or_default();
+            entry(&page.primary) == 0 && page.redundant.as_ref().is_none_or(|bytes| entry(bytes) == 0)
+        };
+        let run = (index..page.end).take_while(empty).count();
+        u64::try_from(run).unwrap_or_default()
+    }
+
+    /// Where the table of entry `index` is, or `None` where there is none.
+    ///
+    /// # Errors
+    /// `malformed`, `truncated` with the place of the entry.
+    pub(crate) fn table(&self, page: &Page, index: u64) -> Result<Option<TableAt>> {
+        let relative = index.saturating_sub(page.first);
+        let place = page.start.saturating_add(relative.saturating_mul(self.layout.entries.width()));
+        let find = |bytes: &Bytes| self.locate(bytes, relative, index);
+        let primary = find(&page.primary);
+        let redundant = page.redundant.as_ref().map(find).and_then(Result::ok).flatten();
+        match (primary, redundant) {
+            (Ok(Some(range)), redundant) => Ok(Some(TableAt { range, redundant })),
+            (Ok(None), None) => Ok(None),
+            (Err(error), None) => Err(error.at(place)),
+            (Ok(None) | Err(_), Some(range)) => {
+                self.warnings.add(redundant_used(format!(
+                    "entry {index} of the grain directory, at {place}, is damaged: the redundant one is used"
+                )));
+                Ok(Some(TableAt { range, redundant: None }))
+            }
+        }
+    }
+
+    /// Says that the redundant copy of a table is used.
+    pub(crate) fn table_replaced(&self, table: TableAt) {
+        self.warnings.add(redundant_used(format!(
+            "the grain table at {} is damaged: the redundant one is used",
+            table.range.start()
+        )));
+    }
+
+    fn locate(&self, bytes: &Bytes, relative: u64, index: u64) -> Result<Option<StoredRange>> {
+        let entry = self.layout.entries.get(bytes, relative).unwrap_or_default();
+        let Some(start) = self.layout.entries.table(entry, self.layout.table_bytes())? else {
+            return Ok(None);
+        };
+        // The last table need not be there but for the grains of the disk.
+        let rest = self.bytes.saturating_sub(index.saturating_mul(self.layout.span()));
+        let used = rest.div_ceil(self.layout.grain_bytes.max(1)).min(self.layout.table_entries);
+        let range =
+            StoredRange::new(StoredOffset::new(start), used.saturating_mul(self.layout.entries.width()));
+        match range {
+            Some(range) if range.end().get() <= self.source.len() => Ok(Some(range)),
+            _ => Err(Error::truncated(format!(
+                "grain directory entry {index} names a table at {start}, and the object ends at {}",
+                self.source.len()
+            ))),
+        }
+    }
+}
+
+fn redundant_used(message: String) -> Warning {
+    Warning::new("redundant_directory", message)
+}

@@ -1,0 +1,428 @@
+//! Opening: from the head of a file, whatever kind it is, to a disk.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use diskferry_core::address::{FileIndex, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::disk::{Disk, Geometry, Warnings};
+use diskferry_core::error::{Error, ErrorKind, Refusal, Result, Warning};
+use diskferry_core::extent::MAX_UNIT_BYTES;
+use diskferry_core::source::Source;
+use diskferry_core::source::wrap::HeadTail;
+
+use super::descriptor::{self, Access, Descriptor, ExtentLine, Kind, is_descriptor};
+use super::directory::{Entries, Layout};
+use super::esx::{COWD_MAGIC, EsxExtent, SE_MAGIC, check_se_volatile, parse_cowd, parse_se};
+use super::footer::{self, Footer};
+use super::header::{DirectoryAt, Grains, HEADER_LEN, MAGIC, SECTOR, Sectors, SparseHeader};
+use super::map::{Part, PartMap, VmdkMap};
+use super::scan::ScanMap;
+use super::set;
+use super::sparse::{Compressed, SparseMap};
+use crate::detect::Recognised;
+use crate::{Format, Opening};
+
+/// What a file of the format begins with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Begins {
+    Hosted,
+    Descriptor,
+    Cowd,
+    SeSparse,
+}
+
+fn begins(head: &[u8]) -> Option<Begins> {
+    if head.starts_with(&MAGIC) {
+        Some(Begins::Hosted)
+    } else if is_descriptor(head) {
+        Some(Begins::Descriptor)
+    } else if head.starts_with(&COWD_MAGIC) {
+        Some(Begins::Cowd)
+    } else if head.starts_with(&SE_MAGIC) {
+        Some(Begins::SeSparse)
+    } else {
+        None
+    }
+}
+
+/// Whether the object is one, as far as its head shows.
+pub(crate) fn recognise(file: &HeadTail) -> Recognised {
+    let head = file.head();
+    let Some(begins) = begins(head) else { return Recognised::No };
+    let checked = match begins {
+        Begins::Hosted => recognise_hosted(file),
+        // One that is longer than the head is parsed when it is opened.
+        Begins::Descriptor if file.len() > HeadTail::HEAD && !head.contains(&0) => Ok(()),
+        Begins::Descriptor => Descriptor::parse(head).map(drop),
+        Begins::Cowd => parse_cowd(head).map(drop),
+        Begins::SeSparse => parse_se(head).map(drop),
+    };
+    match checked {
+        Ok(()) => Recognised::Sound,
+        Err(error) => Recognised::Unsound(error),
+    }
+}
+
+fn recognise_hosted(file: &HeadTail) -> Result<()> {
+    let header = SparseHeader::parse(file.head())?;
+    let Some(range) = descriptor_range(&header, file.len())? else { return Ok(()) };
+    let bounds = usize::try_from(range.start().get()).ok().zip(usize::try_from(range.end().get()).ok());
+    match bounds.and_then(|(start, end)| file.head().get(start..end)) {
+        Some(text) if !is_blank(text) => {
+            Descriptor::parse(text).map(drop).map_err(|error| error.at(range.start()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Opens an image: the file itself, and by its gate those beside it that its descriptor names.
+///
+/// # Errors
+/// See [`crate::open_with`].
+pub(crate) async fn open(opening: Opening) -> Result<Disk> {
+    let head = opening.file.head();
+    match begins(head) {
+        Some(Begins::Hosted) => open_hosted(opening).await,
+        Some(Begins::Descriptor) => set::open(opening).await,
+        Some(Begins::Cowd) => open_cowd(&opening),
+        Some(Begins::SeSparse) => {
+            parse_se(head)?;
+            Err(alone(opening.file.url(), "a seSparse extent"))
+        }
+        None => Err(Error::malformed("none of the marks of a VMDK is there").at(0u64)),
+    }
+}
+
+async fn open_hosted(opening: Opening) -> Result<Disk> {
+    let file = opening.file;
+    let header = SparseHeader::parse(file.head())?;
+    let warnings = Warnings::new();
+    let described = match embedded(&file, &header).await? {
+        Some(descriptor) => Some(descriptor),
+        None if header.grains == Grains::Plain => {
+            return Err(alone(file.url(), "a sparse extent without a descriptor"));
+        }
+        None => {
+            warnings.add(Warning::new(
+                "no_descriptor",
+                "the image has no descriptor: nothing says whether it is a difference to another disk",
+            ));
+            None
+        }
+    };
+    let size = match &described {
+        Some((_, line)) => extent_size(line, header.capacity, header.grain)?,
+        None => header.capacity.bytes().unwrap_or_default(),
+    };
+    if header.unclean {
+        warnings.add(Warning::new("unclean_shutdown", "the image was not closed when it was last written"));
+    }
+    let fallback = if header.grains == Grains::Plain { "monolithicSparse" } else { "streamOptimized" };
+    let mut geometry = Geometry {
+        format: Format::Vmdk.name(),
+        variant: described.as_ref().map_or(fallback, |(found, _)| found.create_type.as_str()).to_owned(),
+        virtual_bytes: size,
+        cluster_bytes: Some(header.grain_bytes()),
+        features: features(&header),
+    };
+    let refusals =
+        described.iter().flat_map(|(found, line)| refusals(found, std::slice::from_ref(line))).collect();
+    let source: Arc<dyn Source> = Arc::clone(&file) as _;
+    let opened = sparse_part(FileIndex(0), &file, &header, GuestRange::first(size), &warnings)?;
+    geometry.features.extend(opened.features);
+    Ok(finish(geometry, vec![source], vec![opened.part], warnings, refusals))
+}
+
+/// A disk of these parts, or one that is only described where it is refused.
+pub(crate) fn finish(
+    geometry: Geometry,
+    files: Vec<Arc<dyn Source>>,
+    parts: Vec<Part>,
+    warnings: Warnings,
+    refusals: Vec<Refusal>,
+) -> Disk {
+    if refusals.is_empty() {
+        Disk::new(geometry, files, Box::new(VmdkMap(parts)), warnings, refusals)
+    } else {
+        Disk::refused(geometry, files, warnings, refusals)
+    }
+}
+
+/// The embedded descriptor and its one extent, checked against the header.
+async fn embedded(file: &HeadTail, header: &SparseHeader) -> Result<Option<(Descriptor, ExtentLine)>> {
+    let Some(range) = descriptor_range(header, file.len())? else { return Ok(None) };
+    let text = file.read(range).await?;
+    if is_blank(&text) {
+        return Ok(None);
+    }
+    let found = Descriptor::parse(&text).map_err(|error| error.at(range.start()))?;
+    let contradiction = |what: String| Error::malformed(what).at(range.start());
+    match (found.kind, header.grains) {
+        (Kind::MonolithicSparse, Grains::Plain) | (Kind::StreamOptimized, Grains::Compressed { .. }) => {}
+        (Kind::Custom, _) => {}
+        (Kind::MonolithicSparse | Kind::StreamOptimized, grains) => {
+            return Err(contradiction(format!(
+                "createType {:?} and a header with {} grains contradict each other",
+                found.create_type,
+                if grains == Grains::Plain { "plain" } else { "compressed" }
+            )));
+        }
+        _ => {
+            return Err(contradiction(format!(
+                "createType {:?} is not that of a disk in one sparse file, which this is",
+                found.create_type
+            )));
+        }
+    }
+    match found.extents.as_slice() {
+        [line] if line.kind == descriptor::ExtentType::Sparse => {
+            let line = line.clone();
+            Ok(Some((found, line)))
+        }
+        lines => Err(contradiction(format!(
+            "the embedded descriptor has {} extents; one of type SPARSE is right",
+            lines.len()
+        ))),
+    }
+}
+
+fn descriptor_range(header: &SparseHeader, object: u64) -> Result<Option<StoredRange>> {
+    let Some((offset, size)) = header.descriptor else { return Ok(None) };
+    let beyond = || {
+        Error::truncated(format!(
+            "the descriptor has {} sectors from sector {} on, and the object ends at {object}",
+            size.0, offset.0
+        ))
+        .at(28u64)
+    };
+    let (start, len) = offset.bytes().zip(size.bytes()).ok_or_else(beyond)?;
+    if len > descriptor::LONGEST {
+        return Err(Error::malformed(format!(
+            "the descriptor has {len} bytes, more than {}",
+            descriptor::LONGEST
+        ))
+        .at(36u64));
+    }
+    let range = StoredRange::new(StoredOffset::new(start), len).ok_or_else(beyond)?;
+    if range.end().get() > object { Err(beyond()) } else { Ok(Some(range)) }
+}
+
+fn is_blank(text: &[u8]) -> bool {
+    text.first().is_none_or(|byte| *byte == 0)
+}
+
+/// The size of an extent on the disk: what its line says. The capacity in its own header is the same, or the same
+/// rounded up to a whole grain, as some writers leave it.
+///
+/// # Errors
+/// `malformed` where the two contradict each other.
+pub(crate) fn extent_size(line: &ExtentLine, capacity: Sectors, grain: Sectors) -> Result<u64> {
+    let rounded = line.size.0.checked_next_multiple_of(grain.0);
+    if capacity != line.size && Some(capacity.0) != rounded {
+        return Err(Error::malformed(format!(
+            "the descriptor gives the extent {} sectors, its header {}",
+            line.size.0, capacity.0
+        )));
+    }
+    line.size.bytes().ok_or_else(|| Error::malformed("an extent is longer than the address space"))
+}
+
+/// What a header tells of the use that an extent makes of the format.
+pub(crate) fn features(header: &SparseHeader) -> Vec<String> {
+    let mut features = vec![format!("header version {}", header.version)];
+    if let Grains::Compressed { markers } = header.grains {
+        features.push("compressed grains".to_owned());
+        if markers {
+            features.push("markers".to_owned());
+        }
+    }
+    if header.redundant.is_some() {
+        features.push("redundant directory".to_owned());
+    }
+    if header.zeroed_grains {
+        features.push("zeroed grains".to_owned());
+    }
+    features
+}
+
+/// What the descriptor says that stops every command but `info`.
+pub(crate) fn refusals(descriptor: &Descriptor, lines: &[ExtentLine]) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    let parent = match (&descriptor.parent_hint, &descriptor.parent_cid) {
+        (Some(hint), _) => Some(format!("the image is a difference to the disk {hint:?}")),
+        (None, Some(cid)) => Some(format!("the image is a difference to the disk with the content ID {cid}")),
+        (None, None) => None,
+    };
+    if let Some(message) = parent {
+        refusals.push(
+            Refusal::new(ErrorKind::ParentDiskRefused, message)
+                .hint("consolidate its snapshots where it was made, or clone it, and take the result"),
+        );
+    }
+    if let Some(line) = lines.iter().find(|line| line.access == Access::None) {
+        refusals.push(Refusal::new(
+            ErrorKind::UnsupportedFeature,
+            format!("an extent of {} sectors has the access NOACCESS: its bytes are not known", line.size.0),
+        ));
+    }
+    refusals
+}
+
+/// A part of a disk, opened.
+pub(crate) struct Opened {
+    /// The part.
+    pub(crate) part: Part,
+    /// What is remarkable of it, beside what its header says.
+    pub(crate) features: Vec<String>,
+}
+
+/// Opens the hosted sparse extent in `file` as the guest bytes `guest`.
+///
+/// # Errors
+/// `malformed`, `truncated`, `unsupported_feature`.
+pub(crate) fn sparse_part(
+    index: FileIndex,
+    file: &Arc<HeadTail>,
+    header: &SparseHeader,
+    guest: GuestRange,
+    warnings: &Warnings,
+) -> Result<Opened> {
+    let source: Arc<dyn Source> = Arc::clone(file) as _;
+    if let Grains::Compressed { .. } = header.grains
+        && header.grain_bytes() > MAX_UNIT_BYTES
+    {
+        return Err(Error::unsupported(format!(
+            "compressed grains of {} bytes; up to {MAX_UNIT_BYTES} are read",
+            header.grain_bytes()
+        ))
+        .at(20u64));
+    }
+    let mut features = Vec::new();
+    let (directory, redundant, footer_at) = match header.directory {
+        DirectoryAt::Sector(sector) => (sector, header.redundant, None),
+        DirectoryAt::Footer => match footer::find(file, header, guest.len()) {
+            Some(Footer { directory, redundant, offset, padded }) => {
+                if padded {
+                    warnings.add(Warning::new(
+                        "recovered_footer",
+                        format!("the footer is not at the object's end but at {offset}, with nothing but zeros behind it"),
+                    ));
+                }
+                features.push("directory at the end".to_owned());
+                (directory, redundant, Some(offset))
+            }
+            None if header.grains == (Grains::Compressed { markers: true }) => {
+                warnings.add(Warning::new(
+                    "recovered_by_scan",
+                    "the image has no usable footer: its grains are found by reading all of it",
+                ));
+                let map = ScanMap::new(index, source, header.clone(), guest);
+                features.push("no footer".to_owned());
+                return Ok(Opened { part: Part { guest, map: PartMap::Scanned(map) }, features });
+            }
+            None => {
+                return Err(Error::malformed(
+                    "the directory is said to be at the end, and there is no footer",
+                )
+                .at(56u64));
+            }
+        },
+    };
+    let layout = Layout {
+        directory: directory.bytes().unwrap_or(u64::MAX),
+        redundant: redundant.and_then(Sectors::bytes),
+        grain_bytes: header.grain_bytes(),
+        table_entries: u64::from(header.table_entries),
+        entries: Entries::Sectors { zeroed: header.zeroed_grains },
+    };
+    let compressed = match header.grains {
+        Grains::Plain => None,
+        Grains::Compressed { markers } => {
+            let fixed = std::iter::once(layout.directory).chain(layout.redundant).chain(footer_at).collect();
+            Some(Compressed::new(guest.start().get(), layout.grain_bytes, markers, fixed))
+        }
+    };
+    let map = SparseMap::new(index, source, guest, layout, compressed, warnings.clone())?;
+    Ok(Opened { part: Part { guest, map: PartMap::Sparse(map) }, features })
+}
+
+/// Opens the ESX extent in `file` as the guest bytes `guest`.
+///
+/// # Errors
+/// `malformed`, `truncated`.
+pub(crate) fn esx_part(
+    index: FileIndex,
+    file: &Arc<HeadTail>,
+    extent: EsxExtent,
+    guest: GuestRange,
+    warnings: &Warnings,
+) -> Result<Part> {
+    let source: Arc<dyn Source> = Arc::clone(file) as _;
+    let map = SparseMap::new(index, source, guest, extent.layout, None, warnings.clone())?;
+    Ok(Part { guest, map: PartMap::Sparse(map) })
+}
+
+/// The seSparse extent in `file`, with its volatile header checked.
+///
+/// # Errors
+/// `malformed`, `truncated`, `unsupported_feature`; the `source_*` codes.
+pub(crate) async fn open_se(file: &HeadTail) -> Result<EsxExtent> {
+    let (extent, volatile) = parse_se(file.head())?;
+    let range = StoredRange::new(StoredOffset::new(volatile), SECTOR).ok_or_else(|| {
+        Error::truncated("the volatile header of a seSparse extent is beyond the address space")
+    })?;
+    let header: Bytes = file.read(range).await?;
+    check_se_volatile(&header).map_err(|error| error.at(volatile))?;
+    Ok(extent)
+}
+
+fn open_cowd(opening: &Opening) -> Result<Disk> {
+    let file = &opening.file;
+    let extent = parse_cowd(file.head())?;
+    let warnings = Warnings::new();
+    warnings.add(Warning::new(
+        "no_descriptor",
+        "a COWD extent without its descriptor: only its own header says that it is not a difference to another disk",
+    ));
+    let size = extent.capacity.bytes().unwrap_or_default();
+    let geometry = Geometry {
+        format: Format::Vmdk.name(),
+        variant: "vmfsSparse".to_owned(),
+        virtual_bytes: size,
+        cluster_bytes: Some(extent.layout.grain_bytes),
+        features: Vec::new(),
+    };
+    let refusals = if extent.child { vec![cowd_child()] } else { Vec::new() };
+    let part = esx_part(FileIndex(0), file, extent, GuestRange::first(size), &warnings)?;
+    let source: Arc<dyn Source> = Arc::clone(file) as _;
+    Ok(finish(geometry, vec![source], vec![part], warnings, refusals))
+}
+
+/// The refusal of a COWD extent that says that it is a difference.
+pub(crate) fn cowd_child() -> Refusal {
+    Refusal::new(ErrorKind::ParentDiskRefused, "a COWD extent says that it is a difference to another disk")
+}
+
+/// What opening one file of a set answers: which file to open instead.
+fn alone(url: &str, what: &str) -> Error {
+    let error =
+        Error::unsupported(format!("{what} is one part of a disk, which only its descriptor describes"));
+    match descriptor_name(url) {
+        Some(name) => error.hint(format!("open the descriptor beside it, probably {name}")),
+        None => error.hint("open the descriptor beside it, the small .vmdk file of text"),
+    }
+}
+
+/// The usual name of the descriptor beside an extent: `disk.vmdk` for `disk-s001.vmdk`.
+fn descriptor_name(url: &str) -> Option<String> {
+    let name = url.rsplit(['/', ':']).next()?;
+    let stem = name.strip_suffix(".vmdk")?;
+    let (disk, suffix) = stem.rsplit_once('-')?;
+    let numbered = suffix
+        .strip_prefix(['s', 'f'])
+        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()));
+    let known = numbered || matches!(suffix, "flat" | "delta" | "sesparse");
+    (known && !disk.is_empty()).then(|| format!("{disk}.vmdk"))
+}
+
+const _: () = assert!(HEADER_LEN as u64 == SECTOR);

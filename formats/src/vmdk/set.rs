@@ -1,0 +1,277 @@
+//! Disks in several files: a descriptor, and its extents beside it.
+//!
+//! Nothing is opened but plain names, through the gate that the caller gave, and only once nothing speaks against the
+//! whole set.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset};
+use diskferry_core::disk::{Disk, Geometry, Warnings};
+use diskferry_core::error::{Error, ErrorKind, Refusal, Result};
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{SiblingName, Source, read_up_to};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
+use super::descriptor::{Descriptor, ExtentLine, ExtentType, Kind, LONGEST};
+use super::esx::{COWD_MAGIC, parse_cowd};
+use super::header::{Grains, SparseHeader};
+use super::map::{Part, PartMap};
+use super::read::{cowd_child, esx_part, extent_size, features, finish, open_se, refusals, sparse_part};
+use crate::{Format, Opening};
+
+/// Siblings that are opened at once.
+const AT_ONCE: usize = 8;
+
+/// Opens the disk that a descriptor describes.
+///
+/// # Errors
+/// See [`crate::open_with`].
+pub(crate) async fn open(opening: Opening) -> Result<Disk> {
+    let text = read_up_to(&*opening.file, StoredOffset::ZERO, LONGEST).await?;
+    if opening.file.len() > LONGEST && !text.contains(&0) {
+        return Err(Error::malformed(format!("the descriptor has more than {LONGEST} bytes of text")));
+    }
+    let descriptor = Descriptor::parse(&text)?;
+    let places = places(&descriptor)?;
+    let virtual_bytes = places.last().map_or(0, |guest| guest.end().get());
+    let mut geometry = Geometry {
+        format: Format::Vmdk.name(),
+        variant: descriptor.create_type.clone(),
+        virtual_bytes,
+        cluster_bytes: None,
+        features: vec![format!("extents: {}", descriptor.extents.len())],
+    };
+    let warnings = Warnings::new();
+    let mut files: Vec<Arc<dyn Source>> = vec![Arc::clone(&opening.file) as _];
+    let mut refused = refusals(&descriptor, &descriptor.extents);
+    let names = match names(&descriptor) {
+        Ok(names) => names,
+        Err(refusal) => {
+            refused.push(refusal);
+            Vec::new()
+        }
+    };
+    if !refused.is_empty() {
+        return Ok(finish(geometry, files, Vec::new(), warnings, refused));
+    }
+
+    let (indices, siblings) = open_siblings(&opening, &descriptor.extents, &names).await?;
+    files.extend(siblings.iter().map(Sibling::source));
+    let mut parts = Vec::new();
+    let mut grains = Vec::new();
+    for ((line, guest), index) in descriptor.extents.iter().zip(places).zip(indices) {
+        let Some(position) = index else {
+            parts.push(Part { guest, map: PartMap::Zero });
+            continue;
+        };
+        let sibling = siblings.get(position).ok_or_else(|| Error::internal("a sibling was not opened"))?;
+        let index = FileIndex(u32::try_from(position.saturating_add(1)).unwrap_or(u32::MAX));
+        let opened = part(&descriptor, line, guest, index, sibling, &warnings).await;
+        let opened = opened.map_err(|error| in_file(&line.name, error))?;
+        for feature in opened.features {
+            if !geometry.features.contains(&feature) {
+                geometry.features.push(feature);
+            }
+        }
+        refused.extend(opened.refusal);
+        grains.extend(opened.grain_bytes);
+        parts.push(opened.part);
+    }
+    grains.dedup();
+    if let [grain] = grains.as_slice() {
+        geometry.cluster_bytes = Some(*grain);
+    }
+    Ok(finish(geometry, files, parts, warnings, refused))
+}
+
+/// Where each extent lies on the disk.
+fn places(descriptor: &Descriptor) -> Result<Vec<GuestRange>> {
+    if descriptor.extents.is_empty() {
+        return Err(Error::malformed("the descriptor has no extents"));
+    }
+    let single = matches!(descriptor.kind, Kind::MonolithicSparse | Kind::StreamOptimized);
+    if single && descriptor.extents.len() > 1 {
+        return Err(Error::malformed(format!(
+            "createType {:?} and {} extents contradict each other",
+            descriptor.create_type,
+            descriptor.extents.len()
+        )));
+    }
+    let mut at = GuestOffset::ZERO;
+    let mut places = Vec::new();
+    for line in &descriptor.extents {
+        let guest = line.size.bytes().and_then(|len| GuestRange::new(at, len));
+        let guest = guest
+            .ok_or_else(|| Error::malformed("the extents together are longer than the address space"))?;
+        at = guest.end();
+        places.push(guest);
+    }
+    Ok(places)
+}
+
+/// The name of the sibling of each extent, where it has one.
+fn names(descriptor: &Descriptor) -> Result<Vec<Option<SiblingName>>, Refusal> {
+    let device = descriptor.extents.iter().any(|line| line.kind == ExtentType::Device);
+    if device || descriptor.kind == Kind::Device {
+        return Err(Refusal::new(
+            ErrorKind::ExternalDataRefused,
+            format!("createType {:?}: the disk is a device or the mapping of one", descriptor.create_type),
+        ));
+    }
+    let name = |line: &ExtentLine| match line.kind {
+        ExtentType::Zero => Ok(None),
+        _ => SiblingName::new(&line.name).map(Some).map_err(|error| {
+            Refusal::new(error.kind(), error.message())
+                .hint("only files in the same directory or under the same prefix are opened")
+        }),
+    };
+    descriptor.extents.iter().map(name).collect()
+}
+
+/// A file of the set.
+enum Sibling {
+    /// Read as it is.
+    Flat(Arc<dyn Source>),
+    /// Read by its header.
+    Sparse(Arc<HeadTail>),
+}
+
+impl Sibling {
+    fn source(&self) -> Arc<dyn Source> {
+        match self {
+            Self::Flat(source) => Arc::clone(source),
+            Self::Sparse(file) => Arc::clone(file) as _,
+        }
+    }
+}
+
+/// Opens each named file once, in the order of the descriptor, a few at a time; gives for each extent which it is.
+async fn open_siblings(
+    opening: &Opening,
+    lines: &[ExtentLine],
+    names: &[Option<SiblingName>],
+) -> Result<(Vec<Option<usize>>, Vec<Sibling>)> {
+    let mut known: HashMap<&SiblingName, (usize, bool)> = HashMap::new();
+    let mut wanted = Vec::new();
+    let mut indices = Vec::new();
+    for (line, name) in lines.iter().zip(names) {
+        let Some(name) = name else {
+            indices.push(None);
+            continue;
+        };
+        let flat = matches!(line.kind, ExtentType::Flat | ExtentType::Vmfs);
+        let (index, as_flat) = *known.entry(name).or_insert_with(|| {
+            wanted.push((name, flat));
+            (wanted.len().saturating_sub(1), flat)
+        });
+        if !(flat && as_flat) && indices.contains(&Some(index)) {
+            return Err(Error::malformed(format!(
+                "the extent {:?} stands twice in the descriptor",
+                name.as_str()
+            )));
+        }
+        indices.push(Some(index));
+    }
+    let open = |(name, flat): (&SiblingName, bool)| {
+        let source = opening.gate.open(name);
+        let name = name.as_str().to_owned();
+        async move {
+            let source = source.await?;
+            if flat {
+                return Ok::<_, Error>(Sibling::Flat(source));
+            }
+            let file = HeadTail::open(source).await.map_err(|error| in_file(&name, error))?;
+            Ok(Sibling::Sparse(Arc::new(file)))
+        }
+    };
+    let siblings = stream::iter(wanted.into_iter().map(open)).buffered(AT_ONCE).try_collect().await?;
+    Ok((indices, siblings))
+}
+
+/// An error of a file of the set, with its name.
+fn in_file(name: &str, error: Error) -> Error {
+    let named = Error::new(error.kind(), format!("{name}: {}", error.message())).retry(error.is_retryable());
+    let named = match error.offset() {
+        Some(offset) => named.at(offset),
+        None => named,
+    };
+    let named = match error.hint_text() {
+        Some(hint) => named.hint(hint.to_owned()),
+        None => named,
+    };
+    named.caused_by(error)
+}
+
+struct OpenedPart {
+    part: Part,
+    features: Vec<String>,
+    grain_bytes: Option<u64>,
+    refusal: Option<Refusal>,
+}
+
+async fn part(
+    descriptor: &Descriptor,
+    line: &ExtentLine,
+    guest: GuestRange,
+    index: FileIndex,
+    sibling: &Sibling,
+    warnings: &Warnings,
+) -> Result<OpenedPart> {
+    let file = match sibling {
+        Sibling::Flat(source) => {
+            let part = flat(line, guest, index, source)?;
+            return Ok(OpenedPart { part, features: Vec::new(), grain_bytes: None, refusal: None });
+        }
+        Sibling::Sparse(file) => file,
+    };
+    let esx = match line.kind {
+        ExtentType::SeSparse => Some(open_se(file).await?),
+        _ if file.head().starts_with(&COWD_MAGIC) => Some(parse_cowd(file.head())?),
+        ExtentType::VmfsSparse => Some(parse_cowd(file.head())?),
+        _ => None,
+    };
+    if let Some(extent) = esx {
+        let grain_bytes = extent.layout.grain_bytes;
+        let grain =
+            super::header::Sectors(grain_bytes.checked_div(super::header::SECTOR).unwrap_or_default());
+        extent_size(line, extent.capacity, grain)?;
+        let refusal = extent.child.then(cowd_child);
+        let part = esx_part(index, file, extent, guest, warnings)?;
+        return Ok(OpenedPart { part, features: Vec::new(), grain_bytes: Some(grain_bytes), refusal });
+    }
+    let header = SparseHeader::parse(file.head())?;
+    let right = match descriptor.kind {
+        Kind::MonolithicSparse | Kind::SplitSparse => header.grains == Grains::Plain,
+        Kind::StreamOptimized => header.grains != Grains::Plain,
+        Kind::VmfsSparse => false,
+        _ => true,
+    };
+    if !right {
+        return Err(Error::malformed(format!(
+            "createType {:?} and the extent's header contradict each other",
+            descriptor.create_type
+        )));
+    }
+    extent_size(line, header.capacity, header.grain)?;
+    let opened = sparse_part(index, file, &header, guest, warnings)?;
+    let mut features = features(&header);
+    features.extend(opened.features);
+    Ok(OpenedPart { part: opened.part, features, grain_bytes: Some(header.grain_bytes()), refusal: None })
+}
+
+fn flat(line: &ExtentLine, guest: GuestRange, file: FileIndex, source: &Arc<dyn Source>) -> Result<Part> {
+    let end = line.offset.bytes().and_then(|start| start.checked_add(guest.len()));
+    match (line.offset.bytes(), end) {
+        (Some(start), Some(end)) if end <= source.len() => {
+            let start = StoredOffset::new(start);
+            Ok(Part { guest, map: PartMap::Flat { file, source: Arc::clone(source), start } })
+        }
+        _ => Err(Error::truncated(format!(
+            "the descriptor gives the extent {} sectors from sector {} on, and the file ends at {}",
+            line.size.0,
+            line.offset.0,
+            source.len()
+        ))),
+    }
+}

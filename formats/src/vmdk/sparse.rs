@@ -1,0 +1,311 @@
+//! The block map of one sparse extent: grain tables walked in guest order.
+//!
+//! A grain table has the address of a compressed grain and not its length. The length is bounded without touching
+//! data: a grain ends at the latest where the next thing begins that the image uses (a grain, a table, the directory,
+//! the footer, the end of the object), which in an image written front to back is exactly its end, rounded to the
+//! sector. Where the next thing is not in view, the most that a grain can take is the bound: more is fetched than
+//! needed, never less, since two things that are used cannot overlap.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::disk::{BATCH_EXTENTS, Warnings};
+use diskferry_core::error::{Error, Result};
+use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Extents, Stored};
+use diskferry_core::source::Source;
+
+use super::directory::{Directory, Grain, Layout, Page, TableAt};
+use super::grain::{Bound, GrainCodec};
+use super::header::{GRAIN_MARKER_LEN, SECTOR, most_compressed};
+use crate::table::Tables;
+
+/// Bytes of grain tables that are loaded at once.
+const TABLES_AT_ONCE: u64 = 4 << 20;
+/// Most pages of a directory that are loaded ahead while it is empty.
+const PAGES_AHEAD: u64 = 15;
+
+/// What is needed to map compressed grains.
+pub(crate) struct Compressed {
+    used: Arc<dyn Codec>,
+    object: Arc<dyn Codec>,
+    markers: bool,
+    /// Byte addresses of what is known to follow grains: the directory, the footer.
+    fixed: Vec<u64>,
+}
+
+impl Compressed {
+    /// Grains of `grain_bytes` in an extent that begins at guest address `base`.
+    pub(crate) fn new(base: u64, grain_bytes: u64, markers: bool, fixed: Vec<u64>) -> Self {
+        let codec = |bound| Arc::new(GrainCodec { base, grain_bytes, markers, bound });
+        Self { used: codec(Bound::Used), object: codec(Bound::Object), markers, fixed }
+    }
+}
+
+/// The map of one sparse extent.
+pub(crate) struct SparseMap {
+    file: FileIndex,
+    source: Arc<dyn Source>,
+    tables: Tables,
+    directory: Directory,
+    /// Guest address of its first byte.
+    base: u64,
+    /// Guest bytes.
+    bytes: u64,
+    compressed: Option<Compressed>,
+}
+
+/// A grain table in hand.
+struct Table {
+    index: u64,
+    at: TableAt,
+    bytes: Bytes,
+}
+
+impl SparseMap {
+    /// The map of the extent of `guest` in `file`.
+    ///
+    /// # Errors
+    /// See [`Directory::new`].
+    pub(crate) fn new(
+        file: FileIndex,
+        source: Arc<dyn Source>,
+        guest: GuestRange,
+        layout: Layout,
+        compressed: Option<Compressed>,
+        warnings: Warnings,
+    ) -> Result<Self> {
+        Ok(Self {
+            file,
+            tables: Tables::new(Arc::clone(&source)),
+            directory: Directory::new(Arc::clone(&source), layout, guest.len(), warnings)?,
+            source,
+            base: guest.start().get(),
+            bytes: guest.len(),
+            compressed,
+        })
+    }
+
+    /// Appends extents that cover `window`, a part of the disk inside this extent, from its start on.
+    ///
+    /// # Errors
+    /// `malformed`, `truncated` with the place of the entry; the `source_*` codes.
+    pub(crate) async fn extents(&self, window: GuestRange, out: &mut Extents) -> Result<()> {
+        let span = self.directory.layout().span().max(1);
+        let end = window.end().get().saturating_sub(self.base);
+        let mut at = window.start().get().saturating_sub(self.base);
+        let mut ahead = 0;
+        while at < end && out.len() < BATCH_EXTENTS {
+            let first = at.checked_div(span).unwrap_or_default();
+            let page = self.directory.page(&self.tables, first, ahead).await?;
+            let empty = self.directory.empty_run(&page, first);
+            if empty > 0 {
+                let to = first.saturating_add(empty).saturating_mul(span).min(end);
+                out.push(Extent::new(self.guest(at, to), ExtentKind::Hole));
+                at = to;
+                ahead = ahead.saturating_mul(2).saturating_add(1).min(PAGES_AHEAD);
+                continue;
+            }
+            let last = end.div_ceil(span).min(page.end).min(self.group_end(first));
+            at = self.group(&page, first, last, at, end, out).await?;
+        }
+        Ok(())
+    }
+
+    /// Index behind the last table that is loaded together with table `index`. Groups are aligned, so that a walk that
+    /// is answered in parts asks for the same tables again, which are kept.
+    fn group_end(&self, index: u64) -> u64 {
+        let table = self.directory.layout().table_bytes().max(1);
+        let tables = TABLES_AT_ONCE.checked_div(table).unwrap_or(1).max(1);
+        let group = index.checked_div(tables).unwrap_or_default();
+        group.saturating_add(1).saturating_mul(tables)
+    }
+
+    fn guest(&self, from: u64, to: u64) -> GuestRange {
+        let at = |local: u64| GuestOffset::new(self.base.saturating_add(local));
+        GuestRange::between(at(from), at(to))
+    }
+
+    /// Maps what tables `first..last` cover of `at..end`; gives where it stopped.
+    async fn group(
+        &self,
+        page: &Page,
+        first: u64,
+        last: u64,
+        mut at: u64,
+        end: u64,
+        out: &mut Extents,
+    ) -> Result<u64> {
+        let span = self.directory.layout().span();
+        let tables = self.load(page, first, last).await?;
+        let ends = match &self.compressed {
+            Some(compressed) => self.ends(compressed, page, &tables, last).await?,
+            None => Vec::new(),
+        };
+        let mut tables = tables.into_iter().peekable();
+        for index in first..last {
+            if at >= end || out.len() >= BATCH_EXTENTS {
+                break;
+            }
+            let to = index.saturating_add(1).saturating_mul(span).min(end);
+            match tables.next_if(|table| table.index == index) {
+                Some(table) => self.table(table, &ends, at, to, out).await?,
+                None => out.push(Extent::new(self.guest(at, to), ExtentKind::Hole)),
+            }
+            at = to;
+        }
+        Ok(at)
+    }
+
+    async fn load(&self, page: &Page, first: u64, last: u64) -> Result<Vec<Table>> {
+        let mut found = Vec::new();
+        for index in first..last {
+            if let Some(at) = self.directory.table(page, index)? {
+                found.push((index, at));
+            }
+        }
+        let ranges: Vec<StoredRange> = found.iter().map(|(_, at)| at.range).collect();
+        let loaded = self.tables.load(&ranges).await?;
+        Ok(found.into_iter().zip(loaded).map(|((index, at), bytes)| Table { index, at, bytes }).collect())
+    }
+
+    /// Maps what one table covers of `at..to`; where it does not hold up, its redundant copy.
+    async fn table(&self, table: Table, ends: &[u64], at: u64, to: u64, out: &mut Extents) -> Result<()> {
+        let found = match (self.grains(&table, at, to), table.at.redundant) {
+            (Err(error), Some(range)) => {
+                let at_redundant = TableAt { range, redundant: None };
+                let bytes = self.tables.load_one(range).await?;
+                let redundant = Table { index: table.index, at: at_redundant, bytes };
+                let grains = self.grains(&redundant, at, to).map_err(|_| error)?;
+                self.directory.table_replaced(table.at);
+                grains
+            }
+            (found, _) => found?,
+        };
+        for (from, until, grain) in found {
+            let kind = match (grain, &self.compressed) {
+                (Grain::Hole, _) => ExtentKind::Hole,
+                (Grain::Zero, _) => ExtentKind::Zero,
+                (Grain::At(start), Some(compressed)) => {
+                    ExtentKind::Coded(self.coded(compressed, start, ends))
+                }
+                (Grain::At(start), None) => {
+                    let grain_bytes = self.directory.layout().grain_bytes;
+                    let skip = from.checked_rem(grain_bytes).unwrap_or_default();
+                    let start = StoredOffset::new(start.saturating_add(skip));
+                    let range = StoredRange::between(
+                        start,
+                        StoredOffset::new(start.get().saturating_add(until.saturating_sub(from))),
+                    );
+                    ExtentKind::Data(Stored { file: self.file, range })
+                }
+            };
+            out.push(Extent::new(self.guest(from, until), kind));
+        }
+        Ok(())
+    }
+
+    /// The grains of a table that meet `at..to`, checked: from where to where each goes, and what it is. One that is
+    /// compressed is whole.
+    fn grains(&self, table: &Table, at: u64, to: u64) -> Result<Vec<(u64, u64, Grain)>> {
+        let layout = self.directory.layout();
+        let start_of_table = table.index.saturating_mul(layout.span());
+        let mut found = Vec::new();
+        let mut from = at;
+        while from < to {
+            let index =
+                from.saturating_sub(start_of_table).checked_div(layout.grain_bytes).unwrap_or_default();
+            let place =
+                table.at.range.start().get().saturating_add(index.saturating_mul(layout.entries.width()));
+            let start = start_of_table.saturating_add(index.saturating_mul(layout.grain_bytes));
+            let end = start.saturating_add(layout.grain_bytes).min(self.bytes);
+            let entry = layout.entries.get(&table.bytes, index).ok_or_else(|| {
+                Error::internal(format!("grain table {} has no entry {index}", table.index))
+            })?;
+            let grain = layout.entries.grain(entry, layout.grain_bytes).map_err(|error| error.at(place))?;
+            let needed = match (&self.compressed, grain) {
+                (_, Grain::Hole | Grain::Zero) => 0,
+                (Some(compressed), _) if compressed.markers => GRAIN_MARKER_LEN as u64,
+                (Some(_), _) => 1,
+                (None, _) => end.saturating_sub(start),
+            };
+            if let Grain::At(stored) = grain
+                && stored.checked_add(needed).is_none_or(|end| end > self.source.len())
+            {
+                return Err(Error::truncated(format!(
+                    "the grain of guest offset {} lies at {stored}, and the object ends at {}",
+                    self.base.saturating_add(start),
+                    self.source.len()
+                ))
+                .at(place));
+            }
+            let whole = matches!(grain, Grain::At(_)) && self.compressed.is_some();
+            found.push(if whole { (start, end, grain) } else { (from, end.min(to), grain) });
+            from = end;
+        }
+        Ok(found)
+    }
+
+    /// Byte addresses, sorted, that no grain in `tables` reaches beyond: see the head of this module.
+    async fn ends(
+        &self,
+        compressed: &Compressed,
+        page: &Page,
+        tables: &[Table],
+        last: u64,
+    ) -> Result<Vec<u64>> {
+        let mut ends = compressed.fixed.clone();
+        let mut next = None;
+        for index in last..page.end {
+            if let Ok(Some(at)) = self.directory.table(page, index) {
+                ends.push(at.range.start().get());
+                next.get_or_insert(at);
+            }
+        }
+        for table in tables {
+            ends.push(table.at.range.start().get());
+            self.starts(&table.bytes, &mut ends);
+        }
+        ends.sort_unstable();
+        // The last grain of the last table ends where the first of the next table begins, unless something else does.
+        let highest = tables.last().and_then(|table| {
+            let mut starts = Vec::new();
+            self.starts(&table.bytes, &mut starts);
+            starts.into_iter().max()
+        });
+        if let (Some(highest), Some(next)) = (highest, next) {
+            let bound = highest.saturating_add(most_compressed(self.directory.layout().grain_bytes));
+            let follows = ends.partition_point(|end| *end <= highest);
+            if ends.get(follows).is_none_or(|end| *end > bound) {
+                self.starts(&self.tables.load_one(next.range).await?, &mut ends);
+                ends.sort_unstable();
+            }
+        }
+        ends.dedup();
+        Ok(ends)
+    }
+
+    /// Adds the addresses of a table's grains.
+    fn starts(&self, table: &[u8], starts: &mut Vec<u64>) {
+        let layout = self.directory.layout();
+        let entries = (0..layout.table_entries).map_while(|index| layout.entries.get(table, index));
+        starts.extend(entries.filter_map(|entry| match layout.entries.grain(entry, layout.grain_bytes) {
+            Ok(Grain::At(start)) => Some(start),
+            _ => None,
+        }));
+    }
+
+    fn coded(&self, compressed: &Compressed, start: u64, ends: &[u64]) -> Coded {
+        let most =
+            most_compressed(self.directory.layout().grain_bytes).saturating_add(GRAIN_MARKER_LEN as u64);
+        let most = most.checked_next_multiple_of(SECTOR).unwrap_or(most);
+        let follows = ends.partition_point(|end| *end <= start);
+        let bound = start.saturating_add(most);
+        let used = ends.get(follows).map_or(bound, |next| bound.min(*next));
+        let end = used.min(self.source.len());
+        let codec =
+            if end < used || end == self.source.len() { &compressed.object } else { &compressed.used };
+        let range = StoredRange::between(StoredOffset::new(start), StoredOffset::new(end));
+        Coded { stored: Stored { file: self.file, range }, codec: Arc::clone(codec) }
+    }
+}

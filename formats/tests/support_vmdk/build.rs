@@ -1,0 +1,1 @@
+//! Builds streams by hand, as the specification draws them.
