@@ -25,9 +25,12 @@ mod flat;
 pub mod partition;
 mod qcow2;
 mod raw;
+mod stream;
 mod table;
 mod vhd;
 mod vmdk;
+
+pub use stream::open_stream;
 
 use std::fmt;
 use std::str::FromStr;

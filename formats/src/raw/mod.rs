@@ -2,6 +2,7 @@
 //!
 //! There is no map: everything is allocated, but for the holes that the source knows of. Any length is kept as it is.
 
+pub(crate) mod stream;
 mod write;
 
 use std::sync::Arc;

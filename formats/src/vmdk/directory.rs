@@ -222,6 +222,11 @@ impl Directory {
         Ok(Self { source, layout, bytes, len, warnings })
     }
 
+    /// Number of its entries in use.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
     /// Its measures.
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout

@@ -23,5 +23,7 @@ mod read;
 mod scan;
 mod set;
 mod sparse;
+mod stream;
 
-pub(crate) use read::{open, recognise};
+pub(crate) use read::{has_marks, open, recognise};
+pub(crate) use stream::open_stream;

@@ -45,6 +45,11 @@ fn begins(head: &[u8]) -> Option<Begins> {
     }
 }
 
+/// True where bytes begin as a file of the format does.
+pub(crate) fn has_marks(head: &[u8]) -> bool {
+    begins(head).is_some()
+}
+
 /// Whether the object is one, as far as its head shows.
 pub(crate) fn recognise(file: &HeadTail) -> Recognised {
     let head = file.head();
@@ -148,14 +153,25 @@ pub(crate) fn finish(
     }
 }
 
-/// The embedded descriptor and its one extent, checked against the header.
 async fn embedded(file: &HeadTail, header: &SparseHeader) -> Result<Option<(Descriptor, ExtentLine)>> {
     let Some(range) = descriptor_range(header, file.len())? else { return Ok(None) };
     let text = file.read(range).await?;
-    if is_blank(&text) {
+    parse_embedded(&text, range, header)
+}
+
+/// The embedded descriptor and its one extent, checked against the header; `None` where there is no text.
+///
+/// # Errors
+/// `malformed`, `unsupported_feature`.
+pub(crate) fn parse_embedded(
+    text: &[u8],
+    range: StoredRange,
+    header: &SparseHeader,
+) -> Result<Option<(Descriptor, ExtentLine)>> {
+    if is_blank(text) {
         return Ok(None);
     }
-    let found = Descriptor::parse(&text).map_err(|error| error.at(range.start()))?;
+    let found = Descriptor::parse(text).map_err(|error| error.at(range.start()))?;
     let contradiction = |what: String| Error::malformed(what).at(range.start());
     match (found.kind, header.grains) {
         (Kind::MonolithicSparse, Grains::Plain) | (Kind::StreamOptimized, Grains::Compressed { .. }) => {}
@@ -186,7 +202,11 @@ async fn embedded(file: &HeadTail, header: &SparseHeader) -> Result<Option<(Desc
     }
 }
 
-fn descriptor_range(header: &SparseHeader, object: u64) -> Result<Option<StoredRange>> {
+/// Where the embedded descriptor lies in an object of `object` bytes.
+///
+/// # Errors
+/// `truncated` where it does not lie in it, `malformed` where it is too long.
+pub(crate) fn descriptor_range(header: &SparseHeader, object: u64) -> Result<Option<StoredRange>> {
     let Some((offset, size)) = header.descriptor else { return Ok(None) };
     let beyond = || {
         Error::truncated(format!(

@@ -14,6 +14,7 @@ use diskferry_core::disk::{BATCH_EXTENTS, Warnings};
 use diskferry_core::error::{Error, Result};
 use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Extents, Stored};
 use diskferry_core::source::Source;
+use futures_util::lock::Mutex;
 
 use super::directory::{Directory, Grain, Layout, Page, TableAt};
 use super::grain::{Bound, GrainCodec};
@@ -22,6 +23,8 @@ use crate::table::Tables;
 
 /// Bytes of grain tables that are loaded at once.
 const TABLES_AT_ONCE: u64 = 4 << 20;
+/// Most tables whose addresses are looked at as what a grain may end at.
+const MOST_ENDS: usize = 64 << 10;
 /// Most pages of a directory that are loaded ahead while it is empty.
 const PAGES_AHEAD: u64 = 15;
 
@@ -32,13 +35,15 @@ pub(crate) struct Compressed {
     markers: bool,
     /// Byte addresses of what is known to follow grains: the directory, the footer.
     fixed: Vec<u64>,
+    /// What all grains of the extent end at, where that had to be found.
+    all: Mutex<Option<Arc<[u64]>>>,
 }
 
 impl Compressed {
     /// Grains of `grain_bytes` in an extent that begins at guest address `base`.
     pub(crate) fn new(base: u64, grain_bytes: u64, markers: bool, fixed: Vec<u64>) -> Self {
         let codec = |bound| Arc::new(GrainCodec { base, grain_bytes, markers, bound });
-        Self { used: codec(Bound::Used), object: codec(Bound::Object), markers, fixed }
+        Self { used: codec(Bound::Used), object: codec(Bound::Object), markers, fixed, all: Mutex::new(None) }
     }
 }
 
@@ -137,11 +142,15 @@ impl SparseMap {
         out: &mut Extents,
     ) -> Result<u64> {
         let span = self.directory.layout().span();
-        let tables = self.load(page, first, last).await?;
-        let ends = match &self.compressed {
-            Some(compressed) => self.ends(compressed, page, &tables, last).await?,
-            None => Vec::new(),
-        };
+        let mut tables = self.load(page, first, last).await?;
+        let mut last = last;
+        let mut ends = Arc::default();
+        if let Some(compressed) = &self.compressed {
+            // Tables that this answer has no room for are loaded with the others, and looked into when they are asked for.
+            last = last.min(first.saturating_add(self.tables_of_an_answer()));
+            tables.retain(|table| table.index < last);
+            ends = self.ends(compressed, page, &tables, last).await?;
+        }
         let mut tables = tables.into_iter().peekable();
         for index in first..last {
             if at >= end || out.len() >= BATCH_EXTENTS {
@@ -246,42 +255,69 @@ impl SparseMap {
         Ok(found)
     }
 
+    /// More tables than one answer has room for.
+    fn tables_of_an_answer(&self) -> u64 {
+        let entries = self.directory.layout().table_entries.max(1);
+        (BATCH_EXTENTS as u64).div_ceil(entries).saturating_add(1)
+    }
+
     /// Byte addresses, sorted, that no grain in `tables` reaches beyond: see the head of this module.
+    ///
+    /// `tables` are those below index `last`. Where grains are not in guest order, what follows one in the file may be
+    /// anywhere in the tables: all of them are looked into once, if they are not too many.
     async fn ends(
         &self,
         compressed: &Compressed,
         page: &Page,
         tables: &[Table],
         last: u64,
-    ) -> Result<Vec<u64>> {
+    ) -> Result<Arc<[u64]>> {
+        let mut starts = Vec::new();
+        for table in tables {
+            self.starts(&table.bytes, &mut starts);
+        }
+        if !starts.is_sorted() && self.directory.len() <= self.group_end(0).min(page.end) {
+            return self.all_ends(compressed, page).await;
+        }
+        // The last grain of the last table ends where the first of the next table begins, unless something else does.
+        let highest = starts.last().copied();
         let mut ends = compressed.fixed.clone();
+        ends.append(&mut starts);
+        ends.extend(tables.iter().map(|table| table.at.range.start().get()));
         let mut next = None;
         for index in last..page.end {
             if let Ok(Some(at)) = self.directory.table(page, index) {
                 ends.push(at.range.start().get());
                 next.get_or_insert(at);
+                if ends.len() >= MOST_ENDS {
+                    break;
+                }
             }
         }
-        for table in tables {
+        if let (Some(highest), Some(next)) = (highest, next) {
+            let bound = highest.saturating_add(most_compressed(self.directory.layout().grain_bytes));
+            if !ends.iter().any(|end| (highest.saturating_add(1)..=bound).contains(end)) {
+                self.starts(&self.tables.load_one(next.range).await?, &mut ends);
+            }
+        }
+        ends.sort_unstable();
+        Ok(ends.into())
+    }
+
+    /// As [`ends`](Self::ends), for all tables of the extent.
+    async fn all_ends(&self, compressed: &Compressed, page: &Page) -> Result<Arc<[u64]>> {
+        let mut all = compressed.all.lock().await;
+        if let Some(ends) = &*all {
+            return Ok(Arc::clone(ends));
+        }
+        let mut ends = compressed.fixed.clone();
+        for table in self.load(page, 0, self.directory.len()).await? {
             ends.push(table.at.range.start().get());
             self.starts(&table.bytes, &mut ends);
         }
         ends.sort_unstable();
-        // The last grain of the last table ends where the first of the next table begins, unless something else does.
-        let highest = tables.last().and_then(|table| {
-            let mut starts = Vec::new();
-            self.starts(&table.bytes, &mut starts);
-            starts.into_iter().max()
-        });
-        if let (Some(highest), Some(next)) = (highest, next) {
-            let bound = highest.saturating_add(most_compressed(self.directory.layout().grain_bytes));
-            let follows = ends.partition_point(|end| *end <= highest);
-            if ends.get(follows).is_none_or(|end| *end > bound) {
-                self.starts(&self.tables.load_one(next.range).await?, &mut ends);
-                ends.sort_unstable();
-            }
-        }
-        ends.dedup();
+        let ends: Arc<[u64]> = ends.into();
+        *all = Some(Arc::clone(&ends));
         Ok(ends)
     }
 

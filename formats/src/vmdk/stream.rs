@@ -1,0 +1,405 @@
+//! A streamOptimized image in one pass, by its markers.
+//!
+//! What random access would learn from the tables is learnt from the stream itself: a grain that comes twice is an
+//! error, since what the first held has gone its way; and so is a stream that breaks off. Whether it is whole shows by
+//! its directory, which writers put behind all grains, or, where the tables stand in front (qemu-img writes them there,
+//! and no end marker), by the number of grains that they name.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use diskferry_core::address::{GuestOffset, GuestRange, StoredRange};
+use diskferry_core::disk::{Geometry, Warnings};
+use diskferry_core::error::{Error, ErrorKind, Result, Warning};
+use diskferry_core::extent::{Codec, MAX_UNIT_BYTES};
+use diskferry_core::source::BoxFuture;
+use diskferry_core::stream::{ImageStream, Piece};
+
+use super::grain::{Bound, GrainCodec};
+use super::header::{DirectoryAt, Grains, HEADER_LEN, MAGIC, Marker, SECTOR, Sectors, SparseHeader};
+use super::read::{descriptor_range, extent_size, features, parse_embedded, refusals};
+use super::scan::{first_marker, grain_len, grain_number, metadata_len};
+use crate::Format;
+use crate::stream::{Feed, MOST};
+
+/// Most runs of grains that are remembered as seen: 64 MiB of memory. A stream in rising order has one a gap.
+const MOST_RUNS: usize = 1 << 20;
+/// Most entries of a directory in front: a disk of 8 TiB in grains of 64 KiB.
+const MOST_TABLES: u64 = 1 << 18;
+const SECTOR_LEN: usize = HEADER_LEN;
+
+/// Takes a stream that begins with the marks of a VMDK.
+///
+/// # Errors
+/// `usage` for one that is not streamOptimized; `malformed`, `truncated`, `unsupported_feature`, `parent_disk_refused`;
+/// the `source_*` codes.
+pub(crate) async fn open_stream(mut feed: Feed) -> Result<Box<dyn ImageStream>> {
+    let one_way = |what: &str| {
+        Error::new(
+            ErrorKind::Usage,
+            format!("{what} cannot be read from standard input, which goes one way only"),
+        )
+        .hint("of VMDK, standard input takes streamOptimized images only; give a path or a URL")
+    };
+    if !feed.look(MAGIC.len()).await?.starts_with(&MAGIC) {
+        return Err(one_way("a descriptor, or an ESX extent,"));
+    }
+    let header = SparseHeader::parse(&feed.take(HEADER_LEN).await?)?;
+    if header.grains != (Grains::Compressed { markers: true }) {
+        return Err(one_way("a VMDK without markers"));
+    }
+    if header.grain_bytes() > MAX_UNIT_BYTES {
+        return Err(Error::unsupported(format!(
+            "compressed grains of {} bytes; up to {MAX_UNIT_BYTES} are read",
+            header.grain_bytes()
+        ))
+        .at(20u64));
+    }
+    let warnings = Warnings::new();
+    let mut variant = "streamOptimized".to_owned();
+    let mut size = header.capacity.bytes().unwrap_or_default();
+    let described = match descriptor_range(&header, u64::MAX)? {
+        Some(range) => embedded(&mut feed, range, &header).await?,
+        None => None,
+    };
+    match described {
+        Some((descriptor, line)) => {
+            size = extent_size(&line, header.capacity, header.grain)?;
+            if let Some(refusal) = refusals(&descriptor, std::slice::from_ref(&line)).first() {
+                return Err(refusal.into());
+            }
+            variant = descriptor.create_type;
+        }
+        None => warnings.add(Warning::new(
+            "no_descriptor",
+            "the image has no descriptor: nothing says whether it is a difference to another disk",
+        )),
+    }
+    let mut front = FrontTables::new(&header, size)?;
+    pass_front(&mut feed, &header, front.as_mut()).await?;
+    let geometry = Geometry {
+        format: Format::Vmdk.name(),
+        variant,
+        virtual_bytes: size,
+        cluster_bytes: Some(header.grain_bytes()),
+        features: features(&header),
+    };
+    let codec = Arc::new(GrainCodec {
+        base: 0,
+        grain_bytes: header.grain_bytes(),
+        markers: true,
+        bound: Bound::Object,
+    });
+    Ok(Box::new(VmdkStream {
+        feed,
+        header,
+        geometry,
+        warnings,
+        codec,
+        seen: Seen::default(),
+        front,
+        directory: false,
+        done: false,
+    }))
+}
+
+type Described = Option<(super::descriptor::Descriptor, super::descriptor::ExtentLine)>;
+
+async fn embedded(feed: &mut Feed, range: StoredRange, header: &SparseHeader) -> Result<Described> {
+    if range.start().get() < feed.position() {
+        return Err(Error::malformed("the descriptor lies in the header").at(28u64));
+    }
+    if range.start().get() > MOST as u64 {
+        return Err(Error::unsupported(format!(
+            "the descriptor lies at {}, far from the header",
+            range.start()
+        ))
+        .at(28u64));
+    }
+    let gap = range.start().get().saturating_sub(feed.position());
+    feed.take(usize::try_from(gap).unwrap_or(MOST)).await?;
+    let text = feed.take(usize::try_from(range.len()).unwrap_or(MOST)).await?;
+    if (text.len() as u64) < range.len() {
+        return Err(Error::truncated("the stream ends inside the descriptor").at(feed.position()));
+    }
+    parse_embedded(&text, range, header)
+}
+
+/// Reads up to the first marker, and shows the tables in front, if there are any, what passes.
+async fn pass_front(
+    feed: &mut Feed,
+    header: &SparseHeader,
+    mut front: Option<&mut FrontTables>,
+) -> Result<()> {
+    let end = first_marker(header);
+    while feed.position() < end {
+        let at = feed.position();
+        let rest = usize::try_from(end.saturating_sub(at)).unwrap_or(MOST).min(MOST);
+        let bytes = feed.take(rest).await?;
+        if bytes.len() < rest {
+            return Err(Error::truncated(format!("the stream ends before its first grain, at {end}"))
+                .at(feed.position()));
+        }
+        if let Some(front) = front.as_mut() {
+            for (number, sector) in (0u64..).zip(bytes.chunks(SECTOR_LEN)) {
+                front.pass(at.saturating_add(number.saturating_mul(SECTOR)), sector)?;
+            }
+        }
+    }
+    match front {
+        Some(front) => front.complete(end),
+        None => Ok(()),
+    }
+}
+
+/// The tables of a stream that has them in front: what they name is counted while they pass.
+struct FrontTables {
+    directory_at: u64,
+    directory_len: u64,
+    directory: Vec<u8>,
+    /// Byte addresses of the tables, sorted; known once the directory has passed.
+    tables: Vec<u64>,
+    table_bytes: u64,
+    zeroed: bool,
+    grains: u64,
+}
+
+impl FrontTables {
+    fn new(header: &SparseHeader, size: u64) -> Result<Option<Self>> {
+        let DirectoryAt::Sector(sector) = header.directory else { return Ok(None) };
+        let span = header.grain_bytes().saturating_mul(u64::from(header.table_entries)).max(1);
+        let entries = size.div_ceil(span);
+        if entries > MOST_TABLES {
+            return Err(Error::unsupported(format!(
+                "a stream with a directory of {entries} entries in front; up to {MOST_TABLES} are read in one pass"
+            ))
+            .hint("give a path or a URL"));
+        }
+        Ok(Some(Self {
+            directory_at: sector.bytes().unwrap_or(u64::MAX),
+            directory_len: entries.saturating_mul(4),
+            directory: Vec::new(),
+            tables: Vec::new(),
+            table_bytes: u64::from(header.table_entries).saturating_mul(4),
+            zeroed: header.zeroed_grains,
+            grains: 0,
+        }))
+    }
+
+    fn missing(&self) -> u64 {
+        self.directory_len.saturating_sub(self.directory.len() as u64)
+    }
+
+    fn pass(&mut self, at: u64, sector: &[u8]) -> Result<()> {
+        let expected = self.directory_at.saturating_add(self.directory.len() as u64);
+        if self.missing() > 0 {
+            if at == expected {
+                let len = sector.len().min(usize::try_from(self.missing()).unwrap_or(usize::MAX));
+                self.directory.extend_from_slice(sector.get(..len).unwrap_or_default());
+                if self.missing() == 0 {
+                    self.locate(at)?;
+                }
+            }
+            return Ok(());
+        }
+        let index = self.tables.partition_point(|start| *start <= at);
+        let Some(start) = index.checked_sub(1).and_then(|index| self.tables.get(index)) else {
+            return Ok(());
+        };
+        let rest = self.table_bytes.saturating_sub(at.saturating_sub(*start));
+        let len = usize::try_from(rest).unwrap_or(usize::MAX).min(sector.len());
+        let (entries, _) = sector.get(..len).unwrap_or_default().as_chunks::<4>();
+        let named = entries.iter().map(|entry| u32::from_le_bytes(*entry));
+        let named = named.filter(|entry| *entry != 0 && !(self.zeroed && *entry == 1)).count();
+        self.grains = self.grains.saturating_add(named as u64);
+        Ok(())
+    }
+
+    /// Learns where the tables are, from the directory whose last sector is at `at`.
+    fn locate(&mut self, at: u64) -> Result<()> {
+        let (entries, _) = self.directory.as_chunks::<4>();
+        let starts = entries.iter().map(|entry| u64::from(u32::from_le_bytes(*entry)).saturating_mul(SECTOR));
+        self.tables = starts.filter(|start| *start != 0).collect();
+        self.tables.sort_unstable();
+        if self.tables.first().is_some_and(|first| *first <= at) {
+            return Err(Error::unsupported("a stream whose grain tables stand before their directory")
+                .at(at)
+                .hint("give a path or a URL"));
+        }
+        Ok(())
+    }
+
+    fn complete(&self, end: u64) -> Result<()> {
+        let last = self.tables.last().map_or(0, |last| last.saturating_add(self.table_bytes));
+        if self.missing() > 0 || last > end {
+            return Err(Error::unsupported(format!(
+                "a stream whose directory and grain tables are not all before its first grain, at {end}"
+            ))
+            .at(self.directory_at)
+            .hint("give a path or a URL"));
+        }
+        Ok(())
+    }
+}
+
+/// Which grains have come: runs of their numbers, so that a stream in order costs next to nothing.
+#[derive(Default)]
+struct Seen {
+    /// First and behind-the-last number of each run.
+    runs: BTreeMap<u64, u64>,
+    count: u64,
+}
+
+impl Seen {
+    fn add(&mut self, number: u64) -> Result<()> {
+        let after = number.saturating_add(1);
+        let before = self.runs.range(..=number).next_back().map(|(start, end)| (*start, *end));
+        if before.is_some_and(|(_, end)| number < end) {
+            return Err(Error::malformed(format!("grain {number} comes twice in the stream"))
+                .hint("give a path or a URL, so that its tables can tell which of the two counts"));
+        }
+        let end = self.runs.remove(&after).unwrap_or(after);
+        match before {
+            Some((start, joined)) if joined == number => self.runs.insert(start, end),
+            _ => self.runs.insert(number, end),
+        };
+        self.count = self.count.saturating_add(1);
+        if self.runs.len() > MOST_RUNS {
+            return Err(Error::unsupported(format!(
+                "the grains of the stream come in more than {MOST_RUNS} runs"
+            ))
+            .hint("give a path or a URL"));
+        }
+        Ok(())
+    }
+}
+
+struct VmdkStream {
+    feed: Feed,
+    header: SparseHeader,
+    geometry: Geometry,
+    warnings: Warnings,
+    codec: Arc<dyn Codec>,
+    seen: Seen,
+    front: Option<FrontTables>,
+    /// The directory, which stands behind all grains, has come.
+    directory: bool,
+    done: bool,
+}
+
+impl VmdkStream {
+    async fn piece(&mut self) -> Result<Option<Piece>> {
+        loop {
+            let at = self.feed.position();
+            let sector = self.feed.look(SECTOR_LEN).await?;
+            if sector.is_empty() {
+                return self.end(false).map_err(|error| error.at(at));
+            }
+            let blank = sector.iter().all(|byte| *byte == 0);
+            let marker = Marker::parse(sector).map_err(|error| error.at(at))?;
+            match marker {
+                // Room that a writer left between its metadata and the first grain.
+                Marker::End if blank && self.seen.count == 0 && !self.directory && self.front.is_none() => {
+                    self.feed.take(SECTOR_LEN).await?;
+                }
+                Marker::End => {
+                    self.feed.take(SECTOR_LEN).await?;
+                    return self.end(true).map_err(|error| error.at(at));
+                }
+                Marker::Grain { lba, size } => return self.grain(at, lba, size).await.map(Some),
+                Marker::Table(sectors) => self.pass(at, sectors).await?,
+                Marker::Directory(sectors) | Marker::Footer(sectors) => {
+                    self.directory = true;
+                    self.pass(at, sectors).await?;
+                }
+            }
+        }
+    }
+
+    async fn grain(&mut self, at: u64, lba: Sectors, size: u32) -> Result<Piece> {
+        let number = grain_number(&self.header, lba, size).map_err(|error| error.at(at))?;
+        self.seen.add(number).map_err(|error| error.at(at))?;
+        let len = usize::try_from(grain_len(size)).unwrap_or(usize::MAX);
+        let bytes = self.feed.take(len).await?;
+        if bytes.len() < len {
+            return Err(Error::truncated(format!(
+                "the stream ends inside a grain of {size} compressed bytes"
+            ))
+            .at(at));
+        }
+        let padding = len.next_multiple_of(SECTOR_LEN).saturating_sub(len);
+        self.feed.take(padding).await?;
+        let start = lba.bytes().map(GuestOffset::new);
+        let disk = GuestRange::first(self.geometry.virtual_bytes);
+        let guest = start.and_then(|start| GuestRange::new(start, self.header.grain_bytes()));
+        let guest = guest.and_then(|guest| guest.intersection(disk)).ok_or_else(|| {
+            Error::malformed(format!("a grain's marker says sector {}, behind the end of the disk", lba.0))
+                .at(at)
+        })?;
+        Ok(Piece { guest, bytes, codec: Some(Arc::clone(&self.codec)), stored_at: at })
+    }
+
+    async fn pass(&mut self, at: u64, sectors: Sectors) -> Result<()> {
+        let mut rest = metadata_len(sectors).map_err(|error| error.at(at))?;
+        while rest > 0 {
+            let len = usize::try_from(rest).unwrap_or(MOST).min(MOST);
+            let bytes = self.feed.take(len).await?;
+            if bytes.is_empty() {
+                break;
+            }
+            rest = rest.saturating_sub(bytes.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// The stream has ended, with its marker or without: whether all of it came.
+    fn end(&mut self, marked: bool) -> Result<Option<Piece>> {
+        let seen = self.seen.count;
+        match &self.front {
+            Some(front) if seen < front.grains => Err(Error::truncated(format!(
+                "the stream ends after {seen} grains and its tables name {}",
+                front.grains
+            ))),
+            Some(front) if seen > front.grains => Err(Error::unsupported(format!(
+                "the stream has {seen} grains and its tables name {}: some have been replaced",
+                front.grains
+            ))
+            .hint("give a path or a URL, so that its tables can tell which count")),
+            Some(_) => Ok(None),
+            None if marked || self.directory => Ok(None),
+            None => Err(Error::truncated(format!(
+                "the stream ends after {seen} grains without a grain directory"
+            ))),
+        }
+    }
+}
+
+impl ImageStream for VmdkStream {
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    fn virtual_bytes_known(&self) -> bool {
+        true
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.feed.received()
+    }
+
+    fn warnings(&self) -> Vec<Warning> {
+        self.warnings.list()
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Piece>>> {
+        Box::pin(async move {
+            if self.done {
+                return Ok(None);
+            }
+            self.done = true;
+            let piece = self.piece().await?;
+            self.done = piece.is_none();
+            Ok(piece)
+        })
+    }
+}
