@@ -175,5 +175,13 @@ pub fn warnings(disk: &Disk) -> Vec<&'static str> {
 
 /// The error of reading an image of one file, wherever it shows.
 pub fn error_of(bytes: impl Into<Vec<u8>>) -> Error {
-    content_of(bytes).expect_err("an error")
+    failure(content_of(bytes))
+}
+
+/// The error in a result; a success is not printed.
+pub fn failure<T>(result: Result<T>) -> Error {
+    match result {
+        Ok(_) => panic!("this should fail"),
+        Err(error) => error,
+    }
 }

@@ -1,0 +1,419 @@
+//! streamOptimized images as VMware's tools write them: directory at the end, markers, footer; whole and damaged; by
+//! tables, by scan, and in one pass.
+
+mod support_vmdk;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use diskferry_core::address::{GuestOffset, GuestRange};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{ErrorKind, Result};
+use diskferry_core::extent::{ExtentKind, Tally};
+use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::stream::ByteStream;
+use diskferry_formats::{Declared, Format, open_stream};
+use support_vmdk::build::{Hosted, SECTOR, Stream, descriptor, zlib};
+use support_vmdk::*;
+
+/// Bytes that are fetched for the extents of a disk.
+fn fetched(disk: &Disk) -> u64 {
+    extents(disk).unwrap().iter().filter_map(|extent| extent.to_fetch()).map(|stored| stored.range.len()).sum()
+}
+
+fn by_qemu(image: &[u8]) -> Vec<u8> {
+    let directory = tempfile::tempdir().unwrap();
+    let (from, to) = (directory.path().join("disk.vmdk"), directory.path().join("disk.raw"));
+    std::fs::write(&from, image).unwrap();
+    qemu_img(&["convert", "-f", "vmdk", "-O", "raw", path(&from), path(&to)]);
+    std::fs::read(&to).unwrap()
+}
+
+#[test]
+fn a_stream_reads_by_its_tables() {
+    for (grain, entries) in [(128, 512), (8, 512), (16, 64), (256, 100)] {
+        let truth = sample((9 << 20) + 3 * SECTOR);
+        let built = Stream { grain, entries, ..Stream::default() }.build(&truth);
+        let disk = open_bytes(built.bytes.clone()).unwrap();
+        assert_same(&content(&disk).unwrap(), &truth);
+        assert_eq!(disk.geometry().variant, "streamOptimized");
+        assert_eq!(warnings(&disk), Vec::<&str>::new());
+        if entries <= 512 {
+            assert_same(&by_qemu(&built.bytes), &truth);
+        }
+    }
+}
+
+#[test]
+fn a_last_grain_that_ends_with_the_disk_reads() {
+    let truth = sample((1 << 20) + 5 * SECTOR);
+    let built = Stream { full_last: false, ..Stream::default() }.build(&truth);
+    assert_same(&content_of(built.bytes).unwrap(), &truth);
+}
+
+#[test]
+fn what_is_fetched_for_a_stream_is_what_is_stored() {
+    let truth = sample(80 << 20);
+    let built = Stream::default().build(&truth);
+    let len = built.bytes.len() as u64;
+    let disk = open_bytes(built.bytes).unwrap();
+    assert!(fetched(&disk) <= len, "{} of {len}", fetched(&disk));
+}
+
+#[test]
+fn what_is_fetched_of_a_stream_out_of_order_is_what_is_stored() {
+    let truth = sample(80 << 20);
+    let mut order: Vec<usize> = (0..1280).collect();
+    let mut state = 12345u64;
+    for index in (1..order.len()).rev() {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        order.swap(index, (state >> 33) as usize % (index + 1));
+    }
+    let built = Stream { order: Some(order), ..Stream::default() }.build(&truth);
+    let len = built.bytes.len() as u64;
+    let disk = open_bytes(built.bytes).unwrap();
+    assert_same(&content(&disk).unwrap(), &truth);
+    // A window of one grain must not fetch more either.
+    let mut single = 0;
+    for number in 0..1280u64 {
+        let window = GuestRange::new(GuestOffset::new(number << 16), 1 << 16).unwrap();
+        let found = block_on(disk.extents(window)).unwrap();
+        single += found.iter().filter_map(|extent| extent.to_fetch()).map(|stored| stored.range.len()).sum::<u64>();
+    }
+    assert!(fetched(&disk) <= len, "{} of {len}", fetched(&disk));
+    assert!(single <= len + len / 50, "{single} of {len}");
+}
+
+#[test]
+fn what_is_fetched_of_a_stream_of_qemu_is_what_is_stored() {
+    let truth = sample(80 << 20);
+    let directory = tempfile::tempdir().unwrap();
+    let (raw, image) = (directory.path().join("disk.raw"), directory.path().join("disk.vmdk"));
+    std::fs::write(&raw, &truth).unwrap();
+    qemu_img(&["convert", "-O", "vmdk", "-o", "subformat=streamOptimized", path(&raw), path(&image)]);
+    let bytes = std::fs::read(&image).unwrap();
+    let len = bytes.len() as u64;
+    let disk = open_bytes(bytes).unwrap();
+    assert!(fetched(&disk) <= len, "{} of {len}", fetched(&disk));
+    // Table by table: the end of one table's last grain is in the next table.
+    let mut parts = 0;
+    for table in 0..3u64 {
+        let window = GuestRange::new(GuestOffset::new(table << 25), 1 << 25).unwrap();
+        let found = block_on(disk.extents(window)).unwrap();
+        parts += found.iter().filter_map(|extent| extent.to_fetch()).map(|stored| stored.range.len()).sum::<u64>();
+    }
+    assert!(parts <= len, "{parts} of {len}");
+}
+
+#[test]
+fn tables_that_lie_together_are_one_request() {
+    let truth = sample(100 << 20);
+    let built = Hosted { redundant: true, ..Hosted::default() }.build(&truth);
+    let files = Arc::new(Files::new().with("disk.vmdk", built.bytes));
+    let disk = files.open("disk.vmdk").unwrap();
+    extents(&disk).unwrap();
+    assert!(files.reads("disk.vmdk").len() <= 2, "{:?}: head and tail have all", files.reads("disk.vmdk"));
+    // A grain of 4 KiB makes 16 times as many tables: they do not fit the head.
+    let built = Hosted { grain: 8, ..Hosted::default() }.build(&truth);
+    let files = Arc::new(Files::new().with("disk.vmdk", built.bytes));
+    let disk = files.open("disk.vmdk").unwrap();
+    extents(&disk).unwrap();
+    assert!(files.reads("disk.vmdk").len() <= 4, "{:?}", files.reads("disk.vmdk"));
+}
+
+#[test]
+fn a_footer_with_zeros_behind_it_is_found_with_a_warning() {
+    let truth = sample(3 << 20);
+    let built = Stream::default().build(&truth).bytes;
+    for padding in [512, 1536, 4096, 60 << 10] {
+        let mut padded = built.clone();
+        padded.resize(built.len() + padding, 0);
+        let disk = open_bytes(padded).unwrap();
+        assert_same(&content(&disk).unwrap(), &truth);
+        assert_eq!(warnings(&disk), ["recovered_footer"]);
+    }
+    let without_end = &built[..built.len() - SECTOR];
+    let disk = open_bytes(without_end).unwrap();
+    assert_same(&content(&disk).unwrap(), &truth);
+    assert_eq!(warnings(&disk), ["recovered_footer"]);
+}
+
+#[test]
+fn a_stream_without_a_usable_footer_is_scanned_when_it_is_mapped() {
+    let truth = sample(20 << 20);
+    let built = Stream::default().build(&truth);
+    let whole = built.bytes.len();
+    let mut other_capacity = built.bytes.clone();
+    other_capacity[whole - 1024 + 12] ^= 1;
+    let mut far_padding = built.bytes.clone();
+    far_padding.resize(whole + (300 << 10), 0);
+    let cut = |to: usize| built.bytes[..to].to_vec();
+    for damaged in [cut(whole - 1024), cut(whole - 1536), cut(built.directory + 512), other_capacity, far_padding] {
+        let len = damaged.len() as u64;
+        let files = Arc::new(Files::new().with("disk.vmdk", damaged));
+        let disk = files.open("disk.vmdk").unwrap();
+        assert_eq!(warnings(&disk), ["recovered_by_scan"]);
+        let opened = files.get("disk.vmdk").traffic().bytes;
+        assert!(opened < 256 << 10, "opening does not scan");
+        assert_eq!(disk.virtual_bytes(), truth.len() as u64);
+        assert_same(&content(&disk).unwrap(), &truth);
+        let map_bytes = files.get("disk.vmdk").traffic().bytes - opened - fetched(&disk);
+        assert!(map_bytes <= len, "the scan reads the object once");
+    }
+}
+
+#[test]
+fn a_stream_that_breaks_off_is_truncated() {
+    let truth = sample(3 << 20);
+    let built = Stream::default().build(&truth);
+    let (last, _) = built.grains[built.grains.len() - 1];
+    for to in [last, last + 100, built.directory, built.directory - 512, 128 * SECTOR] {
+        let cut = &built.bytes[..to];
+        let error = error_of(cut);
+        assert_eq!(error.kind(), ErrorKind::Truncated, "{to}: {error:?}");
+        let error = failure(one_pass(cut, 4096));
+        assert_eq!(error.kind(), ErrorKind::Truncated, "{to}: {error:?}");
+    }
+}
+
+/// A stream in which grain 3 stands twice, first with other bytes.
+fn twice(truth: &[u8]) -> Vec<u8> {
+    let mut stale = truth.to_vec();
+    stale[3 << 16..4 << 16].fill(0xee);
+    let stale = Stream::default().build(&stale);
+    let (at, _) = stale.grains.iter().copied().find(|(_, number)| *number == 3).unwrap();
+    let size = u32::from_le_bytes(stale.bytes[at + 8..at + 12].try_into().unwrap()) as usize;
+    let stale_grain = stale.bytes[at..at + (12 + size).next_multiple_of(SECTOR)].to_vec();
+    let built = Stream::default().build(truth);
+    // In front of all grains, so that every address moves by its length.
+    let shift = (stale_grain.len() / SECTOR) as u32;
+    let mut bytes = built.bytes[..128 * SECTOR].to_vec();
+    bytes.extend(&stale_grain);
+    bytes.extend(&built.bytes[128 * SECTOR..]);
+    let directory = built.directory + stale_grain.len() + 512;
+    let mut moved = |at: usize| {
+        let entry = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        if entry != 0 {
+            bytes[at..at + 4].copy_from_slice(&(entry + shift).to_le_bytes());
+        }
+        (entry + shift) as usize * SECTOR
+    };
+    let table = moved(directory);
+    for index in 0..512 {
+        moved(table + index * 4);
+    }
+    let footer = bytes.len() - 1024 + 56;
+    bytes[footer..footer + 8].copy_from_slice(&((directory / SECTOR) as u64).to_le_bytes());
+    bytes
+}
+
+#[test]
+fn of_two_grains_for_one_address_the_table_decides_and_in_a_scan_the_last_wins() {
+    let truth = sample(2 << 20);
+    let bytes = twice(&truth);
+    let disk = open_bytes(bytes.clone()).unwrap();
+    assert_eq!(warnings(&disk), Vec::<&str>::new());
+    assert_same(&content(&disk).unwrap(), &truth);
+    assert_same(&content_of(&bytes[..bytes.len() - 1024]).unwrap(), &truth);
+    let error = failure(one_pass(&bytes, 1 << 20));
+    assert_eq!(error.kind(), ErrorKind::Malformed);
+    assert!(error.message().contains("twice"), "{error:?}");
+}
+
+#[test]
+fn compressed_grains_without_markers_read() {
+    let truth = sample((4 << 20) + SECTOR);
+    let built = Hosted { compressed: true, version: 3, ..Hosted::default() }.build(&truth);
+    let disk = open_bytes(built.bytes).unwrap();
+    assert_same(&content(&disk).unwrap(), &truth);
+    assert!(disk.geometry().features.contains(&"compressed grains".to_owned()));
+}
+
+#[test]
+fn a_marker_that_is_not_its_slots_is_malformed() {
+    let truth = sample(2 << 20);
+    let built = Stream::default().build(&truth);
+    let (at, _) = built.grains[1];
+    let patched = |offset: usize, bytes: &[u8]| {
+        let mut image = built.bytes.clone();
+        image[at + offset..at + offset + bytes.len()].copy_from_slice(bytes);
+        image
+    };
+    let cases = [
+        (patched(0, &[0x80, 9]), "marker says sector 2432"),
+        (patched(8, &u32::MAX.to_le_bytes()), "more than twice"),
+        (patched(8, &100_000u32.to_le_bytes()), "other data begins"),
+        (patched(8, &0u32.to_le_bytes()), "marker type"),
+        (patched(8, &[0, 0, 0, 0, 1, 0, 0, 0]), "not a grain's"),
+        (patched(12 + 40, &[0xff; 8]), "compressed unit"),
+        (patched(8, &30u32.to_le_bytes()), "compressed unit"),
+    ];
+    for (image, says) in cases {
+        let error = error_of(image);
+        assert_eq!(error.kind(), ErrorKind::Malformed, "{error:?}");
+        assert!(error.message().contains(says), "{error:?} should say {says:?}");
+        assert_eq!(error.offset(), Some(at as u64));
+    }
+}
+
+#[test]
+fn a_grain_that_passes_the_objects_end_is_truncated() {
+    let truth = sample(2 << 20);
+    let image = Hosted { compressed: true, version: 3, flags: 0x2_0001, ..Hosted::default() }.build(&truth);
+    // The grains of this image have no markers, though its header says so: the first bytes are read as one.
+    let error = error_of(image.bytes);
+    assert_eq!(error.kind(), ErrorKind::Malformed, "{error:?}");
+    let directory = tempfile::tempdir().unwrap();
+    let (raw, path_of) = (directory.path().join("disk.raw"), directory.path().join("disk.vmdk"));
+    std::fs::write(&raw, &truth).unwrap();
+    qemu_img(&["convert", "-O", "vmdk", "-o", "subformat=streamOptimized", path(&raw), path(&path_of)]);
+    let whole = std::fs::read(&path_of).unwrap();
+    for cut in [1024, 4096] {
+        let error = error_of(&whole[..whole.len() - cut]);
+        assert_eq!(error.kind(), ErrorKind::Truncated, "{error:?}");
+        let error = failure(one_pass(&whole[..whole.len() - cut], 1 << 20));
+        assert_eq!(error.kind(), ErrorKind::Truncated, "{error:?}");
+    }
+}
+
+#[test]
+fn overlapping_grains_are_malformed() {
+    let truth = sample(2 << 20);
+    let built = Stream::default().build(&truth);
+    let directory = built.directory + 512;
+    let table = u32::from_le_bytes(built.bytes[directory..directory + 4].try_into().unwrap()) as usize * SECTOR;
+    let mut image = built.bytes.clone();
+    let first = u32::from_le_bytes(image[table..table + 4].try_into().unwrap());
+    image[table + 4..table + 8].copy_from_slice(&(first + 1).to_le_bytes());
+    assert_eq!(error_of(image).kind(), ErrorKind::Malformed);
+}
+
+#[test]
+fn compressed_grains_beyond_the_unit_are_unsupported() {
+    let truth = vec![1; 1 << 20];
+    let built = Stream { grain: 16384, ..Stream::default() }.build(&truth);
+    assert_eq!(error_of(built.bytes.clone()).kind(), ErrorKind::UnsupportedFeature);
+    assert_eq!(failure(one_pass(&built.bytes, 4096)).kind(), ErrorKind::UnsupportedFeature);
+}
+
+// One pass.
+
+struct Pieces(VecDeque<Bytes>);
+
+impl ByteStream for Pieces {
+    fn url(&self) -> &str {
+        "-"
+    }
+
+    fn next(&mut self, most: usize) -> BoxFuture<'_, Result<Bytes>> {
+        let next = match self.0.front_mut() {
+            Some(first) if first.len() > most => first.split_to(most),
+            _ => self.0.pop_front().unwrap_or_default(),
+        };
+        Box::pin(async move { Ok(next) })
+    }
+}
+
+/// A stream of `bytes` that comes in pieces of `piece`.
+fn in_pieces(bytes: &[u8], piece: usize) -> Box<dyn ByteStream> {
+    Box::new(Pieces(bytes.chunks(piece).map(Bytes::copy_from_slice).collect()))
+}
+
+fn one_pass_as(bytes: &[u8], piece: usize, declared: Declared) -> Result<Vec<u8>> {
+    block_on(async {
+        let mut stream = open_stream(in_pieces(bytes, piece), declared).await?;
+        let mut out = vec![0; stream.geometry().virtual_bytes as usize];
+        while let Some(piece) = stream.next().await? {
+            assert!(piece.bytes.len() <= 1 << 20);
+            let (start, end) = (piece.guest.start().get() as usize, piece.guest.end().get() as usize);
+            if !stream.virtual_bytes_known() {
+                out.resize(out.len().max(end), 0);
+            }
+            match piece.codec {
+                Some(codec) => {
+                    codec.decode(piece.guest, &piece.bytes, &mut out[start..end], &mut Tally::default())?;
+                }
+                None => out[start..end].copy_from_slice(&piece.bytes),
+            }
+        }
+        assert!(stream.next().await?.is_none());
+        assert!(stream.virtual_bytes_known());
+        Ok(out)
+    })
+}
+
+fn one_pass(bytes: &[u8], piece: usize) -> Result<Vec<u8>> {
+    one_pass_as(bytes, piece, Declared::Unknown)
+}
+
+#[test]
+fn a_stream_reads_in_one_pass() {
+    let truth = sample((9 << 20) + 3 * SECTOR);
+    let mut backwards: Vec<usize> = (0..truth.len().div_ceil(1 << 16)).collect();
+    backwards.reverse();
+    for order in [None, Some(backwards)] {
+        let built = Stream { order, ..Stream::default() }.build(&truth);
+        for piece in [1000, 65536, 4 << 20] {
+            assert_same(&one_pass(&built.bytes, piece).unwrap(), &truth);
+        }
+        let declared = Declared::Format(Format::Vmdk);
+        assert_same(&one_pass_as(&built.bytes, 65536, declared).unwrap(), &truth);
+    }
+}
+
+#[test]
+fn a_stream_of_qemu_reads_in_one_pass() {
+    for len in [512, 65536, (40 << 20) + 512] {
+        let truth = sample(len);
+        let directory = tempfile::tempdir().unwrap();
+        let (raw, image) = (directory.path().join("disk.raw"), directory.path().join("disk.vmdk"));
+        std::fs::write(&raw, &truth).unwrap();
+        qemu_img(&["convert", "-O", "vmdk", "-o", "subformat=streamOptimized", path(&raw), path(&image)]);
+        let bytes = std::fs::read(&image).unwrap();
+        assert_same(&one_pass(&bytes, 100_000).unwrap(), &truth);
+    }
+}
+
+#[test]
+fn a_declared_raw_stream_is_its_bytes() {
+    for len in [0, 1, 511, 512, (3 << 20) + 77] {
+        let truth = sample(len);
+        let read = one_pass_as(&truth, 2 << 20, Declared::Format(Format::Raw)).unwrap();
+        assert_same(&read, &truth);
+    }
+}
+
+#[test]
+fn standard_input_refuses_what_it_cannot_read() {
+    let kind = |bytes: &[u8], declared| failure(one_pass_as(bytes, 512, declared)).kind();
+    let raw = Declared::Format(Format::Raw);
+    let mut qcow2 = b"QFI\xfb\0\0\0\x03".to_vec();
+    qcow2.resize(4096, 0);
+    let sparse = Hosted::default().build(&sample(1 << 20)).bytes;
+    let text = descriptor("monolithicFlat", "RW 8 FLAT \"x\" 0").into_bytes();
+    assert_eq!(kind(&qcow2, Declared::Unknown), ErrorKind::Usage);
+    assert_eq!(kind(&qcow2, Declared::Format(Format::Qcow2)), ErrorKind::Usage);
+    assert_eq!(kind(&qcow2, raw), ErrorKind::FormatMismatch);
+    assert_eq!(kind(&qcow2, Declared::Format(Format::Vmdk)), ErrorKind::FormatMismatch);
+    assert_eq!(kind(&sparse, Declared::Unknown), ErrorKind::Usage);
+    assert_eq!(kind(&sparse, raw), ErrorKind::FormatMismatch);
+    assert_eq!(kind(&text, Declared::Unknown), ErrorKind::Usage);
+    assert_eq!(kind(&[7; 4096], Declared::Unknown), ErrorKind::UnknownFormat);
+    assert_eq!(kind(&[7; 4096], Declared::Format(Format::Vmdk)), ErrorKind::FormatMismatch);
+    assert_eq!(kind(&[], Declared::Unknown), ErrorKind::UnknownFormat);
+}
+
+#[test]
+fn every_grain_of_a_stream_is_one_unit() {
+    let truth = sample(2 << 20);
+    let disk = open_bytes(Stream::default().build(&truth).bytes).unwrap();
+    for extent in extents(&disk).unwrap() {
+        match extent.kind {
+            ExtentKind::Coded(_) => assert_eq!(extent.guest.len(), 1 << 16),
+            ExtentKind::Hole => {}
+            kind => panic!("{kind:?}"),
+        }
+    }
+    let _ = zlib(&[]);
+}
