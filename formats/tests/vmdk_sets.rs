@@ -176,14 +176,17 @@ fn detached_descriptors_of_single_files_read() {
         assert_same(&content(&disk).unwrap(), &truth);
     }
     for (create_type, bytes) in [("streamOptimized", &sparse), ("twoGbMaxExtentSparse", &stream)] {
-        let error = failure(set(create_type, "RW 6144 SPARSE \"data\"", &[("data", bytes)]).open("disk.vmdk"));
+        let error =
+            failure(set(create_type, "RW 6144 SPARSE \"data\"", &[("data", bytes)]).open("disk.vmdk"));
         assert_eq!(error.kind(), ErrorKind::Malformed, "{error:?}");
     }
 }
 
 #[test]
 fn names_that_are_not_plain_are_refused_and_nothing_is_opened() {
-    for name in ["/etc/passwd", "../x.vmdk", "a/b.vmdk", "C:\\\\x.vmdk", "http://host/x", "..", "s3://bucket/x"] {
+    for name in
+        ["/etc/passwd", "../x.vmdk", "a/b.vmdk", "C:\\\\x.vmdk", "http://host/x", "..", "s3://bucket/x"]
+    {
         let files = set("monolithicFlat", &format!("RW 8 FLAT \"{name}\" 0"), &[("x.vmdk", &[0; 4096])]);
         let disk = files.open("disk.vmdk").unwrap();
         assert_eq!(disk.refusals()[0].kind, ErrorKind::ExternalDataRefused, "{name}");
@@ -197,7 +200,11 @@ fn names_that_are_not_plain_are_refused_and_nothing_is_opened() {
 fn devices_parents_and_closed_extents_are_refused() {
     let kinds = |create_type: &str, lines: &str, more: &str| {
         let text = format!("{}{more}\n", descriptor(create_type, lines));
-        let text = if more.starts_with("parentCID") { text.replacen("parentCID=ffffffff\n", "", 1) } else { text };
+        let text = if more.to_lowercase().starts_with("parentcid") {
+            text.replacen("parentCID=ffffffff\n", "", 1)
+        } else {
+            text
+        };
         let files = files(&[("disk.vmdk", text.as_bytes()), ("a", &[7; 4096])]);
         let disk = files.open("disk.vmdk").unwrap();
         assert!(files.reads("a").is_empty());
@@ -207,7 +214,10 @@ fn devices_parents_and_closed_extents_are_refused() {
     let flat = "RW 8 FLAT \"a\" 0";
     assert_eq!(kinds("fullDevice", flat, ""), ErrorKind::ExternalDataRefused);
     assert_eq!(kinds("vmfsRawDeviceMap", "RW 8 VMFSRDM \"a\"", ""), ErrorKind::ExternalDataRefused);
-    assert_eq!(kinds("monolithicFlat", flat, "parentFileNameHint=\"base.vmdk\""), ErrorKind::ParentDiskRefused);
+    assert_eq!(
+        kinds("monolithicFlat", flat, "parentFileNameHint=\"base.vmdk\""),
+        ErrorKind::ParentDiskRefused
+    );
     assert_eq!(kinds("monolithicFlat", flat, "parentCID=12345678"), ErrorKind::ParentDiskRefused);
     assert_eq!(kinds("monolithicFlat", flat, "PARENTCID=12345678").code(), "parent_disk_refused");
     assert_eq!(kinds("monolithicFlat", "NOACCESS 8 FLAT \"a\" 0", ""), ErrorKind::UnsupportedFeature);
@@ -218,7 +228,8 @@ fn devices_parents_and_closed_extents_are_refused() {
 fn an_embedded_parent_is_refused() {
     let truth = sample(1 << 20);
     let text = descriptor("monolithicSparse", "RW 2048 SPARSE \"disk.vmdk\"").replace("ffffffff", "1234");
-    let disk = open_bytes(Hosted { descriptor: Some(text), ..Hosted::default() }.build(&truth).bytes).unwrap();
+    let disk =
+        open_bytes(Hosted { descriptor: Some(text), ..Hosted::default() }.build(&truth).bytes).unwrap();
     assert_eq!(disk.refusals()[0].kind, ErrorKind::ParentDiskRefused);
     assert_eq!(disk.virtual_bytes(), 1 << 20);
 }
@@ -237,7 +248,8 @@ fn a_file_of_a_set_alone_names_its_descriptor() {
 
 #[test]
 fn siblings_that_are_missing_short_or_twice_are_errors() {
-    let flat = |lines: &str, others: &[(&str, &[u8])]| failure(set("custom", lines, others).open("disk.vmdk"));
+    let flat =
+        |lines: &str, others: &[(&str, &[u8])]| failure(set("custom", lines, others).open("disk.vmdk"));
     let error = flat("RW 8 FLAT \"gone\" 0", &[]);
     assert_eq!(error.kind(), ErrorKind::SourceNotFound);
     let error = flat("RW 9 FLAT \"a\" 0", &[("a", &[0; 4096])]);

@@ -19,7 +19,12 @@ use support_vmdk::*;
 
 /// Bytes that are fetched for the extents of a disk.
 fn fetched(disk: &Disk) -> u64 {
-    extents(disk).unwrap().iter().filter_map(|extent| extent.to_fetch()).map(|stored| stored.range.len()).sum()
+    extents(disk)
+        .unwrap()
+        .iter()
+        .filter_map(|extent| extent.to_fetch())
+        .map(|stored| stored.range.len())
+        .sum()
 }
 
 fn by_qemu(image: &[u8]) -> Vec<u8> {
@@ -79,7 +84,8 @@ fn what_is_fetched_of_a_stream_out_of_order_is_what_is_stored() {
     for number in 0..1280u64 {
         let window = GuestRange::new(GuestOffset::new(number << 16), 1 << 16).unwrap();
         let found = block_on(disk.extents(window)).unwrap();
-        single += found.iter().filter_map(|extent| extent.to_fetch()).map(|stored| stored.range.len()).sum::<u64>();
+        single +=
+            found.iter().filter_map(|extent| extent.to_fetch()).map(|stored| stored.range.len()).sum::<u64>();
     }
     assert!(fetched(&disk) <= len, "{} of {len}", fetched(&disk));
     assert!(single <= len + len / 50, "{single} of {len}");
@@ -101,7 +107,8 @@ fn what_is_fetched_of_a_stream_of_qemu_is_what_is_stored() {
     for table in 0..3u64 {
         let window = GuestRange::new(GuestOffset::new(table << 25), 1 << 25).unwrap();
         let found = block_on(disk.extents(window)).unwrap();
-        parts += found.iter().filter_map(|extent| extent.to_fetch()).map(|stored| stored.range.len()).sum::<u64>();
+        parts +=
+            found.iter().filter_map(|extent| extent.to_fetch()).map(|stored| stored.range.len()).sum::<u64>();
     }
     assert!(parts <= len, "{parts} of {len}");
 }
@@ -149,7 +156,9 @@ fn a_stream_without_a_usable_footer_is_scanned_when_it_is_mapped() {
     let mut far_padding = built.bytes.clone();
     far_padding.resize(whole + (300 << 10), 0);
     let cut = |to: usize| built.bytes[..to].to_vec();
-    for damaged in [cut(whole - 1024), cut(whole - 1536), cut(built.directory + 512), other_capacity, far_padding] {
+    for damaged in
+        [cut(whole - 1024), cut(whole - 1536), cut(built.directory + 512), other_capacity, far_padding]
+    {
         let len = damaged.len() as u64;
         let files = Arc::new(Files::new().with("disk.vmdk", damaged));
         let disk = files.open("disk.vmdk").unwrap();
@@ -259,7 +268,8 @@ fn a_marker_that_is_not_its_slots_is_malformed() {
 
 #[test]
 fn a_grain_that_passes_the_objects_end_is_truncated() {
-    let truth = sample(2 << 20);
+    // Ends in noise, so that the last grain is long.
+    let truth = sample(41 * (48 << 10));
     let image = Hosted { compressed: true, version: 3, flags: 0x2_0001, ..Hosted::default() }.build(&truth);
     // The grains of this image have no markers, though its header says so: the first bytes are read as one.
     let error = error_of(image.bytes);
@@ -269,7 +279,7 @@ fn a_grain_that_passes_the_objects_end_is_truncated() {
     std::fs::write(&raw, &truth).unwrap();
     qemu_img(&["convert", "-O", "vmdk", "-o", "subformat=streamOptimized", path(&raw), path(&path_of)]);
     let whole = std::fs::read(&path_of).unwrap();
-    for cut in [1024, 4096] {
+    for cut in [20_480, 30_000] {
         let error = error_of(&whole[..whole.len() - cut]);
         assert_eq!(error.kind(), ErrorKind::Truncated, "{error:?}");
         let error = failure(one_pass(&whole[..whole.len() - cut], 1 << 20));
@@ -282,7 +292,8 @@ fn overlapping_grains_are_malformed() {
     let truth = sample(2 << 20);
     let built = Stream::default().build(&truth);
     let directory = built.directory + 512;
-    let table = u32::from_le_bytes(built.bytes[directory..directory + 4].try_into().unwrap()) as usize * SECTOR;
+    let table =
+        u32::from_le_bytes(built.bytes[directory..directory + 4].try_into().unwrap()) as usize * SECTOR;
     let mut image = built.bytes.clone();
     let first = u32::from_le_bytes(image[table..table + 4].try_into().unwrap());
     image[table + 4..table + 8].copy_from_slice(&(first + 1).to_le_bytes());

@@ -190,7 +190,15 @@ pub struct Hosted {
 
 impl Default for Hosted {
     fn default() -> Self {
-        Self { version: 1, flags: 1, grain: 128, entries: 512, redundant: false, descriptor: None, compressed: false }
+        Self {
+            version: 1,
+            flags: 1,
+            grain: 128,
+            entries: 512,
+            redundant: false,
+            descriptor: None,
+            compressed: false,
+        }
     }
 }
 
@@ -206,8 +214,10 @@ impl Hosted {
         let grain_bytes = self.grain * SECTOR;
         let capacity = truth.len().div_ceil(SECTOR);
         let kind = if self.compressed { "streamOptimized" } else { "monolithicSparse" };
-        let text =
-            self.descriptor.clone().unwrap_or_else(|| descriptor(kind, &format!("RW {capacity} SPARSE \"disk.vmdk\"")));
+        let text = self
+            .descriptor
+            .clone()
+            .unwrap_or_else(|| descriptor(kind, &format!("RW {capacity} SPARSE \"disk.vmdk\"")));
         let chunks: Vec<&[u8]> = truth.chunks(grain_bytes).collect();
         let tables = chunks.len().div_ceil(self.entries);
         let directory_sectors = (tables * 4).div_ceil(SECTOR);
@@ -303,7 +313,8 @@ pub fn se_sparse(truth: &[u8], zeroed: bool) -> Vec<u8> {
     let (volatile, directory) = (1u64, 2u64);
     let first_table = directory + directory_sectors;
     let first_grain = first_table + tables as u64 * 64;
-    let mut fields = vec![0xcafe_babe, 0x2_0000_0001, capacity, 8, 64, 0, 0, 0, 0, 0, volatile, 1, 0, 0, 0, 0];
+    let mut fields =
+        vec![0xcafe_babe, 0x2_0000_0001, capacity, 8, 64, 0, 0, 0, 0, 0, volatile, 1, 0, 0, 0, 0];
     fields.extend([directory, directory_sectors, first_table, tables as u64 * 64, 0, 0, 0, 0, first_grain]);
     fields.push(chunks.len() as u64 * 8);
     let mut out: Vec<u8> = fields.iter().flat_map(|field: &u64| field.to_le_bytes()).collect();
