@@ -404,4 +404,8 @@ impl BlockMap for Map {
     fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
         Box::pin(self.walk(window))
     }
+
+    fn allocated_without_tables(&self) -> Option<u64> {
+        None
+    }
 }

@@ -66,4 +66,12 @@ impl BlockMap for VmdkMap {
             Ok(out.into_vec())
         })
     }
+
+    fn allocated_without_tables(&self) -> Option<u64> {
+        self.0.iter().try_fold(0u64, |sum, part| match part.map {
+            PartMap::Flat { .. } => sum.checked_add(part.guest.len()),
+            PartMap::Zero => Some(sum),
+            PartMap::Sparse(_) | PartMap::Scanned(_) => None,
+        })
+    }
 }
