@@ -9,7 +9,9 @@ use diskferry_core::disk::{BATCH_EXTENTS, Disk};
 use diskferry_core::error::ErrorKind;
 use diskferry_core::extent::ExtentKind;
 use diskferry_core::source::Source;
-use support_vmdk::build::{Header, Hosted, SECTOR, Stream, descriptor};
+use diskferry_core::source::memory::MemorySource;
+use diskferry_formats::{Declared, Format};
+use support_vmdk::build::{self, Header, Hosted, SECTOR, Stream, descriptor};
 use support_vmdk::*;
 
 #[test]
@@ -66,7 +68,7 @@ fn header_fields_that_do_not_hold_up_are_errors_with_their_place() {
         (20, &[0; 8], Malformed, "grainSize"),
         (20, &[4], Malformed, "grainSize"),
         (20, &[129], Malformed, "grainSize"),
-        (20, &[0, 0, 0, 0, 1], Malformed, "grainSize"),
+        (20, &[0, 0, 0, 0, 1], UnsupportedFeature, "grainSize"),
         (44, &[0; 4], Malformed, "numGTEsPerGT"),
         (44, &[0xff; 4], UnsupportedFeature, "numGTEsPerGT"),
         (28, &[0xff; 8], Truncated, "descriptor"),
@@ -76,19 +78,16 @@ fn header_fields_that_do_not_hold_up_are_errors_with_their_place() {
         (56, &[0; 8], Malformed, "directory"),
         (56, &[0xff, 0xff], Truncated, "directory"),
         (56, &[0xff; 8], Malformed, "footer"),
-        (73, &[b'\r'], Malformed, "text mode"),
+        (73, b"\r", Malformed, "text mode"),
         (74, &[0], Malformed, "text mode"),
         (75, b"\n\n", Malformed, "text mode"),
         (28, &[0; 8], UnsupportedFeature, "one part"),
     ];
     for (at, bytes, kind, says) in cases {
-        // 0x1_0000_0000_80 sectors of grain are not a power of two.
         let error = error_of(patch(&image, *at, bytes));
         assert_eq!(error.kind(), *kind, "{at}: {error:?}");
         assert!(error.message().contains(says), "{at}: {error:?} should say {says:?}");
     }
-    let huge_grain = patch(&image, 20, &(1u64 << 22).to_le_bytes());
-    assert_eq!(error_of(huge_grain).kind(), UnsupportedFeature);
     for len in [4, 100, 511] {
         assert_eq!(error_of(&image[..len]).kind(), Truncated);
     }
@@ -245,4 +244,65 @@ fn a_disk_of_no_bytes_opens() {
     let disk = open_bytes(built.bytes).unwrap();
     assert_eq!(disk.virtual_bytes(), 0);
     assert!(extents(&disk).unwrap().is_empty());
+}
+
+#[test]
+fn no_byte_of_header_descriptor_or_tables_can_make_it_panic() {
+    let truth = sample(300_000);
+    let hosted = Hosted { redundant: true, version: 2, flags: 5, ..Hosted::default() }.build(&truth);
+    let stream = Stream { entries: 64, ..Stream::default() }.build(&truth);
+    let tail = stream.bytes.len() - 4096..stream.bytes.len();
+    let grain = stream.grains[1].0;
+    let places: [(&[u8], Vec<usize>); 2] = [
+        (
+            &hosted.bytes,
+            (0..80).chain(512..900).chain(hosted.directories[0]..hosted.directories[0] + 4096).collect(),
+        ),
+        (&stream.bytes, (0..80).chain(512..900).chain(grain..grain + 64).chain(tail).collect()),
+    ];
+    for (image, places) in places {
+        for place in places {
+            for value in [0x00, 0x01, 0x7f, 0xff] {
+                if image[place] == value {
+                    continue;
+                }
+                let Ok(disk) = open_bytes(patch(image, place, &[value])) else { continue };
+                // A disk that became huge is looked at where it begins and ends only.
+                let end = disk.virtual_bytes();
+                if end <= 1 << 20 {
+                    drop(content(&disk));
+                } else {
+                    drop(block_on(disk.extents(GuestRange::first(end))));
+                    drop(block_on(disk.extents(GuestRange::first(end).skip(end - 1))));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn vmdk_is_detected_and_not_taken_for_raw() {
+    let truth = sample(1 << 20);
+    let images = [
+        Hosted::default().build(&truth).bytes,
+        Stream::default().build(&truth).bytes,
+        build::cowd(&truth, 8),
+    ];
+    let open = |bytes: &[u8], declared| {
+        let source = MemorySource::new("disk", bytes.to_vec());
+        block_on(diskferry_formats::open(Arc::new(source), declared))
+    };
+    for image in images {
+        let disk = open(&image, Declared::Unknown).unwrap();
+        assert_eq!(disk.geometry().format, "vmdk");
+        let error = failure(open(&image, Declared::Format(Format::Raw)));
+        assert_eq!(error.kind(), ErrorKind::FormatMismatch);
+        let error = failure(open(&patch(&image, 4, &[9]), Declared::Unknown));
+        assert_eq!(error.kind(), ErrorKind::UnsupportedFeature, "version 9");
+    }
+    let text = descriptor("monolithicFlat", "RW 8 FLAT \"a\" 0");
+    let error = failure(open(text.as_bytes(), Declared::Unknown));
+    assert_eq!(error.kind(), ErrorKind::ExternalDataRefused, "the default gate opens nothing");
+    let error = failure(open(text.as_bytes(), Declared::Format(Format::Qcow2)));
+    assert_eq!(error.kind(), ErrorKind::FormatMismatch);
 }

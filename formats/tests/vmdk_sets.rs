@@ -329,6 +329,8 @@ fn descriptors_that_do_not_hold_up_are_errors() {
     use ErrorKind::{Malformed, UnsupportedFeature};
     assert_eq!(patched("createType=\"monolithicFlat\"", ""), Malformed);
     assert_eq!(patched("monolithicFlat", "polylithic"), UnsupportedFeature);
+    let keys = "encryption.keySafe = \"vmware:key/list/()\"\nencryption.data=\"abc\"";
+    assert_eq!(patched("createType=\"monolithicFlat\"", keys), ErrorKind::EncryptedRefused);
     assert_eq!(patched("monolithicFlat", "monolithicSparse"), Malformed);
     assert_eq!(patched("monolithicFlat", "seSparse"), Malformed);
     assert_eq!(patched("version=1", "version=9"), UnsupportedFeature);

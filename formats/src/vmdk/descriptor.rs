@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-use diskferry_core::error::{Error, Result};
+use diskferry_core::error::{Error, ErrorKind, Result};
 
 use super::header::Sectors;
 
@@ -170,13 +170,15 @@ struct Keys<'a> {
     create_type: Option<&'a [u8]>,
     parent_cid: Option<&'a [u8]>,
     parent_hint: Option<&'a [u8]>,
+    /// What the disk is made of is in keys that are encrypted.
+    encrypted: bool,
 }
 
 impl Descriptor {
     /// Takes the text up to the first NUL.
     ///
     /// # Errors
-    /// `malformed` with the number of the line; `unsupported_feature` for a version, a `createType`, an extent type or
+    /// `encrypted_refused`; `malformed` with the number of the line; `unsupported_feature` for a version, a `createType`, an extent type or
     /// an encoding that is not known.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -200,6 +202,10 @@ impl Descriptor {
         let encoding = Encoding::of(keys.encoding)?;
         let create_type = match keys.create_type {
             Some(name) => encoding.decode(name)?.into_owned(),
+            None if keys.encrypted => {
+                return Err(Error::new(ErrorKind::EncryptedRefused, "the descriptor is encrypted")
+                    .hint("decrypt the virtual machine where it was made"));
+            }
             None => return Err(Error::malformed("the descriptor has no createType")),
         };
         let kind = Kind::of(&create_type)
@@ -247,6 +253,10 @@ impl<'a> Keys<'a> {
             b"createtype" => &mut self.create_type,
             b"parentcid" => &mut self.parent_cid,
             b"parentfilenamehint" => &mut self.parent_hint,
+            b"encryption.keysafe" | b"encryption.data" => {
+                self.encrypted = true;
+                return Ok(());
+            }
             _ => return Ok(()),
         };
         match slot.replace(value) {

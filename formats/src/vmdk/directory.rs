@@ -175,7 +175,7 @@ pub(crate) struct TableAt {
 /// Some entries of a directory, and of its redundant copy.
 pub(crate) struct Page {
     /// Index of the first.
-    first: u64,
+    pub(crate) first: u64,
     /// Index behind the last.
     pub(crate) end: u64,
     start: u64,

@@ -99,16 +99,22 @@ impl SparseMap {
         let span = self.directory.layout().span().max(1);
         let end = window.end().get().saturating_sub(self.base);
         let mut at = window.start().get().saturating_sub(self.base);
+        // While the directory is empty, ever more of it is loaded at once.
         let mut ahead = 0;
+        let mut loaded = 0;
         while at < end && out.len() < BATCH_EXTENTS {
             let first = at.checked_div(span).unwrap_or_default();
-            let page = self.directory.page(&self.tables, first, ahead).await?;
+            let page =
+                self.directory.page(&self.tables, first, if first < loaded { 0 } else { ahead }).await?;
+            if first >= loaded {
+                loaded = page.end.saturating_add(ahead.saturating_mul(page.end.saturating_sub(page.first)));
+                ahead = ahead.saturating_mul(2).saturating_add(1).min(PAGES_AHEAD);
+            }
             let empty = self.directory.empty_run(&page, first);
             if empty > 0 {
                 let to = first.saturating_add(empty).saturating_mul(span).min(end);
                 out.push(Extent::new(self.guest(at, to), ExtentKind::Hole));
                 at = to;
-                ahead = ahead.saturating_mul(2).saturating_add(1).min(PAGES_AHEAD);
                 continue;
             }
             let last = end.div_ceil(span).min(page.end).min(self.group_end(first));
