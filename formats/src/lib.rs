@@ -30,8 +30,6 @@ mod table;
 mod vhd;
 mod vmdk;
 
-pub use stream::open_stream;
-
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -42,6 +40,8 @@ use diskferry_core::sink::Sink;
 use diskferry_core::source::wrap::HeadTail;
 use diskferry_core::source::{Closed, Gate, Source};
 use diskferry_core::target::Target;
+
+pub use stream::open_stream;
 
 /// A format of disk images.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -358,8 +358,7 @@ pub(crate) fn sparse_part(
     let compressed = match header.grains {
         Grains::Plain => None,
         Grains::Compressed { markers } => {
-            let fixed = std::iter::once(layout.directory).chain(layout.redundant).chain(footer_at).collect();
-            Some(Compressed::new(guest.start().get(), layout.grain_bytes, markers, fixed))
+            Some(Compressed::new(guest.start().get(), layout.grain_bytes, markers, footer_at))
         }
     };
     let map = SparseMap::new(index, source, guest, layout, compressed, warnings.clone())?;

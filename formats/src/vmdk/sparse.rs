@@ -23,8 +23,8 @@ use crate::table::Tables;
 
 /// Bytes of grain tables that are loaded at once.
 const TABLES_AT_ONCE: u64 = 4 << 20;
-/// Most tables whose addresses are looked at as what a grain may end at.
-const MOST_ENDS: usize = 64 << 10;
+/// Tables that are looked into first for what the last grain in view ends at.
+const FEW_TABLES: u64 = 32;
 /// Most pages of a directory that are loaded ahead while it is empty.
 const PAGES_AHEAD: u64 = 15;
 
@@ -33,17 +33,23 @@ pub(crate) struct Compressed {
     used: Arc<dyn Codec>,
     object: Arc<dyn Codec>,
     markers: bool,
-    /// Byte addresses of what is known to follow grains: the directory, the footer.
-    fixed: Vec<u64>,
+    /// Byte address of the footer, if there is one.
+    footer: Option<u64>,
     /// What all grains of the extent end at, where that had to be found.
     all: Mutex<Option<Arc<[u64]>>>,
 }
 
 impl Compressed {
     /// Grains of `grain_bytes` in an extent that begins at guest address `base`.
-    pub(crate) fn new(base: u64, grain_bytes: u64, markers: bool, fixed: Vec<u64>) -> Self {
+    pub(crate) fn new(base: u64, grain_bytes: u64, markers: bool, footer: Option<u64>) -> Self {
         let codec = |bound| Arc::new(GrainCodec { base, grain_bytes, markers, bound });
-        Self { used: codec(Bound::Used), object: codec(Bound::Object), markers, fixed, all: Mutex::new(None) }
+        Self {
+            used: codec(Bound::Used),
+            object: codec(Bound::Object),
+            markers,
+            footer,
+            all: Mutex::new(None),
+        }
     }
 }
 
@@ -152,10 +158,17 @@ impl SparseMap {
         let mut last = last;
         let mut ends = Arc::default();
         if let Some(compressed) = &self.compressed {
-            // Tables that this answer has no room for are loaded with the others, and looked into when they are asked for.
-            last = last.min(first.saturating_add(self.tables_of_an_answer()));
+            // More grains than this answer has room for are loaded with the others, and looked at when they are asked for.
+            let mut starts = Vec::new();
+            for table in &tables {
+                self.starts(&table.bytes, &mut starts);
+                if starts.len() > BATCH_EXTENTS {
+                    last = table.index.saturating_add(1);
+                    break;
+                }
+            }
             tables.retain(|table| table.index < last);
-            ends = self.ends(compressed, page, &tables, last).await?;
+            ends = self.ends(compressed, page, &tables, starts, last).await?;
         }
         let mut tables = tables.into_iter().peekable();
         for index in first..last {
@@ -261,53 +274,55 @@ impl SparseMap {
         Ok(found)
     }
 
-    /// More tables than one answer has room for.
-    fn tables_of_an_answer(&self) -> u64 {
-        let entries = self.directory.layout().table_entries.max(1);
-        (BATCH_EXTENTS as u64).div_ceil(entries).saturating_add(1)
-    }
-
     /// Byte addresses, sorted, that no grain in `tables` reaches beyond: see the head of this module.
     ///
-    /// `tables` are those below index `last`. Where grains are not in guest order, what follows one in the file may be
-    /// anywhere in the tables: all of them are looked into once, if they are not too many.
+    /// `tables` are those below index `last`, and `starts` the addresses of their grains in guest order. Where these do
+    /// not rise, what follows a grain in the file may be anywhere in the tables: all of them are looked into once, if
+    /// they are not too many.
     async fn ends(
         &self,
         compressed: &Compressed,
         page: &Page,
         tables: &[Table],
+        starts: Vec<u64>,
         last: u64,
     ) -> Result<Arc<[u64]>> {
-        let mut starts = Vec::new();
-        for table in tables {
-            self.starts(&table.bytes, &mut starts);
-        }
         if !starts.is_sorted() && self.directory.len() <= self.group_end(0).min(page.end) {
             return self.all_ends(compressed, page).await;
         }
-        // The last grain of the last table ends where the first of the next table begins, unless something else does.
         let highest = starts.last().copied();
-        let mut ends = compressed.fixed.clone();
-        ends.append(&mut starts);
+        let mut ends = starts;
+        ends.extend(compressed.footer);
+        ends.push(self.directory.layout().directory);
         ends.extend(tables.iter().map(|table| table.at.range.start().get()));
-        let mut next = None;
-        for index in last..page.end {
-            if let Ok(Some(at)) = self.directory.table(page, index) {
-                ends.push(at.range.start().get());
-                next.get_or_insert(at);
-                if ends.len() >= MOST_ENDS {
-                    break;
-                }
-            }
-        }
-        if let (Some(highest), Some(next)) = (highest, next) {
-            let bound = highest.saturating_add(most_compressed(self.directory.layout().grain_bytes));
-            if !ends.iter().any(|end| (highest.saturating_add(1)..=bound).contains(end)) {
-                self.starts(&self.tables.load_one(next.range).await?, &mut ends);
-            }
+        if let Some(highest) = highest {
+            self.end_of_last(page, highest, last, &mut ends).await?;
         }
         ends.sort_unstable();
         Ok(ends.into())
+    }
+
+    /// Finds in the tables from index `from` on what the grain at `highest` ends at, unless `ends` has it: a few tables,
+    /// then many, since writers that put their tables in front leave empty ones for the holes of the disk.
+    async fn end_of_last(&self, page: &Page, highest: u64, from: u64, ends: &mut Vec<u64>) -> Result<()> {
+        let bound = highest.saturating_add(most_compressed(self.directory.layout().grain_bytes));
+        let found = |ends: &[u64]| ends.iter().any(|end| (highest.saturating_add(1)..=bound).contains(end));
+        let mut from = from;
+        for count in [FEW_TABLES, self.group_end(0)] {
+            if found(ends) {
+                break;
+            }
+            let to = from.saturating_add(count).min(page.end);
+            // What is wrong with those tables is said when they are mapped.
+            let tables = (from..to).filter_map(|index| self.directory.table(page, index).ok().flatten());
+            let ranges: Vec<StoredRange> = tables.map(|at| at.range).collect();
+            ends.extend(ranges.iter().map(|range| range.start().get()));
+            for table in self.tables.load(&ranges).await? {
+                self.starts(&table, ends);
+            }
+            from = to;
+        }
+        Ok(())
     }
 
     /// As [`ends`](Self::ends), for all tables of the extent.
@@ -316,7 +331,8 @@ impl SparseMap {
         if let Some(ends) = &*all {
             return Ok(Arc::clone(ends));
         }
-        let mut ends = compressed.fixed.clone();
+        let mut ends = vec![self.directory.layout().directory];
+        ends.extend(compressed.footer);
         for table in self.load(page, 0, self.directory.len()).await? {
             ends.push(table.at.range.start().get());
             self.starts(&table.bytes, &mut ends);
