@@ -1,1 +1,50 @@
-//! Placeholder.
+//! Disk images in S3 and behind HTTP: sources of diskferry that are read by ranged GETs.
+//!
+//! A [`Client`] is made once, from [`ClientOptions`] and the AWS SDK's environment and files. [`open_source`] opens
+//! any URL; [`S3Source`] and [`HttpSource`] are its two kinds. Both pin the object that they opened: a change of it
+//! is `source_changed`, never a mix of old and new bytes.
+//!
+//! ```
+//! use diskferry_core::{address::StoredRange, source::Source};
+//! use diskferry_s3io::{Client, S3Source, server::{Server, ServerOptions}};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> diskferry_core::error::Result<()> {
+//! // Stands for a store that is there: any S3 service, by the SDK's environment and files.
+//! # let server = Server::start(ServerOptions::default()).unwrap();
+//! # server.create_bucket("images").await?;
+//! # server.put("images", "tiny.raw", vec![0xeb; 4096]).await?;
+//! let client = Client::new(server.client_options()).await?;
+//! let source = S3Source::open(&client, "s3://images/tiny.raw").await?;
+//! assert_eq!(source.len(), 4096);
+//! assert_eq!(source.read(StoredRange::first(2)).await?, [0xeb, 0xeb].as_slice());
+//! assert_eq!(source.traffic().requests, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! All use of the AWS SDK stays in this crate, and so does everything secret: no error, no `Debug` and no
+//! [`Source::url`](diskferry_core::source::Source::url) shows a credential, a signature or a URL's query.
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod client;
+mod http;
+mod judge;
+mod meter;
+mod net;
+mod pace;
+mod region;
+mod remote;
+mod retry;
+#[cfg(feature = "embedded-server")]
+pub mod server;
+mod source;
+mod url;
+
+pub use client::{Checksum, Client, ClientOptions, Keys, PathStyle};
+pub use http::HttpSource;
+pub use remote::Renew;
+pub use source::{Opened, S3Gate, S3Source, open_source};
+pub use url::{HttpLocation, Location, S3Location};

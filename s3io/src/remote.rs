@@ -1,0 +1,574 @@
+//! A stored object that is read over a network: opened by one GET, pinned, its ranges resumed.
+//!
+//! ```text
+//! open:  GET bytes=0-131071 ──▶ length, identity and head in one round trip
+//! read:  turn (pace) ──▶ GET, If-Match ──▶ check the answer ──▶ body into one buffer
+//!            ▲                                                     │ broken, silent, short
+//!            └────────────── wait (full jitter), from the byte reached ◀┘
+//! ```
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_core::error::{Error, ErrorKind, Result, Warning};
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{BoxFuture, Capabilities, Identity, Traffic};
+use http_body_util::BodyExt;
+
+use crate::answer::{Answer, Object, Pin};
+use crate::client::{Client, in_region};
+use crate::judge::{self, Asked};
+use crate::meter::Meter;
+use crate::net::Net;
+use crate::pace::{Pace, Turn};
+use crate::retry::{Failure, Patience, Tries};
+use crate::url::HttpLocation;
+
+/// The best length of one request.
+const REQUEST: u64 = 8 << 20;
+/// Redirects followed while opening.
+const REDIRECTS: u32 = 5;
+
+/// Gives a fresh URL of the same object when the one in use has expired: see
+/// [`HttpSource::open_renewing`](crate::HttpSource::open_renewing).
+pub type Renew = Arc<dyn Fn() -> BoxFuture<'static, Result<String>> + Send + Sync>;
+
+/// The object, and what reading it takes.
+pub(crate) struct Remote {
+    object: RwLock<Arc<Object>>,
+    /// How to get at the object again when its URL no longer works.
+    renewal: Option<Renewal>,
+    /// Redirects that may be followed yet: none after opening, some after a renewal.
+    redirects: AtomicU32,
+    shown: String,
+    len: u64,
+    pin: Pin,
+    identity: Identity,
+    head: Bytes,
+    patience: Patience,
+    pace: Pace,
+    meter: Meter,
+    warnings: Vec<Warning>,
+}
+
+/// Where a URL comes from that works again.
+pub(crate) struct Renewal {
+    pub(crate) net: Net,
+    pub(crate) from: Origin,
+    /// Held while one reader renews: the others wait and use what it got.
+    pub(crate) busy: tokio::sync::Mutex<()>,
+}
+
+pub(crate) enum Origin {
+    /// The embedder makes fresh ones.
+    Caller(Renew),
+    /// The server redirected to it, and may redirect to a fresh one.
+    Redirect(HttpLocation),
+}
+
+impl Renewal {
+    pub(crate) fn new(net: &Net, from: Origin) -> Self {
+        Self { net: net.clone(), from, busy: tokio::sync::Mutex::new(()) }
+    }
+}
+
+impl Remote {
+    /// Opens `object`, shown as `shown`: asks for its head and learns length and identity from the answer.
+    ///
+    /// # Errors
+    /// The `source_*` codes.
+    pub(crate) async fn open(
+        client: &Client,
+        object: Object,
+        shown: String,
+        renewal: Option<Renewal>,
+        warnings: Vec<Warning>,
+    ) -> Result<Self> {
+        let options = client.options();
+        let mut remote = Self {
+            object: RwLock::new(Arc::new(object)),
+            renewal,
+            redirects: AtomicU32::new(REDIRECTS),
+            shown,
+            len: 0,
+            pin: Pin::default(),
+            identity: Identity::default(),
+            head: Bytes::new(),
+            patience: Patience::new(options),
+            pace: Pace::new(options.connections),
+            meter: Meter::default(),
+            warnings,
+        };
+        let answer = remote.first_answer().await?;
+        remote.pin = answer.pin.clone();
+        remote.identity = {
+            let mut identity = Identity::default();
+            identity.etag = answer.pin.etag.clone();
+            identity.version_id = answer.pin.version_id.clone();
+            identity
+        };
+        match judge::opening(&answer).map_err(|error| remote.named(error))? {
+            judge::Opened::Length(len) => {
+                remote.len = len;
+                remote.head = remote.fetch(0, len.min(HeadTail::HEAD), Some(answer)).await?;
+            }
+            judge::Opened::Unstated => {
+                // A short object may come without its length; it must then end within the head.
+                let head = remote.unstated(answer).await?;
+                remote.len = head.len() as u64;
+                remote.head = head;
+            }
+        }
+        *remote.redirects.get_mut() = 0;
+        if remote.pin.etag.is_none() && remote.pin.last_modified.is_none() && remote.len > HeadTail::HEAD {
+            remote.warnings.push(Warning::new(
+                "source_unpinned",
+                "the server states neither an ETag nor a modification time: that the object is replaced while it is read would be noticed by its length alone",
+            ));
+        }
+        remote.expires_soon();
+        tracing::debug!(url = %remote.shown, len = remote.len, etag = ?remote.identity.etag, "opened");
+        Ok(remote)
+    }
+
+    /// The answer to the request for the head: after redirects, renewals and retries.
+    async fn first_answer(&mut self) -> Result<Answer> {
+        let mut tries = Tries::new(self.patience);
+        let (mut regions, mut renewals) = (0, 0);
+        let mut range = Some((0, HeadTail::HEAD - 1));
+        loop {
+            let object = self.object();
+            let version = match &*object {
+                Object::S3 { at, .. } => at.version_id.clone(),
+                Object::Plain { .. } => None,
+            };
+            let pin = Pin { version_id: version, ..Pin::default() };
+            let failure = match self.ask(&object, range, &pin).await {
+                Ok(answer) => match (&*object, answer.status) {
+                    (Object::Plain { net, at }, _) if answer.redirect.is_some() => {
+                        // Kept for when the place that it leads to no longer works.
+                        if self.renewal.is_none() {
+                            self.renewal = Some(Renewal::new(net, Origin::Redirect(at.clone())));
+                        }
+                        self.follow(&object, &answer).map_err(|error| self.named(error))?;
+                        continue;
+                    }
+                    (Object::S3 { client, at }, 301 | 307 | 400)
+                        if regions == 0 && elsewhere(client, &answer).is_some() =>
+                    {
+                        regions += 1;
+                        let region = elsewhere(client, &answer).unwrap_or_default();
+                        tracing::debug!(region, "the bucket is in another region");
+                        self.replace(Object::S3 { client: in_region(client, region), at: at.clone() });
+                        continue;
+                    }
+                    // Nothing to range over: asked for as a whole, an empty object says what it is.
+                    (_, 416) if range.is_some() => {
+                        range = None;
+                        continue;
+                    }
+                    _ => match judge::status(&answer, judge::Phase::Opening) {
+                        Ok(()) => return Ok(answer),
+                        Err(failure) => failure,
+                    },
+                },
+                Err(failure) => failure,
+            };
+            let failure = expired(failure, &object);
+            match self.renewal_for(&failure) {
+                Some(renewal) if renewals == 0 => {
+                    renewals += 1;
+                    self.renew(renewal, &object).await?;
+                }
+                _ => self.wait(&mut tries, failure).await?,
+            }
+        }
+    }
+
+    /// Sends one request, and waits for its headers no longer than is sensible.
+    async fn ask(&self, object: &Object, range: Option<(u64, u64)>, pin: &Pin) -> Result<Answer, Failure> {
+        self.meter.asked(1);
+        let started = Instant::now();
+        let answer =
+            tokio::time::timeout(self.patience.silence, object.get(range, pin)).await.map_err(|_| {
+                Failure::broken(format!("no answer in {:.1} s", self.patience.silence.as_secs_f64()))
+            })??;
+        self.meter.measured(Some(started.elapsed()), None);
+        Ok(answer)
+    }
+
+    /// The bytes `start..end`. `first` is an answer at hand whose body begins at `start`.
+    async fn fetch(&self, start: u64, end: u64, mut first: Option<Answer>) -> Result<Bytes> {
+        let want = end.saturating_sub(start);
+        let room = usize::try_from(want).map_err(|_| Error::internal("a read beyond the address space"))?;
+        let mut got = BytesMut::with_capacity(room);
+        let mut tries = Tries::new(self.patience);
+        let mut renewed_at = None;
+        while (got.len() as u64) < want {
+            let object = self.object();
+            let failure = {
+                let queued = Instant::now();
+                let turn = self.pace.enter().await;
+                tries.begin(queued.elapsed());
+                match self.attempt(&object, start, end, &mut got, &mut tries, first.take(), &turn).await {
+                    Ok(()) => continue,
+                    Err(failure) => failure,
+                }
+            };
+            let reached = start.saturating_add(got.len() as u64);
+            let failure = expired(failure, &object);
+            match self.renewal_for(&failure) {
+                Some(renewal) if renewed_at != Some(reached) => {
+                    renewed_at = Some(reached);
+                    self.renew(renewal, &object).await?;
+                }
+                _ => self.wait(&mut tries, failure).await.map_err(|error| error.at(reached))?,
+            }
+        }
+        Ok(got.freeze())
+    }
+
+    /// One request for what is missing in `got`.
+    #[expect(clippy::too_many_arguments, reason = "the state of one range's loop, used by it alone")]
+    async fn attempt(
+        &self,
+        object: &Arc<Object>,
+        start: u64,
+        end: u64,
+        got: &mut BytesMut,
+        tries: &mut Tries,
+        first: Option<Answer>,
+        turn: &Turn<'_>,
+    ) -> Result<(), Failure> {
+        let from = start.saturating_add(got.len() as u64);
+        let asked = Asked { first: from, last: end.saturating_sub(1), len: self.len };
+        let answer = match first {
+            Some(answer) => answer,
+            None => self.ask(object, Some((asked.first, asked.last)), &self.pin).await?,
+        };
+        if answer.redirect.is_some() && self.redirects.load(Ordering::Relaxed) > 0 {
+            return self.follow(object, &answer).map_err(Failure::Fatal);
+        }
+        let promised = judge::status(&answer, judge::Phase::Reading)
+            .and_then(|()| judge::range(&answer, &asked, &self.pin))
+            .inspect_err(|failure| {
+                if matches!(failure, Failure::Busy { .. }) {
+                    turn.slow_down();
+                }
+            })?;
+        let started = Instant::now();
+        let mut body = answer.body;
+        let mut left = promised;
+        while left > 0 {
+            let frame = tokio::time::timeout(self.patience.silence, body.frame()).await.map_err(|_| {
+                Failure::broken(format!(
+                    "the answer fell silent for {:.1} s, {left} of its {promised} bytes missing",
+                    self.patience.silence.as_secs_f64()
+                ))
+            })?;
+            let bytes = match frame {
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+                Some(Err(error)) => {
+                    let why = crate::net::causes(&*error);
+                    return Err(Failure::broken(format!(
+                        "the answer broke off, {left} of its {promised} bytes missing: {why}"
+                    )));
+                }
+                None => {
+                    return Err(Failure::broken(format!(
+                        "the answer ended early, {left} of its {promised} bytes missing"
+                    )));
+                }
+            };
+            self.meter.received(bytes.len());
+            // More than promised is not taken.
+            let take = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            got.extend_from_slice(bytes.get(..take).unwrap_or_default());
+            left = left.saturating_sub(take as u64);
+            tries.came(got.len() as u64)?;
+        }
+        self.meter.measured(None, Some((promised, started.elapsed())));
+        turn.went_well();
+        Ok(())
+    }
+
+    /// The whole of an answer that does not say how long it is, if it ends within the head.
+    async fn unstated(&self, answer: Answer) -> Result<Bytes> {
+        let mut got = BytesMut::new();
+        let mut body = answer.body;
+        let whole = async {
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| {
+                    let why = crate::net::causes(&*error);
+                    Error::new(ErrorKind::SourceUnavailable, format!("the answer broke off: {why}"))
+                })?;
+                let bytes = frame.into_data().unwrap_or_default();
+                self.meter.received(bytes.len());
+                got.extend_from_slice(&bytes);
+                if got.len() as u64 > HeadTail::HEAD {
+                    return Err(judge::no_ranges("the whole object, without saying how long it is"));
+                }
+            }
+            Ok(())
+        };
+        tokio::time::timeout(self.patience.stall, whole)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::SourceUnavailable, "the answer, of unstated length, does not end"))
+            })
+            .map_err(|error| self.named(error))?;
+        Ok(got.freeze())
+    }
+
+    /// Waits before the next try, or says why there is none.
+    async fn wait(&self, tries: &mut Tries, failure: Failure) -> Result<()> {
+        let wait = tries.after(failure).map_err(|error| self.named(error))?;
+        self.meter.asked_again();
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+
+    /// Goes on where the answer redirects to, unless another reader did so already.
+    fn follow(&self, from: &Arc<Object>, answer: &Answer) -> Result<()> {
+        let (Object::Plain { net, at }, Some(to)) = (&**from, &answer.redirect) else { return Ok(()) };
+        if !Arc::ptr_eq(from, &self.object()) {
+            return Ok(());
+        }
+        let less = |left: u32| left.checked_sub(1);
+        if self.redirects.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
+            let why = format!("the server redirects more than {REDIRECTS} times");
+            return Err(Error::new(ErrorKind::SourceUnavailable, why).retry(false));
+        }
+        let to = at.redirected(to)?;
+        net.check(&to)?;
+        tracing::debug!(%to, "redirected");
+        self.replace(Object::Plain { net: net.clone(), at: to });
+        Ok(())
+    }
+
+    /// What may help after that failure: a renewal where the URL has expired, and where it was redirected to,
+    /// since servers differ in how they say that such a place is no longer valid.
+    fn renewal_for(&self, failure: &Failure) -> Option<&Renewal> {
+        let renewal = self.renewal.as_ref()?;
+        let helps = match failure {
+            Failure::Expired(_) => true,
+            Failure::Fatal(error) => {
+                error.kind() == ErrorKind::SourceForbidden && matches!(renewal.from, Origin::Redirect(_))
+            }
+            _ => false,
+        };
+        helps.then_some(renewal)
+    }
+
+    /// Puts a fresh URL in the place of `stale`, unless another reader did so already.
+    async fn renew(&self, renewal: &Renewal, stale: &Arc<Object>) -> Result<()> {
+        let _alone = renewal.busy.lock().await;
+        if !Arc::ptr_eq(stale, &self.object()) {
+            return Ok(());
+        }
+        tracing::debug!(url = %self.shown, "renewing the URL");
+        let at = match &renewal.from {
+            Origin::Caller(renew) => {
+                let fresh = renew().await.map_err(|error| self.named(error))?;
+                HttpLocation::parse(&fresh).map_err(|error| self.named(error))?
+            }
+            Origin::Redirect(at) => at.clone(),
+        };
+        renewal.net.check(&at)?;
+        self.redirects.store(REDIRECTS, Ordering::Relaxed);
+        self.replace(Object::Plain { net: renewal.net.clone(), at });
+        self.meter.asked_again();
+        Ok(())
+    }
+
+    fn object(&self) -> Arc<Object> {
+        Arc::clone(&self.object.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn replace(&self, object: Object) {
+        *self.object.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(object);
+    }
+
+    /// Warns where the right to read may end before the work does.
+    fn expires_soon(&mut self) {
+        /// What a conversion is sure to move in a second.
+        const PACE: u64 = 20_000_000;
+        const MARGIN: u64 = 300;
+        let Object::Plain { at, .. } = &*self.object() else { return };
+        let Some(rest) = at.expires().map(|at| at.duration_since(SystemTime::now()).unwrap_or_default())
+        else {
+            return;
+        };
+        let needed = Duration::from_secs((self.len / PACE).saturating_add(MARGIN));
+        if rest < needed && self.renewal.is_none() {
+            self.warnings.push(Warning::new(
+                "source_expires_soon",
+                format!(
+                    "the presigned URL is valid for {} s more, and reading {} bytes may take longer",
+                    rest.as_secs(),
+                    self.len
+                ),
+            ));
+        }
+    }
+
+    /// The error with the object's name in front.
+    fn named(&self, error: Error) -> Error {
+        let named = Error::new(error.kind(), format!("{}: {}", self.shown, error.message()))
+            .retry(error.is_retryable());
+        let named = match error.hint_text() {
+            Some(hint) => named.hint(hint.to_owned()),
+            None => named,
+        };
+        match error.offset() {
+            Some(offset) => named.at(offset),
+            None => named,
+        }
+    }
+
+    pub(crate) fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.shown
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            request_bytes: REQUEST,
+            gap_bytes: self.meter.gap(),
+            // Fewer after the service asked for less.
+            in_flight: self.pace.limit(),
+            remote: true,
+        }
+    }
+
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.meter.traffic()
+    }
+
+    /// The bytes of a range within the object; those of the head from memory.
+    pub(crate) async fn read(&self, range: StoredRange) -> Result<Bytes> {
+        if StoredRange::between(StoredOffset::ZERO, StoredOffset::new(self.head.len() as u64)).contains(range)
+        {
+            let place = |offset: StoredOffset| usize::try_from(offset.get()).unwrap_or(usize::MAX);
+            return Ok(self.head.slice(place(range.start())..place(range.end())));
+        }
+        self.fetch(range.start().get(), range.end().get(), None).await
+    }
+}
+
+/// The region that the store names, where it is not the one that was asked.
+fn elsewhere<'a>(client: &aws_sdk_s3::Client, answer: &'a Answer) -> Option<&'a str> {
+    let asked = client.config().region().map(AsRef::as_ref);
+    answer.region.as_deref().filter(|region| Some(*region) != asked)
+}
+
+/// A refusal of a URL whose time is over is that, whatever words the server has for it.
+fn expired(failure: Failure, object: &Object) -> Failure {
+    match (failure, object) {
+        (Failure::Fatal(error), Object::Plain { at, .. })
+            if error.kind() == ErrorKind::SourceForbidden
+                && at.expires().is_some_and(|end| end <= SystemTime::now()) =>
+        {
+            Failure::Expired(Error::new(ErrorKind::SourceExpired, "the presigned URL has expired"))
+        }
+        (failure, _) => failure,
+    }
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Remote").field("url", &self.shown).field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// Implements `Source` for a type with a field `remote`.
+macro_rules! source_by_remote {
+    ($type:ty) => {
+        impl diskferry_core::source::Source for $type {
+            fn url(&self) -> &str {
+                self.remote.url()
+            }
+
+            fn len(&self) -> u64 {
+                self.remote.len()
+            }
+
+            fn identity(&self) -> &diskferry_core::source::Identity {
+                self.remote.identity()
+            }
+
+            fn capabilities(&self) -> diskferry_core::source::Capabilities {
+                self.remote.capabilities()
+            }
+
+            fn traffic(&self) -> diskferry_core::source::Traffic {
+                self.remote.traffic()
+            }
+
+            fn read(
+                &self,
+                range: diskferry_core::address::StoredRange,
+            ) -> diskferry_core::source::BoxFuture<'_, diskferry_core::error::Result<bytes::Bytes>> {
+                Box::pin(async move {
+                    diskferry_core::source::check_range(self, range)?;
+                    self.remote.read(range).await
+                })
+            }
+
+            /// A store knows of no holes.
+            fn segments(
+                &self,
+                range: diskferry_core::address::StoredRange,
+            ) -> diskferry_core::source::BoxFuture<
+                '_,
+                diskferry_core::error::Result<Vec<diskferry_core::source::Segment>>,
+            > {
+                let segment = diskferry_core::source::Segment { range, hole: false };
+                Box::pin(async move { Ok(if range.is_empty() { Vec::new() } else { vec![segment] }) })
+            }
+
+            /// Every read was held to the identity already.
+            fn verify(&self) -> diskferry_core::source::BoxFuture<'_, diskferry_core::error::Result<()>> {
+                Box::pin(async { Ok(()) })
+            }
+        }
+    };
+}
+pub(crate) use source_by_remote;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_after_the_time_is_over_means_that_it_is_over() {
+        let refused = |url: &str| {
+            let at = HttpLocation::parse(url).unwrap();
+            let object = Object::Plain { net: Net::new(false).unwrap(), at };
+            expired(Failure::Fatal(Error::new(ErrorKind::SourceForbidden, "no")), &object)
+        };
+        let over = refused("https://h/k?sig=x&se=2013-05-24T00:00:00Z");
+        assert!(matches!(over, Failure::Expired(error) if error.kind() == ErrorKind::SourceExpired));
+        for url in ["https://h/k?sig=x&se=2999-05-24T00:00:00Z", "https://h/k"] {
+            assert!(matches!(refused(url), Failure::Fatal(_)), "{url}");
+        }
+    }
+}

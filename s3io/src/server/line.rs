@@ -1,0 +1,231 @@
+//! A slow line: latency, bandwidth of each connection and of all together, and answers that are cut.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use super::Log;
+use super::layer::{Layer, note};
+
+/// How slow a line is. The default is as fast as it goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Shape {
+    /// From a request to the first byte of its answer.
+    pub latency: Duration,
+    /// Bytes a second of each connection, down.
+    pub each: Option<u64>,
+    /// Bytes a second of all connections together, down.
+    pub all: Option<u64>,
+}
+
+/// The shape in force, and when the shared line is free again.
+#[derive(Debug)]
+pub(super) struct Lines {
+    shape: Mutex<Shape>,
+    free: Mutex<Option<Instant>>,
+}
+
+impl Lines {
+    pub(super) fn new(shape: Shape) -> Self {
+        Self { shape: Mutex::new(shape), free: Mutex::new(None) }
+    }
+
+    pub(super) fn set(&self, shape: Shape) {
+        *self.shape.lock().unwrap_or_else(PoisonError::into_inner) = shape;
+    }
+
+    pub(super) fn shape(&self) -> Shape {
+        *self.shape.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the line for so many bytes: gives when they are through.
+fn take(free: &Mutex<Option<Instant>>, bytes: usize, rate: Option<u64>) -> Option<Instant> {
+    let rate = rate.filter(|rate| *rate > 0)?;
+    let now = Instant::now();
+    let mut free = free.lock().unwrap_or_else(PoisonError::into_inner);
+    let through = free.map_or(now, |at| at.max(now)) + Duration::from_secs_f64(bytes as f64 / rate as f64);
+    *free = Some(through);
+    Some(through)
+}
+
+/// What is kept of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    pub(super) number: u64,
+    free: Mutex<Option<Instant>>,
+    /// It is to end by a reset.
+    reset: AtomicBool,
+}
+
+impl Connection {
+    pub(super) fn new(number: u64) -> Self {
+        Self { number, ..Self::default() }
+    }
+}
+
+/// How an answer ends before its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Cut {
+    Close,
+    Reset,
+    Silence,
+}
+
+/// An answer's body on a slow line.
+pub(super) struct Shaped {
+    pub(super) inner: s3s::Body,
+    pub(super) layer: Arc<Layer>,
+    pub(super) connection: Arc<Connection>,
+    pub(super) log: (Arc<Log>, u64),
+    pub(super) cut: Option<(u64, Cut)>,
+    pub(super) sent: u64,
+    pub(super) pending: Bytes,
+    pub(super) next: Option<(Bytes, Pin<Box<Sleep>>)>,
+}
+
+impl Shaped {
+    fn count(&mut self, bytes: &Bytes) {
+        self.sent += bytes.len() as u64;
+        let (log, number) = &self.log;
+        note(log, *number, |exchange| exchange.sent += bytes.len() as u64);
+    }
+}
+
+impl Drop for Shaped {
+    fn drop(&mut self) {
+        let (log, number) = &self.log;
+        note(log, *number, |exchange| exchange.over = true);
+    }
+}
+
+impl Body for Shaped {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        /// Small enough that a slow line flows, large enough that timers do not matter.
+        const PIECE: usize = 64 << 10;
+        loop {
+            if let Some((bytes, mut wait)) = self.next.take() {
+                if wait.as_mut().poll(cx).is_pending() {
+                    self.next = Some((bytes, wait));
+                    return Poll::Pending;
+                }
+                self.count(&bytes);
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            let left = match self.cut {
+                Some((at, Cut::Silence)) if self.sent >= at => return Poll::Pending,
+                Some((at, cut)) if self.sent >= at => {
+                    self.connection.reset.store(cut == Cut::Reset, Ordering::Relaxed);
+                    return Poll::Ready(Some(Err(io::Error::other("cut by rule").into())));
+                }
+                Some((at, _)) => usize::try_from(at - self.sent).unwrap_or(usize::MAX),
+                None => usize::MAX,
+            };
+            if self.pending.is_empty() {
+                match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(bytes) => self.pending = bytes,
+                        Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                    },
+                    other => return Poll::Ready(other),
+                }
+                continue;
+            }
+            let shape = self.layer.lines.shape();
+            // A slow line drips, it does not gush and pause.
+            let slowest = shape.each.unwrap_or(u64::MAX).min(shape.all.unwrap_or(u64::MAX));
+            let piece = usize::try_from(slowest / 20).unwrap_or(usize::MAX).clamp(1, PIECE);
+            let most = self.pending.len().min(piece).min(left);
+            let bytes = self.pending.split_to(most);
+            let through = take(&self.connection.free, bytes.len(), shape.each).max(take(
+                &self.layer.lines.free,
+                bytes.len(),
+                shape.all,
+            ));
+            match through {
+                Some(at) => self.next = Some((bytes, Box::pin(tokio::time::sleep_until(at)))),
+                None => {
+                    self.count(&bytes);
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+/// A socket that can end by a reset.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: TcpStream,
+    connection: Arc<Connection>,
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
+        Self { stream, connection }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.connection.reset.load(Ordering::Relaxed) {
+            // Closing with unsent bytes thrown away is what sends a reset.
+            let _closes_in_order = self.stream.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+}

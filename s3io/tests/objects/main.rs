@@ -1,0 +1,7 @@
+//! Sources over the embedded S3 server, whole and at its worst.
+
+mod environment;
+mod faults;
+mod reading;
+mod support;
+mod urls;

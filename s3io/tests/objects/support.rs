@@ -1,0 +1,59 @@
+//! What the tests share: a server with one object, and sources over it.
+use std::time::Duration;
+
+use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_s3io::server::{Exchange, Server, ServerOptions};
+use diskferry_s3io::{Client, ClientOptions, S3Source};
+
+pub(crate) const BUCKET: &str = "images";
+pub(crate) const KEY: &str = "disk.img";
+pub(crate) const URL: &str = "s3://images/disk.img";
+
+/// Bytes that differ everywhere, so that a shifted read shows.
+pub(crate) fn content(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+pub(crate) fn range(start: u64, len: u64) -> StoredRange {
+    StoredRange::new(StoredOffset::new(start), len).unwrap()
+}
+
+/// A server with `bytes` as its one object, and nothing in its log.
+pub(crate) async fn serve_as(options: ServerOptions, bytes: &[u8]) -> Server {
+    let server = Server::start(options).unwrap();
+    server.create_bucket(BUCKET).await.unwrap();
+    server.put(BUCKET, KEY, bytes.to_vec()).await.unwrap();
+    server.forget();
+    server
+}
+
+pub(crate) async fn serve(bytes: &[u8]) -> Server {
+    serve_as(ServerOptions::default(), bytes).await
+}
+
+/// A client that loses patience within the time of a test.
+pub(crate) async fn client(server: &Server) -> Client {
+    Client::new(hasty(server)).await.unwrap()
+}
+
+pub(crate) fn hasty(server: &Server) -> ClientOptions {
+    ClientOptions { stall_timeout: Duration::from_secs(3), ..server.client_options() }
+}
+
+pub(crate) async fn open(server: &Server) -> S3Source {
+    S3Source::open(&client(server).await, URL).await.unwrap()
+}
+
+/// The GETs that the server saw.
+pub(crate) fn gets(server: &Server) -> Vec<Exchange> {
+    server.exchanges().into_iter().filter(|exchange| exchange.request.method == "GET").collect()
+}
