@@ -66,7 +66,7 @@ fn planner(c: &mut Criterion) {
     let request = Request { bytes: 8 << 20, decoded: 32 << 20, gap: 1 << 20 };
     let mut group = c.benchmark_group("plan");
     group.throughput(Throughput::Elements(extents.len() as u64));
-    group.bench_function("fragmented_4GiB", |b| b.iter(|| plan(black_box(&extents), |_| request)));
+    group.bench_function("fragmented_4GiB", |b| b.iter(|| plan(black_box(&extents), 1 << 20, |_| request)));
     group.finish();
 }
 

@@ -65,6 +65,41 @@ impl Buffer {
     }
 }
 
+/// A buffer that is filled from its start, piece by piece.
+#[derive(Debug)]
+pub struct Filling {
+    buffer: Buffer,
+    filled: usize,
+}
+
+impl Filling {
+    /// Nothing yet of `len` bytes.
+    ///
+    /// # Errors
+    /// See [`Buffer::new`].
+    pub fn new(len: usize) -> Result<Self> {
+        Ok(Self { buffer: Buffer::new(len)?, filled: 0 })
+    }
+
+    /// How many bytes are there.
+    pub fn filled(&self) -> u64 {
+        self.filled as u64
+    }
+
+    /// Appends `bytes`, as far as there is room for them.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
+        let taken = bytes.len().min(room.len());
+        room[..taken].copy_from_slice(&bytes[..taken]);
+        self.filled += taken;
+    }
+
+    /// What was filled, as bytes that can be shared.
+    pub fn freeze(self) -> Bytes {
+        self.buffer.freeze().slice(..self.filled)
+    }
+}
+
 /// The kept map that fits best without wasting half of it.
 fn reuse(room: usize) -> Option<MmapMut> {
     let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,8 @@
 //! From extents to requests: a pure function.
 //!
 //! The extents of a window are sorted by where they are stored, neighbours become one request, and a gap is read
-//! through only where that is cheaper than asking around it. A coded unit is never split between two requests.
+//! through only where that is cheaper than asking around it, the smallest first and no more than the window may waste.
+//! A coded unit is never split between two requests.
 //!
 //! ```text
 //!  guest order    A ── B ── C ── D            extents of the window
@@ -49,8 +50,9 @@ pub struct Fetch {
     pub decoded: u64,
 }
 
-/// Turns the extents of a window into requests, by stored address. `request` gives the limits for each file.
-pub fn plan(extents: &[Extent], request: impl Fn(FileIndex) -> Request) -> Vec<Fetch> {
+/// Turns the extents of a window into requests, by stored address. `request` gives the limits for each file; at most
+/// `waste` bytes of gaps are read through in all.
+pub fn plan(extents: &[Extent], waste: u64, request: impl Fn(FileIndex) -> Request) -> Vec<Fetch> {
     let mut parts: Vec<(FileIndex, Part)> = Vec::with_capacity(extents.len());
     for extent in extents {
         match &extent.kind {
@@ -68,9 +70,10 @@ pub fn plan(extents: &[Extent], request: impl Fn(FileIndex) -> Request) -> Vec<F
         }
     }
     parts.sort_by_key(|(file, part)| (*file, part.stored, part.guest));
+    let bridged = bridged(&parts, waste, &request);
     let mut fetches: Vec<Fetch> = Vec::new();
-    for (file, part) in parts {
-        let limits = request(file);
+    for ((file, part), bridged) in parts.into_iter().zip(bridged) {
+        let limits = Limits { request: request(file), bridged };
         if part.codec.is_some() {
             place(&mut fetches, file, part, &limits);
             continue;
@@ -81,9 +84,9 @@ pub fn plan(extents: &[Extent], request: impl Fn(FileIndex) -> Request) -> Vec<F
             let room = match fetches.last() {
                 Some(last) if joins(last, file, &rest, &limits) => {
                     let used = rest.stored.start().get().saturating_sub(last.range.start().get());
-                    limits.bytes.saturating_sub(used)
+                    limits.request.bytes.saturating_sub(used)
                 }
-                _ => limits.bytes,
+                _ => limits.request.bytes,
             };
             let (now, later) = rest.stored.split_at(room.max(1));
             let (guest_now, guest_later) = rest.guest.split_at(now.len());
@@ -97,24 +100,60 @@ pub fn plan(extents: &[Extent], request: impl Fn(FileIndex) -> Request) -> Vec<F
     fetches
 }
 
-/// True where `part` begins inside `last`, right behind it, or behind a gap worth reading through, and there is room
-/// for at least a byte of it.
-fn joins(last: &Fetch, file: FileIndex, part: &Part, limits: &Request) -> bool {
-    let start = part.stored.start().get();
-    last.file == file
-        && start >= last.range.start().get()
-        && start <= last.range.end().get().saturating_add(limits.gap)
-        && start.saturating_sub(last.range.start().get()) < limits.bytes
+/// For each part, whether the gap before it may be read through.
+fn bridged(parts: &[(FileIndex, Part)], waste: u64, request: &impl Fn(FileIndex) -> Request) -> Vec<bool> {
+    let mut gaps: Vec<(u64, usize)> = Vec::new();
+    let mut end = None;
+    for (index, (file, part)) in parts.iter().enumerate() {
+        let start = part.stored.start().get();
+        let reached = match end {
+            Some((last, reached)) if last == *file => {
+                let gap = start.saturating_sub(reached);
+                if gap > 0 && gap <= request(*file).gap {
+                    gaps.push((gap, index));
+                }
+                reached
+            }
+            _ => 0,
+        };
+        end = Some((*file, reached.max(part.stored.end().get())));
+    }
+    gaps.sort_unstable();
+    let mut bridged = vec![false; parts.len()];
+    let mut left = waste;
+    for (gap, index) in gaps {
+        match left.checked_sub(gap) {
+            Some(rest) => (left, bridged[index]) = (rest, true),
+            None => break,
+        }
+    }
+    bridged
 }
 
-fn place(fetches: &mut Vec<Fetch>, file: FileIndex, part: Part, limits: &Request) {
+/// What holds for one part.
+struct Limits {
+    request: Request,
+    bridged: bool,
+}
+
+/// True where `part` begins inside `last`, right behind it, or behind a gap to be read through, and there is room for at
+/// least a byte of it.
+fn joins(last: &Fetch, file: FileIndex, part: &Part, limits: &Limits) -> bool {
+    let start = part.stored.start();
+    last.file == file
+        && start >= last.range.start()
+        && (start <= last.range.end() || limits.bridged)
+        && start.get().saturating_sub(last.range.start().get()) < limits.request.bytes
+}
+
+fn place(fetches: &mut Vec<Fetch>, file: FileIndex, part: Part, limits: &Limits) {
     let decoded = if part.codec.is_some() { part.guest.len() } else { 0 };
     if let Some(last) = fetches.last_mut() {
         let end = last.range.end().max(part.stored.end());
         let joined = StoredRange::between(last.range.start(), end);
         if joins(last, file, &part, limits)
-            && joined.len() <= limits.bytes
-            && last.decoded.saturating_add(decoded) <= limits.decoded
+            && joined.len() <= limits.request.bytes
+            && last.decoded.saturating_add(decoded) <= limits.request.decoded
         {
             last.range = joined;
             last.decoded = last.decoded.saturating_add(decoded);
@@ -185,10 +224,11 @@ mod tests {
     proptest! {
         #[test]
         fn every_needed_byte_is_fetched_once_and_nothing_else_but_accepted_gaps(
-            extents in extents(), bytes in 512u64..30_000, gap in 0u64..400,
+            extents in extents(), bytes in 512u64..30_000, gap in 0u64..400, waste in 0u64..2000,
         ) {
             let limits = Request { bytes, decoded: 50_000, gap };
-            let fetches = plan(&extents, |_| limits);
+            let fetches = plan(&extents, waste, |_| limits);
+            let mut wasted = 0;
             for pair in fetches.windows(2) {
                 prop_assert!(pair[0].range.end() <= pair[1].range.start(), "two requests overlap");
             }
@@ -199,9 +239,11 @@ mod tests {
                 let mut at = fetch.range.start();
                 for part in &fetch.parts {
                     prop_assert!(part.stored.start().get() - at.get() <= gap, "a long gap was read through");
+                    wasted += part.stored.start().get() - at.get();
                     at = part.stored.end();
                 }
             }
+            prop_assert!(wasted <= waste, "more gaps were read through than allowed");
             let mut got: Vec<(GuestRange, StoredRange)> =
                 fetches.iter().flat_map(|fetch| &fetch.parts).map(|part| (part.guest, part.stored)).collect();
             got.sort();
@@ -230,7 +272,7 @@ mod tests {
         let range = Stored { file: FileIndex(0), range: StoredRange::first(20 << 20) };
         let extents = [Extent::new(GuestRange::first(20 << 20), ExtentKind::Data(range))];
         let limits = Request { bytes: 8 << 20, decoded: 64 << 20, gap: 0 };
-        let lens: Vec<u64> = plan(&extents, |_| limits).iter().map(|fetch| fetch.range.len()).collect();
+        let lens: Vec<u64> = plan(&extents, 0, |_| limits).iter().map(|fetch| fetch.range.len()).collect();
         assert_eq!(lens, [8 << 20, 8 << 20, 4 << 20]);
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_core::buffer::Filling;
 use diskferry_core::error::{Error, ErrorKind, Result, Warning};
 use diskferry_core::source::wrap::HeadTail;
 use diskferry_core::source::{BoxFuture, Capabilities, Identity, Traffic};
@@ -204,10 +205,10 @@ impl Remote {
     async fn fetch(&self, start: u64, end: u64, mut first: Option<Answer>) -> Result<Bytes> {
         let want = end.saturating_sub(start);
         let room = usize::try_from(want).map_err(|_| Error::internal("a read beyond the address space"))?;
-        let mut got = BytesMut::with_capacity(room);
+        let mut got = Filling::new(room)?;
         let mut tries = Tries::new(self.patience);
         let mut renewed_at = None;
-        while (got.len() as u64) < want {
+        while got.filled() < want {
             let object = self.object();
             let failure = {
                 let queued = Instant::now();
@@ -218,7 +219,7 @@ impl Remote {
                     Err(failure) => failure,
                 }
             };
-            let reached = start.saturating_add(got.len() as u64);
+            let reached = start.saturating_add(got.filled());
             let failure = expired(failure, &object);
             match self.renewal_for(&failure) {
                 Some(renewal) if renewed_at != Some(reached) => {
@@ -238,12 +239,12 @@ impl Remote {
         object: &Arc<Object>,
         start: u64,
         end: u64,
-        got: &mut BytesMut,
+        got: &mut Filling,
         tries: &mut Tries,
         first: Option<Answer>,
         turn: &Turn<'_>,
     ) -> Result<(), Failure> {
-        let from = start.saturating_add(got.len() as u64);
+        let from = start.saturating_add(got.filled());
         let asked = Asked { first: from, last: end.saturating_sub(1), len: self.len };
         let answer = match first {
             Some(answer) => answer,
@@ -286,9 +287,9 @@ impl Remote {
             self.meter.received(bytes.len());
             // More than promised is not taken.
             let take = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            got.extend_from_slice(bytes.get(..take).unwrap_or_default());
+            got.push(bytes.get(..take).unwrap_or_default());
             left = left.saturating_sub(take as u64);
-            tries.came(got.len() as u64)?;
+            tries.came(got.filled())?;
         }
         self.meter.measured(None, Some((promised, started.elapsed())));
         turn.went_well();

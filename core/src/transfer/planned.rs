@@ -23,6 +23,11 @@ const EXTENTS: usize = 65_536;
 /// Most extents in a window that do not begin and end at a block: each may hold a partial block of 4 KiB.
 const UNALIGNED: usize = 2048;
 
+/// Of the bytes that a window needs, at most one in so many is read through gaps on top.
+const WASTE: u64 = 128;
+/// And so many bytes once: small images are read whole rather than in bits.
+const WASTE_ONCE: u64 = 512 << 10;
+
 pub(super) struct Planned {
     disk: Arc<Disk>,
     budget: Budget,
@@ -256,7 +261,9 @@ async fn window(disk: Arc<Disk>, from: GuestOffset, budget: u64, order: Order) -
             }
         }
     }
-    let fetches = plan(&extents, |file| {
+    let needed: u64 = extents.iter().filter_map(Extent::to_fetch).map(|stored| stored.range.len()).sum();
+    let waste = needed / WASTE + if from == GuestOffset::ZERO { WASTE_ONCE } else { 0 };
+    let fetches = plan(&extents, waste, |file| {
         let can = disk.file(file).map(|file| file.capabilities());
         Request {
             bytes: can.as_ref().map_or(1 << 20, |can| can.request_bytes).min(budget / 8),

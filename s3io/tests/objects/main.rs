@@ -1,5 +1,6 @@
 //! Sources over the embedded S3 server, whole and at its worst.
 
+mod conformance;
 mod environment;
 mod faults;
 mod reading;
