@@ -29,3 +29,4 @@ pub mod source;
 pub mod stream;
 pub mod target;
 pub mod transfer;
+pub mod walk;
