@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::address::{GuestOffset, GuestRange};
-use crate::conversion::{Conversion, Resources};
+use crate::conversion::{Conversion, Report, Resources};
 use crate::disk::Disk;
 use crate::error::{Result, Warning};
 use crate::limits::{Limits, Sizes, Verdict};
@@ -58,7 +58,6 @@ pub async fn measure_at(
         virtual_bytes: Some(disk.virtual_bytes()),
         ..Sizes::default()
     };
-    let mut extra = Vec::new();
     match depth {
         Depth::Quick => sizes.allocated_bytes = disk.allocated_without_tables(),
         Depth::Tables => sizes.allocated_bytes = Some(allocated(disk).await?),
@@ -67,17 +66,35 @@ pub async fn measure_at(
             let unlimited = Limits { image: crate::limits::ImageLimit::None, capacity: None };
             let reading = Conversion::reading(Arc::clone(disk)).limits(unlimited).digest(false);
             let report = reading.resources(resources.clone()).run().await?;
-            sizes.allocated_bytes = report.sizes.allocated_bytes;
-            sizes.content_bytes = report.sizes.content_bytes;
-            sizes.content_end = report.sizes.content_end;
-            extra = report.warnings;
+            return Ok(Measured::of_reading(&report, limits));
         }
     }
     let verdict = limits.judge(&sizes);
     let mut warnings = disk.warnings().list();
-    warnings.extend(extra.into_iter().filter(|warning| !disk.warnings().list().contains(warning)));
     warnings.extend(verdict.warnings.iter().cloned());
     Ok(Measured { sizes, verdict, warnings, cost: disk.traffic() })
+}
+
+impl Measured {
+    /// What reading a disk to its end found out, against `limits`: [`Depth::Scan`] for a caller who wants to follow its
+    /// progress or to cancel it. The reading itself has no limits, so that one that fails does not end it.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use diskferry_core::{conversion::Conversion, disk::Disk, error::Result, limits::{ImageLimit, Limits}};
+    /// # use diskferry_core::measure::Measured;
+    /// # async fn scan(disk: Arc<Disk>, limits: Limits) -> Result<Measured> {
+    /// let unlimited = Limits { image: ImageLimit::None, capacity: None };
+    /// let report = Conversion::reading(disk).limits(unlimited).digest(false).run().await?;
+    /// Ok(Measured::of_reading(&report, &limits))
+    /// # }
+    /// ```
+    pub fn of_reading(report: &Report, limits: &Limits) -> Self {
+        let verdict = limits.judge(&report.sizes);
+        let mut warnings = report.warnings.clone();
+        warnings.extend(verdict.warnings.iter().cloned());
+        Self { sizes: report.sizes, verdict, warnings, cost: report.movement.source }
+    }
 }
 
 /// Walks the whole map, some tables at a time.

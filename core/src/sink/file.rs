@@ -79,6 +79,16 @@ enum State {
 }
 
 impl FileSink {
+    /// Looks whether a file may appear as `path`, and creates nothing: to refuse before a source is even opened.
+    /// [`create`](Self::create) looks again.
+    ///
+    /// # Errors
+    /// Those of [`create`](Self::create) that show in the name alone.
+    pub async fn admit(path: impl AsRef<Path>, force: bool) -> Result<()> {
+        let path = path.as_ref().to_owned();
+        blocking(move |_| Place::find(&path)?.admit(force).map(drop)).await
+    }
+
     /// Begins a file that is to appear as `path`.
     ///
     /// # Errors
