@@ -145,19 +145,26 @@ pub struct TargetOptions {
     pub pairs: Vec<(String, String)>,
 }
 
+/// Whether [`create`] would take `format` with these options: to refuse before a source is opened or a sink made.
+///
+/// # Errors
+/// Those of [`create`].
+pub fn check_target(format: Format, options: &TargetOptions) -> Result<()> {
+    if format != Format::Raw {
+        return Err(Error::unsupported(format!("writing {format} is not built yet"))
+            .hint("the target format is raw: -O raw, or a DST that ends in .raw"));
+    }
+    match options.pairs.first() {
+        Some((key, _)) => Err(Error::new(ErrorKind::Usage, format!("{format} has no option {key:?}"))),
+        None => Ok(()),
+    }
+}
+
 /// A target in `format` on `sink`.
 ///
 /// # Errors
 /// `usage` where an option is not one of the format's; `unsupported_feature` for formats that cannot be written yet.
 pub fn create(format: Format, sink: Box<dyn Sink>, options: &TargetOptions) -> Result<Target> {
-    if let Some((key, _)) = options.pairs.first() {
-        return Err(Error::new(ErrorKind::Usage, format!("{format} has no option {key:?}")));
-    }
-    match format {
-        Format::Raw => Ok(Target { layout: Box::new(raw::RawLayout), sink }),
-        Format::Vhd | Format::Qcow2 | Format::Vmdk => {
-            Err(Error::unsupported(format!("writing {format} is not built yet"))
-                .hint("the target format is raw"))
-        }
-    }
+    check_target(format, options)?;
+    Ok(Target { layout: Box::new(raw::RawLayout), sink })
 }
