@@ -1,0 +1,292 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use diskferry_core::budget::Budget;
+use diskferry_core::limits::{Human, ImageLimit, Limits};
+use diskferry_formats::Format;
+
+use crate::sizes;
+
+/// Streams virtual disk images (RAW, VHD, QCOW2, VMDK) from S3, HTTP and files, tells what they really hold and whether
+/// they fit, and converts them without a staged copy.
+#[derive(Debug, Parser)]
+#[command(name = "diskferry", version, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// What the image is, and what it asks of a disk
+    Info(OneSource),
+    /// Its extents, in guest order
+    Map(OneSource),
+    /// Its real sizes, and the verdict against the limits
+    Measure(Measure),
+    /// Convert it, measuring and enforcing the limits on the way
+    Convert(Convert),
+    /// Whether two images have the same guest content
+    Compare(Compare),
+    /// The content digest of the guest disk: the same for the same disk in every format
+    Digest(OneSource),
+    /// The main job on an embedded S3 server: nothing to set up, nothing left behind
+    Demo,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "General options")]
+pub(crate) struct Common {
+    /// Print the result as one JSON document on standard output, an error as one on standard error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Show how far it is: `auto` is a bar on a terminal and nothing otherwise, `json` one event a line; on standard error
+    #[arg(long, global = true, value_enum, value_name = "HOW", default_value = "auto")]
+    pub(crate) progress: ProgressMode,
+    /// Budget for buffers in flight, at least 16M
+    #[arg(long, global = true, value_name = "SIZE", value_parser = memory, default_value = "256M")]
+    pub(crate) memory: u64,
+    /// CPU workers [default: one a core]
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
+    pub(crate) threads: Option<usize>,
+    /// Most ranged requests in flight [default: adaptive]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) connections: Option<NonZeroUsize>,
+    /// Give up after so long without progress
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
+    pub(crate) stall_timeout: Duration,
+    /// More on standard error; twice for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Less on standard error: errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+}
+
+/// How sources are reached.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Source options")]
+pub(crate) struct SourceArgs {
+    /// Declared source format: raw, vhd, qcow2 or vmdk; must agree with what is detected
+    #[arg(short, long, value_name = "FORMAT", value_parser = format)]
+    pub(crate) from: Option<Format>,
+    /// Read local sources through a memory map (nobody may shorten the file meanwhile)
+    #[arg(long)]
+    pub(crate) mmap: bool,
+    /// The source's bucket must be in this region
+    #[arg(long, value_name = "REGION")]
+    pub(crate) require_region: Option<String>,
+    /// S3 service other than AWS [default: AWS_ENDPOINT_URL, the profile]
+    #[arg(long, value_name = "URL")]
+    pub(crate) endpoint_url: Option<String>,
+    /// Region that requests are signed for [default: AWS_REGION, the profile]
+    #[arg(long, value_name = "REGION")]
+    pub(crate) region: Option<String>,
+    /// Address buckets in the path; `auto` does where the endpoint is an address or localhost
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
+    pub(crate) s3_path_style: When,
+    /// Sign nothing: public objects only
+    #[arg(long)]
+    pub(crate) s3_anonymous: bool,
+    /// Checksums of uploads
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
+    pub(crate) s3_checksum: Checksum,
+}
+
+/// What images are measured against.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// Declared system-disk capacity
+    #[arg(long, value_name = "SIZE", value_parser = sizes::parse)]
+    pub(crate) capacity: Option<u64>,
+    /// Image size limit, or `none`; the default accepts below 50*10^9 bytes, warns from there, and refuses from 50*2^30
+    /// [default: 50GB]
+    #[arg(long, value_name = "SIZE", value_parser = limit)]
+    pub(crate) limit: Option<ImageLimit>,
+}
+
+impl LimitArgs {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { capacity: self.capacity, image: self.limit.unwrap_or_default() }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OneSource {
+    /// Path, s3://bucket/key[?versionId=ID] or http(s):// URL
+    #[arg(value_name = "SRC")]
+    pub(crate) src: OsString,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Measure {
+    /// Path, s3://bucket/key[?versionId=ID] or http(s):// URL
+    #[arg(value_name = "SRC")]
+    pub(crate) src: OsString,
+    /// Target format that `output_bytes` is for
+    #[arg(short = 'O', long, value_name = "FORMAT", value_parser = format, default_value = "raw")]
+    pub(crate) to: Format,
+    /// Read the data too, for the real content
+    #[arg(long, conflicts_with = "quick")]
+    pub(crate) scan: bool,
+    /// Read no table beyond the header's
+    #[arg(long)]
+    pub(crate) quick: bool,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(override_usage = "diskferry convert [OPTIONS] <SRC> <DST>")]
+pub(crate) struct Convert {
+    /// Path, s3://bucket/key[?versionId=ID], http(s):// URL, or `-` for standard input
+    #[arg(value_name = "SRC")]
+    pub(crate) src: Option<OsString>,
+    /// Path of the file to write
+    #[arg(value_name = "DST")]
+    pub(crate) dst: Option<OsString>,
+    /// Target format [default: from DST's extension, else raw]
+    #[arg(short = 'O', long, value_name = "FORMAT", value_parser = format)]
+    pub(crate) to: Option<Format>,
+    /// Target option, repeatable; `-o help` lists them
+    #[arg(short = 'o', long = "option", value_name = "KEY=VALUE", value_parser = option)]
+    pub(crate) options: Vec<TargetOption>,
+    /// Replace an existing DST
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Do not compute the digest of the guest disk
+    #[arg(long)]
+    pub(crate) no_digest: bool,
+    /// Do not wait for the target to reach stable storage
+    #[arg(long)]
+    pub(crate) no_sync: bool,
+    /// Read the target back afterwards and compare the digests (not built yet)
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Go on from an interrupted run (not built yet)
+    #[arg(long)]
+    pub(crate) resume: bool,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// Path, s3://bucket/key[?versionId=ID] or http(s):// URL
+    #[arg(value_name = "A")]
+    pub(crate) a: OsString,
+    /// The other one
+    #[arg(value_name = "B")]
+    pub(crate) b: OsString,
+    /// Declared format of B
+    #[arg(short = 'F', long, value_name = "FORMAT", value_parser = format)]
+    pub(crate) from_b: Option<Format>,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum ProgressMode {
+    Auto,
+    Bar,
+    Json,
+    None,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Checksum {
+    Auto,
+    Required,
+    Off,
+}
+
+/// `-o`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum TargetOption {
+    Help,
+    Pair(String, String),
+}
+
+fn format(name: &str) -> Result<Format, String> {
+    name.parse().map_err(|_| "formats are raw, vhd (or vpc), qcow2 and vmdk".to_owned())
+}
+
+fn memory(text: &str) -> Result<u64, String> {
+    let bytes = sizes::parse(text)?;
+    if bytes < Budget::SMALLEST {
+        return Err(format!("at least {} are needed", Human(Budget::SMALLEST)));
+    }
+    Ok(bytes)
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    /// Far more than any machine has cores, far fewer than a process can have threads.
+    const MOST: usize = 1024;
+    text.parse()
+        .ok()
+        .filter(|threads| (1..=MOST).contains(threads))
+        .ok_or(format!("1 to {MOST} are possible"))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse().ok().filter(|seconds| *seconds > 0.0);
+    let duration = parsed.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    // A timer cannot reach further than some centuries.
+    duration
+        .filter(|duration| !duration.is_zero() && duration.as_secs() <= 1 << 31)
+        .ok_or_else(|| "a number of seconds above 0 is needed".to_owned())
+}
+
+fn limit(text: &str) -> Result<ImageLimit, String> {
+    match text {
+        "none" => Ok(ImageLimit::None),
+        _ => sizes::parse(text).map(ImageLimit::Exact),
+    }
+}
+
+fn option(text: &str) -> Result<TargetOption, String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok(TargetOption::Pair(key.to_owned(), value.to_owned())),
+        None if text == "help" || text == "?" => Ok(TargetOption::Help),
+        _ => Err("an option is KEY=VALUE; `-o help` lists them".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_explicit_limit_means_what_it_says_and_50gb_unsaid_has_its_grey_zone() {
+        assert_eq!(limit("50GB"), Ok(ImageLimit::Exact(50_000_000_000)));
+        assert_eq!(limit("none"), Ok(ImageLimit::None));
+        assert_eq!(LimitArgs { capacity: None, limit: None }.limits(), Limits::default());
+    }
+}

@@ -1,0 +1,38 @@
+//! `compare`: whether two images have the same guest content.
+
+use diskferry_core::compare::{Comparison, compare};
+use diskferry_core::error::{Result, Warning};
+
+use crate::args::Compare;
+use crate::context::Context;
+use crate::exit::Answer;
+use crate::json::Compared;
+use crate::source::Opener;
+use crate::{output, render};
+
+pub(crate) async fn run(ctx: &Context, args: &Compare) -> Result<Answer> {
+    let opener = Opener::new(ctx, &args.source);
+    let a = opener.disk(&args.a, args.source.from).await?;
+    let b = opener.disk(&args.b, args.from_b).await?;
+    let resources = ctx.resources()?;
+    let found = ctx.guard(compare(&a, &b, &resources)).await?;
+    let mut warnings: Vec<Warning> = a.warnings().list();
+    warnings.extend(b.warnings().list());
+    ctx.warn(&warnings);
+    if ctx.common.json {
+        let Comparison { equal, first_difference, virtual_bytes } = found;
+        output::print_json(&Compared { equal, first_difference, virtual_bytes }).await?;
+    } else {
+        output::print(&sentence(&found)).await?;
+    }
+    Ok(if found.equal { Answer::Yes } else { Answer::No })
+}
+
+fn sentence(found: &Comparison) -> String {
+    let [a, b] = found.virtual_bytes;
+    match found.first_difference {
+        _ if found.equal => format!("the disks are the same: {}\n", render::bytes(a)),
+        Some(at) => format!("the disks differ, first at byte {at} of {a}\n"),
+        None => format!("the disks differ in size: {} and {}\n", render::bytes(a), render::bytes(b)),
+    }
+}

@@ -1,0 +1,172 @@
+//! `convert`: into another format, measured and limited on the way.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use diskferry_core::conversion::{Conversion, Input, Report};
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::sink::file::{FileSink, FileSinkOptions};
+use diskferry_formats as formats;
+use diskferry_formats::{Format, TargetOptions};
+
+use crate::args::{Convert, TargetOption};
+use crate::context::Context;
+use crate::exit::Answer;
+use crate::render::{self, Facts};
+use crate::source::{self, Location, Opener};
+use crate::{destination, json, output, progress};
+
+pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
+    if args.options.contains(&TargetOption::Help) {
+        output::print(OPTIONS).await?;
+        return Ok(Answer::Yes);
+    }
+    let (Some(src), Some(dst)) = (&args.src, &args.dst) else {
+        let missing = if args.src.is_none() { "SRC and DST are needed" } else { "DST is needed" };
+        return Err(Error::new(ErrorKind::Usage, missing).hint("diskferry convert SRC DST"));
+    };
+    let dst = destination::parse(dst)?;
+    let format = args.to.unwrap_or_else(|| destination::format_of(&dst));
+    let options = admit(args, format)?;
+    ctx.guard(FileSink::admit(&dst, args.force)).await?;
+
+    let (input, source) = open(ctx, args, src, &dst).await?;
+    let mut sink_options = FileSinkOptions::default();
+    sink_options.force = args.force;
+    sink_options.sync = !args.no_sync;
+    if let Input::Disk(disk) = &input {
+        // What the facts already forbid leaves no trace beside DST.
+        disk.admit()?;
+        sink_options.expected_bytes = Some(disk.virtual_bytes());
+    }
+    let sink = ctx.guard(FileSink::create(&dst, sink_options)).await?;
+    let target = formats::create(format, Box::new(sink), &options)?;
+    let conversion = Conversion::new(input, target)
+        .limits(args.limits.limits())
+        .resources(ctx.resources()?)
+        .digest(!args.no_digest)
+        .stall_timeout(Some(ctx.common.stall_timeout))
+        .cancel(ctx.cancel.clone());
+    let name = source.url.clone();
+    let report = progress::shown(&ctx.common, &name, |sender| conversion.on_progress(sender).run()).await?;
+    tell(ctx, source, &report).await?;
+    Ok(Answer::Yes)
+}
+
+/// Opens the source.
+async fn open(ctx: &Context, args: &Convert, src: &OsStr, dst: &Path) -> Result<(Input, json::Source)> {
+    let opener = Opener::new(ctx, &args.source);
+    if source::parse(src)? == Location::StandardInput {
+        let stream = ctx.guard(opener.stream(args.source.from)).await?;
+        return Ok((stream.into(), json::Source { url: "-".to_owned(), ..json::Source::default() }));
+    }
+    let disk = opener.disk(src, args.source.from).await?;
+    destination::is_no_source(dst, &disk)?;
+    let source = json::Source::of(&disk);
+    Ok((disk.into(), source))
+}
+
+/// What is asked for and not built is refused before anything is touched.
+fn admit(args: &Convert, format: Format) -> Result<TargetOptions> {
+    let not_yet = |what: &str| Err(Error::unsupported(format!("{what} is not built yet")));
+    if args.resume {
+        return not_yet("--resume");
+    }
+    if args.verify {
+        return not_yet("--verify").map_err(|error| error.hint("compare the two with `diskferry compare`"));
+    }
+    let mut options = TargetOptions::default();
+    for option in &args.options {
+        match option {
+            TargetOption::Pair(key, value) if key == "preallocation" => match value.as_str() {
+                "off" => {}
+                "falloc" => return not_yet("-o preallocation=falloc"),
+                _ => {
+                    let message = format!("preallocation is off or falloc, not {value:?}");
+                    return Err(Error::new(ErrorKind::Usage, message));
+                }
+            },
+            TargetOption::Pair(key, value) => options.pairs.push((key.clone(), value.clone())),
+            TargetOption::Help => {}
+        }
+    }
+    formats::check_target(format, &options)?;
+    Ok(options)
+}
+
+async fn tell(ctx: &Context, source: json::Source, report: &Report) -> Result<()> {
+    let (format, variant, receipt) =
+        report.target.as_ref().ok_or_else(|| Error::internal("a conversion has no target"))?;
+    let source = json::Source { object_bytes: report.sizes.object_bytes, ..source };
+    let movement = &report.movement;
+    let peak = peak_memory_bytes().unwrap_or(movement.peak_budget_bytes);
+    if ctx.common.json {
+        let document = json::Converted {
+            measured: json::Measured::new(
+                source,
+                &report.geometry,
+                &report.sizes,
+                &report.verdict,
+                &report.warnings,
+                movement.source,
+            ),
+            target: json::Target {
+                url: receipt.url.clone(),
+                format,
+                variant: variant.clone(),
+                bytes: receipt.bytes,
+            },
+            digest: report.digest.map(json::Digest::from),
+            transfer: json::Transfer {
+                requests: movement.source.requests,
+                bytes_fetched: movement.source.bytes,
+                bytes_written: movement.bytes_written,
+                retries: movement.source.retries,
+                resumed_bytes: movement.resumed_bytes,
+                peak_memory_bytes: peak,
+                seconds: movement.seconds,
+            },
+        };
+        return output::print_json(&document).await;
+    }
+    ctx.warn(&report.warnings);
+    let mut facts = Facts::under(&receipt.url);
+    let geometry = &report.geometry;
+    let what = render::format(geometry);
+    facts.fact("from", format!("{} ({what})", diskferry_core::error::printable(&source.url)));
+    render::sizes(&mut facts, &report.sizes);
+    if let Some(digest) = &report.digest {
+        facts.fact("digest", format!("sha256:{digest}"));
+    }
+    let retries = match movement.source.retries {
+        0 => String::new(),
+        some => format!(", {some} of them again"),
+    };
+    let fetched = render::bytes(movement.source.bytes);
+    facts.fact(
+        "fetched",
+        format!("{fetched} in {}{retries}", render::counted(movement.source.requests, "request")),
+    );
+    facts.fact("written", render::bytes(movement.bytes_written));
+    facts.fact("peak memory", render::bytes(peak));
+    facts.fact("time", render::seconds(movement.seconds));
+    output::print(&facts.done()).await
+}
+
+/// The most memory that the process ever had, as the kernel counted it.
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+const OPTIONS: &str = "\
+Target options, as -o KEY=VALUE:
+
+  raw     preallocation=off|falloc                    take the room of the whole file at once (falloc: not built yet)
+  qcow2   cluster_size=SIZE                           not built yet
+          compression=none|zlib|zstd  level=N         not built yet
+  vhd     subformat=dynamic|fixed  align=SIZE         not built yet
+  vmdk    subformat=monolithicSparse|streamOptimized  not built yet
+          level=N  align=SIZE                         not built yet
+";

@@ -1,0 +1,144 @@
+//! `info`: what the image is, and what it asks of a disk.
+
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, Result};
+use diskferry_core::limits::Human;
+use diskferry_core::walk::occupancy;
+use diskferry_formats::partition::{self, Layout, Table};
+
+use crate::args::OneSource;
+use crate::context::Context;
+use crate::exit::Answer;
+use crate::json::{self, Info};
+use crate::render::{self, Facts};
+use crate::source::Opener;
+use crate::{exit, output};
+
+/// Cells of the strip.
+const CELLS: usize = 64;
+/// More tables than this are not read for the strip. They map 512 GiB of QCOW2 with clusters of 64 KiB.
+const STRIP_TABLES: u64 = 64 << 20;
+
+pub(crate) async fn run(ctx: &Context, args: &OneSource) -> Result<Answer> {
+    let disk = Opener::new(ctx, &args.source).disk(&args.src, args.source.from).await?;
+    let layout = ctx.guard(partition::inspect(&disk)).await?;
+    layout.warnings.iter().for_each(|warning| disk.warnings().add(warning.clone()));
+    if ctx.common.json {
+        output::print_json(&document(&disk, &layout)).await?;
+    } else {
+        let strip = ctx.guard(async { Ok(strip(&disk).await) }).await?;
+        output::print(&text(&disk, &layout, &strip)).await?;
+    }
+    Ok(Answer::Yes)
+}
+
+fn document(disk: &Disk, layout: &Layout) -> Info {
+    let geometry = disk.geometry();
+    Info {
+        source: json::Source::of(disk),
+        format: geometry.format,
+        variant: geometry.variant.clone(),
+        virtual_bytes: geometry.virtual_bytes,
+        cluster_bytes: geometry.cluster_bytes,
+        features: geometry.features.clone(),
+        warnings: json::warnings(&disk.warnings().list()),
+        refusals: json::refusals(disk.refusals()),
+        partition_table: layout.table_name(),
+        partitions: layout.partitions.iter().map(json::PartitionRow::from).collect(),
+        cost: disk.traffic().into(),
+    }
+}
+
+/// Where the disk holds data, or why that is not shown.
+async fn strip(disk: &Disk) -> String {
+    if !disk.refusals().is_empty() {
+        return "not shown: the image is refused".to_owned();
+    }
+    // Such an image has no tables: finding its map means reading all of it.
+    if disk.warnings().list().iter().any(|warning| warning.code == "recovered_by_scan") {
+        return "not shown: finding it takes a pass over the whole object, see `map`".to_owned();
+    }
+    if disk.virtual_bytes() == 0 {
+        return "none: the disk is empty".to_owned();
+    }
+    match occupancy(disk, CELLS, STRIP_TABLES).await {
+        Ok(Some(shares)) => {
+            let cell = Human(disk.virtual_bytes().div_ceil(CELLS as u64));
+            format!(
+                "{}\n{CELLS} cells of {cell}: · nothing  ░▒▓ some  █ all of it stored",
+                render::strip(&shares)
+            )
+        }
+        Ok(None) => format!("not shown: its tables are larger than {}, see `map`", Human(STRIP_TABLES)),
+        Err(error) => format!("not known: {}", exit::as_text(&error, false).trim_end()),
+    }
+}
+
+fn text(disk: &Disk, layout: &Layout, strip: &str) -> String {
+    let geometry = disk.geometry();
+    let source = json::Source::of(disk);
+    let mut facts = Facts::under(&source.url);
+    facts.fact("format", render::format(geometry));
+    if let Some(unit) = geometry.cluster_bytes {
+        facts.fact("unit", Human(unit));
+    }
+    if !geometry.features.is_empty() {
+        facts.fact("features", geometry.features.join(", "));
+    }
+    facts.fact("object", render::bytes(source.object_bytes));
+    for file in disk.files().iter().filter(|_| disk.files().len() > 1) {
+        facts.fact(
+            "",
+            format!("{}, {}", diskferry_core::error::printable(file.url()), render::bytes(file.len())),
+        );
+    }
+    facts.fact("virtual disk", render::bytes(geometry.virtual_bytes));
+    if let Some(etag) = &source.etag {
+        facts.fact("etag", diskferry_core::error::printable(etag));
+    }
+    if let Some(version) = &source.version_id {
+        facts.fact("version", diskferry_core::error::printable(version));
+    }
+    partitions(&mut facts, layout);
+    facts.fact("data", strip);
+    let cost = disk.traffic();
+    facts.fact(
+        "cost",
+        format!("{}, {}", render::counted(cost.requests, "request"), render::bytes(cost.bytes)),
+    );
+    facts.text(&render::warnings(&disk.warnings().list()));
+    for refusal in disk.refusals() {
+        facts.text(&exit::as_text(&Error::from(refusal), false).replacen("error[", "refused[", 1));
+    }
+    facts.done()
+}
+
+fn partitions(facts: &mut Facts, layout: &Layout) {
+    let name = match layout.table {
+        None => "unknown: the disk is not read",
+        Some(Table::Absent) => "no partition table",
+        Some(Table::Mbr) => "MBR",
+        Some(Table::Gpt) => "GPT",
+    };
+    let whole = layout.filesystem.map(|found| format!(", {} on the whole disk", found.name()));
+    let mut value = format!("{name}{}", whole.unwrap_or_default());
+    let rows: Vec<Vec<String>> = layout
+        .partitions
+        .iter()
+        .map(|partition| {
+            vec![
+                partition.index.to_string(),
+                format!("from {}", Human(partition.start)),
+                Human(partition.bytes).to_string(),
+                partition.kind.to_string(),
+                partition.filesystem.map(|found| found.name().to_owned()).unwrap_or_default(),
+                if partition.bootable { "bootable".to_owned() } else { String::new() },
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        value += "\n";
+        value += render::table(&rows, &[0, 2]).trim_end();
+    }
+    facts.fact("partitions", value);
+}

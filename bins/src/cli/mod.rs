@@ -1,0 +1,9 @@
+//! The commands, one a file.
+
+pub(crate) mod compare;
+pub(crate) mod convert;
+pub(crate) mod demo;
+pub(crate) mod digest;
+pub(crate) mod info;
+pub(crate) mod map;
+pub(crate) mod measure;

@@ -1,0 +1,147 @@
+//! How a run ends: its exit code, and its error as a person or a program reads it.
+
+use std::error::Error as _;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use diskferry_core::error::{Error, ErrorKind, Result};
+use serde::Serialize;
+
+/// The answer of a command that was carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Answer {
+    /// Done.
+    Yes,
+    /// Done, and the answer is no: the images differ, a rule fails.
+    No,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    error: Body<'a>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    code: &'static str,
+    message: &'a str,
+    hint: Option<&'a str>,
+    retryable: bool,
+    offset: Option<u64>,
+}
+
+/// Prints the error, if there is one, and gives the exit code.
+pub(crate) fn end(ended: &Result<Answer>, json: bool, verbose: bool) -> ExitCode {
+    match ended {
+        Ok(Answer::Yes) => ExitCode::SUCCESS,
+        Ok(Answer::No) => ExitCode::from(1),
+        Err(error) => {
+            let text = if json { as_json(error) } else { as_text(error, verbose) };
+            // Nobody can be told that standard error is closed.
+            let _ = io::stderr().lock().write_all(text.as_bytes());
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+fn as_json(error: &Error) -> String {
+    let document = Document {
+        error: Body {
+            code: error.kind().code(),
+            message: error.message(),
+            hint: error.hint_text(),
+            retryable: error.is_retryable(),
+            offset: error.offset(),
+        },
+    };
+    // Strings and numbers always serialise.
+    serde_json::to_string(&document).unwrap_or_default() + "\n"
+}
+
+/// The error as the command line prints it.
+pub(crate) fn as_text(error: &Error, verbose: bool) -> String {
+    let mut text = format!("error[{}]: {}", error.kind(), error.message());
+    if let Some(offset) = error.offset() {
+        text += &format!(" (at offset {offset})");
+    }
+    text.push('\n');
+    if let Some(hint) = error.hint_text() {
+        text += &format!("  hint: {hint}\n");
+    }
+    let mut cause = error.source().filter(|_| verbose || error.kind() == ErrorKind::Internal);
+    while let Some(error) = cause {
+        text += &format!("  because: {}\n", diskferry_core::error::printable(&error.to_string()));
+        cause = error.source();
+    }
+    text
+}
+
+/// What clap says of a command line: help and version for standard output, else a usage error.
+pub(crate) fn usage(error: &clap::Error) -> Result<String> {
+    use clap::error::ErrorKind as Clap;
+    let text = error.render().to_string();
+    if matches!(error.kind(), Clap::DisplayHelp | Clap::DisplayVersion) {
+        return Ok(text);
+    }
+    let see = "see `diskferry --help`, and `diskferry COMMAND --help`";
+    if error.kind() == Clap::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Err(Error::new(ErrorKind::Usage, "a command is needed").hint(see));
+    }
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    // The usage and the pointer to --help follow; what clap found out stands before.
+    let (facts, _) = text.split_once("\nUsage:").unwrap_or((text, ""));
+    let (facts, _) = facts.split_once("\nFor more information").unwrap_or((facts, ""));
+    let mut lines = facts.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut message = lines.next().unwrap_or("the command line is wrong").trim_end_matches(':').to_owned();
+    let mut tips = Vec::new();
+    let mut more = Vec::new();
+    for line in lines {
+        match line.strip_prefix("tip: ") {
+            Some(tip) => tips.push(tip.to_owned()),
+            None => more.push(line.trim_matches(['[', ']']).to_owned()),
+        }
+    }
+    if !more.is_empty() {
+        message += &format!(": {}", more.join(", "));
+    }
+    let hint = if tips.is_empty() { see.to_owned() } else { tips.join("; ") };
+    Err(Error::new(ErrorKind::Usage, message).hint(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Cli;
+    use clap::Parser;
+
+    fn said(line: &[&str]) -> Error {
+        usage(&Cli::try_parse_from(line).expect_err("this is no command line")).expect_err("nor a help")
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_one_sentence_and_a_hint() {
+        let error = said(&["diskferry", "info"]);
+        assert_eq!(error.message(), "the following required arguments were not provided: <SRC>");
+        let error = said(&["diskferry", "info", "x", "--jsno"]);
+        assert_eq!(error.message(), "unexpected argument '--jsno' found");
+        assert_eq!(error.hint_text(), Some("a similar argument exists: '--json'"));
+        let error = said(&["diskferry", "info", "x", "--memory", "1M"]);
+        assert_eq!(error.message(), "invalid value '1M' for '--memory <SIZE>': at least 16 MiB are needed");
+        assert_eq!(said(&["diskferry"]).message(), "a command is needed");
+    }
+
+    #[test]
+    fn an_error_reads_as_the_contract_has_it() {
+        let error = Error::malformed("the cluster size is 7 bytes").hint("make the image again").at(20u64);
+        assert_eq!(
+            as_text(&error, false),
+            "error[malformed]: the cluster size is 7 bytes (at offset 20)\n  hint: make the image again\n"
+        );
+        let json: serde_json::Value = serde_json::from_str(&as_json(&error)).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({"error": {"code": "malformed", "message": "the cluster size is 7 bytes",
+                "hint": "make the image again", "retryable": false, "offset": 20}})
+        );
+    }
+}

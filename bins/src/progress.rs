@@ -1,0 +1,199 @@
+//! How far a run is: a bar on a terminal, or events for a program.
+
+use std::future::Future;
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use diskferry_core::limits::Human;
+use diskferry_core::progress::{Phase, Progress};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use crate::args::{Common, ProgressMode};
+use crate::json::Event;
+use crate::{output, render};
+
+/// Runs `work`, which is given where to tell how far it is, and shows that meanwhile.
+pub(crate) async fn shown<T, F>(
+    common: &Common,
+    name: &str,
+    work: impl FnOnce(watch::Sender<Progress>) -> F,
+) -> T
+where
+    F: Future<Output = T>,
+{
+    let (sender, mut receiver) = watch::channel(Progress::default());
+    let mut show = Show::new(common, name);
+    let mut ticks = tokio::time::interval(show.pace());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut work = std::pin::pin!(work(sender));
+    let done = loop {
+        tokio::select! {
+            biased;
+            done = &mut work => break done,
+            _ = ticks.tick() => {
+                if receiver.has_changed().unwrap_or(true) || show.is_first() {
+                    let progress = *receiver.borrow_and_update();
+                    show.update(&progress);
+                }
+            }
+        }
+    };
+    let last = *receiver.borrow_and_update();
+    show.end(&last);
+    done
+}
+
+enum Show {
+    Nothing,
+    Bar(Box<ProgressBar>),
+    Events { last: Option<Progress> },
+}
+
+impl Show {
+    fn new(common: &Common, name: &str) -> Self {
+        let terminal = io::stderr().is_terminal();
+        match common.progress {
+            // Lines of the log would tear the bar apart.
+            ProgressMode::Auto if terminal && !common.quiet && common.verbose == 0 => {
+                Self::bar(name, terminal)
+            }
+            ProgressMode::Auto | ProgressMode::None => Self::Nothing,
+            ProgressMode::Bar => Self::bar(name, terminal),
+            ProgressMode::Json => Self::Events { last: None },
+        }
+    }
+
+    fn bar(name: &str, terminal: bool) -> Self {
+        let target = if terminal {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::term_like_with_hz(Box::new(Plain), 4)
+        };
+        let bar = ProgressBar::with_draw_target(None, target);
+        bar.set_prefix(diskferry_core::error::printable(name));
+        Self::Bar(Box::new(bar))
+    }
+
+    fn pace(&self) -> Duration {
+        match self {
+            Self::Nothing => Duration::from_secs(3600),
+            Self::Bar(_) => Duration::from_millis(100),
+            Self::Events { .. } => Duration::from_millis(250),
+        }
+    }
+
+    fn is_first(&self) -> bool {
+        matches!(self, Self::Events { last: None })
+    }
+
+    fn update(&mut self, progress: &Progress) {
+        match self {
+            Self::Nothing => {}
+            Self::Bar(bar) => draw(bar, progress),
+            Self::Events { last } => {
+                if *last != Some(*progress) {
+                    *last = Some(*progress);
+                    // Numbers always serialise.
+                    let line = output::json(&Event::from(progress)).unwrap_or_default();
+                    render::to_stderr(&(line + "\n"));
+                }
+            }
+        }
+    }
+
+    /// The last state; a bar goes away, since the result says the rest.
+    fn end(&mut self, progress: &Progress) {
+        self.update(progress);
+        if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn draw(bar: &ProgressBar, progress: &Progress) {
+    let template = match progress.total_bytes {
+        Some(_) => "{prefix} {bar:30} {percent:>3}% {msg}",
+        None => "{prefix} {spinner} {msg}",
+    };
+    // The templates are ours and sound.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+    }
+    let phase = match progress.phase {
+        Phase::Plan => "opening",
+        Phase::Transfer => "",
+        Phase::Finish => "completing",
+        Phase::Verify => "verifying",
+    };
+    let done = Human(progress.done_bytes);
+    let mut message = match progress.total_bytes {
+        Some(total) => format!("{done} of {}", Human(total)),
+        None => done.to_string(),
+    };
+    message += &format!(", {} fetched", Human(progress.fetched_bytes));
+    if progress.elapsed_s > 0.5 {
+        message += &format!(", {}/s", Human((progress.fetched_bytes as f64 / progress.elapsed_s) as u64));
+    }
+    match progress.eta_s.filter(|_| progress.phase == Phase::Transfer && progress.elapsed_s > 1.0) {
+        Some(eta) => message += &format!(", {} left", render::seconds(eta)),
+        None if !phase.is_empty() => message += &format!(", {phase}"),
+        None => {}
+    }
+    if let Some(total) = progress.total_bytes {
+        bar.set_length(total);
+    }
+    bar.set_position(progress.done_bytes);
+    bar.set_message(message);
+    bar.tick();
+}
+
+/// Standard error that is no terminal, for a bar that was asked for all the same.
+#[derive(Debug)]
+struct Plain;
+
+impl Plain {
+    fn put(text: &str) -> io::Result<()> {
+        io::Write::write_all(&mut io::stderr().lock(), text.as_bytes())
+    }
+}
+
+impl TermLike for Plain {
+    fn width(&self) -> u16 {
+        120
+    }
+
+    fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write_line(&self, line: &str) -> io::Result<()> {
+        Self::put(line)?;
+        Self::put("\n")
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        Self::put(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        Self::put("\r")
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}

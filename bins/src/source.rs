@@ -1,0 +1,155 @@
+//! What `SRC` names, opened.
+
+use std::ffi::OsStr;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, ErrorKind, Result, Warning};
+use diskferry_core::source::file::FileSource;
+use diskferry_core::source::gate::FileGate;
+use diskferry_core::source::map::MapSource;
+use diskferry_core::source::stdin::StandardInput;
+use diskferry_core::source::{Gate, Source};
+use diskferry_core::stream::ImageStream;
+use diskferry_formats as formats;
+use diskferry_formats::{Declared, Format};
+
+use crate::args::SourceArgs;
+use crate::context::Context;
+
+/// What a source string names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Location {
+    /// `-`.
+    StandardInput,
+    /// A local path.
+    Path(PathBuf),
+    /// `s3://`, `http://` or `https://`.
+    Url(String),
+}
+
+/// Takes a source string apart.
+///
+/// # Errors
+/// `usage` where it is empty, or a URL of another scheme.
+pub(crate) fn parse(src: &OsStr) -> Result<Location> {
+    let usage = |message: &str, hint: &'static str| Error::new(ErrorKind::Usage, message).hint(hint);
+    let Some(text) = src.to_str() else { return Ok(Location::Path(src.into())) };
+    let is_scheme = |scheme: &&str| {
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+    };
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme).filter(is_scheme);
+    match (text, scheme.map(str::to_ascii_lowercase).as_deref()) {
+        ("", _) => Err(usage("SRC is empty", "name a path, an s3:// or an http(s):// URL")),
+        ("-", _) => Ok(Location::StandardInput),
+        (_, Some("s3" | "http" | "https")) => Ok(Location::Url(text.to_owned())),
+        // The rest of the URL may hold a password.
+        (_, Some(scheme)) => Err(usage(
+            &format!("a source of the scheme {scheme}:// cannot be read"),
+            "name a path, an s3:// or an http(s):// URL; a path with :// in it starts with ./",
+        )),
+        (_, None) => Ok(Location::Path(src.into())),
+    }
+}
+
+/// What the caller says of a format.
+pub(crate) fn declared(format: Option<Format>) -> Declared {
+    format.map_or(Declared::Unknown, Declared::Format)
+}
+
+/// Opens sources as the options say. The client for S3 and HTTP is made when the first URL needs it.
+pub(crate) struct Opener<'a> {
+    ctx: &'a Context,
+    args: &'a SourceArgs,
+}
+
+impl<'a> Opener<'a> {
+    pub(crate) fn new(ctx: &'a Context, args: &'a SourceArgs) -> Self {
+        Self { ctx, args }
+    }
+
+    /// Opens the image that `src` names, with random access.
+    ///
+    /// # Errors
+    /// `usage` for standard input; `cancelled`; those of opening sources and images.
+    pub(crate) async fn disk(&self, src: &OsStr, format: Option<Format>) -> Result<Arc<Disk>> {
+        let disk = self.ctx.guard(self.open(src, format)).await?;
+        tracing::info!(
+            url = disk.files().first().map(|file| file.url()),
+            format = disk.geometry().format,
+            variant = disk.geometry().variant,
+            virtual_bytes = disk.virtual_bytes(),
+            "opened"
+        );
+        Ok(Arc::new(disk))
+    }
+
+    /// Opens standard input as an image that is read in one pass.
+    ///
+    /// # Errors
+    /// Those of [`formats::open_stream`]; `usage` where standard input is a terminal.
+    pub(crate) async fn stream(&self, format: Option<Format>) -> Result<Box<dyn ImageStream>> {
+        if std::io::stdin().is_terminal() {
+            return Err(Error::new(ErrorKind::Usage, "SRC is standard input, which is a terminal")
+                .hint("pipe the image in, or name a path or URL"));
+        }
+        formats::open_stream(Box::new(StandardInput::new()?), declared(format)).await
+    }
+
+    async fn open(&self, src: &OsStr, format: Option<Format>) -> Result<Disk> {
+        let (source, gate, warnings) = match parse(src)? {
+            Location::StandardInput => {
+                return Err(Error::new(ErrorKind::Usage, "only convert reads standard input")
+                    .hint("save the image to a file first, or convert it to a raw file"));
+            }
+            Location::Path(path) => self.local(&path).await?,
+            Location::Url(url) => self.remote(&url).await?,
+        };
+        let disk = formats::open_with(source, declared(format), gate).await?;
+        warnings.into_iter().for_each(|warning| disk.warnings().add(warning));
+        Ok(disk)
+    }
+
+    async fn local(&self, path: &Path) -> Result<(Arc<dyn Source>, Arc<dyn Gate>, Vec<Warning>)> {
+        let source: Arc<dyn Source> = if self.args.mmap {
+            Arc::new(MapSource::open(path).await?)
+        } else {
+            Arc::new(FileSource::open(path).await?)
+        };
+        let gate = FileGate::beside(path).await?.mmap(self.args.mmap);
+        let nowhere = self.args.require_region.as_ref().map(|region| {
+            Warning::new(
+                "region_unknown",
+                format!("{} is a local file and lies in no region; {region} is required", path.display()),
+            )
+        });
+        Ok((source, Arc::new(gate), nowhere.into_iter().collect()))
+    }
+
+    async fn remote(&self, url: &str) -> Result<(Arc<dyn Source>, Arc<dyn Gate>, Vec<Warning>)> {
+        let _ = url;
+        Err(Error::unsupported("S3 and HTTP sources are not built yet"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_a_path_unless_it_says_otherwise() {
+        let parse = |text: &str| parse(OsStr::new(text));
+        assert_eq!(parse("-").unwrap(), Location::StandardInput);
+        assert_eq!(parse("a/b.raw").unwrap(), Location::Path("a/b.raw".into()));
+        assert_eq!(parse("./odd://name").unwrap(), Location::Path("./odd://name".into()));
+        assert_eq!(parse("s3://b/k").unwrap(), Location::Url("s3://b/k".into()));
+        assert_eq!(parse("HTTPS://h/k").unwrap(), Location::Url("HTTPS://h/k".into()));
+        assert_eq!(parse("").unwrap_err().kind(), ErrorKind::Usage);
+        let error = parse("ftp://user:secret@host/x").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        assert!(!format!("{error:?}").contains("secret"));
+    }
+}
