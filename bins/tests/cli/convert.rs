@@ -1,0 +1,278 @@
+//! convert: the report, the limits, and what is left beside the target.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use crate::run;
+use crate::support::{Dir, keys, noise};
+
+#[test]
+fn every_sample_becomes_its_raw_disk() {
+    let dir = Dir::new();
+    for sample in diskferry_corpus::samples() {
+        let image = dir.sample(sample.name);
+        let out = dir.join("out.raw");
+        let report = run!("convert", image, out, "--json", "--force").ends(0).json();
+        assert_eq!(report["digest"]["hex"], sample.digest_hex, "{}", sample.name);
+        assert_eq!(report["target"]["bytes"], sample.virtual_bytes, "{}", sample.name);
+        assert_eq!(std::fs::metadata(&out).unwrap().len(), sample.virtual_bytes, "{}", sample.name);
+        let digest = run!("digest", out, "-f", "raw", "--json").ends(0).json();
+        assert_eq!(digest["hex"], sample.digest_hex, "{}", sample.name);
+    }
+}
+
+#[test]
+fn the_report_has_the_keys_of_the_contract() {
+    let dir = Dir::new();
+    let image = dir.sample("qcow2-40g-ext4");
+    let out = dir.join("out.raw");
+    let report = run!("convert", image, out, "--json").ends(0).json();
+    let expected = [
+        "accepted",
+        "cost",
+        "digest",
+        "format",
+        "rules",
+        "sizes",
+        "smallest_capacity_gib",
+        "source",
+        "target",
+        "transfer",
+        "variant",
+        "warnings",
+    ];
+    assert_eq!(keys(&report), expected);
+    assert_eq!(keys(&report["target"]), ["bytes", "format", "url", "variant"]);
+    assert_eq!(keys(&report["digest"]), ["algorithm", "hex"]);
+    let transfer = [
+        "bytes_fetched",
+        "bytes_written",
+        "peak_memory_bytes",
+        "requests",
+        "resumed_bytes",
+        "retries",
+        "seconds",
+    ];
+    assert_eq!(keys(&report["transfer"]), transfer);
+    assert_eq!(report["target"]["format"], "raw");
+    assert_eq!(report["target"]["url"], out.to_str().unwrap());
+    let sizes = &report["sizes"];
+    for size in
+        ["object_bytes", "virtual_bytes", "allocated_bytes", "content_bytes", "content_end", "output_bytes"]
+    {
+        assert!(sizes[size].is_u64(), "{size} is known now: {sizes}");
+    }
+    assert_eq!(sizes["output_bytes"], 40u64 << 30);
+    // 40 GiB of almost nothing take almost no room.
+    assert!(std::fs::metadata(&out).unwrap().blocks() * 512 < 2 << 20);
+    assert_eq!(report["transfer"]["bytes_written"], sizes["content_bytes"]);
+    assert!(report["transfer"]["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
+    assert!(report["transfer"]["seconds"].as_f64().unwrap() > 0.0);
+    assert_eq!(report["cost"]["requests"], report["transfer"]["requests"]);
+}
+
+#[test]
+fn a_person_gets_a_summary() {
+    let dir = Dir::new();
+    let sample = diskferry_corpus::sample("vmdk-stream");
+    let said = run!("convert", dir.sample(sample.name), dir.join("out.raw")).ends(0);
+    for fact in ["virtual disk", "real content", sample.digest_hex, "fetched", "peak memory"] {
+        assert!(said.out.contains(fact), "{fact}: {}", said.out);
+    }
+    assert!(said.err.is_empty(), "standard error is no terminal, so there is no bar: {}", said.err);
+}
+
+#[test]
+fn without_a_digest_there_is_none() {
+    let dir = Dir::new();
+    let report =
+        run!("convert", dir.sample("vmdk-sparse"), dir.join("out.raw"), "--no-digest", "--no-sync", "--json");
+    assert!(report.ends(0).json()["digest"].is_null());
+}
+
+#[test]
+fn a_disk_beyond_its_capacity_is_refused_and_leaves_nothing() {
+    let dir = Dir::new();
+    let image = dir.sample("qcow2-40g-ext4");
+    let said = run!("convert", image, dir.join("out.raw"), "--capacity", "20G").ends(4);
+    assert_eq!(
+        said.err,
+        "error[capacity_exceeded]: the virtual disk is 40 GiB, the declared system disk is 20 GiB\n  hint: declare at least 40 GiB\n"
+    );
+    for (option, value, code) in
+        [("--capacity", "40GB", "capacity_exceeded"), ("--limit", "1K", "object_too_large")]
+    {
+        let error = run!("convert", image, dir.join("out.raw"), option, value, "--json").ends(4).error();
+        assert_eq!(error["code"], code);
+    }
+    assert_eq!(dir.names(), ["linux-40g.qcow2"]);
+    run!("convert", image, dir.join("out.raw"), "--capacity", "40G").ends(0);
+}
+
+#[test]
+fn content_beyond_the_limit_ends_the_conversion_and_leaves_nothing() {
+    let dir = Dir::new();
+    let image = dir.sample("qcow2-zstd");
+    let object = std::fs::metadata(&image).unwrap().len();
+    // The object is smaller than what it unfolds to.
+    let limit = (object + 1).to_string();
+    let error = run!("convert", image, dir.join("out.raw"), "--limit", limit, "--json").ends(4).error();
+    assert_eq!(error["code"], "content_too_large");
+    assert_eq!(dir.names(), ["zstd.qcow2"]);
+}
+
+#[test]
+fn an_existing_target_stays_unless_forced() {
+    let dir = Dir::new();
+    let image = dir.sample("vhd-fixed");
+    let out = dir.file("out.raw", b"precious");
+    let said = run!("convert", image, out).ends(6);
+    assert!(said.err.starts_with("error[destination_exists]: "), "{}", said.err);
+    assert!(said.err.contains("--force"), "{}", said.err);
+    assert_eq!(std::fs::read(&out).unwrap(), b"precious");
+    // It is looked at before the source is.
+    run!("convert", "/nowhere/x.qcow2", out).ends(6);
+    run!("convert", image, out, "--force").ends(0);
+    assert_eq!(std::fs::metadata(&out).unwrap().len(), 522_240);
+    // A failure with --force leaves what was there.
+    run!("convert", dir.sample("qcow2-40g-ext4"), out, "--force", "--capacity", "1G").ends(4);
+    assert_eq!(std::fs::metadata(&out).unwrap().len(), 522_240);
+    assert_eq!(dir.names(), ["fixed.vhd", "linux-40g.qcow2", "out.raw"]);
+}
+
+#[test]
+fn the_source_is_never_its_own_target() {
+    let dir = Dir::new();
+    let raw = dir.sample("raw-mbr-fat-ext4");
+    let before = std::fs::read(&raw).unwrap();
+    let error = run!("convert", raw, raw, "--force", "--json").ends(2).error();
+    assert_eq!(error["code"], "usage");
+    let link = dir.join("link.raw");
+    std::os::unix::fs::symlink(&raw, &link).unwrap();
+    run!("convert", link, raw, "--force").ends(2);
+    run!("convert", raw, link, "--force").ends(2);
+    // Nor a file beside it that it is made of.
+    let vmdk = dir.sample("vmdk-flat");
+    run!("convert", vmdk, dir.join("flat-flat.vmdk"), "--force", "-O", "raw").ends(2);
+    assert_eq!(std::fs::read(&raw).unwrap(), before);
+}
+
+#[test]
+fn places_that_cannot_be_written_have_their_codes() {
+    let dir = Dir::new();
+    let image = dir.sample("vhd-fixed");
+    for (dst, code) in [
+        (dir.path().to_owned(), "destination_unsuitable"),
+        (dir.join("missing/out.raw"), "destination_unavailable"),
+        ("/dev/null".into(), "destination_unsuitable"),
+        (dir.join("fixed.vhd/out.raw"), "destination_unsuitable"),
+    ] {
+        let error = run!("convert", image, dst, "-O", "raw", "--json").ends(6).error();
+        assert_eq!(error["code"], code, "{}: {error}", dst.display());
+    }
+}
+
+#[test]
+fn a_file_size_limit_is_a_full_destination_and_not_a_kill() {
+    let dir = Dir::new();
+    let raw = dir.file("a.raw", &noise(4 << 20));
+    let script = format!(
+        "ulimit -f 1024; exec {} convert -f raw {} {} --json",
+        env!("CARGO_BIN_EXE_diskferry"),
+        raw.display(),
+        dir.join("out.raw").display()
+    );
+    let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+    let said = crate::support::Said::of(output).ends(6);
+    assert_eq!(said.error()["code"], "destination_full");
+    assert_eq!(dir.names(), ["a.raw"]);
+}
+
+#[test]
+fn a_new_file_has_usual_permissions_and_a_replaced_one_keeps_its_own() {
+    let dir = Dir::new();
+    let image = dir.sample("vhd-fixed");
+    let out = dir.file("out.raw", b"");
+    std::fs::set_permissions(&out, std::fs::Permissions::from_mode(0o640)).unwrap();
+    run!("convert", image, out, "--force").ends(0);
+    assert_eq!(std::fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o640);
+}
+
+#[test]
+fn a_broken_image_leaves_nothing() {
+    let dir = Dir::new();
+    let image = dir.sample("qcow2-zlib");
+    let mut bytes = std::fs::read(&image).unwrap();
+    bytes.truncate(bytes.len() / 2);
+    std::fs::write(&image, bytes).unwrap();
+    let said = run!("convert", image, dir.join("out.raw"), "--json").ends(3);
+    let error = said.error();
+    assert!(["truncated", "malformed"].contains(&error["code"].as_str().unwrap()), "{error}");
+    assert!(error["offset"].is_u64(), "{error}");
+    assert_eq!(dir.names(), ["zlib.qcow2"]);
+}
+
+#[test]
+fn the_smallest_budget_and_one_thread_do() {
+    let dir = Dir::new();
+    let raw = dir.file("a.raw", &noise(24 << 20));
+    let out = dir.join("out.raw");
+    let report = run!(
+        "convert",
+        "-f",
+        "raw",
+        raw,
+        out,
+        "--memory",
+        "16M",
+        "--threads",
+        "1",
+        "--connections",
+        "1",
+        "--json"
+    );
+    let report = report.ends(0).json();
+    assert!(std::fs::read(&raw).unwrap() == std::fs::read(&out).unwrap());
+    let peak = report["transfer"]["peak_memory_bytes"].as_u64().unwrap();
+    assert!(peak <= (16 + 64) << 20, "{peak}");
+}
+
+#[test]
+fn progress_events_go_forward_to_the_end() {
+    let dir = Dir::new();
+    let raw = dir.file("a.raw", &noise(8 << 20));
+    let said = run!("convert", "-f", "raw", raw, dir.join("out.raw"), "--progress", "json", "--json").ends(0);
+    said.json();
+    let events: Vec<serde_json::Value> =
+        said.err.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let expected = [
+        "done_bytes",
+        "elapsed_s",
+        "eta_s",
+        "event",
+        "fetched_bytes",
+        "phase",
+        "total_bytes",
+        "written_bytes",
+    ];
+    let mut done = 0;
+    for event in &events {
+        assert_eq!(keys(event), expected);
+        assert_eq!(event["event"], "progress");
+        assert!(["plan", "transfer", "finish", "verify"].contains(&event["phase"].as_str().unwrap()));
+        assert!(event["done_bytes"].as_u64().unwrap() >= done, "{event}");
+        done = event["done_bytes"].as_u64().unwrap();
+    }
+    let last = events.last().unwrap();
+    assert_eq!((&last["done_bytes"], &last["total_bytes"]), (&(8u64 << 20).into(), &(8u64 << 20).into()));
+    assert_eq!(last["phase"], "finish");
+}
+
+#[test]
+fn a_bar_can_be_had_without_a_terminal() {
+    let dir = Dir::new();
+    let raw = dir.file("a.raw", &noise(1 << 20));
+    let said = run!("convert", "-f", "raw", raw, dir.join("out.raw"), "--progress", "bar").ends(0);
+    assert!(said.err.contains('%'), "{:?}", said.err);
+    let said = run!("convert", "-f", "raw", raw, dir.join("out2.raw"), "--progress", "none").ends(0);
+    assert!(said.err.is_empty(), "{:?}", said.err);
+}

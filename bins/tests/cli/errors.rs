@@ -1,0 +1,160 @@
+//! How failures are told: code, exit code, sentence, hint, for a person and for a program.
+
+use crate::run;
+use crate::support::{Dir, keys};
+
+#[test]
+fn an_error_is_a_line_with_its_code_and_a_hint() {
+    let said = run!("info", "/nowhere/x.raw").ends(5);
+    let first = said.err.lines().next().unwrap();
+    assert!(first.starts_with("error[source_not_found]: "), "{first}");
+    assert!(first.contains("/nowhere/x.raw"), "{first}");
+    assert!(said.out.is_empty());
+}
+
+#[test]
+fn with_json_an_error_is_one_document_on_standard_error() {
+    let said = run!("info", "--json", "/nowhere/x.raw").ends(5);
+    let error = said.error();
+    assert_eq!(error["code"], "source_not_found");
+    assert_eq!(error["retryable"], false);
+    assert!(error["offset"].is_null());
+    assert!(error["message"].as_str().unwrap().contains("/nowhere/x.raw"));
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_its_code_in_json_too() {
+    let dir = Dir::new();
+    let raw = dir.file("a.raw", &[1; 512]);
+    let cases: &[&[&str]] = &[
+        &[],
+        &["frobnicate"],
+        &["info"],
+        &["info", "a", "b"],
+        &["info", "x", "--no-such-option"],
+        &["info", "x", "-f", "iso"],
+        &["convert", "x"],
+        &["convert"],
+        &["compare", "x"],
+        &["measure", "x", "--scan", "--quick"],
+        &["measure", "x", "--capacity", "much"],
+        &["measure", "x", "--limit", "-1"],
+        &["info", "x", "--memory", "15M"],
+        &["info", "x", "--threads", "0"],
+        &["info", "x", "--connections", "0"],
+        &["info", "x", "--stall-timeout", "0"],
+        &["info", "x", "--progress", "loud"],
+        &["info", "x", "-v", "-q"],
+        &["info", ""],
+        &["info", "-"],
+        &["digest", "-"],
+        &["info", "ftp://host/x"],
+        &["convert", "x", "y", "-o", "nonsense"],
+    ];
+    for case in cases {
+        let said = crate::support::run(*case).ends(2);
+        let first = said.err.lines().next().unwrap_or_default();
+        assert!(first.starts_with("error[usage]: "), "{case:?}: {first}");
+        assert!(said.err.contains("\n  hint: "), "{case:?}: {}", said.err);
+        let said = crate::support::run(case.iter().chain(&["--json"])).ends(2);
+        assert_eq!(said.error()["code"], "usage", "{case:?}");
+    }
+    // A word behind `--` is no option.
+    let said = run!("info", raw, "--", "--json").ends(2);
+    assert!(said.err.starts_with("error[usage]: "), "{}", said.err);
+    // An unknown option of the target is one too.
+    let target = dir.join("out.raw");
+    let said = run!("convert", raw, target, "-f", "raw", "-o", "level=9", "--json").ends(2);
+    assert_eq!(said.error()["code"], "usage");
+}
+
+#[test]
+fn help_and_version_are_on_standard_output() {
+    for args in [&["--help"][..], &["-h"], &["--version"], &["convert", "--help"], &["map", "-h"]] {
+        let said = crate::support::run(args).ends(0);
+        assert!(said.err.is_empty(), "{args:?}: {}", said.err);
+        assert!(!said.out.is_empty(), "{args:?}");
+    }
+    let help = run!("--help").ends(0).out;
+    for command in ["info", "map", "measure", "convert", "compare", "digest", "demo"] {
+        assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
+    }
+    let options = run!("convert", "-o", "help").ends(0).out;
+    for key in ["cluster_size", "compression", "subformat", "align", "preallocation", "level"] {
+        assert!(options.contains(key), "{key}: {options}");
+    }
+}
+
+#[test]
+fn what_is_not_built_yet_says_so_and_touches_nothing() {
+    let dir = Dir::new();
+    let raw = dir.file("a.raw", &[1; 512]);
+    let target = dir.join("out.raw");
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["-O", "qcow2"], 3, "unsupported_feature"),
+        (&["-O", "vhd"], 3, "unsupported_feature"),
+        (&["-O", "vmdk"], 3, "unsupported_feature"),
+        (&["-O", "qcow2", "-o", "compression=zstd"], 3, "unsupported_feature"),
+        (&["--resume"], 3, "unsupported_feature"),
+        (&["--verify"], 3, "unsupported_feature"),
+        (&["-o", "preallocation=falloc"], 3, "unsupported_feature"),
+    ];
+    for (more, code, kind) in cases {
+        let mut args =
+            vec!["convert", "-f", "raw", raw.to_str().unwrap(), target.to_str().unwrap(), "--json"];
+        args.extend_from_slice(more);
+        let error = crate::support::run(&args).ends(*code).error();
+        assert_eq!(error["code"], *kind, "{more:?}");
+        assert!(error["message"].as_str().unwrap().contains("not built yet"), "{error}");
+    }
+    for (dst, message) in [
+        ("s3://bucket/key", "not built yet"),
+        ("-", "not built yet"),
+        ("https://host/key", "cannot be written"),
+    ] {
+        let error = run!("convert", "-f", "raw", raw, dst, "--json").ends(6).error();
+        assert_eq!(error["code"], "destination_unsuitable", "{dst}");
+        assert!(error["message"].as_str().unwrap().contains(message), "{error}");
+    }
+    // The extension says what is wanted: a raw disk under the name of another format would be a trap.
+    let qcow2 = dir.join("out.qcow2");
+    run!("convert", "-f", "raw", raw, qcow2).ends(3);
+    assert_eq!(dir.names(), ["a.raw"]);
+}
+
+#[test]
+fn the_format_must_be_known_and_agree() {
+    let dir = Dir::new();
+    let odd = dir.file("odd.bin", &[7; 4096]);
+    let error = run!("info", odd, "--json").ends(3).error();
+    assert_eq!(error["code"], "unknown_format");
+    assert!(error["hint"].as_str().unwrap().contains("-f raw"), "{error}");
+    run!("info", odd, "-f", "raw").ends(0);
+    let qcow2 = dir.sample("qcow2-v3");
+    let error = run!("info", qcow2, "-f", "vmdk", "--json").ends(4).error();
+    assert_eq!(error["code"], "format_mismatch");
+    let vhd = dir.sample("vhd-fixed");
+    assert_eq!(run!("info", vhd, "-f", "vpc", "--json").ends(0).json()["format"], "vhd");
+}
+
+#[test]
+fn a_directory_is_no_source() {
+    let dir = Dir::new();
+    let error = run!("info", dir.path(), "--json").ends(2).error();
+    assert_eq!(error["code"], "usage");
+}
+
+#[test]
+fn a_name_with_control_characters_is_not_printed_as_it_is() {
+    let said = run!("info", "/nowhere/\u{1b}[31mred").ends(5);
+    assert!(!said.err.contains('\u{1b}'), "{:?}", said.err);
+    let dir = Dir::new();
+    let raw = dir.file("\u{1b}[31mred.raw", &[7; 512]);
+    for command in ["info", "measure", "digest"] {
+        let said = run!(command, raw, "-f", "raw").ends(0);
+        assert!(!said.out.contains('\u{1b}') && !said.err.contains('\u{1b}'), "{command}: {:?}", said.out);
+    }
+    let json = run!("info", raw, "-f", "raw", "--json").ends(0).json();
+    assert_eq!(json["source"]["url"].as_str().unwrap(), raw.to_str().unwrap(), "JSON has its own escapes");
+    assert_eq!(keys(&json["source"]), ["etag", "object_bytes", "url", "version_id"]);
+}

@@ -1,0 +1,106 @@
+//! Standard input as a source, and standard output that closes.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Stdio};
+
+use crate::run;
+use crate::support::{Dir, Said, noise, program};
+
+/// Runs with `bytes` on standard input.
+fn piped(args: &[&str], bytes: &[u8]) -> Said {
+    let mut child: Child = program()
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        // A program that refuses early closes the pipe.
+        scope.spawn(move || drop(input.write_all(bytes)));
+        Said::of(child.wait_with_output().unwrap())
+    })
+}
+
+#[test]
+fn a_declared_raw_disk_comes_through_a_pipe() {
+    let dir = Dir::new();
+    let mut disk = noise(3 << 20);
+    disk.truncate(disk.len() - 1000);
+    disk[1 << 20..2 << 20].fill(0);
+    let out = dir.join("out.raw");
+    let said = piped(&["convert", "-f", "raw", "-", out.to_str().unwrap(), "--json"], &disk).ends(0);
+    let report = said.json();
+    assert_eq!(report["source"]["url"], "-");
+    assert_eq!(report["sizes"]["object_bytes"], disk.len());
+    assert_eq!(report["sizes"]["virtual_bytes"], disk.len());
+    assert!(std::fs::read(&out).unwrap() == disk);
+    let digest = run!("digest", out, "-f", "raw", "--json").ends(0).json();
+    assert_eq!(digest["hex"], report["digest"]["hex"]);
+}
+
+#[test]
+fn a_stream_optimized_vmdk_comes_through_a_pipe() {
+    let dir = Dir::new();
+    let sample = diskferry_corpus::sample("vmdk-stream-10g-xfs");
+    let out = dir.join("out.raw");
+    let report = piped(&["convert", "-", out.to_str().unwrap(), "--json"], sample.bytes()).ends(0).json();
+    assert_eq!(report["digest"]["hex"], sample.digest_hex);
+    assert_eq!(report["format"], "vmdk");
+}
+
+#[test]
+fn what_cannot_come_through_a_pipe_is_refused() {
+    let dir = Dir::new();
+    let out = dir.join("out.raw");
+    let out = out.to_str().unwrap();
+    let qcow2 = diskferry_corpus::sample("qcow2-v3").bytes();
+    let error = piped(&["convert", "-", out, "--json"], qcow2).ends(2).error();
+    assert_eq!(error["code"], "usage");
+    let error = piped(&["convert", "-", out, "--json"], &noise(4096)).ends(3).error();
+    assert_eq!(error["code"], "unknown_format");
+    assert!(dir.names().is_empty());
+}
+
+#[test]
+fn limits_hold_for_a_pipe_too() {
+    let dir = Dir::new();
+    let out = dir.join("out.raw");
+    let out = out.to_str().unwrap();
+    let args = ["convert", "-f", "raw", "-", out, "--json", "--limit", "1M"];
+    let said = piped(&args, &noise(2 << 20)).ends(4);
+    assert!(said.error()["code"].as_str().unwrap().ends_with("_too_large"), "{}", said.err);
+    assert!(dir.names().is_empty());
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_map_quietly() {
+    let dir = Dir::new();
+    // Every other 4 KiB is a hole: a map far longer than a pipe holds.
+    let raw = dir.join("a.raw");
+    let file = std::fs::File::create(&raw).unwrap();
+    for block in 0..20_000u64 {
+        std::os::unix::fs::FileExt::write_all_at(&file, &[7; 4096], block * 8192).unwrap();
+    }
+    drop(file);
+    for json in [true, false] {
+        let mut command = program();
+        command.args(["map", "-f", "raw"]).arg(&raw).args(json.then_some("--json"));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let said = Said::of(child.wait_with_output().unwrap()).ends(0);
+        assert!(said.err.is_empty(), "{}", said.err);
+    }
+}
+
+#[test]
+fn a_full_standard_output_is_an_error() {
+    let dir = Dir::new();
+    let raw = dir.file("a.raw", &noise(4096));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = program().args(["info", "-f", "raw"]).arg(raw).stdout(full).output().unwrap();
+    let said = Said::of(output).ends(6);
+    assert!(said.err.starts_with("error[destination_full]: "), "{}", said.err);
+}

@@ -1,0 +1,68 @@
+//! Signals: an interrupted run leaves nothing behind.
+
+use std::io::Write;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{Dir, Said, noise, program};
+
+/// A conversion that waits for more input, with its first bytes written.
+fn waiting(dir: &Dir, more: &[&str]) -> (Child, std::process::ChildStdin) {
+    let mut child = program()
+        .args(["convert", "-f", "raw", "-", dir.join("out.raw").to_str().unwrap(), "--force"])
+        .args(more)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&noise(4 << 20)).unwrap();
+    let began = Instant::now();
+    while !dir.names().iter().any(|name| name.ends_with(".partial")) {
+        assert!(began.elapsed() < Duration::from_secs(60), "the conversion never began: {:?}", dir.names());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    (child, input)
+}
+
+#[test]
+fn sigint_and_sigterm_end_with_130_and_leave_nothing() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let dir = Dir::new();
+        let (child, input) = waiting(&dir, &["--json"]);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let said = Said::of(child.wait_with_output().unwrap()).ends(130);
+        drop(input);
+        assert_eq!(said.error()["code"], "cancelled");
+        assert!(dir.names().is_empty(), "{:?}", dir.names());
+    }
+}
+
+#[test]
+fn what_was_there_before_an_interrupted_run_is_there_after_it() {
+    let dir = Dir::new();
+    dir.file("out.raw", b"precious");
+    let (child, input) = waiting(&dir, &[]);
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    // A second one from an impatient hand changes nothing. The process may be gone by then.
+    let _ = kill_process(Pid::from_child(&child), Signal::INT);
+    let said = Said::of(child.wait_with_output().unwrap()).ends(130);
+    drop(input);
+    assert!(said.err.starts_with("error[cancelled]: "), "{}", said.err);
+    assert_eq!(dir.names(), ["out.raw"]);
+    assert_eq!(std::fs::read(dir.join("out.raw")).unwrap(), b"precious");
+}
+
+#[test]
+fn a_source_that_gives_nothing_any_more_is_given_up() {
+    let dir = Dir::new();
+    let (child, input) = waiting(&dir, &["--stall-timeout", "0.3", "--json"]);
+    let said = Said::of(child.wait_with_output().unwrap()).ends(5);
+    drop(input);
+    assert_eq!(said.error()["code"], "source_unavailable");
+    assert_eq!(said.error()["retryable"], true);
+    assert!(dir.names().is_empty(), "{:?}", dir.names());
+}

@@ -1,0 +1,8 @@
+//! Runs of the program itself: exit codes, documents, messages, and what is left behind.
+
+mod convert;
+mod errors;
+mod input;
+mod interrupt;
+mod results;
+mod support;
