@@ -14,7 +14,7 @@ use crate::sizes;
 /// Streams virtual disk images (RAW, VHD, QCOW2, VMDK) from S3, HTTP and files, tells what they really hold and whether
 /// they fit, and converts them without a staged copy.
 #[derive(Debug, Parser)]
-#[command(name = "diskferry", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "diskferry", version, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use diskferry_core::error::{Error, ErrorKind, Result};
-use serde::Serialize;
+
+use crate::json;
 
 /// The answer of a command that was carried out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,20 +15,6 @@ pub(crate) enum Answer {
     Yes,
     /// Done, and the answer is no: the images differ, a rule fails.
     No,
-}
-
-#[derive(Serialize)]
-struct Document<'a> {
-    error: Body<'a>,
-}
-
-#[derive(Serialize)]
-struct Body<'a> {
-    code: &'static str,
-    message: &'a str,
-    hint: Option<&'a str>,
-    retryable: bool,
-    offset: Option<u64>,
 }
 
 /// Prints the error, if there is one, and gives the exit code.
@@ -45,17 +32,8 @@ pub(crate) fn end(ended: &Result<Answer>, json: bool, verbose: bool) -> ExitCode
 }
 
 fn as_json(error: &Error) -> String {
-    let document = Document {
-        error: Body {
-            code: error.kind().code(),
-            message: error.message(),
-            hint: error.hint_text(),
-            retryable: error.is_retryable(),
-            offset: error.offset(),
-        },
-    };
     // Strings and numbers always serialise.
-    serde_json::to_string(&document).unwrap_or_default() + "\n"
+    serde_json::to_string(&json::Failure::from(error)).unwrap_or_default() + "\n"
 }
 
 /// The error as the command line prints it.

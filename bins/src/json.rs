@@ -1,7 +1,7 @@
 //! The JSON documents, key by key as the contract names them.
 
 use diskferry_core::disk::{Disk, Geometry};
-use diskferry_core::error::{Refusal, Warning};
+use diskferry_core::error::{Error, Refusal, Warning};
 use diskferry_core::limits::{Outcome, Rule, Sizes, Verdict};
 use diskferry_core::source::Traffic;
 use diskferry_formats::partition::Partition;
@@ -244,6 +244,42 @@ pub(crate) struct Digested {
     #[serde(flatten)]
     pub(crate) digest: Digest,
     pub(crate) virtual_bytes: u64,
+}
+
+/// A failure.
+#[derive(Serialize, Debug)]
+pub(crate) struct Failure {
+    error: FailureBody,
+}
+
+#[derive(Serialize, Debug)]
+struct FailureBody {
+    code: &'static str,
+    message: String,
+    hint: Option<String>,
+    retryable: bool,
+    offset: Option<u64>,
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        Self {
+            error: FailureBody {
+                code: error.kind().code(),
+                message: error.message().to_owned(),
+                hint: error.hint_text().map(str::to_owned),
+                retryable: error.is_retryable(),
+                offset: error.offset(),
+            },
+        }
+    }
+}
+
+/// What `demo` did.
+#[derive(Serialize, Debug)]
+pub(crate) struct Demo {
+    pub(crate) imported: Vec<Converted>,
+    pub(crate) refused: Failure,
 }
 
 /// A line of `--progress json`.

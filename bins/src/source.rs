@@ -11,12 +11,15 @@ use diskferry_core::source::file::FileSource;
 use diskferry_core::source::gate::FileGate;
 use diskferry_core::source::map::MapSource;
 use diskferry_core::source::stdin::StandardInput;
-use diskferry_core::source::{Gate, Source};
+use diskferry_core::source::{Closed, Gate, Source};
 use diskferry_core::stream::ImageStream;
 use diskferry_formats as formats;
 use diskferry_formats::{Declared, Format};
+use diskferry_s3io as s3io;
+use diskferry_s3io::{Client, ClientOptions, PathStyle, S3Gate, open_source};
+use tokio::sync::OnceCell;
 
-use crate::args::SourceArgs;
+use crate::args::{Checksum, SourceArgs, When};
 use crate::context::Context;
 
 /// What a source string names.
@@ -64,11 +67,12 @@ pub(crate) fn declared(format: Option<Format>) -> Declared {
 pub(crate) struct Opener<'a> {
     ctx: &'a Context,
     args: &'a SourceArgs,
+    client: OnceCell<Client>,
 }
 
 impl<'a> Opener<'a> {
     pub(crate) fn new(ctx: &'a Context, args: &'a SourceArgs) -> Self {
-        Self { ctx, args }
+        Self { ctx, args, client: OnceCell::new() }
     }
 
     /// Opens the image that `src` names, with random access.
@@ -130,8 +134,40 @@ impl<'a> Opener<'a> {
     }
 
     async fn remote(&self, url: &str) -> Result<(Arc<dyn Source>, Arc<dyn Gate>, Vec<Warning>)> {
-        let _ = url;
-        Err(Error::unsupported("S3 and HTTP sources are not built yet"))
+        let client = self.client.get_or_try_init(|| Client::new(self.client_options())).await?;
+        let opened = open_source(client, url).await?;
+        // What lies beside a URL is not ours to guess, and a presigned one opens nothing else anyway.
+        let gate: Arc<dyn Gate> = match s3io::Location::parse(url)? {
+            s3io::Location::S3(_) => Arc::new(S3Gate::beside(client, url)?),
+            s3io::Location::Http(_) => Arc::new(Closed),
+        };
+        Ok((opened.source, gate, opened.warnings))
+    }
+
+    fn client_options(&self) -> ClientOptions {
+        let (args, common) = (self.args, &self.ctx.common);
+        let mut options = ClientOptions {
+            endpoint_url: args.endpoint_url.clone(),
+            region: args.region.clone(),
+            path_style: match args.s3_path_style {
+                When::Auto => PathStyle::Auto,
+                When::Always => PathStyle::Always,
+                When::Never => PathStyle::Never,
+            },
+            anonymous: args.s3_anonymous,
+            checksum: match args.s3_checksum {
+                Checksum::Auto => s3io::Checksum::Auto,
+                Checksum::Required => s3io::Checksum::Required,
+                Checksum::Off => s3io::Checksum::Off,
+            },
+            require_region: args.require_region.clone(),
+            stall_timeout: common.stall_timeout,
+            ..ClientOptions::default()
+        };
+        if let Some(connections) = common.connections {
+            options.connections = connections.get();
+        }
+        options
     }
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use diskferry_core::conversion::{Conversion, Input, Report};
-use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::error::{Error, ErrorKind, Result, printable};
 use diskferry_core::sink::file::{FileSink, FileSinkOptions};
 use diskferry_formats as formats;
 use diskferry_formats::{Format, TargetOptions};
@@ -95,62 +95,66 @@ fn admit(args: &Convert, format: Format) -> Result<TargetOptions> {
 }
 
 async fn tell(ctx: &Context, source: json::Source, report: &Report) -> Result<()> {
-    let (format, variant, receipt) =
-        report.target.as_ref().ok_or_else(|| Error::internal("a conversion has no target"))?;
-    let source = json::Source { object_bytes: report.sizes.object_bytes, ..source };
-    let movement = &report.movement;
-    let peak = peak_memory_bytes().unwrap_or(movement.peak_budget_bytes);
+    let document = document(source, report)?;
     if ctx.common.json {
-        let document = json::Converted {
-            measured: json::Measured::new(
-                source,
-                &report.geometry,
-                &report.sizes,
-                &report.verdict,
-                &report.warnings,
-                movement.source,
-            ),
-            target: json::Target {
-                url: receipt.url.clone(),
-                format,
-                variant: variant.clone(),
-                bytes: receipt.bytes,
-            },
-            digest: report.digest.map(json::Digest::from),
-            transfer: json::Transfer {
-                requests: movement.source.requests,
-                bytes_fetched: movement.source.bytes,
-                bytes_written: movement.bytes_written,
-                retries: movement.source.retries,
-                resumed_bytes: movement.resumed_bytes,
-                peak_memory_bytes: peak,
-                seconds: movement.seconds,
-            },
-        };
         return output::print_json(&document).await;
     }
     ctx.warn(&report.warnings);
-    let mut facts = Facts::under(&receipt.url);
-    let geometry = &report.geometry;
-    let what = render::format(geometry);
-    facts.fact("from", format!("{} ({what})", diskferry_core::error::printable(&source.url)));
+    output::print(&text(&document, report)).await
+}
+
+/// The report as the contract has it.
+pub(crate) fn document(source: json::Source, report: &Report) -> Result<json::Converted> {
+    let (format, variant, receipt) =
+        report.target.as_ref().ok_or_else(|| Error::internal("a conversion has no target"))?;
+    let movement = &report.movement;
+    Ok(json::Converted {
+        measured: json::Measured::new(
+            json::Source { object_bytes: report.sizes.object_bytes, ..source },
+            &report.geometry,
+            &report.sizes,
+            &report.verdict,
+            &report.warnings,
+            movement.source,
+        ),
+        target: json::Target {
+            url: receipt.url.clone(),
+            format,
+            variant: variant.clone(),
+            bytes: receipt.bytes,
+        },
+        digest: report.digest.map(json::Digest::from),
+        transfer: json::Transfer {
+            requests: movement.source.requests,
+            bytes_fetched: movement.source.bytes,
+            bytes_written: movement.bytes_written,
+            retries: movement.source.retries,
+            resumed_bytes: movement.resumed_bytes,
+            peak_memory_bytes: peak_memory_bytes().unwrap_or(movement.peak_budget_bytes),
+            seconds: movement.seconds,
+        },
+    })
+}
+
+fn text(document: &json::Converted, report: &Report) -> String {
+    let transfer = &document.transfer;
+    let mut facts = Facts::under(&document.target.url);
+    let (source, what) = (printable(&document.measured.source.url), render::format(&report.geometry));
+    facts.fact("from", format!("{source} ({what})"));
     render::sizes(&mut facts, &report.sizes);
     if let Some(digest) = &report.digest {
         facts.fact("digest", format!("sha256:{digest}"));
     }
-    let retries = match movement.source.retries {
+    let retries = match transfer.retries {
         0 => String::new(),
         some => format!(", {some} of them again"),
     };
-    let fetched = render::bytes(movement.source.bytes);
-    facts.fact(
-        "fetched",
-        format!("{fetched} in {}{retries}", render::counted(movement.source.requests, "request")),
-    );
-    facts.fact("written", render::bytes(movement.bytes_written));
-    facts.fact("peak memory", render::bytes(peak));
-    facts.fact("time", render::seconds(movement.seconds));
-    output::print(&facts.done()).await
+    let requests = render::counted(transfer.requests, "request");
+    facts.fact("fetched", format!("{} in {requests}{retries}", render::bytes(transfer.bytes_fetched)));
+    facts.fact("written", render::bytes(transfer.bytes_written));
+    facts.fact("peak memory", render::bytes(transfer.peak_memory_bytes));
+    facts.fact("time", render::seconds(transfer.seconds));
+    facts.done()
 }
 
 /// The most memory that the process ever had, as the kernel counted it.

@@ -1,10 +1,288 @@
-//! `demo`.
+//! `demo`: the main job on an embedded S3 server, with nothing to set up and nothing left behind.
 
-use diskferry_core::error::{Error, Result};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
+use diskferry_core::conversion::{Conversion, Report};
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::limits::{Human, Limits};
+use diskferry_core::sink::file::{FileSink, FileSinkOptions};
+use diskferry_core::source::file::FileSource;
+use diskferry_corpus::{Sample, sample};
+use diskferry_formats::{self as formats, Declared, Format, TargetOptions};
+use diskferry_s3io::server::{Server, ServerOptions, Shape};
+use diskferry_s3io::{Client, ClientOptions, S3Gate, S3Source};
+
+use super::convert;
 use crate::context::Context;
-use crate::exit::Answer;
+use crate::exit::{self, Answer};
+use crate::output::{self, Output};
+use crate::{json, progress, render};
 
-pub(crate) async fn run(_ctx: &Context) -> Result<Answer> {
-    Err(Error::unsupported("the demo is not built yet"))
+const BUCKET: &str = "images";
+/// All four formats, each as other tools write it.
+const SAMPLES: [&str; 7] = [
+    "raw-mbr-fat-ext4",
+    "vhd-fixed",
+    "vhd-dynamic-ntfs",
+    "qcow2-zstd",
+    "qcow2-40g-ext4",
+    "vmdk-split-sparse",
+    "vmdk-stream-10g-xfs",
+];
+/// The one that is refused, and for which capacity.
+const REFUSED: (&str, u64) = ("qcow2-40g-ext4", 20 << 30);
+/// An object store as it is from a machine beside it: without this a demo on loopback would show nothing of what a plan is
+/// good for.
+const LINE: Shape = Shape { latency: Duration::from_millis(30), each: Some(50_000_000), all: None };
+
+pub(crate) async fn run(ctx: &Context) -> Result<Answer> {
+    let room = |error: std::io::Error| {
+        Error::new(ErrorKind::DestinationUnavailable, "there is no room for the demo's files and server")
+            .hint("set TMPDIR to a directory that can be written to")
+            .caused_by(error)
+    };
+    // Both are removed when they go out of scope, whichever way this ends.
+    let dir = tempfile::Builder::new().prefix("diskferry-demo-").tempdir().map_err(room)?;
+    let server = Server::start(ServerOptions { shape: LINE, ..ServerOptions::default() }).map_err(room)?;
+    let demo = Demo { ctx, dir: dir.path(), server: &server, out: Told(ctx.common.json) };
+    demo.all().await
+}
+
+struct Demo<'a> {
+    ctx: &'a Context,
+    dir: &'a Path,
+    server: &'a Server,
+    out: Told,
+}
+
+/// Standard output, unless the result is to be JSON.
+struct Told(bool);
+
+impl Told {
+    /// False where the reader went away.
+    async fn say(&self, text: &str) -> Result<bool> {
+        if self.0 { Ok(true) } else { Output::new().write(text).await }
+    }
+}
+
+impl Demo<'_> {
+    async fn all(&self) -> Result<Answer> {
+        self.ctx.guard(self.stock()).await?;
+        if !self.out.say(&self.opening()).await? {
+            return Ok(Answer::Yes);
+        }
+        let client = Client::new(self.options()).await?;
+        let mut imported = Vec::new();
+        for name in SAMPLES {
+            let sample = sample(name);
+            if !self.out.say(&heading(sample)).await? {
+                return Ok(Answer::Yes);
+            }
+            let report = self.import(&client, sample, Limits::default()).await?;
+            self.check(sample, &report).await?;
+            let source = json::Source { url: url(sample), ..json::Source::default() };
+            let document = convert::document(source, &report)?;
+            self.out.say(&outcome(&report, &document)).await?;
+            imported.push((sample, report, document));
+        }
+        let refusal = self.refused(&client).await?;
+        if self.ctx.common.json {
+            let imported = imported.into_iter().map(|(.., document)| document).collect();
+            output::print_json(&json::Demo { imported, refused: (&refusal).into() }).await?;
+        } else {
+            let rows: Vec<(&Sample, &Report)> =
+                imported.iter().map(|(sample, report, _)| (*sample, report)).collect();
+            output::print(&closing(&refusal, &rows)).await?;
+        }
+        Ok(Answer::Yes)
+    }
+
+    /// Puts the samples into the bucket.
+    async fn stock(&self) -> Result<()> {
+        self.server.create_bucket(BUCKET).await?;
+        for sample in SAMPLES.map(sample) {
+            for (name, bytes) in sample.files {
+                self.server.put(BUCKET, name, *bytes).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn options(&self) -> ClientOptions {
+        let common = &self.ctx.common;
+        let mut options = self.server.client_options();
+        options.stall_timeout = common.stall_timeout;
+        if let Some(connections) = common.connections {
+            options.connections = connections.get();
+        }
+        options
+    }
+
+    /// What `diskferry convert s3://… FILE` does.
+    async fn import(&self, client: &Client, sample: &Sample, limits: Limits) -> Result<Report> {
+        let url = url(sample);
+        let disk = self.ctx.guard(async {
+            let source = Arc::new(S3Source::open(client, &url).await?);
+            let gate = Arc::new(S3Gate::beside(client, &url)?);
+            formats::open_with(source, Declared::Unknown, gate).await
+        });
+        let disk = disk.await?;
+        let mut options = FileSinkOptions::default();
+        options.expected_bytes = Some(disk.virtual_bytes());
+        let sink = self.ctx.guard(FileSink::create(self.file(sample), options)).await?;
+        let target = formats::create(Format::Raw, Box::new(sink), &TargetOptions::default())?;
+        let conversion = Conversion::new(disk, target)
+            .limits(limits)
+            .resources(self.ctx.resources()?)
+            .stall_timeout(Some(self.ctx.common.stall_timeout))
+            .cancel(self.ctx.cancel.clone());
+        progress::shown(&self.ctx.common, &url, |sender| conversion.on_progress(sender).run()).await
+    }
+
+    /// Checks the digest as it was computed on the way, and that of the file that was written, against the truth.
+    async fn check(&self, sample: &Sample, report: &Report) -> Result<()> {
+        let written = async {
+            let source = Arc::new(FileSource::open(self.file(sample)).await?);
+            let disk = formats::open(source, Declared::Format(Format::Raw)).await?;
+            Conversion::reading(disk).resources(self.ctx.resources()?).run().await
+        };
+        let written = self.ctx.guard(written).await?;
+        for (what, digest) in [("on the way", report.digest), ("of the file", written.digest)] {
+            let hex = digest.map(|digest| digest.to_string()).unwrap_or_default();
+            if hex != sample.digest_hex {
+                let message = format!(
+                    "{} became a disk whose digest {what} is {hex} and should be {}",
+                    sample.name, sample.digest_hex
+                );
+                return Err(Error::new(ErrorKind::VerificationFailed, message)
+                    .hint("this is a defect of diskferry: please report it"));
+            }
+        }
+        std::fs::remove_file(self.file(sample)).map_err(|error| {
+            Error::new(ErrorKind::DestinationUnavailable, "removing a disk of the demo failed")
+                .caused_by(error)
+        })
+    }
+
+    /// The error of a disk that is larger than its declared capacity.
+    async fn refused(&self, client: &Client) -> Result<Error> {
+        let (name, capacity) = REFUSED;
+        let limits = Limits { capacity: Some(capacity), ..Limits::default() };
+        match self.import(client, sample(name), limits).await {
+            Err(error) if error.kind() == ErrorKind::CapacityExceeded => Ok(error),
+            Err(error) => Err(error),
+            Ok(_) => {
+                Err(Error::new(ErrorKind::VerificationFailed, "a disk beyond its capacity was imported")
+                    .hint("this is a defect of diskferry: please report it"))
+            }
+        }
+    }
+
+    fn file(&self, sample: &Sample) -> std::path::PathBuf {
+        self.dir.join(target(sample))
+    }
+
+    fn opening(&self) -> String {
+        format!(
+            "diskferry imports disk images straight from object storage: it reads an image's own tables, fetches the
+bytes that it needs, each once, and writes a raw disk. Nothing is downloaded first.
+
+An S3 server now runs inside this process, at {}, with keys made up for this run. Its bucket
+\"{BUCKET}\" holds {} images as qemu-img and other tools made them: true disks with partitions, file systems
+and files. The line to it is made as slow as a real one: {} ms to the first byte, {} MB/s a connection.
+",
+            self.server.endpoint(),
+            SAMPLES.len(),
+            LINE.latency.as_millis(),
+            LINE.each.unwrap_or_default() / 1_000_000,
+        )
+    }
+}
+
+fn url(sample: &Sample) -> String {
+    format!("s3://{BUCKET}/{}", sample.file_name())
+}
+
+/// Name of the raw disk that a sample becomes.
+fn target(sample: &Sample) -> String {
+    let stem = sample.file_name().rsplit_once('.').map_or(sample.file_name(), |(stem, _)| stem);
+    format!("{stem}-disk.raw")
+}
+
+fn heading(sample: &Sample) -> String {
+    format!(
+        "\n$ diskferry convert {} {}\n  {}, {}: {}\n",
+        url(sample),
+        target(sample),
+        sample.format,
+        sample.variant,
+        sample.about
+    )
+}
+
+fn outcome(report: &Report, document: &json::Converted) -> String {
+    let (sizes, transfer) = (&report.sizes, &document.transfer);
+    format!(
+        "  {} stored, {} fetched in {}, {}\n  disk of {} with {} of real content; its digest is right, here and read back\n",
+        Human(sizes.object_bytes),
+        Human(transfer.bytes_fetched),
+        render::counted(transfer.requests, "request"),
+        render::seconds(transfer.seconds),
+        Human(sizes.virtual_bytes.unwrap_or_default()),
+        Human(sizes.content_bytes.unwrap_or_default()),
+    )
+}
+
+fn closing(refusal: &Error, imported: &[(&Sample, &Report)]) -> String {
+    let (name, capacity) = REFUSED;
+    let (refused, gib) = (sample(name), capacity >> 30);
+    let mut text = format!(
+        "\nA disk that is larger than the system disk that it is for is refused before its data is read:
+
+$ diskferry convert {} {} --capacity {gib}G
+{}
+",
+        url(refused),
+        target(refused),
+        exit::as_text(refusal, false),
+    );
+    let head =
+        ["format", "variant", "object", "virtual disk", "real content", "requests", "fetched", "digest"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for (sample, report) in imported {
+        let (sizes, traffic) = (&report.sizes, report.movement.source);
+        rows.push(vec![
+            sample.format.to_owned(),
+            sample.variant.to_owned(),
+            Human(sizes.object_bytes).to_string(),
+            Human(sizes.virtual_bytes.unwrap_or_default()).to_string(),
+            Human(sizes.content_bytes.unwrap_or_default()).to_string(),
+            traffic.requests.to_string(),
+            Human(traffic.bytes).to_string(),
+            "ok".to_owned(),
+        ]);
+    }
+    text += &render::table(&rows, &[2, 3, 4, 5, 6]);
+    text += "\nThe server, its objects and the disks are gone again. To go on:\n\n";
+    text += &next();
+    text
+}
+
+/// What to type next, as it works here.
+fn next() -> String {
+    let program = std::env::args_os().next().map(|name| name.to_string_lossy().into_owned());
+    let program = diskferry_core::error::printable(&program.unwrap_or_else(|| "diskferry".to_owned()));
+    let here = Path::new("corpus/images/linux-40g.qcow2");
+    let image = if here.exists() { here.to_str().unwrap_or("IMAGE") } else { "IMAGE" };
+    format!(
+        "  {program} info {image}
+  {program} measure s3://BUCKET/KEY --capacity 40G
+  {program} convert s3://BUCKET/KEY disk.raw --capacity 40G
+  {program} --help
+
+Keys, profile and region come from the environment and files that the AWS tools use; --endpoint-url names another store.
+"
+    )
 }
