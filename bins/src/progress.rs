@@ -14,10 +14,20 @@ use crate::args::{Common, ProgressMode};
 use crate::json::Event;
 use crate::{output, render};
 
+/// Whether a bar stays on the terminal when its work is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Afterwards {
+    /// The result says the rest.
+    Gone,
+    /// It is part of what is shown.
+    Stays,
+}
+
 /// Runs `work`, which is given where to tell how far it is, and shows that meanwhile.
 pub(crate) async fn shown<T, F>(
     common: &Common,
     name: &str,
+    afterwards: Afterwards,
     work: impl FnOnce(watch::Sender<Progress>) -> F,
 ) -> T
 where
@@ -41,7 +51,7 @@ where
         }
     };
     let last = *receiver.borrow_and_update();
-    show.end(&last);
+    show.end(&last, afterwards);
     done
 }
 
@@ -72,6 +82,7 @@ impl Show {
             ProgressDrawTarget::term_like_with_hz(Box::new(Plain), 4)
         };
         let bar = ProgressBar::with_draw_target(None, target);
+        bar.set_style(style(false));
         bar.set_prefix(diskferry_core::error::printable(name));
         Self::Bar(Box::new(bar))
     }
@@ -103,50 +114,57 @@ impl Show {
         }
     }
 
-    /// The last state; a bar goes away, since the result says the rest.
-    fn end(&mut self, progress: &Progress) {
+    /// The last state.
+    fn end(&mut self, progress: &Progress, afterwards: Afterwards) {
         self.update(progress);
-        if let Self::Bar(bar) = self {
-            bar.finish_and_clear();
+        match self {
+            Self::Bar(bar) if afterwards == Afterwards::Stays => {
+                bar.abandon();
+                // The bar leaves the cursor at its end.
+                render::to_stderr("\n");
+            }
+            Self::Bar(bar) => bar.finish_and_clear(),
+            Self::Nothing | Self::Events { .. } => {}
         }
     }
 }
 
-fn draw(bar: &ProgressBar, progress: &Progress) {
-    let template = match progress.total_bytes {
-        Some(_) => "{prefix} {bar:30} {percent:>3}% {msg}",
-        None => "{prefix} {spinner} {msg}",
+/// How a bar looks, with and without a known end. The name gives way where the terminal is narrow.
+fn style(known: bool) -> ProgressStyle {
+    let template = if known {
+        "  {prefix} {bar:16} {percent:>3}% {wide_msg}"
+    } else {
+        "  {prefix} {spinner} {wide_msg}"
     };
     // The templates are ours and sound.
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
-    }
-    let phase = match progress.phase {
-        Phase::Plan => "opening",
-        Phase::Transfer => "",
-        Phase::Finish => "completing",
-        Phase::Verify => "verifying",
-    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.progress_chars("█▉▊▋▌▍▎▏ ")
+}
+
+fn draw(bar: &ProgressBar, progress: &Progress) {
     let done = Human(progress.done_bytes);
     let mut message = match progress.total_bytes {
         Some(total) => format!("{done} of {}", Human(total)),
         None => done.to_string(),
     };
     message += &format!(", {} fetched", Human(progress.fetched_bytes));
-    if progress.elapsed_s > 0.5 {
+    if progress.elapsed_s > 0.5 && progress.phase == Phase::Transfer {
         message += &format!(", {}/s", Human((progress.fetched_bytes as f64 / progress.elapsed_s) as u64));
     }
-    match progress.eta_s.filter(|_| progress.phase == Phase::Transfer && progress.elapsed_s > 1.0) {
-        Some(eta) => message += &format!(", {} left", render::seconds(eta)),
-        None if !phase.is_empty() => message += &format!(", {phase}"),
-        None => {}
+    let eta = progress.eta_s.filter(|_| progress.phase == Phase::Transfer && progress.elapsed_s > 1.0);
+    if let Some(eta) = eta {
+        message += &format!(", {} left", render::seconds(eta));
     }
-    if let Some(total) = progress.total_bytes {
-        bar.set_length(total);
+    if progress.total_bytes.is_some() && bar.length().is_none() {
+        bar.set_style(style(true));
     }
-    bar.set_position(progress.done_bytes);
+    bar.update(|state| {
+        state.set_pos(progress.done_bytes);
+        if let Some(total) = progress.total_bytes {
+            state.set_len(total);
+        }
+    });
     bar.set_message(message);
-    bar.tick();
 }
 
 /// Standard error that is no terminal, for a bar that was asked for all the same.

@@ -38,8 +38,8 @@ pub(crate) fn counted(count: u64, what: &str) -> String {
 pub(crate) fn seconds(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
-        0..1 => format!("{:.0} ms", seconds * 1000.0),
-        1..10 => format!("{seconds:.2} s"),
+        _ if seconds < 0.9995 => format!("{:.0} ms", seconds * 1000.0),
+        0..10 => format!("{seconds:.2} s"),
         10..60 => format!("{whole} s"),
         60..3600 => format!("{} min {} s", whole / 60, whole % 60),
         _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
@@ -162,6 +162,8 @@ mod tests {
     #[test]
     fn times_read_as_people_say_them() {
         assert_eq!(seconds(0.0421), "42 ms");
+        assert_eq!(seconds(0.6955), "696 ms");
+        assert_eq!(seconds(0.9999), "1.00 s");
         assert_eq!(seconds(59.6), "1 min 0 s");
         assert_eq!(seconds(7500.0), "2 h 5 min");
     }

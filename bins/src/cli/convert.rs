@@ -3,8 +3,9 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use diskferry_core::conversion::{Conversion, Input, Report};
+use diskferry_core::conversion::{Conversion, Input, Report, Resources};
 use diskferry_core::error::{Error, ErrorKind, Result, printable};
+use diskferry_core::measure::{Depth, measure_at};
 use diskferry_core::sink::file::{FileSink, FileSinkOptions};
 use diskferry_formats as formats;
 use diskferry_formats::{Format, TargetOptions};
@@ -12,6 +13,7 @@ use diskferry_formats::{Format, TargetOptions};
 use crate::args::{Convert, TargetOption};
 use crate::context::Context;
 use crate::exit::Answer;
+use crate::progress::Afterwards;
 use crate::render::{self, Facts};
 use crate::source::{self, Location, Opener};
 use crate::{destination, json, output, progress};
@@ -36,7 +38,8 @@ pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
     sink_options.sync = !args.no_sync;
     if let Input::Disk(disk) = &input {
         // What the facts already forbid leaves no trace beside DST.
-        disk.admit()?;
+        let known = measure_at(disk, &args.limits.limits(), Depth::Quick, &Resources::default()).await?;
+        known.verdict.enforce()?;
         sink_options.expected_bytes = Some(disk.virtual_bytes());
     }
     let sink = ctx.guard(FileSink::create(&dst, sink_options)).await?;
@@ -48,7 +51,9 @@ pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
         .stall_timeout(Some(ctx.common.stall_timeout))
         .cancel(ctx.cancel.clone());
     let name = source.url.clone();
-    let report = progress::shown(&ctx.common, &name, |sender| conversion.on_progress(sender).run()).await?;
+    let report =
+        progress::shown(&ctx.common, &name, Afterwards::Gone, |sender| conversion.on_progress(sender).run())
+            .await?;
     tell(ctx, source, &report).await?;
     Ok(Answer::Yes)
 }

@@ -5,19 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diskferry_core::conversion::{Conversion, Report};
+use diskferry_core::disk::Disk;
 use diskferry_core::error::{Error, ErrorKind, Result};
 use diskferry_core::limits::{Human, Limits};
 use diskferry_core::sink::file::{FileSink, FileSinkOptions};
 use diskferry_core::source::file::FileSource;
 use diskferry_corpus::{Sample, sample};
-use diskferry_formats::{self as formats, Declared, Format, TargetOptions};
+use diskferry_formats::{self as formats, Declared, Format, TargetOptions, partition};
 use diskferry_s3io::server::{Server, ServerOptions, Shape};
 use diskferry_s3io::{Client, ClientOptions, S3Gate, S3Source};
 
-use super::convert;
+use super::{convert, info};
 use crate::context::Context;
 use crate::exit::{self, Answer};
 use crate::output::{self, Output};
+use crate::progress::Afterwards;
 use crate::{json, progress, render};
 
 const BUCKET: &str = "images";
@@ -74,6 +76,10 @@ impl Demo<'_> {
             return Ok(Answer::Yes);
         }
         let client = Client::new(self.options()).await?;
+        let described = self.ctx.guard(describe(&client)).await?;
+        if !self.out.say(&described).await? {
+            return Ok(Answer::Yes);
+        }
         let mut imported = Vec::new();
         for name in SAMPLES {
             let sample = sample(name);
@@ -122,13 +128,8 @@ impl Demo<'_> {
 
     /// What `diskferry convert s3://… FILE` does.
     async fn import(&self, client: &Client, sample: &Sample, limits: Limits) -> Result<Report> {
-        let url = url(sample);
-        let disk = self.ctx.guard(async {
-            let source = Arc::new(S3Source::open(client, &url).await?);
-            let gate = Arc::new(S3Gate::beside(client, &url)?);
-            formats::open_with(source, Declared::Unknown, gate).await
-        });
-        let disk = disk.await?;
+        let disk = self.ctx.guard(open(client, sample)).await?;
+        let afterwards = if limits.capacity.is_some() { Afterwards::Gone } else { Afterwards::Stays };
         let mut options = FileSinkOptions::default();
         options.expected_bytes = Some(disk.virtual_bytes());
         let sink = self.ctx.guard(FileSink::create(self.file(sample), options)).await?;
@@ -138,7 +139,9 @@ impl Demo<'_> {
             .resources(self.ctx.resources()?)
             .stall_timeout(Some(self.ctx.common.stall_timeout))
             .cancel(self.ctx.cancel.clone());
-        progress::shown(&self.ctx.common, &url, |sender| conversion.on_progress(sender).run()).await
+        let name = sample.file_name();
+        let run = |sender| conversion.on_progress(sender).run();
+        progress::shown(&self.ctx.common, name, afterwards, run).await
     }
 
     /// Checks the digest as it was computed on the way, and that of the file that was written, against the truth.
@@ -186,8 +189,8 @@ impl Demo<'_> {
 
     fn opening(&self) -> String {
         format!(
-            "diskferry imports disk images straight from object storage: it reads an image's own tables, fetches the
-bytes that it needs, each once, and writes a raw disk. Nothing is downloaded first.
+            "diskferry imports disk images straight from object storage: it reads an image's own tables, fetches only the
+bytes that it needs, and writes a raw disk. Nothing is downloaded first.
 
 An S3 server now runs inside this process, at {}, with keys made up for this run. Its bucket
 \"{BUCKET}\" holds {} images as qemu-img and other tools made them: true disks with partitions, file systems
@@ -201,6 +204,13 @@ and files. The line to it is made as slow as a real one: {} ms to the first byte
     }
 }
 
+async fn open(client: &Client, sample: &Sample) -> Result<Disk> {
+    let url = url(sample);
+    let source = Arc::new(S3Source::open(client, &url).await?);
+    let gate = Arc::new(S3Gate::beside(client, &url)?);
+    formats::open_with(source, Declared::Unknown, gate).await
+}
+
 fn url(sample: &Sample) -> String {
     format!("s3://{BUCKET}/{}", sample.file_name())
 }
@@ -211,21 +221,38 @@ fn target(sample: &Sample) -> String {
     format!("{stem}-disk.raw")
 }
 
+/// What `diskferry info` says of an image that is small as an object and large as a disk.
+async fn describe(client: &Client) -> Result<String> {
+    let sample = sample(REFUSED.0);
+    let disk = open(client, sample).await?;
+    let layout = partition::inspect(&disk).await?;
+    let strip = info::strip(&disk).await;
+    Ok(format!("\n$ diskferry info {}\n{}", url(sample), info::text(&disk, &layout, &strip)))
+}
+
 fn heading(sample: &Sample) -> String {
     format!(
-        "\n$ diskferry convert {} {}\n  {}, {}: {}\n",
+        "\n$ diskferry convert {} {}\n  {}: {}\n",
         url(sample),
         target(sample),
-        sample.format,
-        sample.variant,
+        kind(sample),
         sample.about
     )
+}
+
+/// `qcow2 v3 zstd`, and `raw` alone.
+fn kind(sample: &Sample) -> String {
+    if sample.variant == sample.format {
+        sample.format.to_owned()
+    } else {
+        format!("{} {}", sample.format, sample.variant)
+    }
 }
 
 fn outcome(report: &Report, document: &json::Converted) -> String {
     let (sizes, transfer) = (&report.sizes, &document.transfer);
     format!(
-        "  {} stored, {} fetched in {}, {}\n  disk of {} with {} of real content; its digest is right, here and read back\n",
+        "  {} stored, {} fetched in {}, {}\n  a disk of {} with {} of real content; digest as known, both on the way and read back from the file\n",
         Human(sizes.object_bytes),
         Human(transfer.bytes_fetched),
         render::counted(transfer.requests, "request"),
@@ -254,8 +281,7 @@ $ diskferry convert {} {} --capacity {gib}G
     for (sample, report) in imported {
         let (sizes, traffic) = (&report.sizes, report.movement.source);
         rows.push(vec![
-            sample.format.to_owned(),
-            sample.variant.to_owned(),
+            kind(sample),
             Human(sizes.object_bytes).to_string(),
             Human(sizes.virtual_bytes.unwrap_or_default()).to_string(),
             Human(sizes.content_bytes.unwrap_or_default()).to_string(),
@@ -264,7 +290,7 @@ $ diskferry convert {} {} --capacity {gib}G
             "ok".to_owned(),
         ]);
     }
-    text += &render::table(&rows, &[2, 3, 4, 5, 6]);
+    text += &render::table(&rows, &[1, 2, 3, 4, 5]);
     text += "\nThe server, its objects and the disks are gone again. To go on:\n\n";
     text += &next();
     text

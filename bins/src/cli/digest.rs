@@ -8,6 +8,7 @@ use crate::args::OneSource;
 use crate::context::Context;
 use crate::exit::Answer;
 use crate::json::Digested;
+use crate::progress::Afterwards;
 use crate::source::Opener;
 use crate::{output, progress};
 
@@ -19,7 +20,9 @@ pub(crate) async fn run(ctx: &Context, args: &OneSource) -> Result<Answer> {
         .resources(ctx.resources()?)
         .stall_timeout(Some(ctx.common.stall_timeout))
         .cancel(ctx.cancel.clone());
-    let report = progress::shown(&ctx.common, &name, |sender| reading.on_progress(sender).run()).await?;
+    let report =
+        progress::shown(&ctx.common, &name, Afterwards::Gone, |sender| reading.on_progress(sender).run())
+            .await?;
     ctx.warn(&report.warnings);
     let digest = report.digest.ok_or_else(|| Error::internal("a reading has no digest"))?;
     if ctx.common.json {

@@ -50,7 +50,7 @@ fn document(disk: &Disk, layout: &Layout) -> Info {
 }
 
 /// Where the disk holds data, or why that is not shown.
-async fn strip(disk: &Disk) -> String {
+pub(crate) async fn strip(disk: &Disk) -> String {
     if !disk.refusals().is_empty() {
         return "not shown: the image is refused".to_owned();
     }
@@ -74,7 +74,8 @@ async fn strip(disk: &Disk) -> String {
     }
 }
 
-fn text(disk: &Disk, layout: &Layout, strip: &str) -> String {
+/// What `info` says to a person.
+pub(crate) fn text(disk: &Disk, layout: &Layout, strip: &str) -> String {
     let geometry = disk.geometry();
     let source = json::Source::of(disk);
     let mut facts = Facts::under(&source.url);

@@ -13,6 +13,7 @@ use crate::args::Measure;
 use crate::context::Context;
 use crate::exit::Answer;
 use crate::json;
+use crate::progress::Afterwards;
 use crate::render::{self, Facts};
 use crate::source::Opener;
 use crate::{output, progress};
@@ -63,6 +64,8 @@ async fn scan(ctx: &Context, disk: &Arc<Disk>, limits: &Limits) -> Result<Measur
         .resources(ctx.resources()?)
         .stall_timeout(Some(ctx.common.stall_timeout))
         .cancel(ctx.cancel.clone());
-    let report = progress::shown(&ctx.common, &name, |sender| reading.on_progress(sender).run()).await?;
+    let report =
+        progress::shown(&ctx.common, &name, Afterwards::Gone, |sender| reading.on_progress(sender).run())
+            .await?;
     Ok(Measured::of_reading(&report, limits))
 }

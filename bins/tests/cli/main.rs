@@ -4,5 +4,6 @@ mod convert;
 mod errors;
 mod input;
 mod interrupt;
+mod remote;
 mod results;
 mod support;

@@ -1,0 +1,204 @@
+//! S3 and HTTP sources, and the demo.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use diskferry_s3io::server::{Server, ServerOptions};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{Dir, Said, keys, program};
+
+/// A server with samples in its bucket `images`.
+struct Store {
+    server: Server,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Store {
+    fn with(samples: &[&str], options: ServerOptions) -> Self {
+        let server = Server::start(options).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            server.create_bucket("images").await.unwrap();
+            for sample in samples.iter().map(|name| diskferry_corpus::sample(name)) {
+                for (name, bytes) in sample.files {
+                    server.put("images", &format!("import/{name}"), *bytes).await.unwrap();
+                }
+            }
+        });
+        server.forget();
+        Self { server, runtime }
+    }
+
+    /// The program with the server's keys in its environment, and none of the user's files.
+    fn program(&self) -> Command {
+        let keys = self.server.keys();
+        let mut program = self.stranger();
+        program.env("AWS_ACCESS_KEY_ID", keys.access_key).env("AWS_SECRET_ACCESS_KEY", keys.secret_key);
+        program
+    }
+
+    /// The program without keys.
+    fn stranger(&self) -> Command {
+        let mut program = program();
+        program.env("AWS_ENDPOINT_URL", self.server.endpoint()).env("AWS_EC2_METADATA_DISABLED", "true");
+        program.env("AWS_CONFIG_FILE", "/dev/null").env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
+        program
+    }
+
+    fn presigned(&self, key: &str) -> String {
+        let signed = self.server.presign("images", key, Duration::from_secs(600));
+        self.runtime.block_on(signed).unwrap()
+    }
+}
+
+fn said(program: &mut Command) -> Said {
+    Said::of(program.output().unwrap())
+}
+
+#[test]
+fn images_come_straight_from_s3() {
+    let names = ["vhd-fixed", "qcow2-40g-ext4", "vmdk-stream", "vmdk-split-sparse"];
+    let store = Store::with(&names, ServerOptions::default());
+    let dir = Dir::new();
+    for sample in names.map(diskferry_corpus::sample) {
+        let url = format!("s3://images/import/{}", sample.file_name());
+        let out = dir.join("out.raw");
+        let run = said(store.program().args(["convert", &url]).arg(&out).args(["--force", "--json"]));
+        let report = run.ends(0).json();
+        assert_eq!(report["digest"]["hex"], sample.digest_hex, "{}", sample.name);
+        assert_eq!(report["source"]["url"], url);
+        assert!(report["source"]["etag"].is_string());
+        let fetched = report["transfer"]["bytes_fetched"].as_u64().unwrap();
+        assert!(fetched <= sample.object_bytes(), "{}: every byte at most once: {report}", sample.name);
+        let sent: u64 = store.server.exchanges().iter().map(|exchange| exchange.sent).sum();
+        assert_eq!(fetched, sent, "{}", sample.name);
+        assert_eq!(report["transfer"]["requests"], store.server.exchanges().len());
+        store.server.forget();
+    }
+}
+
+#[test]
+fn the_endpoint_can_be_an_option() {
+    let store = Store::with(&["qcow2-v3"], ServerOptions::default());
+    let endpoint = store.server.endpoint();
+    let mut program = store.program();
+    program.env_remove("AWS_ENDPOINT_URL").args(["info", "s3://images/import/v3.qcow2", "--json"]);
+    program.args(["--endpoint-url", &endpoint, "--region", "eu-central-1", "--s3-path-style", "always"]);
+    let info = said(&mut program).ends(0).json();
+    assert_eq!(info["virtual_bytes"], 522_240);
+}
+
+#[test]
+fn urls_work_presigned_and_private_and_public_and_show_no_secret() {
+    let store = Store::with(&["qcow2-zlib"], ServerOptions::default());
+    let sample = diskferry_corpus::sample("qcow2-zlib");
+    let presigned = store.presigned("import/zlib.qcow2");
+    let plain = store.server.object_url("images", "import/zlib.qcow2");
+    let run = said(store.stranger().args(["digest", &presigned, "-vv"])).ends(0);
+    assert_eq!(run.out, format!("sha256:{} {plain}\n", sample.digest_hex));
+    assert!(!run.err.contains("Signature"), "{}", run.err);
+    said(store.program().args(["digest", &plain])).ends(0);
+    let error = said(store.stranger().args(["digest", &plain, "--json"])).ends(5).error();
+    assert_eq!(error["code"], "source_forbidden");
+    let broken = presigned.replace("X-Amz-Signature=", "X-Amz-Signature=0");
+    let run = said(store.stranger().args(["digest", &broken])).ends(5);
+    assert!(!run.err.contains("X-Amz"), "{}", run.err);
+    let open = Store::with(&["qcow2-zlib"], ServerOptions { public: true, ..ServerOptions::default() });
+    let url = open.server.object_url("images", "import/zlib.qcow2");
+    said(open.stranger().args(["digest", &url])).ends(0);
+    said(open.stranger().args(["digest", "s3://images/import/zlib.qcow2", "--s3-anonymous"])).ends(0);
+}
+
+#[test]
+fn siblings_are_opened_for_s3_and_not_for_urls() {
+    let store = Store::with(&["vmdk-flat"], ServerOptions::default());
+    said(store.program().args(["digest", "s3://images/import/flat.vmdk"])).ends(0);
+    let url = store.presigned("import/flat.vmdk");
+    let error = said(store.stranger().args(["digest", &url, "--json"])).ends(4).error();
+    assert_eq!(error["code"], "external_data_refused");
+}
+
+#[test]
+fn what_a_store_refuses_has_its_code_and_leaves_no_target() {
+    let store = Store::with(&["qcow2-v3"], ServerOptions::default());
+    let dir = Dir::new();
+    let out = dir.join("out.raw");
+    let convert = |program: &mut Command, url: &str| {
+        said(program.args(["convert", url]).arg(&out).arg("--json")).ends(5).error()["code"].clone()
+    };
+    assert_eq!(convert(&mut store.program(), "s3://images/import/none.qcow2"), "source_not_found");
+    assert_eq!(convert(&mut store.program(), "s3://nowhere/import/v3.qcow2"), "source_not_found");
+    let mut wrong = store.program();
+    wrong.env("AWS_SECRET_ACCESS_KEY", "wrong");
+    assert_eq!(convert(&mut wrong, "s3://images/import/v3.qcow2"), "source_forbidden");
+    assert!(dir.names().is_empty());
+}
+
+#[test]
+fn a_bucket_must_be_in_the_required_region() {
+    let options = ServerOptions { region: Some("eu-west-1".into()), ..ServerOptions::default() };
+    let store = Store::with(&["qcow2-v3"], options);
+    let url = "s3://images/import/v3.qcow2";
+    said(store.program().args(["info", url, "--require-region", "eu-west-1"])).ends(0);
+    let error =
+        said(store.program().args(["info", url, "--require-region", "cn-north-1", "--json"])).ends(4).error();
+    assert_eq!(error["code"], "region_mismatch");
+    // A file lies in no region: that cannot be learnt, so it is a warning.
+    let dir = Dir::new();
+    let local = dir.sample("qcow2-v3");
+    let info = said(program().arg("info").arg(local).args(["--require-region", "eu-west-1", "--json"]))
+        .ends(0)
+        .json();
+    assert!(info["warnings"].as_array().unwrap().iter().any(|warning| warning["code"] == "region_unknown"));
+}
+
+#[test]
+fn a_quick_measure_takes_few_requests() {
+    let names = [
+        "raw-mbr-fat-ext4",
+        "vhd-dynamic-ntfs",
+        "qcow2-40g-ext4",
+        "vmdk-stream-10g-xfs",
+        "vmdk-split-sparse",
+    ];
+    let store = Store::with(&names, ServerOptions::default());
+    for sample in names.map(diskferry_corpus::sample) {
+        let url = format!("s3://images/import/{}", sample.file_name());
+        let run = said(store.program().args(["measure", &url, "--quick", "--capacity", "1T", "--json"]));
+        let requests = run.ends(0).json()["cost"]["requests"].as_u64().unwrap();
+        assert!(requests <= 6, "{}: {requests} requests", sample.name);
+    }
+}
+
+#[test]
+fn the_demo_shows_everything_and_leaves_nothing() {
+    let dir = Dir::new();
+    let run = said(program().arg("demo").env("TMPDIR", dir.path())).ends(0);
+    for fact in ["raw ", "vhd ", "qcow2 ", "vmdk ", "error[capacity_exceeded]: ", "--capacity", " ok"] {
+        assert!(run.out.contains(fact), "{fact}: {}", run.out);
+    }
+    assert!(run.err.is_empty(), "{}", run.err);
+    assert!(dir.names().is_empty(), "{:?}", dir.names());
+    let demo = said(program().args(["demo", "--json"]).env("TMPDIR", dir.path())).ends(0).json();
+    assert_eq!(keys(&demo), ["imported", "refused"]);
+    assert_eq!(demo["refused"]["error"]["code"], "capacity_exceeded");
+    assert!(dir.names().is_empty(), "{:?}", dir.names());
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing() {
+    let dir = Dir::new();
+    let mut command = program();
+    command.arg("demo").env("TMPDIR", dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let began = Instant::now();
+    while dir.names().len() < 2 {
+        assert!(began.elapsed() < Duration::from_secs(60), "the demo never began");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let run = Said::of(child.wait_with_output().unwrap()).ends(130);
+    assert!(run.err.starts_with("error[cancelled]: "), "{}", run.err);
+    assert!(dir.names().is_empty(), "{:?}", dir.names());
+}
