@@ -155,7 +155,8 @@ pub fn check_target(format: Format, options: &TargetOptions) -> Result<()> {
             .hint("the target format is raw: -O raw, or a DST that ends in .raw"));
     }
     match options.pairs.first() {
-        Some((key, _)) => Err(Error::new(ErrorKind::Usage, format!("{format} has no option {key:?}"))),
+        Some((key, _)) => Err(Error::new(ErrorKind::Usage, format!("{format} has no option {key:?}"))
+            .hint("`-o help` lists the options of each format")),
         None => Ok(()),
     }
 }

@@ -35,6 +35,7 @@ pub(crate) async fn run(ctx: &Context, args: &Measure) -> Result<Answer> {
         output::print_json(&document).await?;
     } else {
         let mut facts = Facts::under(&source.url);
+        facts.fact("format", render::format(disk.geometry()));
         render::sizes(&mut facts, sizes);
         render::rules(&mut facts, verdict);
         facts.fact("verdict", if verdict.accepted() { "accepted" } else { "refused" });

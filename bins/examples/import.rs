@@ -1,0 +1,77 @@
+//! What an import backend writes around diskferry: an image in S3 becomes a raw disk on this host.
+//!
+//!     cargo run --example import -- s3://images/centos7.vmdk centos7.raw
+//!
+//! Credentials, region and endpoint come from the AWS SDK's environment and files.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use diskferry_core::conversion::{Conversion, Report};
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::limits::Limits;
+use diskferry_core::measure::measure;
+use diskferry_core::progress::Progress;
+use diskferry_core::sink::file::{FileSink, FileSinkOptions};
+use diskferry_formats::{Declared, Format, TargetOptions};
+use diskferry_s3io::{Client, ClientOptions, S3Source};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Imports the image at `url`, whose format is found out, as the raw disk `target`.
+///
+/// Cancelling `cancel`, or dropping the future, stops everything and leaves no target.
+pub async fn import(
+    client: &Client,
+    url: &str,
+    target: &Path,
+    limits: Limits,
+    progress: watch::Sender<Progress>,
+    cancel: CancellationToken,
+) -> Result<Report> {
+    let source = S3Source::open(client, url).await?;
+    let disk = Arc::new(diskferry_formats::open(Arc::new(source), Declared::Unknown).await?);
+
+    // What the tables tell is enough to refuse most of what does not fit, before a byte of data is read.
+    measure(&disk, &limits).await?.verdict.enforce()?;
+
+    let sink = FileSink::create(target, FileSinkOptions::default()).await?;
+    let target = diskferry_formats::create(Format::Raw, Box::new(sink), &TargetOptions::default())?;
+    Conversion::new(disk, target).limits(limits).on_progress(progress).cancel(cancel).run().await
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let ended = match arguments.as_slice() {
+        [url, target] => run(url, Path::new(target)).await,
+        _ => Err(Error::new(ErrorKind::Usage, "import needs s3://BUCKET/KEY and a file to write")),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error[{}]: {error}", error.kind());
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+async fn run(url: &str, target: &Path) -> Result<()> {
+    let client = Client::new(ClientOptions::default()).await?;
+    let limits = Limits { capacity: Some(40 << 30), ..Limits::default() };
+    let (sender, mut receiver) = watch::channel(Progress::default());
+    let shown = tokio::spawn(async move {
+        while receiver.changed().await.is_ok() {
+            let progress = *receiver.borrow_and_update();
+            eprintln!("{}: {} bytes", progress.phase.name(), progress.done_bytes);
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+    });
+    let report = import(&client, url, target, limits, sender, CancellationToken::new()).await;
+    shown.abort();
+    let report = report?;
+    let digest = report.digest.map(|digest| digest.to_string()).unwrap_or_default();
+    println!("{} bytes of content, sha256:{digest}", report.sizes.content_bytes.unwrap_or_default());
+    Ok(())
+}
