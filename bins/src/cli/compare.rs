@@ -1,7 +1,10 @@
 //! `compare`: whether two images have the same guest content.
 
+use std::sync::Arc;
+
 use diskferry_core::compare::{Comparison, compare};
-use diskferry_core::error::{Result, Warning};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, Result, Warning};
 
 use crate::args::Compare;
 use crate::context::Context;
@@ -12,8 +15,9 @@ use crate::{output, render};
 
 pub(crate) async fn run(ctx: &Context, args: &Compare) -> Result<Answer> {
     let opener = Opener::new(ctx, &args.source);
-    let a = opener.disk(&args.a, args.source.from).await?;
-    let b = opener.disk(&args.b, args.from_b).await?;
+    let a =
+        opener.disk(&args.a, args.source.from).await.and_then(admitted).map_err(|error| of("A", error))?;
+    let b = opener.disk(&args.b, args.from_b).await.and_then(admitted).map_err(|error| of("B", error))?;
     let resources = ctx.resources()?;
     let found = ctx.guard(compare(&a, &b, &resources)).await?;
     let mut warnings: Vec<Warning> = a.warnings().list();
@@ -26,6 +30,24 @@ pub(crate) async fn run(ctx: &Context, args: &Compare) -> Result<Answer> {
         output::print(&sentence(&found)).await?;
     }
     Ok(if found.equal { Answer::Yes } else { Answer::No })
+}
+
+fn admitted(disk: Arc<Disk>) -> Result<Arc<Disk>> {
+    disk.admit()?;
+    Ok(disk)
+}
+
+/// The error of one of the two, which says of which.
+fn of(which: &str, error: Error) -> Error {
+    let mut told =
+        Error::new(error.kind(), format!("{which}: {}", error.message())).retry(error.is_retryable());
+    if let Some(hint) = error.hint_text() {
+        told = told.hint(hint.to_owned());
+    }
+    if let Some(offset) = error.offset() {
+        told = told.at(offset);
+    }
+    told.caused_by(error)
 }
 
 fn sentence(found: &Comparison) -> String {

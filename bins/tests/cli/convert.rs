@@ -276,3 +276,16 @@ fn a_bar_can_be_had_without_a_terminal() {
     let said = run!("convert", "-f", "raw", raw, dir.join("out2.raw"), "--progress", "none").ends(0);
     assert!(said.err.is_empty(), "{:?}", said.err);
 }
+
+#[test]
+fn warnings_are_told_on_standard_error_unless_quiet() {
+    let dir = Dir::new();
+    let image = dir.sample("qcow2-40g-ext4");
+    let said = run!("convert", image, dir.join("a.raw"), "--capacity", "40G").ends(0);
+    assert!(said.err.starts_with("warning[capacity_equal]: "), "{}", said.err);
+    let said = run!("convert", image, dir.join("b.raw"), "--capacity", "40G", "-q").ends(0);
+    assert!(said.err.is_empty(), "{}", said.err);
+    let said = run!("convert", image, dir.join("c.raw"), "--capacity", "40G", "--json").ends(0);
+    assert!(said.err.is_empty(), "{}", said.err);
+    assert_eq!(said.json()["warnings"][0]["code"], "capacity_equal");
+}

@@ -302,3 +302,17 @@ fn a_memory_map_reads_the_same() {
         assert_eq!(run!("digest", image, "--mmap").ends(0).out, run!("digest", image).ends(0).out);
     }
 }
+
+#[test]
+fn compare_says_which_of_the_two_it_cannot_read() {
+    let dir = Dir::new();
+    let raw = dir.sample("raw-mbr-fat-ext4");
+    let error = run!("compare", raw, dir.join("none"), "--json").ends(5).error();
+    assert_eq!(error["code"], "source_not_found");
+    assert!(error["message"].as_str().unwrap().starts_with("B: "), "{error}");
+    let broken = dir.sample("qcow2-v3");
+    let bytes = std::fs::read(&broken).unwrap();
+    std::fs::write(&broken, &bytes[..50]).unwrap();
+    let error = run!("compare", broken, raw, "--json").ends(3).error();
+    assert!(error["message"].as_str().unwrap().starts_with("A: "), "{error}");
+}
