@@ -1,0 +1,227 @@
+//! What the project promises of requests, bytes, memory and time, counted at a real S3 server.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diskferry_core::address::{GuestOffset, GuestRange};
+use diskferry_core::budget::Budget;
+use diskferry_core::conversion::{Conversion, Resources};
+use diskferry_core::digest::{Tree, hash_block};
+use diskferry_core::disk::Disk;
+use diskferry_core::limits::Limits;
+use diskferry_core::measure::{Depth, measure, measure_at};
+use diskferry_core::source::Source;
+use diskferry_core::source::file::FileSource;
+use diskferry_corpus::oracle::{make, qemu_img, qemu_io};
+use diskferry_corpus::{sample, samples};
+use diskferry_formats::{Declared, open, open_with};
+use diskferry_s3io::server::{Server, ServerOptions};
+use diskferry_s3io::{Client, S3Gate, open_source};
+
+const MIB: u64 = 1 << 20;
+
+struct Store {
+    server: Server,
+    client: Client,
+}
+
+impl Store {
+    async fn new() -> Self {
+        let server = Server::start(ServerOptions::default()).unwrap();
+        server.create_bucket("images").await.unwrap();
+        let client = Client::new(server.client_options()).await.unwrap();
+        Self { server, client }
+    }
+
+    /// Puts a file and opens it as an image; only what opening asked for is counted.
+    async fn open(&self, file: &Path, format: &str) -> Disk {
+        let key = file.file_name().unwrap().to_str().unwrap();
+        self.server.put_file("images", key, file).await.unwrap();
+        self.open_key(key, format).await
+    }
+
+    async fn open_key(&self, key: &str, format: &str) -> Disk {
+        self.server.forget();
+        let url = format!("s3://images/{key}");
+        let source = open_source(&self.client, &url).await.unwrap().source;
+        let gate = Arc::new(S3Gate::beside(&self.client, &url).unwrap());
+        open_with(source, Declared::Format(format.parse().unwrap()), gate).await.unwrap()
+    }
+
+    fn requests(&self) -> usize {
+        self.server.exchanges().len()
+    }
+}
+
+/// Content that no tool takes for zeros.
+fn filled(path: &Path, len: u64) {
+    let bytes: Vec<u8> =
+        (0..len / 8).flat_map(|n| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1).to_le_bytes()).collect();
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn budget(mib: u64) -> Resources {
+    Resources { budget: Some(Budget::new(mib * MIB)), ..Resources::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sequential_content_takes_one_request_for_about_8_mib() {
+    let store = Store::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let raw = dir.path().join("full.raw");
+    filled(&raw, 64 * MIB);
+    let qcow2 = dir.path().join("full.qcow2");
+    make(&raw, "qcow2", &[], &[], &qcow2);
+    for (file, format) in [(&raw, "raw"), (&qcow2, "qcow2")] {
+        let disk = store.open(file, format).await;
+        let report = Conversion::reading(disk).run().await.unwrap();
+        // Eight of data; the rest is opening, tables, and where a run of data is broken by a table.
+        assert!(store.requests() <= 16, "{format}: {} requests", store.requests());
+        assert_eq!(
+            report.movement.source.requests,
+            store.requests() as u64,
+            "{format}: the report counts them"
+        );
+        let sent: u64 = store.server.exchanges().iter().map(|exchange| exchange.sent).sum();
+        assert_eq!(report.movement.source.bytes, sent, "{format}: the report counts their bytes");
+        assert!(sent <= 64 * MIB + 64 * MIB / 50 + MIB, "{format}: {sent} bytes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quick_measure_takes_at_most_6_requests_for_any_image() {
+    let store = Store::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    for (name, options, size) in [
+        ("large.qcow2", vec!["cluster_size=512", "size=127G"], "127G"),
+        ("huge.qcow2", vec![], "16T"),
+        ("snapshots.qcow2", vec![], "1G"),
+        ("large.vmdk", vec!["subformat=monolithicSparse"], "2T"),
+        ("large.vhd", vec!["subformat=dynamic", "force_size=on"], "2040G"),
+    ] {
+        let path = dir.path().join(name);
+        let format = if name.ends_with("vhd") { "vpc" } else { name.rsplit_once('.').unwrap().1 };
+        let options: Vec<&str> = options.into_iter().filter(|option| !option.starts_with("size=")).collect();
+        let options = options.join(",");
+        let mut args = vec!["create", "-q", "-f", format];
+        if !options.is_empty() {
+            args.extend(["-o", options.as_str()]);
+        }
+        args.extend([path.to_str().unwrap(), size]);
+        qemu_img(&args);
+        if name.starts_with("snapshots") {
+            for number in 0..20 {
+                qemu_io(&path, "qcow2", &[&format!("write -P {} {number}M 64k", number + 1)]);
+                qemu_img(&["snapshot", "-c", &format!("s{number}"), path.to_str().unwrap()]);
+            }
+        }
+        let disk = Arc::new(store.open(&path, format).await);
+        let measured =
+            measure_at(&disk, &Limits::default(), Depth::Quick, &Resources::default()).await.unwrap();
+        assert!(store.requests() <= 6, "{name}: {} requests", store.requests());
+        assert!(measured.sizes.virtual_bytes.is_some() && measured.sizes.content_bytes.is_none());
+    }
+    for sample in samples() {
+        for (name, bytes) in sample.files {
+            store.server.put("images", name, *bytes).await.unwrap();
+        }
+        let disk = Arc::new(store.open_key(sample.file_name(), sample.format).await);
+        measure_at(&disk, &Limits::default(), Depth::Quick, &Resources::default()).await.unwrap();
+        // A set of files has a head and a tail each.
+        assert!(store.requests() <= 6 * sample.files.len(), "{}: {} requests", sample.name, store.requests());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn measure_reads_every_table_and_no_data_and_neighbours_in_one_request() {
+    let store = Store::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let raw = dir.path().join("disk.raw");
+    filled(&raw, 48 * MIB);
+    // Grain tables of the whole disk lie together behind their directory; L2 tables of a QCOW2 lie between data.
+    for (format, options) in [
+        ("vmdk", vec!["subformat=monolithicSparse"]),
+        ("vmdk", vec!["subformat=streamOptimized"]),
+        ("vhd", vec!["subformat=dynamic", "force_size=on"]),
+        ("qcow2", vec!["cluster_size=4k"]),
+        ("qcow2", vec![]),
+    ] {
+        let path = dir.path().join(format!("disk-{}.{format}", options.join("-")));
+        make(&raw, format, &options, &[], &path);
+        let disk = Arc::new(store.open(&path, format).await);
+        let opened = store.requests();
+        let measured = measure(&disk, &Limits::default()).await.unwrap();
+        assert_eq!(measured.sizes.allocated_bytes, Some(48 * MIB), "{format} {options:?}");
+        let tables: Vec<_> = store.server.exchanges().into_iter().skip(opened).collect();
+        let mut at = GuestOffset::ZERO;
+        while at.get() < disk.virtual_bytes() {
+            for extent in
+                disk.extents(GuestRange::between(at, GuestOffset::new(disk.virtual_bytes()))).await.unwrap()
+            {
+                at = extent.guest.end();
+                let Some(data) = extent.to_fetch() else { continue };
+                for exchange in &tables {
+                    let (first, last) = exchange.request.range.unwrap();
+                    let apart = last < data.range.start().get() || first >= data.range.end().get();
+                    assert!(apart, "{format} {options:?}: read {first}-{last}, data of {:?}", data.range);
+                }
+            }
+        }
+        if options == ["subformat=monolithicSparse"] || format == "vhd" {
+            assert!(tables.len() <= 1, "{format} {options:?}: {} requests for tables", tables.len());
+        }
+        assert!(tables.len() <= 64, "{format} {options:?}: {} requests for tables", tables.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forty_gibibytes_with_little_in_them_are_a_few_requests() {
+    let store = Store::new().await;
+    let sample = sample("qcow2-40g-ext4");
+    store.server.put("images", sample.file_name(), sample.bytes()).await.unwrap();
+    let disk = store.open_key(sample.file_name(), "qcow2").await;
+    assert_eq!(disk.virtual_bytes(), 40 << 30);
+    let report = Conversion::reading(disk).resources(budget(32)).run().await.unwrap();
+    assert_eq!(report.digest.unwrap().to_string(), sample.digest_hex);
+    assert!(report.movement.source.bytes <= sample.object_bytes() + MIB);
+    assert!(store.requests() <= 16, "{} requests", store.requests());
+    assert!(report.movement.peak_budget_bytes <= 32 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixteen_tebibytes_nearly_empty_have_their_digest_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("huge.qcow2");
+    let size = 16u64 << 40;
+    qemu_img(&["create", "-q", "-f", "qcow2", path.to_str().unwrap(), "16T"]);
+    qemu_io(&path, "qcow2", &["write -P 7 9T 4k"]);
+    let source: Arc<dyn Source> = Arc::new(FileSource::open(&path).await.unwrap());
+    let disk = open(source, Declared::Unknown).await.unwrap();
+    let report = Conversion::reading(disk).run().await.unwrap();
+    let mut tree = Tree::new();
+    let number = (9u64 << 40) / 4096;
+    tree.add_zeros(0, number);
+    tree.add(number, &[hash_block(&[7; 4096])]);
+    tree.add_zeros(number + 1, size / 4096 - number - 1);
+    assert_eq!(report.digest, Some(tree.finish(size).unwrap()));
+    assert_eq!(report.sizes.content_bytes, Some(4096));
+    assert_eq!(report.sizes.content_end, Some((9 << 40) + 4096));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_presigned_url_is_read_without_credentials_and_without_head() {
+    let store = Store::new().await;
+    let sample = sample("qcow2-zstd");
+    store.server.put("images", sample.file_name(), sample.bytes()).await.unwrap();
+    let url = store.server.presign("images", sample.file_name(), Duration::from_secs(600)).await.unwrap();
+    store.server.forget();
+    let options = diskferry_s3io::ClientOptions { anonymous: true, ..Default::default() };
+    let client = Client::new(options).await.unwrap();
+    let opened = open_source(&client, &url).await.unwrap();
+    assert!(!opened.source.url().contains("X-Amz"), "{}", opened.source.url());
+    let disk = open(opened.source, Declared::Unknown).await.unwrap();
+    let report = Conversion::reading(disk).run().await.unwrap();
+    assert_eq!(report.digest.unwrap().to_string(), sample.digest_hex);
+    assert!(store.server.exchanges().iter().all(|exchange| exchange.request.method == "GET"));
+}
