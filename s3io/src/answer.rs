@@ -176,8 +176,12 @@ pub(crate) fn no_answer(error: &(dyn std::error::Error + 'static)) -> Failure {
         missing @ (CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_)),
     ) = cause::<CredentialsError>(error)
     {
-        let error =
-            Error::new(ErrorKind::SourceForbidden, format!("no credentials can be had: {}", causes(missing)));
+        // The message has one line; what the chain tried stands on further ones and is kept as the cause.
+        let tried = causes(missing);
+        let why =
+            tried.lines().next().unwrap_or_default().trim_end_matches(" Attempted:").trim_end_matches('.');
+        let error = Error::new(ErrorKind::SourceForbidden, format!("no credentials can be had: {why}"))
+            .caused_by(tried.clone());
         return Failure::Fatal(error.hint(
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or read a public object with --s3-anonymous",
         ));
