@@ -1,0 +1,66 @@
+//! qemu-img on images in memory: what it makes of a disk, what it reads of an image.
+
+use std::path::Path;
+
+use diskferry_corpus::oracle::{self, Outcome};
+pub(crate) use diskferry_corpus::oracle::{qemu_img, qemu_img_outcome};
+use tempfile::TempDir;
+
+/// A path as an argument.
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// What qemu-img makes of raw bytes.
+pub(crate) fn convert(raw: &[u8], format: &str, options: &str) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, target) = (dir.path().join("raw"), dir.path().join("target"));
+    std::fs::write(&source, raw).unwrap();
+    let options: Vec<&str> = options.split(',').filter(|option| !option.is_empty()).collect();
+    oracle::make(&source, format, &options, &[], &target);
+    std::fs::read(target).unwrap()
+}
+
+/// What qemu-img reads from an image, of a format or, with an empty one, of the format that it finds.
+pub(crate) fn qemu_reads(image: &[u8], format: &str) -> Vec<u8> {
+    qemu_reads_files(&[("image", image)], format)
+}
+
+/// What qemu-img reads from the first of these files.
+pub(crate) fn qemu_reads_files(files: &[(&str, &[u8])], format: &str) -> Vec<u8> {
+    let (outcome, read) = qemu_tries_files(files, format);
+    assert!(outcome.ok, "qemu-img reads {} as {format:?}: {}", files[0].0, outcome.stderr);
+    read
+}
+
+/// What comes of reading the first of these files with qemu-img, and what it wrote.
+pub(crate) fn qemu_tries_files(files: &[(&str, &[u8])], format: &str) -> (Outcome, Vec<u8>) {
+    let dir = written(files);
+    let raw = dir.path().join("guest.raw");
+    let source = dir.path().join(files[0].0);
+    let format = oracle::qemu_format(format);
+    let mut args = vec!["convert", "-t", "unsafe"];
+    if !format.is_empty() {
+        args.extend(["-f", format]);
+    }
+    args.extend(["-O", "raw", text(&source), text(&raw)]);
+    let outcome = qemu_img_outcome(&args);
+    (outcome, std::fs::read(&raw).unwrap_or_default())
+}
+
+/// The format that qemu-img finds.
+pub(crate) fn qemu_probes(image: &[u8]) -> String {
+    let dir = written(&[("image", image)]);
+    let info = qemu_img(&["info", "--output=json", text(&dir.path().join("image"))]);
+    let line = info.lines().rfind(|line| line.starts_with("    \"format\": ")).unwrap_or_default();
+    line.split('"').nth(3).unwrap_or_default().to_owned()
+}
+
+/// A directory of these files that goes with the test.
+pub(crate) fn written(files: &[(&str, &[u8])]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    dir
+}
