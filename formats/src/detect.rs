@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use diskferry_core::error::{Error, ErrorKind, Result};
 use diskferry_core::source::wrap::HeadTail;
 
+use crate::partition::looks_like_disk;
 use crate::{Declared, Format, qcow2, vhd, vmdk};
 
 /// What one format's parser says of an object.
@@ -89,7 +90,8 @@ fn decide(found: [(Format, Recognised); 3], declared: Declared, head: &[u8]) -> 
     if declared == Format::Raw {
         return Ok(Format::Raw);
     }
-    let seen = foreign(head).or_else(|| disk(head)).unwrap_or("nothing that is known here");
+    let disk = || looks_like_disk(head).then_some("a raw disk");
+    let seen = foreign(head).or_else(disk).unwrap_or("nothing that is known here");
     Err(mismatch(format!("the image is declared {declared}, has no mark of it and looks like {seen}")))
 }
 
@@ -106,14 +108,14 @@ fn raw_or_unknown(head: &[u8]) -> Result<Format> {
         return Err(unknown(format!("the object looks like {name}, which is not read"))
             .hint("unpack or convert it first, or declare -f raw if these are the bytes of the disk"));
     }
-    match disk(head) {
-        Some(_) => Ok(Format::Raw),
-        None => Err(unknown(
-            "the object has the marks of no image format, and no partition table or file system of a raw disk"
-                .to_owned(),
-        )
-        .hint("declare -f raw if it is a raw disk")),
+    if looks_like_disk(head) {
+        return Ok(Format::Raw);
     }
+    Err(unknown(
+        "the object has the marks of no image format, and no partition table or file system of a raw disk"
+            .to_owned(),
+    )
+    .hint("declare -f raw if it is a raw disk"))
 }
 
 /// What is known by its first bytes: name, place in bytes, bytes there.
@@ -140,54 +142,22 @@ const FOREIGN: &[Mark] = &[
     ("a Windows imaging file", 0, b"MSWIM\0\0\0"),
 ];
 
-/// Partition tables and file systems, as they stand at the start of a disk.
-const DISKS: &[Mark] = &[
-    ("a raw disk with a boot sector", 510, &[0x55, 0xaa]),
-    ("a raw disk with a GPT", 512, b"EFI PART"),
-    ("a raw disk with a GPT in sectors of 4096 bytes", 4096, b"EFI PART"),
-    ("a raw disk with an Apple partition map", 512, b"PM\0\0"),
-    ("a raw disk with a BSD label", 512, &[0x57, 0x45, 0x56, 0x82]),
-    ("an ext2, ext3 or ext4 file system", 1080, &[0x53, 0xef]),
-    ("an xfs file system", 0, b"XFSB"),
-    ("an NTFS file system", 3, b"NTFS    "),
-    ("a ReFS file system", 3, b"ReFS\0"),
-    ("a btrfs file system", 65_600, b"_BHRfS_M"),
-    ("a ReiserFS file system", 65_588, b"ReIsEr"),
-    ("a JFS file system", 32_768, b"JFS1"),
-    ("an F2FS file system", 1024, &[0x10, 0x20, 0xf5, 0xf2]),
-    ("an HFS+ file system", 1024, b"H+\0\x04"),
-    ("an HFS+ file system", 1024, b"HX\0\x05"),
-    ("an APFS container", 32, b"NXSB"),
-    ("a UFS2 file system", 65_536 + 1372, &[0x19, 0x01, 0x54, 0x19]),
-    ("a UFS1 file system", 8192 + 1372, &[0x54, 0x19, 0x01, 0x00]),
-    ("a squashfs file system", 0, b"hsqs"),
-    ("an ISO 9660 file system", 32_769, b"CD001"),
-    ("a UDF file system", 32_769, b"BEA01"),
-    ("a LUKS volume", 0, b"LUKS\xba\xbe"),
-    ("an LVM physical volume", 0, b"LABELONE"),
-    ("an LVM physical volume", 512, b"LABELONE"),
-    ("an LVM physical volume", 1024, b"LABELONE"),
-    ("an LVM physical volume", 1536, b"LABELONE"),
-    ("a member of a Linux RAID", 4096, &[0xfc, 0x4e, 0x2b, 0xa9]),
-    ("a member of a Linux RAID", 0, &[0xfc, 0x4e, 0x2b, 0xa9]),
-    ("swap space", 4086, b"SWAPSPACE2"),
-    ("swap space", 65_526, b"SWAPSPACE2"),
-];
-
-fn first_of(marks: &[Mark], head: &[u8]) -> Option<&'static str> {
-    let is_there =
-        |(_, at, bytes): &&Mark| head.get(*at..).is_some_and(|from_there| from_there.starts_with(bytes));
-    marks.iter().find(is_there).map(|(name, ..)| *name)
-}
-
 /// The container or image format that is not read here and that `head`, the first bytes of an object, is of.
 pub(crate) fn foreign(head: &[u8]) -> Option<&'static str> {
-    first_of(FOREIGN, head)
+    let is_there =
+        |(_, at, bytes): &&Mark| head.get(*at..).is_some_and(|from_there| from_there.starts_with(bytes));
+    FOREIGN.iter().find(is_there).map(|(name, ..)| *name)
 }
 
-/// What makes a raw disk of an object that begins with `head`.
-fn disk(head: &[u8]) -> Option<&'static str> {
-    first_of(DISKS, head)
+/// The format whose marks `head`, the first bytes of an object, has. Those at an object's end are not seen here.
+pub(crate) fn begins_as(head: &[u8]) -> Option<Format> {
+    if qcow2::has_marks(head) {
+        Some(Format::Qcow2)
+    } else if vhd::has_marks(head) {
+        Some(Format::Vhd)
+    } else {
+        vmdk::has_marks(head).then_some(Format::Vmdk)
+    }
 }
 
 /// The `len` bytes from `start` on, where head and tail of the object hold them all.
@@ -272,13 +242,14 @@ mod tests {
 
     #[test]
     fn without_marks_raw_must_be_declared_or_look_like_a_disk() {
-        for (name, at, bytes) in DISKS {
-            let mut head = vec![0; at + bytes.len()];
-            head[*at..].copy_from_slice(bytes);
-            assert_eq!(decided("---", None, &head), Ok(Raw), "{name}");
-            assert_eq!(decided("---", Some(Vhd), &head), Err((ErrorKind::FormatMismatch, None)), "{name}");
-            head.pop();
-            assert_eq!(decided("---", None, &head), Err((ErrorKind::UnknownFormat, None)), "cut {name}");
+        let marks: [(usize, &[u8]); 3] = [(510, &[0x55, 0xaa]), (0, b"XFSB"), (65_600, b"_BHRfS_M")];
+        for (at, bytes) in marks {
+            let mut head = vec![0; (at + bytes.len()).max(512)];
+            head[at..at + bytes.len()].copy_from_slice(bytes);
+            assert_eq!(decided("---", None, &head), Ok(Raw), "{at}");
+            assert_eq!(decided("---", Some(Vhd), &head), Err((ErrorKind::FormatMismatch, None)), "{at}");
+            head[at] = 0;
+            assert_eq!(decided("---", None, &head), Err((ErrorKind::UnknownFormat, None)), "{at}");
         }
         for (name, at, bytes) in FOREIGN {
             let mut head = vec![0; 1024];

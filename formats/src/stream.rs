@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use diskferry_core::error::{Error, ErrorKind, Result};
 use diskferry_core::stream::{ByteStream, ImageStream};
 
+use crate::detect::begins_as;
 use crate::{Declared, Format, raw, vmdk};
 
 /// Bytes that are looked at to tell what a stream is.
@@ -24,9 +25,10 @@ pub(crate) const MOST: usize = 1 << 20;
 /// `parent_disk_refused` of a VMDK's head; the `source_*` codes.
 pub async fn open_stream(bytes: Box<dyn ByteStream>, declared: Declared) -> Result<Box<dyn ImageStream>> {
     let mut feed = Feed::new(bytes);
-    let seen = looks_like(feed.look(LOOK).await?);
+    let head = Bytes::copy_from_slice(feed.look(LOOK).await?);
+    let seen = begins_as(&head);
     match (declared, seen) {
-        (Declared::Format(Format::Raw), None) => Ok(raw::stream::open(feed)),
+        (Declared::Format(Format::Raw), None) => Ok(raw::stream::open(feed, &head)),
         (Declared::Format(Format::Vmdk) | Declared::Unknown, Some(Format::Vmdk)) => vmdk::open_stream(feed).await,
         (Declared::Format(declared @ (Format::Raw | Format::Vmdk)), seen) => {
             let seen = seen.map_or("nothing that is known", Format::name);
@@ -45,19 +47,6 @@ pub async fn open_stream(bytes: Box<dyn ByteStream>, declared: Declared) -> Resu
             "standard input does not begin as a streamOptimized VMDK does",
         )
         .hint("if it is a raw disk, declare it with -f raw")),
-    }
-}
-
-/// What the first bytes of a stream look like, by their marks alone.
-fn looks_like(head: &[u8]) -> Option<Format> {
-    if head.starts_with(b"QFI\xfb") {
-        Some(Format::Qcow2)
-    } else if head.starts_with(b"conectix") {
-        Some(Format::Vhd)
-    } else if vmdk::has_marks(head) {
-        Some(Format::Vmdk)
-    } else {
-        None
     }
 }
 

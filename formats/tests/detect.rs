@@ -1,11 +1,13 @@
 //! Detection, on real objects: what tools make, and what they are taken for.
 
-mod support_vhd;
+mod support;
 
 use diskferry_core::error::ErrorKind;
 use diskferry_core::extent::ExtentKind;
 use diskferry_formats::{Declared, Format};
-use support_vhd::*;
+use support::qemu::convert;
+use support::vhd::Vhd;
+use support::*;
 
 fn kind(bytes: &[u8], declared: Declared) -> Result<&'static str, ErrorKind> {
     open_bytes(bytes.to_vec(), declared).map(|disk| disk.geometry().format).map_err(|error| error.kind())
@@ -15,25 +17,17 @@ fn declared(format: Format) -> Declared {
     Declared::Format(format)
 }
 
-/// A disk with a boot sector and data to its last byte.
-fn disk(len: usize) -> Vec<u8> {
-    let mut disk = noise(len, 4);
-    disk[..16].fill(0xeb);
-    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
-    disk
-}
-
 #[test]
 fn a_raw_disk_keeps_its_exact_length_and_is_all_allocated() {
     for len in [512, 513, 1000, 1 << 20, (1 << 20) + 1, 300_001] {
-        let truth = disk(len);
+        let truth = bootable(len);
         for declared in [Declared::Unknown, declared(Format::Raw)] {
             let disk = open_bytes(truth.clone(), declared).unwrap();
             assert_eq!((disk.geometry().format, disk.virtual_bytes()), ("raw", len as u64));
-            let extents = block_on(walk(&disk, u64::MAX)).unwrap();
+            let extents = extents(&disk).unwrap();
             assert!(matches!(extents.as_slice(), [all] if matches!(all.kind, ExtentKind::Data(_))));
-            assert_same(&read_all(&disk, 4096).unwrap().0, &truth, "raw");
-            assert!(warning_codes(&disk).is_empty());
+            assert_same(&read(&disk, 4096).unwrap().0, &truth, "raw");
+            assert!(warnings(&disk).is_empty());
         }
     }
     // Less than a sector can only be declared.
@@ -51,29 +45,29 @@ fn an_empty_object_is_a_raw_disk_only_where_that_is_declared() {
 
 #[test]
 fn a_fixed_vhd_is_known_by_its_end_alone() {
-    let truth = disk(1 << 20);
+    let truth = bootable(1 << 20);
     let image = convert(&truth, "vpc", "subformat=fixed,force_size=on");
     assert_eq!(image[..1 << 20], truth, "its start is the disk's");
     let disk = open_bytes(image.clone(), Declared::Unknown).unwrap();
     assert_eq!((disk.geometry().format, disk.virtual_bytes()), ("vhd", 1 << 20));
-    assert_same(&read_all(&disk, u64::MAX).unwrap().0, &truth, "without its footer");
+    assert_same(&read_all(&disk), &truth, "without its footer");
     assert_eq!(kind(&image, declared(Format::Raw)), Err(ErrorKind::FormatMismatch));
     assert_eq!(kind(&image, declared(Format::Qcow2)), Err(ErrorKind::FormatMismatch));
 }
 
 #[test]
 fn a_raw_disk_is_not_another_format_because_that_is_declared() {
-    let raw = disk(1 << 20);
+    let raw = bootable(1 << 20);
     for format in [Format::Vhd, Format::Qcow2, Format::Vmdk] {
         let error = open_bytes(raw.clone(), declared(format)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::FormatMismatch);
-        assert!(error.message().contains("looks like a raw disk with a boot sector"), "{error}");
+        assert!(error.message().contains("looks like a raw disk"), "{error}");
     }
 }
 
 #[test]
 fn a_damaged_vhd_is_damaged_and_not_raw() {
-    let mut image = convert(&disk(1 << 20), "vpc", "subformat=fixed,force_size=on");
+    let mut image = convert(&bootable(1 << 20), "vpc", "subformat=fixed,force_size=on");
     image[(1 << 20) + 100] ^= 1;
     assert_eq!(kind(&image, Declared::Unknown), Err(ErrorKind::Malformed));
     assert_eq!(kind(&image, declared(Format::Vhd)), Err(ErrorKind::Malformed));
@@ -82,7 +76,7 @@ fn a_damaged_vhd_is_damaged_and_not_raw() {
 
 #[test]
 fn the_cookie_in_the_guests_last_sector_is_not_a_footer() {
-    let mut raw = disk(1 << 20);
+    let mut raw = bootable(1 << 20);
     let end = raw.len();
     raw[end - 300..end - 292].copy_from_slice(b"conectix");
     assert_eq!(kind(&raw, Declared::Unknown), Ok("raw"));
@@ -106,13 +100,13 @@ fn nothing_known_is_named_or_left_to_the_caller() {
     assert_eq!(error.kind(), ErrorKind::UnknownFormat);
     assert!(error.message().contains("gzip"), "{error}");
     let disk = open_bytes(gzip, declared(Format::Raw)).unwrap();
-    assert_eq!(warning_codes(&disk), ["content_looks_like"]);
+    assert_eq!(warnings(&disk), ["content_looks_like"]);
 }
 
 #[test]
 fn images_of_other_tools_are_named() {
     for (format, name) in [("vdi", "VDI"), ("vhdx", "VHDX"), ("qed", "QED"), ("parallels", "Parallels")] {
-        let image = convert(&disk(1 << 20), format, "");
+        let image = convert(&bootable(1 << 20), format, "");
         let error = open_bytes(image.clone(), Declared::Unknown).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnknownFormat, "{format}");
         assert!(error.message().contains(name), "{error}");
@@ -125,7 +119,7 @@ fn images_of_other_tools_are_named() {
 #[test]
 fn an_object_sound_as_two_formats_is_ambiguous_whatever_is_declared() {
     // A QCOW2 that ends with the footer of a fixed VHD: which of the two would the next tool read?
-    let qcow2 = convert(&disk(1 << 20), "qcow2", "");
+    let qcow2 = convert(&bootable(1 << 20), "qcow2", "");
     let vhd = Vhd::new(2, qcow2.len() as u64).fixed(&qcow2);
     for declared in [Declared::Unknown].into_iter().chain(Format::ALL.map(declared)) {
         assert_eq!(kind(&vhd, declared), Err(ErrorKind::AmbiguousFormat), "{declared:?}");
@@ -134,7 +128,7 @@ fn an_object_sound_as_two_formats_is_ambiguous_whatever_is_declared() {
 
 #[test]
 fn what_qemu_makes_is_detected_and_never_taken_for_another() {
-    let raw = disk(1 << 20);
+    let raw = bootable(1 << 20);
     for (format, name, options) in [
         ("qcow2", Format::Qcow2, "compat=0.10"),
         ("qcow2", Format::Qcow2, "compat=1.1"),
@@ -155,7 +149,7 @@ fn what_qemu_makes_is_detected_and_never_taken_for_another() {
 #[test]
 fn a_raw_disk_that_begins_with_another_formats_magic_is_not_raw() {
     for magic in [&b"QFI\xfb\0\0\0\x03"[..], b"KDMV\x01\0\0\0"] {
-        let mut raw = disk(1 << 20);
+        let mut raw = bootable(1 << 20);
         raw[..magic.len()].copy_from_slice(magic);
         assert_eq!(kind(&raw, declared(Format::Raw)), Err(ErrorKind::FormatMismatch));
         let strict = kind(&raw, Declared::Unknown).unwrap_err();
@@ -165,7 +159,7 @@ fn a_raw_disk_that_begins_with_another_formats_magic_is_not_raw() {
 
 #[test]
 fn version_1_of_qcow_is_known_and_not_supported() {
-    let image = convert(&disk(1 << 20), "qcow", "");
+    let image = convert(&bootable(1 << 20), "qcow", "");
     assert_eq!(kind(&image, Declared::Unknown), Err(ErrorKind::UnsupportedFeature));
     assert_eq!(kind(&image, declared(Format::Qcow2)), Err(ErrorKind::UnsupportedFeature));
 }

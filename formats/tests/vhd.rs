@@ -1,11 +1,13 @@
 //! The VHD reader against qemu-img and against disks built by hand.
 
-mod support_vhd;
+mod support;
 
 use diskferry_core::error::ErrorKind;
 use diskferry_core::extent::ExtentKind;
 use diskferry_formats::Declared;
-use support_vhd::*;
+use support::qemu::*;
+use support::vhd::*;
+use support::*;
 
 const MIB: usize = 1 << 20;
 
@@ -30,11 +32,11 @@ fn what_qemu_writes_reads_back_with_its_exact_size() {
             assert_eq!(disk.geometry().features[0], "size from current_size");
             assert_eq!(disk.geometry().features[1], "creator \"qem2\"");
             for window in [u64::MAX, 3 * MIB as u64 + 512] {
-                let (bytes, tally) = read_all(&disk, window).unwrap();
+                let (bytes, tally) = read(&disk, window).unwrap();
                 assert_same(&bytes, &truth, subformat);
                 assert_eq!(tally.count, 0);
             }
-            assert_eq!(warning_codes(&disk), [""; 0]);
+            assert_eq!(warnings(&disk), [""; 0]);
         }
     }
 }
@@ -48,7 +50,7 @@ fn what_qemu_rounds_to_a_geometry_is_read_as_qemu_reads_it() {
         assert_eq!(disk.virtual_bytes(), 10_514_432);
         assert!(disk.geometry().features[0].starts_with("size from CHS "), "{:?}", disk.geometry());
         truth.resize(10_514_432, 0);
-        assert_same(&read_all(&disk, u64::MAX).unwrap().0, &truth, subformat);
+        assert_same(&read(&disk, u64::MAX).unwrap().0, &truth, subformat);
     }
 }
 
@@ -56,7 +58,7 @@ fn what_qemu_rounds_to_a_geometry_is_read_as_qemu_reads_it() {
 fn a_dynamic_disk_with_nothing_in_it_is_one_hole() {
     let image = convert(&vec![0; 64 * MIB], "vpc", "subformat=dynamic,force_size=on");
     let disk = open_vhd(image);
-    let extents = block_on(walk(&disk, u64::MAX)).unwrap();
+    let extents = walk(&disk, u64::MAX).unwrap();
     assert_eq!(extents.len(), 1);
     assert!(matches!(extents[0].kind, ExtentKind::Hole));
 }
@@ -100,11 +102,11 @@ fn any_block_size_and_any_bitmap_read_right() {
         let disk = open_vhd(vhd.dynamic(&blocks));
         assert_eq!(disk.geometry().cluster_bytes, Some(block as u64));
         for window in [u64::MAX, (block as u64 * 3 / 2).next_multiple_of(512), 5 * MIB as u64 + 512] {
-            let (bytes, tally) = read_all(&disk, window).unwrap();
+            let (bytes, tally) = read(&disk, window).unwrap();
             assert_same(&bytes, &truth, &format!("blocks of {block}, windows of {window}"));
             assert_eq!(tally.count, 0);
         }
-        assert_eq!(warning_codes(&disk), [""; 0]);
+        assert_eq!(warnings(&disk), [""; 0]);
     }
 }
 
@@ -119,7 +121,7 @@ fn a_sector_whose_bit_is_unset_reads_zero_and_what_it_hides_is_counted() {
         let data = noise(block, 5);
         let image = vhd.dynamic(&[(1, bits, data.clone())]);
         let disk = open_vhd(image.clone());
-        let (bytes, tally) = read_all(&disk, u64::MAX).unwrap();
+        let (bytes, tally) = read(&disk, u64::MAX).unwrap();
         let mut truth = [vec![0; block], data].concat();
         truth[block + 3 * SECTOR..block + 5 * SECTOR].fill(0);
         truth[block + 900 * SECTOR..block + 901 * SECTOR].fill(0);
@@ -133,7 +135,7 @@ fn a_sector_whose_bit_is_unset_reads_zero_and_what_it_hides_is_counted() {
         );
         if block == 512 << 10 {
             assert_ne!(
-                qemu_reads(&image, "vpc"),
+                qemu_reads(&image, "vhd"),
                 truth,
                 "qemu has learnt of the bitmap: FORMATS H2 is out of date"
             );
@@ -145,7 +147,7 @@ fn a_sector_whose_bit_is_unset_reads_zero_and_what_it_hides_is_counted() {
 fn a_block_is_one_fetch_of_bitmap_and_data() {
     let vhd = Vhd::new(3, 4 * MIB as u64 + 512);
     let disk = open_vhd(vhd.dynamic_of(&sample(4 * MIB + 512), |index| index != 1));
-    let extents = block_on(walk(&disk, u64::MAX)).unwrap();
+    let extents = walk(&disk, u64::MAX).unwrap();
     let lengths: Vec<_> =
         extents.iter().map(|e| (e.guest.len(), e.to_fetch().map(|s| s.range.len()))).collect();
     let block = 2 * MIB as u64;
@@ -162,7 +164,7 @@ fn the_last_block_may_be_stored_as_short_as_the_disk_ends_in_it() {
     let second = (1, whole, guest[2 * MIB..4 * MIB].to_vec());
     for blocks in [[first.clone(), second.clone(), last.clone()], [last, second, first]] {
         let disk = open_vhd(vhd.dynamic(&blocks));
-        assert_same(&read_all(&disk, u64::MAX).unwrap().0, &guest, "a short last block");
+        assert_same(&read(&disk, u64::MAX).unwrap().0, &guest, "a short last block");
     }
 }
 
@@ -196,8 +198,8 @@ fn the_size_is_what_its_creator_means() {
                 "size from current_size"
             };
             assert!(disk.geometry().features[0].starts_with(says), "{:?}", disk.geometry().features);
-            assert_same(&read_all(&disk, u64::MAX).unwrap().0, &guest[..expected as usize], "its bytes");
-            assert_eq!(warning_codes(&disk), [""; 0]);
+            assert_same(&read(&disk, u64::MAX).unwrap().0, &guest[..expected as usize], "its bytes");
+            assert_eq!(warnings(&disk), [""; 0]);
         }
     }
 }
@@ -210,9 +212,9 @@ fn a_differencing_disk_is_described_and_refused() {
     assert_eq!(disk.geometry().variant, "differencing");
     assert_eq!(disk.geometry().cluster_bytes, Some(2 << 20));
     assert!(disk.refusals()[0].message.contains("golden image.vhd"), "{:?}", disk.refusals());
-    assert_eq!(failure(image.clone()).kind(), ErrorKind::ParentDiskRefused);
+    assert_eq!(error_of(image.clone()).kind(), ErrorKind::ParentDiskRefused);
     // The reason for the refusal: another tool gives zeros where the parent's sectors should be.
-    assert_eq!(qemu_reads(&image, "vpc")[2 * MIB..], vec![0; 2 * MIB]);
+    assert_eq!(qemu_reads(&image, "vhd")[2 * MIB..], vec![0; 2 * MIB]);
 }
 
 #[test]
@@ -231,8 +233,8 @@ fn each_copy_of_the_footer_alone_is_enough() {
     no_tail[tail..].fill(0xe5);
     for image in [damaged_head, no_head, damaged_tail, no_tail, cut_off.to_vec()] {
         let disk = open_vhd(image);
-        assert_eq!(warning_codes(&disk), ["footer_recovered"]);
-        assert_same(&read_all(&disk, u64::MAX).unwrap().0, &guest, "one footer of two");
+        assert_eq!(warnings(&disk), ["footer_recovered"]);
+        assert_same(&read(&disk, u64::MAX).unwrap().0, &guest, "one footer of two");
     }
 }
 
@@ -242,8 +244,8 @@ fn of_two_sound_footers_that_differ_the_last_counts() {
     let mut image = Vhd::new(3, guest.len() as u64).dynamic_of(&guest, |_| true);
     patch(&mut image, 0, 512, 48, &(MIB as u64).to_be_bytes());
     let disk = open_vhd(image);
-    assert_eq!(warning_codes(&disk), ["footer_copies_differ"]);
-    assert_same(&read_all(&disk, u64::MAX).unwrap().0, &guest, "the last footer");
+    assert_eq!(warnings(&disk), ["footer_copies_differ"]);
+    assert_same(&read(&disk, u64::MAX).unwrap().0, &guest, "the last footer");
 }
 
 #[test]
@@ -260,11 +262,11 @@ fn a_footer_without_its_last_byte_or_with_zeros_behind_it_is_found() {
         (padded(65_536), "footer_padded"),
     ] {
         let disk = open_vhd(vhd.fixed(&guest));
-        assert_eq!(warning_codes(&disk), [code]);
-        assert_same(&read_all(&disk, u64::MAX).unwrap().0, &guest, code);
+        assert_eq!(warnings(&disk), [code]);
+        assert_same(&read(&disk, u64::MAX).unwrap().0, &guest, code);
         let disk = open_vhd(Vhd { disk_type: 3, ..vhd }.dynamic_of(&guest, |_| true));
-        assert_eq!(warning_codes(&disk), [code]);
-        assert_same(&read_all(&disk, u64::MAX).unwrap().0, &guest, code);
+        assert_eq!(warnings(&disk), [code]);
+        assert_same(&read(&disk, u64::MAX).unwrap().0, &guest, code);
     }
 }
 
@@ -272,23 +274,23 @@ fn a_footer_without_its_last_byte_or_with_zeros_behind_it_is_found() {
 fn saved_state_and_bytes_behind_the_disk_are_warnings() {
     let guest = sample(MIB);
     let disk = open_vhd(Vhd { saved_state: true, features: 3, ..Vhd::new(2, MIB as u64) }.fixed(&guest));
-    assert_eq!(warning_codes(&disk), ["saved_state"]);
+    assert_eq!(warnings(&disk), ["saved_state"]);
     assert_eq!(disk.geometry().features[2..], ["temporary", "saved state"]);
     let disk = open_vhd(Vhd::new(2, MIB as u64 - 512).fixed(&guest));
-    assert_eq!(warning_codes(&disk), ["trailing_data"]);
-    assert_same(&read_all(&disk, u64::MAX).unwrap().0, &guest[..MIB - 512], "the disk alone");
+    assert_eq!(warnings(&disk), ["trailing_data"]);
+    assert_same(&read(&disk, u64::MAX).unwrap().0, &guest[..MIB - 512], "the disk alone");
 }
 
 #[test]
 fn a_part_of_a_split_disk_is_not_read_as_a_disk() {
     let guest = sample(8 * MIB);
     let dynamic = Vhd::new(3, guest.len() as u64).dynamic_of(&guest, |_| true);
-    let last = failure(dynamic[3 * MIB..].to_vec());
+    let last = error_of(dynamic[3 * MIB..].to_vec());
     assert_eq!((last.kind(), last.offset()), (ErrorKind::UnsupportedFeature, Some(0)));
-    let first = failure(dynamic[..3 * MIB].to_vec());
+    let first = error_of(dynamic[..3 * MIB].to_vec());
     assert_eq!((first.kind(), first.offset()), (ErrorKind::Truncated, Some(1536 + 4)));
     let fixed = Vhd::new(2, guest.len() as u64).fixed(&guest);
-    let last = failure(fixed[3 * MIB..].to_vec());
+    let last = error_of(fixed[3 * MIB..].to_vec());
     assert_eq!((last.kind(), last.offset()), (ErrorKind::Truncated, Some(5 * MIB as u64)));
     for error in [first, last] {
         assert!(error.hint_text().unwrap().contains("split"));
@@ -360,12 +362,12 @@ fn every_field_that_is_wrong_has_its_error_and_its_place() {
         ("the end of a block", entry(1, first_block + stride - 1), Malformed, 1540),
         ("a last block in a block", entry(2, first_block + 9), Malformed, 1544),
     ] {
-        let error = failure(image.clone());
+        let error = error_of(image.clone());
         assert_eq!((error.kind(), error.offset()), (kind, Some(offset)), "{what}: {error:?}");
         // Undeclared it is the same answer: its marks are there.
         let undeclared = match open_bytes(image, Declared::Unknown) {
             Err(error) => error,
-            Ok(disk) => block_on(walk(&disk, u64::MAX)).unwrap_err(),
+            Ok(disk) => walk(&disk, u64::MAX).unwrap_err(),
         };
         assert_eq!((undeclared.kind(), undeclared.offset()), (kind, Some(offset)), "{what}: {undeclared:?}");
     }
@@ -373,19 +375,19 @@ fn every_field_that_is_wrong_has_its_error_and_its_place() {
 
 #[test]
 fn a_fixed_disk_with_less_stored_than_it_says_is_truncated() {
-    let error = failure(Vhd::new(2, MIB as u64 + 512).fixed(&sample(MIB)));
+    let error = error_of(Vhd::new(2, MIB as u64 + 512).fixed(&sample(MIB)));
     assert_eq!((error.kind(), error.offset()), (ErrorKind::Truncated, Some(MIB as u64)));
     let mut image = Vhd::new(2, MIB as u64).fixed(&sample(MIB));
     image[MIB + 50] ^= 1;
-    let error = failure(image);
+    let error = error_of(image);
     assert_eq!((error.kind(), error.offset()), (ErrorKind::Malformed, Some(MIB as u64)));
 }
 
 #[test]
 fn a_copy_at_the_start_that_says_fixed_is_no_disk() {
-    let error = failure(Vhd::new(2, 512).end());
+    let error = error_of(Vhd::new(2, 512).end());
     assert_eq!(error.kind(), ErrorKind::Truncated, "it is the footer of a disk that is not there");
-    let error = failure([Vhd::new(2, 512).footer(), noise(4096, 1)].concat());
+    let error = error_of([Vhd::new(2, 512).footer(), noise(4096, 1)].concat());
     assert_eq!((error.kind(), error.offset()), (ErrorKind::Malformed, Some(0)));
 }
 
@@ -410,6 +412,6 @@ fn a_broken_table_stays_broken_wherever_it_is_asked() {
 fn an_empty_disk_is_a_disk() {
     for image in [Vhd::new(2, 0).fixed(&[]), Vhd::new(3, 0).dynamic(&[])] {
         let disk = open_vhd(image);
-        assert_eq!(read_all(&disk, 512).unwrap().0, b"");
+        assert_eq!(read(&disk, 512).unwrap().0, b"");
     }
 }

@@ -1,6 +1,6 @@
 //! What a VHD costs to open and to walk, however much it claims.
 
-mod support_vhd;
+mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +10,9 @@ use diskferry_core::disk::{BATCH_EXTENTS, Disk};
 use diskferry_core::error::ErrorKind;
 use diskferry_core::extent::{Extent, Extents};
 use diskferry_formats::{Declared, open};
-use support_vhd::*;
+use support::sparse::Sparse;
+use support::vhd::*;
+use support::*;
 
 const TIB: u64 = 1 << 40;
 

@@ -1,27 +1,18 @@
 //! VMDK images that qemu-img makes, read back to the bytes that they were made of.
 
-mod support_vmdk;
+mod support;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::error::Result;
 use diskferry_core::extent::ExtentKind;
 use diskferry_core::source::file::FileSource;
-use diskferry_core::source::{BoxFuture, Gate, SiblingName, Source};
+use diskferry_core::source::gate::FileGate;
 use diskferry_formats::{Declared, Format, open_with};
-use support_vmdk::*;
-
-/// Hands out the files of a directory.
-struct OnDisk(PathBuf);
-
-impl Gate for OnDisk {
-    fn open(&self, name: &SiblingName) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
-        let path = self.0.join(name.as_str());
-        Box::pin(async move { Ok(Arc::new(FileSource::open(path).await?) as Arc<dyn Source>) })
-    }
-}
+use support::files::Files;
+use support::qemu::*;
+use support::vmdk::*;
+use support::*;
 
 /// Makes an image of `truth` and reads it.
 fn round(truth: &[u8], options: &str) -> (Arc<Files>, Vec<u8>, diskferry_core::disk::Disk) {
@@ -29,7 +20,7 @@ fn round(truth: &[u8], options: &str) -> (Arc<Files>, Vec<u8>, diskferry_core::d
     let raw = directory.path().join("disk.raw");
     let image = directory.path().join("disk.vmdk");
     std::fs::write(&raw, truth).unwrap();
-    qemu_img(&["convert", "-f", "raw", "-O", "vmdk", "-o", options, path(&raw), path(&image)]);
+    qemu_img(&["convert", "-f", "raw", "-O", "vmdk", "-o", options, text(&raw), text(&image)]);
     std::fs::remove_file(&raw).unwrap();
     let files = Arc::new(Files::of(directory.path()));
     let disk = files.open("disk.vmdk").unwrap();
@@ -49,7 +40,7 @@ fn every_subformat_of_qemu_reads_back() {
         for len in [512, 65536, (3 << 20) + 512, (33 << 20) + 65536 - 512] {
             let truth = sample(len);
             let (_, bytes, disk) = round(&truth, &format!("subformat={subformat}"));
-            assert_same(&bytes, &truth);
+            assert_same(&bytes, &truth, "the disk");
             assert_eq!(disk.geometry().variant, subformat);
             assert_eq!(warnings(&disk), Vec::<&str>::new(), "{subformat} {len}");
         }
@@ -60,16 +51,13 @@ fn every_subformat_of_qemu_reads_back() {
 fn zeroed_grains_of_qemu_are_zero_and_not_holes() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("disk.vmdk");
-    qemu_img(&["create", "-q", "-f", "vmdk", "-o", "zeroed_grain=on", path(&image), "4M"]);
+    qemu_img(&["create", "-q", "-f", "vmdk", "-o", "zeroed_grain=on", text(&image), "4M"]);
     let writes = ["write -P 7 0 1M", "write -P 9 2M 512k", "write -z 256k 128k", "write -z 3M 64k"];
-    let mut command = std::process::Command::new("qemu-io");
-    command.args(writes.iter().flat_map(|write| ["-c", write])).args(["-f", "vmdk", path(&image)]);
-    let output = command.output().expect("qemu-io is needed: apt-get install qemu-utils");
-    assert!(output.status.success(), "{output:?}");
-    let raw = directory.path().join("disk.raw");
-    qemu_img(&["convert", "-O", "raw", path(&image), path(&raw)]);
-    let disk = open_bytes(std::fs::read(&image).unwrap()).unwrap();
-    assert_same(&content(&disk).unwrap(), &std::fs::read(&raw).unwrap());
+    qemu_io(&image, "vmdk", &writes);
+    let bytes = std::fs::read(&image).unwrap();
+    let truth = qemu_reads(&bytes, "vmdk");
+    let disk = open_vmdk(bytes).unwrap();
+    assert_same(&content(&disk).unwrap(), &truth, "the disk");
     let zeros: u64 = extents(&disk)
         .unwrap()
         .iter()
@@ -88,19 +76,13 @@ fn a_set_of_more_than_two_gigabytes_reads() {
         let directory = tempfile::tempdir().unwrap();
         let image = directory.path().join("disk.vmdk");
         let option = format!("subformat={subformat}");
-        qemu_img(&["create", "-q", "-f", "vmdk", "-o", &option, path(&image), "5G"]);
+        qemu_img(&["create", "-q", "-f", "vmdk", "-o", &option, text(&image), "5G"]);
         let boundary = 4_192_256u64 * 512;
         let places = [0, boundary - 4096, (5 << 30) - 8192];
-        let mut command = std::process::Command::new("qemu-io");
-        for (number, place) in places.iter().enumerate() {
-            command.args(["-c", &format!("write -P {} {place} 8192", number + 1)]);
-        }
-        let output = command
-            .args(["-f", "vmdk", path(&image)])
-            .output()
-            .expect("qemu-io is needed: apt-get install qemu-utils");
-        assert!(output.status.success(), "{output:?}");
-        let files = Arc::new(OnDisk(directory.path().to_owned()));
+        let writes: Vec<String> =
+            (1..).zip(places).map(|(number, at)| format!("write -P {number} {at} 8192")).collect();
+        qemu_io(&image, "vmdk", &writes.iter().map(String::as_str).collect::<Vec<_>>());
+        let files = Arc::new(block_on(FileGate::beside(&image)).unwrap());
         let disk = block_on(open_with(
             Arc::new(block_on(FileSource::open(&image)).unwrap()),
             Declared::Format(Format::Vmdk),

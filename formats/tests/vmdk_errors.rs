@@ -1,6 +1,6 @@
 //! Sparse extents that qemu-img does not make, and a patched byte for every error of header, directory and tables.
 
-mod support_vmdk;
+mod support;
 
 use std::sync::Arc;
 
@@ -11,8 +11,9 @@ use diskferry_core::extent::ExtentKind;
 use diskferry_core::source::Source;
 use diskferry_core::source::memory::MemorySource;
 use diskferry_formats::{Declared, Format};
-use support_vmdk::build::{self, Header, Hosted, SECTOR, Stream, descriptor};
-use support_vmdk::*;
+use support::files::Files;
+use support::vmdk::*;
+use support::*;
 
 #[test]
 fn every_version_grain_and_table_reads() {
@@ -25,8 +26,8 @@ fn every_version_grain_and_table_reads() {
     ] {
         let truth = sample((5 << 20) + 512);
         let built = Hosted { version, grain, entries, redundant, ..Hosted::default() }.build(&truth);
-        let disk = open_bytes(built.bytes).unwrap();
-        assert_same(&content(&disk).unwrap(), &truth);
+        let disk = open_vmdk(built.bytes).unwrap();
+        assert_same(&content(&disk).unwrap(), &truth, "the disk");
         assert_eq!(disk.geometry().cluster_bytes, Some(grain as u64 * 512));
         assert_eq!(warnings(&disk), Vec::<&str>::new());
         let says = disk.geometry().features.contains(&"redundant directory".to_owned());
@@ -39,7 +40,7 @@ fn a_capacity_rounded_up_to_the_grain_leaves_the_disk_as_described() {
     let truth = sample((1 << 20) + 512);
     let mut image = Hosted::default().build(&truth).bytes;
     image[12..20].copy_from_slice(&(2048u64 + 128).to_le_bytes());
-    assert_same(&content_of(image.clone()).unwrap(), &truth);
+    assert_same(&content_of(image.clone()).unwrap(), &truth, "the disk");
     image[12..20].copy_from_slice(&(2048u64 + 256).to_le_bytes());
     let error = error_of(image);
     assert_eq!(error.kind(), ErrorKind::Malformed);
@@ -94,7 +95,7 @@ fn header_fields_that_do_not_hold_up_are_errors_with_their_place() {
     assert_eq!(error_of(&image[..2048]).kind(), Truncated);
     // Without the flag nobody promised those bytes.
     let unchecked = patch(&patch(&image, 73, &[0; 4]), 8, &[0]);
-    assert!(open_bytes(unchecked).is_ok());
+    assert!(open_vmdk(unchecked).is_ok());
 }
 
 #[test]
@@ -122,10 +123,10 @@ fn zeroed_grains_need_their_flag() {
     let truth = sample(1 << 20);
     let built = Hosted { version: 2, flags: 5, ..Hosted::default() }.build(&truth);
     let image = patch(&built.bytes, built.tables[0] + 4, &1u32.to_le_bytes());
-    let disk = open_bytes(image.clone()).unwrap();
+    let disk = open_vmdk(image.clone()).unwrap();
     let mut expected = truth.clone();
     expected[65536..131072].fill(0);
-    assert_same(&content(&disk).unwrap(), &expected);
+    assert_same(&content(&disk).unwrap(), &expected, "the disk");
     assert!(extents(&disk).unwrap().iter().any(|extent| matches!(extent.kind, ExtentKind::Zero)));
     let error = error_of(patch(&image, 8, &[1]));
     assert_eq!(error.kind(), ErrorKind::Malformed);
@@ -146,8 +147,8 @@ fn a_damaged_primary_directory_is_replaced_by_the_redundant_one() {
         patch(&built.bytes, table + 8, &1u32.to_le_bytes()),
     ];
     for (number, image) in damaged.into_iter().enumerate() {
-        let disk = open_bytes(image).unwrap();
-        assert_same(&content(&disk).unwrap(), &truth);
+        let disk = open_vmdk(image).unwrap();
+        assert_same(&content(&disk).unwrap(), &truth, "the disk");
         assert_eq!(warnings(&disk), ["redundant_directory"], "{number}");
     }
     let harmless = [
@@ -156,7 +157,7 @@ fn a_damaged_primary_directory_is_replaced_by_the_redundant_one() {
         patch(&built.bytes, 48, &[0xff; 7]),
     ];
     for image in harmless {
-        assert_same(&content_of(image).unwrap(), &truth);
+        assert_same(&content_of(image).unwrap(), &truth, "the disk");
     }
     let both = patch(&patch(&built.bytes, directory, &[0xff; 4]), built.directories[1], &[0xff; 4]);
     assert_eq!(error_of(both).kind(), ErrorKind::Truncated);
@@ -232,7 +233,7 @@ fn an_answer_is_bounded_and_the_next_goes_on() {
         grain[0] = 1;
     }
     let built = Hosted { grain: 8, ..Hosted::default() }.build(&truth);
-    let disk = open_bytes(built.bytes).unwrap();
+    let disk = open_vmdk(built.bytes).unwrap();
     let first = block_on(disk.extents(GuestRange::first(truth.len() as u64))).unwrap();
     assert!(first.len() < BATCH_EXTENTS + 1024, "{}", first.len());
     assert_eq!(extents(&disk).unwrap().len(), 40960);
@@ -241,7 +242,7 @@ fn an_answer_is_bounded_and_the_next_goes_on() {
 #[test]
 fn a_disk_of_no_bytes_opens() {
     let built = Hosted::default().build(&[]);
-    let disk = open_bytes(built.bytes).unwrap();
+    let disk = open_vmdk(built.bytes).unwrap();
     assert_eq!(disk.virtual_bytes(), 0);
     assert!(extents(&disk).unwrap().is_empty());
 }
@@ -266,7 +267,7 @@ fn no_byte_of_header_descriptor_or_tables_can_make_it_panic() {
                 if image[place] == value {
                     continue;
                 }
-                let Ok(disk) = open_bytes(patch(image, place, &[value])) else { continue };
+                let Ok(disk) = open_vmdk(patch(image, place, &[value])) else { continue };
                 // A disk that became huge is looked at where it begins and ends only.
                 let end = disk.virtual_bytes();
                 if end <= 1 << 20 {
@@ -283,11 +284,8 @@ fn no_byte_of_header_descriptor_or_tables_can_make_it_panic() {
 #[test]
 fn vmdk_is_detected_and_not_taken_for_raw() {
     let truth = sample(1 << 20);
-    let images = [
-        Hosted::default().build(&truth).bytes,
-        Stream::default().build(&truth).bytes,
-        build::cowd(&truth, 8),
-    ];
+    let images =
+        [Hosted::default().build(&truth).bytes, Stream::default().build(&truth).bytes, cowd(&truth, 8)];
     let open = |bytes: &[u8], declared| {
         let source = MemorySource::new("disk", bytes.to_vec());
         block_on(diskferry_formats::open(Arc::new(source), declared))

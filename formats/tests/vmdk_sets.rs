@@ -1,36 +1,23 @@
 //! Disks in several files, ESX extents, and what descriptors may and may not say.
 
-mod support_vmdk;
+mod support;
 
 use std::sync::Arc;
 
 use diskferry_core::address::GuestRange;
 use diskferry_core::error::ErrorKind;
 use diskferry_core::extent::ExtentKind;
-use support_vmdk::build::{Hosted, SECTOR, Stream, cowd, descriptor, se_sparse};
-use support_vmdk::*;
-
-/// What qemu-img reads of these files, opened at `disk.vmdk`.
-fn by_qemu(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let directory = tempfile::tempdir().unwrap();
-    for (name, bytes) in files {
-        std::fs::write(directory.path().join(name), bytes).unwrap();
-    }
-    let (from, to) = (directory.path().join("disk.vmdk"), directory.path().join("disk.raw"));
-    qemu_img(&["convert", "-f", "vmdk", "-O", "raw", path(&from), path(&to)]);
-    std::fs::read(&to).unwrap()
-}
-
-fn files(files: &[(&str, &[u8])]) -> Arc<Files> {
-    Arc::new(files.iter().fold(Files::new(), |all, (name, bytes)| all.with(name, *bytes)))
-}
+use support::files::Files;
+use support::qemu::*;
+use support::vmdk::*;
+use support::*;
 
 /// A set with a descriptor of these extent lines beside some files.
 fn set(create_type: &str, extents: &str, others: &[(&str, &[u8])]) -> Arc<Files> {
     let text = descriptor(create_type, extents);
     let mut all = vec![("disk.vmdk", text.as_bytes())];
     all.extend(others);
-    files(&all)
+    Files::from(&all)
 }
 
 #[test]
@@ -41,14 +28,18 @@ fn cowd_extents_read() {
         let sectors = len / SECTOR;
         let line = format!("RW {sectors} VMFSSPARSE \"disk-delta.vmdk\"");
         let disk = set("vmfsSparse", &line, &[("disk-delta.vmdk", &extent)]).open("disk.vmdk").unwrap();
-        assert_same(&content(&disk).unwrap(), &truth);
+        assert_same(&content(&disk).unwrap(), &truth, "the disk");
         assert_eq!(disk.geometry().variant, "vmfsSparse");
         assert_eq!(disk.geometry().cluster_bytes, Some(grain as u64 * 512));
-        let alone = open_bytes(extent.clone()).unwrap();
-        assert_same(&content(&alone).unwrap(), &truth);
+        let alone = open_vmdk(extent.clone()).unwrap();
+        assert_same(&content(&alone).unwrap(), &truth, "the disk");
         assert_eq!(warnings(&alone), ["no_descriptor"]);
         let text = descriptor("vmfsSparse", &line);
-        assert_same(&by_qemu(&[("disk.vmdk", text.as_bytes()), ("disk-delta.vmdk", &extent)]), &truth);
+        assert_same(
+            &qemu_reads_files(&[("disk.vmdk", text.as_bytes()), ("disk-delta.vmdk", &extent)], "vmdk"),
+            &truth,
+            "the disk",
+        );
     }
 }
 
@@ -80,9 +71,13 @@ fn se_sparse_extents_read() {
         let extent = se_sparse(&truth, zeroed);
         let line = format!("RW {} SESPARSE \"disk-sesparse.vmdk\"", len / SECTOR);
         let disk = set("seSparse", &line, &[("disk-sesparse.vmdk", &extent)]).open("disk.vmdk").unwrap();
-        assert_same(&content(&disk).unwrap(), &truth);
+        assert_same(&content(&disk).unwrap(), &truth, "the disk");
         let text = descriptor("seSparse", &line);
-        assert_same(&by_qemu(&[("disk.vmdk", text.as_bytes()), ("disk-sesparse.vmdk", &extent)]), &truth);
+        assert_same(
+            &qemu_reads_files(&[("disk.vmdk", text.as_bytes()), ("disk-sesparse.vmdk", &extent)], "vmdk"),
+            &truth,
+            "the disk",
+        );
         let said_zero = extents(&disk).unwrap().iter().any(|extent| matches!(extent.kind, ExtentKind::Zero));
         assert_eq!(said_zero, zeroed);
     }
@@ -129,7 +124,7 @@ fn zero_and_read_only_extents_keep_their_place() {
         let lines = "RW 2048 FLAT \"a.vmdk\" 0\nRW 100 ZERO\nRDONLY 2048 FLAT \"b.vmdk\" 1";
         let disk =
             set(create_type, lines, &[("a.vmdk", &first), ("b.vmdk", &second)]).open("disk.vmdk").unwrap();
-        assert_same(&content(&disk).unwrap(), &truth);
+        assert_same(&content(&disk).unwrap(), &truth, "the disk");
         assert_eq!(disk.files().len(), 3);
         let kinds: Vec<bool> =
             extents(&disk).unwrap().iter().map(|extent| matches!(extent.kind, ExtentKind::Zero)).collect();
@@ -159,10 +154,10 @@ fn a_set_of_all_types_reads() {
         ],
     );
     let disk = files.open("disk.vmdk").unwrap();
-    assert_same(&content(&disk).unwrap(), &truth);
+    assert_same(&content(&disk).unwrap(), &truth, "the disk");
     assert!(disk.geometry().features.contains(&"extents: 5".to_owned()), "{:?}", disk.geometry());
     let middle = GuestRange::first(truth.len() as u64).skip(65_000).split_at(2 << 20).0;
-    assert_same(&block_on(disk.read(middle)).unwrap(), &truth[65_000..65_000 + (2 << 20)]);
+    assert_same(&block_on(disk.read(middle)).unwrap(), &truth[65_000..65_000 + (2 << 20)], "the disk");
 }
 
 #[test]
@@ -173,7 +168,7 @@ fn detached_descriptors_of_single_files_read() {
     let cases: [(&str, &[u8]); 2] = [("monolithicSparse", &sparse), ("streamOptimized", &stream)];
     for (create_type, bytes) in cases {
         let disk = set(create_type, "RW 6144 SPARSE \"data\"", &[("data", bytes)]).open("disk.vmdk").unwrap();
-        assert_same(&content(&disk).unwrap(), &truth);
+        assert_same(&content(&disk).unwrap(), &truth, "the disk");
     }
     for (create_type, bytes) in [("streamOptimized", &sparse), ("twoGbMaxExtentSparse", &stream)] {
         let error =
@@ -205,7 +200,7 @@ fn devices_parents_and_closed_extents_are_refused() {
         } else {
             text
         };
-        let files = files(&[("disk.vmdk", text.as_bytes()), ("a", &[7; 4096])]);
+        let files = Files::from(&[("disk.vmdk", text.as_bytes()), ("a", &[7; 4096])]);
         let disk = files.open("disk.vmdk").unwrap();
         assert!(files.reads("a").is_empty());
         assert_eq!(failure(extents(&disk)).kind(), disk.refusals()[0].kind);
@@ -228,8 +223,7 @@ fn devices_parents_and_closed_extents_are_refused() {
 fn an_embedded_parent_is_refused() {
     let truth = sample(1 << 20);
     let text = descriptor("monolithicSparse", "RW 2048 SPARSE \"disk.vmdk\"").replace("ffffffff", "1234");
-    let disk =
-        open_bytes(Hosted { descriptor: Some(text), ..Hosted::default() }.build(&truth).bytes).unwrap();
+    let disk = open_vmdk(Hosted { descriptor: Some(text), ..Hosted::default() }.build(&truth).bytes).unwrap();
     assert_eq!(disk.refusals()[0].kind, ErrorKind::ParentDiskRefused);
     assert_eq!(disk.virtual_bytes(), 1 << 20);
 }
@@ -240,7 +234,7 @@ fn a_file_of_a_set_alone_names_its_descriptor() {
     let directory = tempfile::tempdir().unwrap();
     let (raw, image) = (directory.path().join("raw"), directory.path().join("disk.vmdk"));
     std::fs::write(&raw, &truth).unwrap();
-    qemu_img(&["convert", "-O", "vmdk", "-o", "subformat=twoGbMaxExtentSparse", path(&raw), path(&image)]);
+    qemu_img(&["convert", "-O", "vmdk", "-o", "subformat=twoGbMaxExtentSparse", text(&raw), text(&image)]);
     let error = failure(Arc::new(Files::of(directory.path())).open("disk-s001.vmdk"));
     assert_eq!(error.kind(), ErrorKind::UnsupportedFeature);
     assert!(error.hint_text().unwrap().contains("disk.vmdk"), "{:?}", error.hint_text());
@@ -273,7 +267,7 @@ fn two_parts_of_one_flat_file_read() {
     let disk = set("monolithicFlat", lines, &[("a", &bytes)]).open("disk.vmdk").unwrap();
     assert_eq!(disk.files().len(), 2);
     let truth = [&bytes[1 << 19..], &bytes[..1 << 19]].concat();
-    assert_same(&content(&disk).unwrap(), &truth);
+    assert_same(&content(&disk).unwrap(), &truth, "the disk");
 }
 
 #[test]
@@ -291,8 +285,8 @@ fn descriptors_are_taken_as_they_are_written() {
         plain.replace("version=1", "version=1\n\n# a comment\nencoding=\"GBK\"").into_bytes(),
     ];
     for text in cases {
-        let disk = files(&[("disk.vmdk", &text), ("a", &bytes)]).open("disk.vmdk").unwrap();
-        assert_same(&content(&disk).unwrap(), &bytes);
+        let disk = Files::from(&[("disk.vmdk", &text), ("a", &bytes)]).open("disk.vmdk").unwrap();
+        assert_same(&content(&disk).unwrap(), &bytes, "the disk");
     }
 }
 
@@ -308,12 +302,12 @@ fn names_are_decoded_as_the_descriptor_says() {
     };
     for (encoding, name) in [("windows-1252", &b"gr\xfc\xdf\x80"[..]), ("UTF-8", "grüß€".as_bytes())] {
         let text = text(encoding, name);
-        let disk = files(&[("disk.vmdk", &text), ("grüß€", &bytes)]).open("disk.vmdk").unwrap();
-        assert_same(&content(&disk).unwrap(), &bytes);
+        let disk = Files::from(&[("disk.vmdk", &text), ("grüß€", &bytes)]).open("disk.vmdk").unwrap();
+        assert_same(&content(&disk).unwrap(), &bytes, "the disk");
     }
     for encoding in ["GBK", "UTF-8"] {
         let text = text(encoding, b"gr\xfc\xdf");
-        let error = failure(files(&[("disk.vmdk", &text)]).open("disk.vmdk"));
+        let error = failure(Files::from(&[("disk.vmdk", &text)]).open("disk.vmdk"));
         assert_eq!(error.kind(), ErrorKind::UnsupportedFeature);
     }
 }
@@ -324,7 +318,7 @@ fn descriptors_that_do_not_hold_up_are_errors() {
     let patched = |from: &str, to: &str| {
         assert!(plain.contains(from));
         let text = plain.replacen(from, to, 1);
-        failure(files(&[("disk.vmdk", text.as_bytes()), ("a", &[0; 4096])]).open("disk.vmdk")).kind()
+        failure(Files::from(&[("disk.vmdk", text.as_bytes()), ("a", &[0; 4096])]).open("disk.vmdk")).kind()
     };
     use ErrorKind::{Malformed, UnsupportedFeature};
     assert_eq!(patched("createType=\"monolithicFlat\"", ""), Malformed);
@@ -351,5 +345,5 @@ fn descriptors_that_do_not_hold_up_are_errors() {
     let huge = format!("RW {0} ZERO\nRW {0} ZERO", u64::MAX / 512);
     assert_eq!(patched("RW 8 FLAT \"a\" 0", &huge), Malformed);
     let long = format!("{plain}#{}", "x".repeat(1 << 20));
-    assert_eq!(failure(files(&[("disk.vmdk", long.as_bytes())]).open("disk.vmdk")).kind(), Malformed);
+    assert_eq!(failure(Files::from(&[("disk.vmdk", long.as_bytes())]).open("disk.vmdk")).kind(), Malformed);
 }

@@ -1,51 +1,34 @@
 //! streamOptimized images as VMware's tools write them: directory at the end, markers, footer; whole and damaged; by
 //! tables, by scan, and in one pass.
 
-mod support_vmdk;
+mod support;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::disk::Disk;
 use diskferry_core::error::{ErrorKind, Result};
 use diskferry_core::extent::{ExtentKind, Tally};
 use diskferry_core::source::{BoxFuture, Source};
 use diskferry_core::stream::ByteStream;
 use diskferry_formats::{Declared, Format, open_stream};
-use support_vmdk::build::{Hosted, SECTOR, Stream, descriptor, zlib};
-use support_vmdk::*;
-
-/// Bytes that are fetched for the extents of a disk.
-fn fetched(disk: &Disk) -> u64 {
-    extents(disk)
-        .unwrap()
-        .iter()
-        .filter_map(|extent| extent.to_fetch())
-        .map(|stored| stored.range.len())
-        .sum()
-}
-
-fn by_qemu(image: &[u8]) -> Vec<u8> {
-    let directory = tempfile::tempdir().unwrap();
-    let (from, to) = (directory.path().join("disk.vmdk"), directory.path().join("disk.raw"));
-    std::fs::write(&from, image).unwrap();
-    qemu_img(&["convert", "-f", "vmdk", "-O", "raw", path(&from), path(&to)]);
-    std::fs::read(&to).unwrap()
-}
+use support::files::Files;
+use support::qemu::*;
+use support::vmdk::*;
+use support::*;
 
 #[test]
 fn a_stream_reads_by_its_tables() {
     for (grain, entries) in [(128, 512), (8, 512), (16, 64), (256, 100)] {
         let truth = sample((9 << 20) + 3 * SECTOR);
         let built = Stream { grain, entries, ..Stream::default() }.build(&truth);
-        let disk = open_bytes(built.bytes.clone()).unwrap();
-        assert_same(&content(&disk).unwrap(), &truth);
+        let disk = open_vmdk(built.bytes.clone()).unwrap();
+        assert_same(&content(&disk).unwrap(), &truth, "the disk");
         assert_eq!(disk.geometry().variant, "streamOptimized");
         assert_eq!(warnings(&disk), Vec::<&str>::new());
         if entries <= 512 {
-            assert_same(&by_qemu(&built.bytes), &truth);
+            assert_same(&qemu_reads(&built.bytes, "vmdk"), &truth, "the disk");
         }
     }
 }
@@ -54,7 +37,7 @@ fn a_stream_reads_by_its_tables() {
 fn a_last_grain_that_ends_with_the_disk_reads() {
     let truth = sample((1 << 20) + 5 * SECTOR);
     let built = Stream { full_last: false, ..Stream::default() }.build(&truth);
-    assert_same(&content_of(built.bytes).unwrap(), &truth);
+    assert_same(&content_of(built.bytes).unwrap(), &truth, "the disk");
 }
 
 #[test]
@@ -62,7 +45,7 @@ fn what_is_fetched_for_a_stream_is_what_is_stored() {
     let truth = sample(80 << 20);
     let built = Stream::default().build(&truth);
     let len = built.bytes.len() as u64;
-    let disk = open_bytes(built.bytes).unwrap();
+    let disk = open_vmdk(built.bytes).unwrap();
     assert!(fetched(&disk) <= len, "{} of {len}", fetched(&disk));
 }
 
@@ -77,8 +60,8 @@ fn what_is_fetched_of_a_stream_out_of_order_is_what_is_stored() {
     }
     let built = Stream { order: Some(order), ..Stream::default() }.build(&truth);
     let len = built.bytes.len() as u64;
-    let disk = open_bytes(built.bytes).unwrap();
-    assert_same(&content(&disk).unwrap(), &truth);
+    let disk = open_vmdk(built.bytes).unwrap();
+    assert_same(&content(&disk).unwrap(), &truth, "the disk");
     // A window of one grain must not fetch more either.
     let mut single = 0;
     for number in 0..1280u64 {
@@ -97,10 +80,10 @@ fn what_is_fetched_of_a_stream_of_qemu_is_what_is_stored() {
     let directory = tempfile::tempdir().unwrap();
     let (raw, image) = (directory.path().join("disk.raw"), directory.path().join("disk.vmdk"));
     std::fs::write(&raw, &truth).unwrap();
-    qemu_img(&["convert", "-O", "vmdk", "-o", "subformat=streamOptimized", path(&raw), path(&image)]);
+    qemu_img(&["convert", "-O", "vmdk", "-o", "subformat=streamOptimized", text(&raw), text(&image)]);
     let bytes = std::fs::read(&image).unwrap();
     let len = bytes.len() as u64;
-    let disk = open_bytes(bytes).unwrap();
+    let disk = open_vmdk(bytes).unwrap();
     assert!(fetched(&disk) <= len, "{} of {len}", fetched(&disk));
     // Table by table: the end of one table's last grain is in the next table.
     let mut parts = 0;
@@ -132,13 +115,13 @@ fn what_is_fetched_of_a_sparse_stream_of_qemu_is_what_is_stored() {
         "vmdk",
         "-o",
         "subformat=streamOptimized",
-        path(&raw),
-        path(&image),
+        text(&raw),
+        text(&image),
     ]);
     let bytes = std::fs::read(&image).unwrap();
     let overhead = u64::from_le_bytes(bytes[64..72].try_into().unwrap()) * 512;
     let grains = bytes.len() as u64 - overhead;
-    let disk = open_bytes(bytes).unwrap();
+    let disk = open_vmdk(bytes).unwrap();
     assert!(fetched(&disk) <= grains, "{} of {grains}", fetched(&disk));
     let mut parts = 0;
     for window in 0..64u64 {
@@ -173,13 +156,13 @@ fn a_footer_with_zeros_behind_it_is_found_with_a_warning() {
     for padding in [512, 1536, 4096, 60 << 10] {
         let mut padded = built.clone();
         padded.resize(built.len() + padding, 0);
-        let disk = open_bytes(padded).unwrap();
-        assert_same(&content(&disk).unwrap(), &truth);
+        let disk = open_vmdk(padded).unwrap();
+        assert_same(&content(&disk).unwrap(), &truth, "the disk");
         assert_eq!(warnings(&disk), ["recovered_footer"]);
     }
     let without_end = &built[..built.len() - SECTOR];
-    let disk = open_bytes(without_end).unwrap();
-    assert_same(&content(&disk).unwrap(), &truth);
+    let disk = open_vmdk(without_end).unwrap();
+    assert_same(&content(&disk).unwrap(), &truth, "the disk");
     assert_eq!(warnings(&disk), ["recovered_footer"]);
 }
 
@@ -203,7 +186,7 @@ fn a_stream_without_a_usable_footer_is_scanned_when_it_is_mapped() {
         let opened = files.get("disk.vmdk").traffic().bytes;
         assert!(opened < 256 << 10, "opening does not scan");
         assert_eq!(disk.virtual_bytes(), truth.len() as u64);
-        assert_same(&content(&disk).unwrap(), &truth);
+        assert_same(&content(&disk).unwrap(), &truth, "the disk");
         let map_bytes = files.get("disk.vmdk").traffic().bytes - opened - fetched(&disk);
         assert!(map_bytes <= len, "the scan reads the object once");
     }
@@ -258,10 +241,10 @@ fn twice(truth: &[u8]) -> Vec<u8> {
 fn of_two_grains_for_one_address_the_table_decides_and_in_a_scan_the_last_wins() {
     let truth = sample(2 << 20);
     let bytes = twice(&truth);
-    let disk = open_bytes(bytes.clone()).unwrap();
+    let disk = open_vmdk(bytes.clone()).unwrap();
     assert_eq!(warnings(&disk), Vec::<&str>::new());
-    assert_same(&content(&disk).unwrap(), &truth);
-    assert_same(&content_of(&bytes[..bytes.len() - 1024]).unwrap(), &truth);
+    assert_same(&content(&disk).unwrap(), &truth, "the disk");
+    assert_same(&content_of(&bytes[..bytes.len() - 1024]).unwrap(), &truth, "the disk");
     let error = failure(one_pass(&bytes, 1 << 20));
     assert_eq!(error.kind(), ErrorKind::Malformed);
     assert!(error.message().contains("twice"), "{error:?}");
@@ -271,8 +254,8 @@ fn of_two_grains_for_one_address_the_table_decides_and_in_a_scan_the_last_wins()
 fn compressed_grains_without_markers_read() {
     let truth = sample((4 << 20) + SECTOR);
     let built = Hosted { compressed: true, version: 3, ..Hosted::default() }.build(&truth);
-    let disk = open_bytes(built.bytes).unwrap();
-    assert_same(&content(&disk).unwrap(), &truth);
+    let disk = open_vmdk(built.bytes).unwrap();
+    assert_same(&content(&disk).unwrap(), &truth, "the disk");
     assert!(disk.geometry().features.contains(&"compressed grains".to_owned()));
 }
 
@@ -314,7 +297,7 @@ fn a_grain_that_passes_the_objects_end_is_truncated() {
     let directory = tempfile::tempdir().unwrap();
     let (raw, path_of) = (directory.path().join("disk.raw"), directory.path().join("disk.vmdk"));
     std::fs::write(&raw, &truth).unwrap();
-    qemu_img(&["convert", "-O", "vmdk", "-o", "subformat=streamOptimized", path(&raw), path(&path_of)]);
+    qemu_img(&["convert", "-O", "vmdk", "-o", "subformat=streamOptimized", text(&raw), text(&path_of)]);
     let whole = std::fs::read(&path_of).unwrap();
     for cut in [20_480, 30_000] {
         let error = error_of(&whole[..whole.len() - cut]);
@@ -403,10 +386,10 @@ fn a_stream_reads_in_one_pass() {
     for order in [None, Some(backwards)] {
         let built = Stream { order, ..Stream::default() }.build(&truth);
         for piece in [1000, 65536, 4 << 20] {
-            assert_same(&one_pass(&built.bytes, piece).unwrap(), &truth);
+            assert_same(&one_pass(&built.bytes, piece).unwrap(), &truth, "the disk");
         }
         let declared = Declared::Format(Format::Vmdk);
-        assert_same(&one_pass_as(&built.bytes, 65536, declared).unwrap(), &truth);
+        assert_same(&one_pass_as(&built.bytes, 65536, declared).unwrap(), &truth, "the disk");
     }
 }
 
@@ -417,9 +400,9 @@ fn a_stream_of_qemu_reads_in_one_pass() {
         let directory = tempfile::tempdir().unwrap();
         let (raw, image) = (directory.path().join("disk.raw"), directory.path().join("disk.vmdk"));
         std::fs::write(&raw, &truth).unwrap();
-        qemu_img(&["convert", "-O", "vmdk", "-o", "subformat=streamOptimized", path(&raw), path(&image)]);
+        qemu_img(&["convert", "-O", "vmdk", "-o", "subformat=streamOptimized", text(&raw), text(&image)]);
         let bytes = std::fs::read(&image).unwrap();
-        assert_same(&one_pass(&bytes, 100_000).unwrap(), &truth);
+        assert_same(&one_pass(&bytes, 100_000).unwrap(), &truth, "the disk");
     }
 }
 
@@ -428,7 +411,7 @@ fn a_declared_raw_stream_is_its_bytes() {
     for len in [0, 1, 511, 512, (3 << 20) + 77] {
         let truth = sample(len);
         let read = one_pass_as(&truth, 2 << 20, Declared::Format(Format::Raw)).unwrap();
-        assert_same(&read, &truth);
+        assert_same(&read, &truth, "the disk");
     }
 }
 
@@ -455,7 +438,7 @@ fn standard_input_refuses_what_it_cannot_read() {
 #[test]
 fn every_grain_of_a_stream_is_one_unit() {
     let truth = sample(2 << 20);
-    let disk = open_bytes(Stream::default().build(&truth).bytes).unwrap();
+    let disk = open_vmdk(Stream::default().build(&truth).bytes).unwrap();
     for extent in extents(&disk).unwrap() {
         match extent.kind {
             ExtentKind::Coded(_) => assert_eq!(extent.guest.len(), 1 << 16),

@@ -27,9 +27,14 @@ use crate::detect::Recognised;
 use header::Header;
 pub(crate) use read::open;
 
+/// True where bytes begin as an image does.
+pub(crate) fn has_marks(head: &[u8]) -> bool {
+    head.starts_with(header::MAGIC)
+}
+
 /// Whether the object is a QCOW2 image: its magic at 0, and a header that holds up as far as the head shows.
 pub(crate) fn recognise(file: &HeadTail) -> Recognised {
-    if !file.head().starts_with(header::MAGIC) {
+    if !has_marks(file.head()) {
         return Recognised::No;
     }
     match Header::parse(file.head(), file.len()) {

@@ -20,13 +20,7 @@ pub(crate) use write::RawLayout;
 /// Opens a raw disk. Nothing can be wrong with one; that it looks like a file which is not a disk is a warning.
 #[allow(clippy::unused_async)]
 pub(crate) async fn open(opening: Opening) -> Result<Disk> {
-    let warnings = Warnings::new();
-    if let Some(name) = foreign(opening.file.head()) {
-        warnings.add(Warning::new(
-            "content_looks_like",
-            format!("the raw disk looks like {name}: it is read as it is"),
-        ));
-    }
+    let warnings = looks(opening.file.head());
     let source: Arc<dyn Source> = opening.file;
     let geometry = Geometry {
         format: Format::Raw.name(),
@@ -37,4 +31,16 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     };
     let map = Box::new(FlatMap { source: Arc::clone(&source), virtual_bytes: source.len() });
     Ok(Disk::new(geometry, vec![source], map, warnings, Vec::new()))
+}
+
+/// What there is to say of a raw disk that begins with `head`.
+fn looks(head: &[u8]) -> Warnings {
+    let warnings = Warnings::new();
+    if let Some(name) = foreign(head) {
+        warnings.add(Warning::new(
+            "content_looks_like",
+            format!("the raw disk looks like {name}: it is read as it is"),
+        ));
+    }
+    warnings
 }

@@ -16,7 +16,9 @@ pub(super) const LEN: usize = 512;
 /// Length of the footer that versions before Virtual PC 2004 wrote: its last byte, always zero, is missing.
 const SHORT_LEN: usize = 511;
 /// Most zeros that may follow the footer, in bytes: as copies made in whole blocks leave them.
-pub(super) const MOST_PADDING: u64 = 64 << 10;
+const MOST_PADDING: u64 = 64 << 10;
+/// As much of an object's end as a footer is looked for in.
+pub(crate) const TAIL_LEN: u64 = MOST_PADDING + LEN as u64;
 /// The largest geometry that the fields are used for, in sectors: a disk that large or larger states it and means its
 /// `current_size`.
 const CHS_CEILING: u64 = 65_535 * 16 * 255;
@@ -89,6 +91,11 @@ pub(super) struct Footer {
     pub(super) creator: String,
     pub(super) temporary: bool,
     pub(super) saved_state: bool,
+}
+
+/// True where `bytes` begin as a footer does.
+pub(super) fn has_cookie(bytes: &[u8]) -> bool {
+    bytes.starts_with(COOKIE)
 }
 
 /// The sum that footer and header carry: one's complement of the sum of all bytes but those of the field itself.
@@ -175,7 +182,7 @@ pub(super) struct Candidate {
 
 impl Candidate {
     fn new(found: &[u8], at: StoredOffset, padding: u64) -> Option<Self> {
-        if !found.starts_with(COOKIE) {
+        if !has_cookie(found) {
             return None;
         }
         let mut bytes = Box::new([0; LEN]);
@@ -183,7 +190,7 @@ impl Candidate {
         Some(Self { bytes, at, short: found.len() < LEN, padding })
     }
 
-    fn is_intact(&self) -> bool {
+    pub(super) fn is_intact(&self) -> bool {
         RawFooter::ref_from_bytes(&*self.bytes)
             .is_ok_and(|raw| raw.checksum.get() == checksum(&*self.bytes, raw.checksum))
     }

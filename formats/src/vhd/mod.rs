@@ -17,14 +17,27 @@ mod footer;
 mod header;
 mod read;
 
+use diskferry_core::address::StoredOffset;
 use diskferry_core::source::wrap::HeadTail;
 
+use footer::Candidate;
+pub(crate) use footer::TAIL_LEN;
 pub(crate) use read::open;
 
 use crate::detect::Recognised;
 
 /// The unit of the format, in bytes.
 const SECTOR: u64 = 512;
+
+/// True where bytes begin as a dynamic or differencing disk does. A fixed one begins with the guest's bytes.
+pub(crate) fn has_marks(head: &[u8]) -> bool {
+    footer::has_cookie(head)
+}
+
+/// True where bytes end as a disk of any kind does, with an intact footer.
+pub(crate) fn ends_as_one(tail: &[u8]) -> bool {
+    Candidate::at_tail(tail, StoredOffset::ZERO).is_some_and(|candidate| candidate.is_intact())
+}
 
 /// Whether the object is one: the cookie `conectix` at its end, or at its start for one that lost its end.
 pub(crate) fn recognise(file: &HeadTail) -> Recognised {

@@ -32,7 +32,7 @@ const HEADER: &str = "the dynamic disk header";
 /// # Errors
 /// What opening it would answer: `malformed`, `truncated` and `unsupported_feature`.
 pub(super) fn examine(file: &HeadTail) -> Result<Option<Located>> {
-    let len = (footer::MOST_PADDING.saturating_add(footer::LEN as u64)).min(file.len());
+    let len = footer::TAIL_LEN.min(file.len());
     let start = file.len().saturating_sub(len);
     let tail = held(file, start, len).unwrap_or_default();
     let tail = Candidate::at_tail(&tail, StoredOffset::new(start));

@@ -7,8 +7,7 @@ use diskferry_core::error::ErrorKind;
 use diskferry_formats::codec;
 use flate2::{Compress, Compression, FlushCompress};
 
-use crate::built::Built;
-use crate::support::*;
+use crate::images::*;
 
 const CLUSTER: usize = 65_536;
 /// Where the compressed bytes begin: no multiple of anything.
@@ -38,7 +37,7 @@ fn reads(bytes: Vec<u8>, truth: &[u8]) {
 
 #[track_caller]
 fn malformed(bytes: Vec<u8>) {
-    let error = try_read_all(&open_bytes(bytes).unwrap(), u64::MAX).unwrap_err();
+    let error = content(&open_bytes(bytes).unwrap()).unwrap_err();
     assert_eq!((error.kind(), error.offset()), (ErrorKind::Malformed, Some(AT as u64)), "{error}");
 }
 
@@ -136,7 +135,8 @@ fn an_object_may_end_with_the_last_byte_that_decoding_needs() {
         let options = format!("compression_type={compression}");
         qemu_img(&["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", &options, text(&raw), text(&path)]);
         let bytes = std::fs::read(&path).unwrap();
-        let last = extents(&open_bytes(bytes.clone()).unwrap()).last().unwrap().to_fetch().unwrap().range;
+        let last =
+            extents(&open_bytes(bytes.clone()).unwrap()).unwrap().last().unwrap().to_fetch().unwrap().range;
         let start = last.start().get() as usize;
         let taken = decode(&bytes[start..], &mut vec![0; CLUSTER]).unwrap();
         assert!(start + taken < bytes.len(), "the last sector has room");

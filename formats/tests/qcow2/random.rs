@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::*;
+use crate::images::*;
 
 /// Sectors of the disks here: 2 MiB and a little, no whole number of clusters.
 const SECTORS: u64 = 4111;
@@ -56,7 +56,8 @@ fn random_histories_read_as_qemu_reads_them() {
                 }
                 commands.clear();
             };
-            // qemu compresses only into clusters that were never written.
+            // qemu compresses only into clusters that were never written; and where they are of one sector, it comes to write
+            // compressed bytes over its own tables, and stops itself. What convert makes of such clusters is in `oracle`.
             let mut written = vec![false; (SECTORS * 512 / cluster + 1) as usize];
             let mut touch = |at: u64, len: u64| {
                 let clusters = &mut written[(at / cluster) as usize..=((at + len - 1) / cluster) as usize];
@@ -82,13 +83,14 @@ fn random_histories_read_as_qemu_reads_them() {
                     Step::Discard { at, sectors } => {
                         commands.push(format!("discard {} {}", at * 512, sectors * 512));
                     }
-                    Step::Compress { at, byte } => {
+                    Step::Compress { at, byte } if bits > 9 => {
                         let at = at * 512 / cluster * cluster;
                         let len = cluster.min(SECTORS * 512 - at);
                         if touch(at, len) {
                             commands.push(format!("write -c -P {byte} {at} {len}"));
                         }
                     }
+                    Step::Compress { .. } => {}
                     Step::Snapshot => {
                         flush(&mut commands);
                         qemu_img(&["snapshot", "-c", &number.to_string(), text(&image)]);

@@ -9,8 +9,7 @@ use diskferry_core::source::Source;
 use diskferry_core::source::memory::MemorySource;
 use diskferry_core::source::wrap::Recording;
 
-use crate::built::Built;
-use crate::support::*;
+use crate::images::*;
 
 fn recorded(bytes: Vec<u8>) -> (Disk, Arc<Recording>) {
     let recording = Arc::new(Recording::new(Arc::new(MemorySource::new("image.qcow2", bytes))));
@@ -29,14 +28,14 @@ fn an_image_of_16_tib_with_little_in_it_costs_a_handful_of_requests() {
     qemu_io(&path, &["write -P 1 0 64K", "write -P 2 5T 64K", "write -P 3 17179869168K 16K"]);
     let (disk, recording) = recorded(std::fs::read(&path).unwrap());
     assert!(recording.reads().len() <= 2, "head and tail open it: {:?}", recording.reads());
-    let all = extents(&disk);
+    let all = extents(&disk).unwrap();
     assert!(recording.reads().len() <= 6, "{:?}", recording.reads());
     let content: u64 =
         all.iter().filter(|extent| extent.is_allocated()).map(|extent| extent.guest.len()).sum();
     assert_eq!(content, 3 * 65_536);
     assert_eq!(all.len(), 5, "data at both ends and once between");
     let requests = recording.reads().len();
-    extents(&disk);
+    extents(&disk).unwrap();
     assert_eq!(recording.reads().len(), requests, "the second walk reads nothing");
     let at = GuestRange::new(GuestOffset::new(5 << 40), 4096).unwrap();
     assert!(block_on(disk.read(at)).unwrap().iter().all(|byte| *byte == 2));
@@ -56,13 +55,13 @@ fn tables_that_lie_together_are_one_request() {
     }
     let (disk, recording) = recorded(image.0);
     let opening = recording.reads().len();
-    let all = extents(&disk);
+    let all = extents(&disk).unwrap();
     assert_eq!(all.len(), 1, "one run of zeros");
     let reads = recording.reads();
     assert_eq!(reads.len() - opening, 1, "the L1 table is in the head: {:?}", &reads[opening..]);
     assert!(bytes_of(&reads[opening..]) <= (tables * cluster) as u64);
     // In windows, a table is not read again.
-    try_extents(&disk, 300_000).unwrap();
+    walk(&disk, 300_000).unwrap();
     assert_eq!(recording.reads().len(), reads.len());
 }
 
@@ -89,7 +88,7 @@ fn a_table_is_read_as_far_as_the_disk_goes() {
     qemu_io(&path, &["write -P 1 0 2M", "write -P 2 19G 2M"]);
     let (disk, recording) = recorded(std::fs::read(&path).unwrap());
     let opening = recording.reads().len();
-    extents(&disk);
+    extents(&disk).unwrap();
     let reads = recording.reads();
     assert!(bytes_of(&reads[opening..]) <= 10_240 * 8 + 8, "{:?}", &reads[opening..]);
     // In the second slice of the table.
@@ -113,7 +112,7 @@ fn the_largest_l1_table_is_read_page_by_page() {
     let last = GuestRange::new(GuestOffset::new((128 << 30) - 512), 512).unwrap();
     assert_eq!(block_on(disk.read(last)).unwrap(), vec![7; 512]);
     assert!(recording.reads().len() <= 5, "{:?}", recording.reads());
-    let all = extents(&disk);
+    let all = extents(&disk).unwrap();
     assert!(all.iter().rev().skip(1).all(|extent| matches!(extent.kind, ExtentKind::Hole)));
     assert!(recording.reads().iter().all(|range| range.len() <= 1 << 20), "a page at a time");
     assert!(bytes_of(&recording.reads()) < 34 << 20);
@@ -142,7 +141,7 @@ fn an_answer_is_bounded_and_goes_on_where_it_stopped() {
     let (disk, recording) = recorded(image.0);
     let answer: Vec<Extent> = block_on(disk.extents(GuestRange::first(u64::MAX))).unwrap();
     assert!(answer.len() >= BATCH_EXTENTS && answer.len() < BATCH_EXTENTS + 64, "{}", answer.len());
-    let all = extents(&disk);
+    let all = extents(&disk).unwrap();
     assert_eq!(all.len(), 512_000, "two entries to one cluster are both content");
     assert!(recording.reads().len() <= 4, "{:?}", recording.reads());
 }
@@ -156,7 +155,7 @@ fn a_table_shared_beyond_all_reason_is_malformed_and_not_walked_for_days() {
     let mut image = Built::new(21, 1 << 61, entries as u32, table + cluster);
     image.0[l1..table].as_chunks_mut::<8>().0.fill((table as u64).to_be_bytes());
     image.0[table..].as_chunks_mut::<16>().0.fill(1u128.to_be_bytes());
-    let error = try_extents(&open_bytes(image.0).unwrap(), u64::MAX).map(drop).unwrap_err();
+    let error = extents(&open_bytes(image.0).unwrap()).map(drop).unwrap_err();
     assert_eq!(said(&error), ("malformed", Some(l1 as u64)));
 }
 

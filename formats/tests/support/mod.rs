@@ -130,7 +130,7 @@ pub(crate) fn failure<T>(result: Result<T>) -> Error {
 }
 
 /// The error of reading an image of one file, wherever it shows.
-pub(crate) fn error_of(format: Format, bytes: impl Into<Bytes>) -> Error {
+pub(crate) fn error_as(format: Format, bytes: impl Into<Bytes>) -> Error {
     failure(open_as(format, bytes).and_then(|disk| content(&disk)))
 }
 

@@ -11,6 +11,17 @@ pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+/// Runs qemu-io commands on an image, all in one process.
+pub(crate) fn qemu_io(path: &Path, format: &str, commands: &[&str]) {
+    let mut args = vec!["-t", "unsafe", "-f", oracle::qemu_format(format)];
+    args.extend(commands.iter().flat_map(|command| ["-c", *command]));
+    args.push(text(path));
+    let output = oracle::tool("qemu-io", &args);
+    // Its exit code hides what failed.
+    let wrong = ["failed", "invalid", "rror"].iter().any(|word| output.contains(word));
+    assert!(!wrong, "qemu-io {commands:?}: {output}");
+}
+
 /// What qemu-img makes of raw bytes.
 pub(crate) fn convert(raw: &[u8], format: &str, options: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,24 @@
 //! Builds VHDs of any kind by hand, as the specification draws them.
 
-use super::SECTOR;
+use bytes::Bytes;
+use diskferry_core::disk::Disk;
+use diskferry_core::error::Error;
+use diskferry_formats::{Declared, Format};
+
+use super::{SECTOR, error_as, open_as, open_bytes};
+
+/// Opens what must open as a VHD, declared or not.
+pub(crate) fn open_vhd(bytes: impl Into<Bytes>) -> Disk {
+    let bytes = bytes.into();
+    let undeclared = open_bytes(bytes.clone(), Declared::Unknown).unwrap();
+    assert_eq!(undeclared.geometry().format, "vhd");
+    open_as(Format::Vhd, bytes).unwrap()
+}
+
+/// The error of an image that does not open or does not read, with the place it names.
+pub(crate) fn error_of(bytes: impl Into<Bytes>) -> Error {
+    error_as(Format::Vhd, bytes)
+}
 
 /// The sum of footer and header, over all bytes but the four at `field`.
 pub(crate) fn checksum(bytes: &[u8], field: usize) -> u32 {

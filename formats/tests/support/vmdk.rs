@@ -2,10 +2,28 @@
 
 use std::io::Write;
 
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, Result};
+use diskferry_formats::Format;
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 
-use super::SECTOR;
+use super::{SECTOR, content, error_as, open_as};
+
+/// Opens an image of one file.
+pub(crate) fn open_vmdk(bytes: impl Into<Vec<u8>>) -> Result<Disk> {
+    open_as(Format::Vmdk, bytes.into())
+}
+
+/// The bytes of an image of one file.
+pub(crate) fn content_of(bytes: impl Into<Vec<u8>>) -> Result<Vec<u8>> {
+    content(&open_vmdk(bytes)?)
+}
+
+/// The error of reading an image of one file, wherever it shows.
+pub(crate) fn error_of(bytes: impl Into<Vec<u8>>) -> Error {
+    error_as(Format::Vmdk, bytes.into())
+}
 
 pub(crate) fn zlib(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::new(6));
