@@ -304,3 +304,36 @@ fn vmdk_is_detected_and_not_taken_for_raw() {
     let error = failure(open(text.as_bytes(), Declared::Format(Format::Qcow2)));
     assert_eq!(error.kind(), ErrorKind::FormatMismatch);
 }
+
+#[test]
+fn a_table_shared_beyond_all_reason_is_malformed_and_not_walked_for_days() {
+    // A directory of 64 KiB whose entries all name one table of 65,536 holes: a thousand million of them.
+    let named = 16_384u64;
+    let header = |entries: u64| Header {
+        version: 1,
+        flags: 1,
+        capacity: entries * 65_536 * 8,
+        grain: 8,
+        descriptor: (1, 20),
+        entries: 65_536,
+        rgd: 0,
+        gd: 21,
+        overhead: 128,
+        compression: 0,
+    };
+    let image = |entries: u64| {
+        let header = header(entries);
+        let mut image = header.bytes();
+        let line = format!("RW {} SPARSE \"x\"", header.capacity);
+        image.extend(descriptor("monolithicSparse", &line).bytes());
+        image.resize(21 * SECTOR, 0);
+        let table = ((21 * SECTOR + 4 * named as usize) / SECTOR) as u32;
+        (0..named).for_each(|_| image.extend(table.to_le_bytes()));
+        image.resize(image.len() + 4 * 65_536, 0);
+        image
+    };
+    let error = error_of(image(named));
+    assert_eq!((error.kind(), error.offset()), (ErrorKind::Malformed, Some(21 * 512)), "{error}");
+    let shared = open_vmdk(image(16)).unwrap();
+    assert_eq!(extents(&shared).unwrap().len(), 1, "what is shared within reason is read");
+}

@@ -15,6 +15,7 @@ use diskferry_core::stream::ByteStream;
 use diskferry_formats::{Declared, Format, open_stream};
 use support::files::Files;
 use support::qemu::*;
+use support::vhd::Vhd;
 use support::vmdk::*;
 use support::*;
 
@@ -446,5 +447,32 @@ fn every_grain_of_a_stream_is_one_unit() {
             kind => panic!("{kind:?}"),
         }
     }
-    let _ = zlib(&[]);
+}
+
+#[test]
+fn a_fixed_vhd_is_not_read_as_a_raw_stream() {
+    let raw = Declared::Format(Format::Raw);
+    for len in [512, 1 << 20, (2 << 20) + 512] {
+        let guest = bootable(len);
+        for vhd in [
+            Vhd::new(2, len as u64),
+            Vhd { short_footer: true, ..Vhd::new(2, len as u64) },
+            Vhd { padding: 60_000, ..Vhd::new(2, len as u64) },
+        ] {
+            let image = vhd.fixed(&guest);
+            for piece in [511, 70_000, 1 << 20] {
+                let error = failure(one_pass_as(&image, piece, raw));
+                assert_eq!(error.kind(), ErrorKind::FormatMismatch, "{len} in pieces of {piece}: {error}");
+            }
+        }
+        assert_same(&one_pass_as(&guest, 70_000, raw).unwrap(), &guest, "a raw disk");
+    }
+}
+
+#[test]
+fn a_raw_stream_that_looks_like_a_file_is_read_with_a_warning() {
+    let gzip = [&[0x1f, 0x8b, 8][..], &[7; 4096]].concat();
+    let stream = block_on(open_stream(in_pieces(&gzip, 100), Declared::Format(Format::Raw))).unwrap();
+    let codes: Vec<_> = stream.warnings().iter().map(|warning| warning.code).collect();
+    assert_eq!(codes, ["content_looks_like"]);
 }

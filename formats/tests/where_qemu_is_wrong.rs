@@ -117,7 +117,7 @@ fn a_raw_disk_keeps_its_length_to_the_byte() {
 
 #[test]
 fn a_grain_is_not_given_for_another_sector_than_its_marker_says() {
-    let truth = noise(2 * 64 << 10, 6);
+    let truth = noise(128 << 10, 6);
     let built = Stream::default().build(&truth);
     let table = built.grains[1].0 + 64 * 1024;
     let table =
@@ -132,4 +132,16 @@ fn a_grain_is_not_given_for_another_sector_than_its_marker_says() {
     let error = error_as(Format::Vmdk, image);
     assert_eq!(error.kind(), ErrorKind::Malformed);
     assert!(error.message().contains("its marker says sector 128"), "{error}");
+}
+
+#[test]
+fn the_bitmap_of_a_small_block_takes_a_sector() {
+    // qemu rounds the length of the bitmap of a block of less than 4 KiB down, to none, and begins the data with it.
+    let truth = noise(4096, 7);
+    let image = Vhd { block_bytes: 2048, ..Vhd::new(3, 4096) }.dynamic_of(&truth, |_| true);
+    let qemu = qemu_reads(&image, "vhd");
+    assert_eq!(qemu[..4], [0xf0, 0, 0, 0], "the bitmap");
+    assert_same(&qemu[512..2048], &truth[..1536], "the block, a sector late");
+
+    assert_same(&read_all(&open_as(Format::Vhd, image).unwrap()), &truth, "ours");
 }

@@ -10,7 +10,8 @@
 //! nothing. Where there is a redundant one, the two are read together and compared: an entry that only one of them
 //! has was lost by the other.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use diskferry_core::address::{StoredOffset, StoredRange};
@@ -23,6 +24,8 @@ use crate::table::Tables;
 
 /// Bytes of a page of a directory.
 const PAGE_BYTES: u64 = 256 << 10;
+/// So many entries of grain tables are walked however small the object is: 16 TiB of grains of 64 KiB.
+const ENTRIES_FREE: u64 = 1 << 28;
 
 /// What the entries of directories and tables look like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,6 +164,14 @@ pub(crate) struct Directory {
     /// Entries in use.
     len: u64,
     warnings: Warnings,
+    named: Mutex<Named>,
+}
+
+/// How many tables the pages seen so far name.
+#[derive(Debug, Default)]
+struct Named {
+    pages: BTreeSet<u64>,
+    tables: u64,
 }
 
 /// Where a grain table is.
@@ -219,7 +230,7 @@ impl Directory {
             layout.redundant = None;
         }
         layout.redundant = layout.redundant.filter(|start| fits(*start) && *start != layout.directory);
-        Ok(Self { source, layout, bytes, len, warnings })
+        Ok(Self { source, layout, bytes, len, warnings, named: Mutex::default() })
     }
 
     /// Number of its entries in use.
@@ -258,7 +269,7 @@ impl Directory {
         let mut loaded = tables.load(&ranges).await?.into_iter();
         let missing = || Error::internal(format!("page {number} of a grain directory was not loaded"));
         let (first, end) = bounds.ok_or_else(missing)?;
-        Ok(Page {
+        let page = Page {
             first,
             end,
             start: ranges.first().map_or(0, |range| range.start().get()),
@@ -267,17 +278,45 @@ impl Directory {
                 Some(_) => Some(loaded.next().ok_or_else(missing)?),
                 None => None,
             },
-        })
+        };
+        self.check_sharing(number, &page)?;
+        Ok(page)
+    }
+
+    /// Checks that the pages seen so far do not name much more tables than the object can hold.
+    ///
+    /// Entries that share one table are read, and its grains are content each time. But a table that holds no grain is no
+    /// content: a small object whose entries all share one would be walked for days. Where no table is shared, all
+    /// tables together are no more than fits the object.
+    fn check_sharing(&self, number: u64, page: &Page) -> Result<()> {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if named.pages.insert(number) {
+            let tables = (page.first..page.end).filter(|index| !self.is_empty(page, *index)).count();
+            named.tables = named.tables.saturating_add(u64::try_from(tables).unwrap_or_default());
+        }
+        // The last table need not be whole.
+        let bytes = named.tables.saturating_sub(1).saturating_mul(self.layout.table_bytes());
+        let free = ENTRIES_FREE.saturating_mul(self.layout.entries.width());
+        if bytes > free.max(self.source.len()) {
+            return Err(Error::malformed(format!(
+                "{} entries of the grain directory name tables, more than an object of {} bytes can hold: many share one",
+                named.tables,
+                self.source.len()
+            ))
+            .at(page.start));
+        }
+        Ok(())
+    }
+
+    fn is_empty(&self, page: &Page, index: u64) -> bool {
+        let relative = index.saturating_sub(page.first);
+        let entry = |bytes: &Bytes| self.layout.entries.get(bytes, relative).unwrap_or_default();
+        entry(&page.primary) == 0 && page.redundant.as_ref().is_none_or(|bytes| entry(bytes) == 0)
     }
 
     /// How many entries from `index` on are empty, as far as the page goes.
     pub(crate) fn empty_run(&self, page: &Page, index: u64) -> u64 {
-        let empty = |index: &u64| {
-            let relative = index.saturating_sub(page.first);
-            let entry = |bytes: &Bytes| self.layout.entries.get(bytes, relative).unwrap_or_default();
-            entry(&page.primary) == 0 && page.redundant.as_ref().is_none_or(|bytes| entry(bytes) == 0)
-        };
-        let run = (index..page.end).take_while(empty).count();
+        let run = (index..page.end).take_while(|index| self.is_empty(page, *index)).count();
         u64::try_from(run).unwrap_or_default()
     }
 

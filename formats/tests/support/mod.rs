@@ -79,9 +79,10 @@ pub(crate) fn extents(disk: &Disk) -> Result<Vec<Extent>> {
 /// The guest's bytes, read through the map in windows of `window` bytes, and what decoding counted. What the codecs have
 /// to say of it is among the disk's warnings afterwards.
 pub(crate) fn read(disk: &Disk, window: u64) -> Result<(Vec<u8>, Tally)> {
+    let extents = walk(disk, window)?;
     let mut out = vec![0; usize::try_from(disk.virtual_bytes()).unwrap()];
     let mut tally = Tally::default();
-    for extent in walk(disk, window)? {
+    for extent in extents {
         let Some(stored) = extent.to_fetch() else { continue };
         let bytes = block_on(disk.file(stored.file)?.read(stored.range))?;
         let place = extent.guest.start().get() as usize..extent.guest.end().get() as usize;
