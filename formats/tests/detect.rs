@@ -163,3 +163,35 @@ fn version_1_of_qcow_is_known_and_not_supported() {
     assert_eq!(kind(&image, Declared::Unknown), Err(ErrorKind::UnsupportedFeature));
     assert_eq!(kind(&image, declared(Format::Qcow2)), Err(ErrorKind::UnsupportedFeature));
 }
+
+#[test]
+fn a_vmdk_or_a_dynamic_vhd_that_ends_with_the_footer_of_a_fixed_vhd() {
+    for options in ["subformat=monolithicSparse", "subformat=streamOptimized"] {
+        let vmdk = convert(&bootable(1 << 20), "vmdk", options);
+        let both = Vhd::new(2, vmdk.len() as u64).fixed(&vmdk);
+        for declared in [Declared::Unknown].into_iter().chain(Format::ALL.map(declared)) {
+            assert_eq!(kind(&both, declared), Err(ErrorKind::AmbiguousFormat), "{options} {declared:?}");
+        }
+    }
+    // Both readings of this one are VHD: the footer at the end is the master.
+    let guest = bootable(1 << 20);
+    let dynamic = Vhd { block_bytes: 4096, ..Vhd::new(3, 1 << 20) }.dynamic_of(&guest, |_| true);
+    let disk = open_as(Format::Vhd, Vhd::new(2, dynamic.len() as u64).fixed(&dynamic)).unwrap();
+    assert_eq!((disk.geometry().variant.as_str(), warnings(&disk)), ("fixed", vec!["footer_copies_differ"]));
+}
+
+#[test]
+fn a_vhd_inside_the_last_partition_of_a_raw_disk_is_not_the_disk() {
+    // A fixed VHD as a file near the end of the disk, with the backup GPT behind it: 33 sectors that are not zero.
+    let mut raw = bootable(1 << 20);
+    let file = Vhd::new(2, 64 << 10).fixed(&noise(64 << 10, 9));
+    let end = raw.len();
+    let at = end - 33 * 512 - file.len();
+    raw[at..at + file.len()].copy_from_slice(&file);
+    raw[end - 512..end - 504].copy_from_slice(b"EFI PART");
+    for declared in [Declared::Unknown, declared(Format::Raw)] {
+        let disk = open_bytes(raw.clone(), declared).unwrap();
+        assert_eq!(disk.geometry().format, "raw");
+        assert_same(&read_all(&disk), &raw, "the disk");
+    }
+}

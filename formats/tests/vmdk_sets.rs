@@ -347,3 +347,60 @@ fn descriptors_that_do_not_hold_up_are_errors() {
     let long = format!("{plain}#{}", "x".repeat(1 << 20));
     assert_eq!(failure(Files::from(&[("disk.vmdk", long.as_bytes())]).open("disk.vmdk")).kind(), Malformed);
 }
+
+#[test]
+fn extents_with_grains_of_their_own_and_ends_inside_them_read() {
+    let lengths = [(100, 8, 512), (129, 128, 512), (4097, 16, 64), (1, 2048, 512), (128, 64, 7)];
+    let mut truth = Vec::new();
+    let mut lines = Vec::new();
+    let mut others = Vec::new();
+    for (number, (sectors, grain, entries)) in lengths.into_iter().enumerate() {
+        let part = noise(sectors * SECTOR, number as u64);
+        let descriptor = Some("\0".to_owned());
+        others.push((
+            format!("disk-s{number}.vmdk"),
+            Hosted { grain, entries, descriptor, ..Hosted::default() }.build(&part).bytes,
+        ));
+        lines.push(format!("RW {sectors} SPARSE \"disk-s{number}.vmdk\""));
+        truth.extend(part);
+    }
+    let text = descriptor("twoGbMaxExtentSparse", &lines.join("\n"));
+    let mut files: Vec<(&str, &[u8])> = vec![("disk.vmdk", text.as_bytes())];
+    files.extend(others.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())));
+    let disk = Files::from(&files).open("disk.vmdk").unwrap();
+    assert_eq!(disk.geometry().cluster_bytes, None);
+    assert_same(&content(&disk).unwrap(), &truth, "at once");
+    assert_same(&read(&disk, 4099).unwrap().0, &truth, "in odd windows");
+}
+
+#[test]
+fn a_set_of_many_files_reads_with_their_heads_not_kept() {
+    let truth = sample(80 * 65536);
+    let parts: Vec<Vec<u8>> = truth.chunks(65536).map(|part| Hosted::default().build(part).bytes).collect();
+    let names: Vec<String> = (0..parts.len()).map(|number| format!("disk-s{number:03}.vmdk")).collect();
+    let lines: Vec<String> = names.iter().map(|name| format!("RW 128 SPARSE \"{name}\"")).collect();
+    let text = descriptor("twoGbMaxExtentSparse", &lines.join("\n"));
+    let mut files: Vec<(&str, &[u8])> = vec![("disk.vmdk", text.as_bytes())];
+    files.extend(names.iter().map(String::as_str).zip(parts.iter().map(Vec::as_slice)));
+    let files = Files::from(&files);
+    let disk = files.open("disk.vmdk").unwrap();
+    assert_eq!(disk.files().len(), 81);
+    let opening = files.reads("disk-s000.vmdk").len();
+    assert_same(&content(&disk).unwrap(), &truth, "the disk");
+    assert!(files.reads("disk-s000.vmdk").len() > opening, "its tables are read when they are asked for");
+}
+
+#[test]
+fn the_access_of_an_embedded_extent_counts() {
+    let truth = sample(1 << 20);
+    let embedded = |line: &str| {
+        let text = descriptor("monolithicSparse", line);
+        Hosted { descriptor: Some(text), ..Hosted::default() }.build(&truth).bytes
+    };
+    assert_same(&content_of(embedded("RDONLY 2048 SPARSE \"x\"")).unwrap(), &truth, "read-only");
+    let error = error_of(embedded("NOACCESS 2048 SPARSE \"x\""));
+    assert_eq!(error.kind(), ErrorKind::UnsupportedFeature);
+    for lines in ["RW 2048 ZERO", "RW 1024 SPARSE \"x\"\nRW 1024 SPARSE \"x\"", "RW 2048 FLAT \"x\" 0", ""] {
+        assert_eq!(error_of(embedded(lines)).kind(), ErrorKind::Malformed, "{lines:?}");
+    }
+}

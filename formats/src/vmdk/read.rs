@@ -133,7 +133,7 @@ async fn open_hosted(opening: Opening) -> Result<Disk> {
     let refusals =
         described.iter().flat_map(|(found, line)| refusals(found, std::slice::from_ref(line))).collect();
     let source: Arc<dyn Source> = Arc::clone(&file) as _;
-    let opened = sparse_part(FileIndex(0), &file, &header, GuestRange::first(size), &warnings)?;
+    let opened = sparse_part(FileIndex(0), &source, &file, &header, GuestRange::first(size), &warnings)?;
     geometry.features.extend(opened.features);
     Ok(finish(geometry, vec![source], vec![opened.part], warnings, refusals))
 }
@@ -296,18 +296,19 @@ pub(crate) struct Opened {
     pub(crate) features: Vec<String>,
 }
 
-/// Opens the hosted sparse extent in `file` as the guest bytes `guest`.
+/// Opens the hosted sparse extent in `source`, whose head and tail are in `file`, as the guest bytes `guest`.
 ///
 /// # Errors
 /// `malformed`, `truncated`, `unsupported_feature`.
 pub(crate) fn sparse_part(
     index: FileIndex,
-    file: &Arc<HeadTail>,
+    source: &Arc<dyn Source>,
+    file: &HeadTail,
     header: &SparseHeader,
     guest: GuestRange,
     warnings: &Warnings,
 ) -> Result<Opened> {
-    let source: Arc<dyn Source> = Arc::clone(file) as _;
+    let source = Arc::clone(source);
     if let Grains::Compressed { .. } = header.grains
         && header.grain_bytes() > MAX_UNIT_BYTES
     {
@@ -365,18 +366,18 @@ pub(crate) fn sparse_part(
     Ok(Opened { part: Part { guest, map: PartMap::Sparse(map) }, features })
 }
 
-/// Opens the ESX extent in `file` as the guest bytes `guest`.
+/// Opens the ESX extent in `source` as the guest bytes `guest`.
 ///
 /// # Errors
 /// `malformed`, `truncated`.
 pub(crate) fn esx_part(
     index: FileIndex,
-    file: &Arc<HeadTail>,
+    source: &Arc<dyn Source>,
     extent: EsxExtent,
     guest: GuestRange,
     warnings: &Warnings,
 ) -> Result<Part> {
-    let source: Arc<dyn Source> = Arc::clone(file) as _;
+    let source = Arc::clone(source);
     let map = SparseMap::new(index, source, guest, extent.layout, None, warnings.clone())?;
     Ok(Part { guest, map: PartMap::Sparse(map) })
 }
@@ -412,8 +413,8 @@ fn open_cowd(opening: &Opening) -> Result<Disk> {
         features: Vec::new(),
     };
     let refusals = if extent.child { vec![cowd_child()] } else { Vec::new() };
-    let part = esx_part(FileIndex(0), file, extent, GuestRange::first(size), &warnings)?;
     let source: Arc<dyn Source> = Arc::clone(file) as _;
+    let part = esx_part(FileIndex(0), &source, extent, GuestRange::first(size), &warnings)?;
     Ok(finish(geometry, vec![source], vec![part], warnings, refusals))
 }
 

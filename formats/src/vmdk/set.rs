@@ -22,6 +22,8 @@ use crate::{Format, Opening};
 
 /// Siblings that are opened at once.
 const AT_ONCE: usize = 8;
+/// Of so many siblings head and tail are kept, 193 KiB each: a disk of 4096 pieces would take 800 MiB.
+const HEADS_KEPT: usize = 32;
 
 /// Opens the disk that a descriptor describes.
 ///
@@ -56,18 +58,28 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         return Ok(finish(geometry, files, Vec::new(), warnings, refused));
     }
 
-    let (indices, siblings) = open_siblings(&opening, &descriptor.extents, &names).await?;
-    files.extend(siblings.iter().map(Sibling::source));
+    let (indices, wanted) = wanted(&descriptor.extents, &names)?;
+    let keep_heads = wanted.len() <= HEADS_KEPT;
+    let open = |wanted| open_sibling(&opening, wanted, keep_heads);
+    let mut siblings = stream::iter(wanted.into_iter().map(open)).buffered(AT_ONCE);
     let mut parts = Vec::new();
     let mut grains = Vec::new();
     for ((line, guest), index) in descriptor.extents.iter().zip(places).zip(indices) {
-        let Some(position) = index else {
+        let Some(index) = index else {
             parts.push(Part { guest, map: PartMap::Zero });
             continue;
         };
-        let sibling = siblings.get(position).ok_or_else(|| Error::internal("a sibling was not opened"))?;
-        let index = FileIndex(u32::try_from(position.saturating_add(1)).unwrap_or(u32::MAX));
-        let opened = part(&descriptor, line, guest, index, sibling, &warnings).await;
+        // Siblings are numbered in the order in which extents name them first.
+        let mut head = None;
+        if files.len() == index {
+            let sibling = siblings.try_next().await?;
+            let sibling = sibling.ok_or_else(|| Error::internal("a sibling was not opened"))?;
+            files.push(sibling.source);
+            head = sibling.head;
+        }
+        let source = files.get(index).ok_or_else(|| Error::internal("a sibling was not opened"))?;
+        let index = FileIndex(u32::try_from(index).unwrap_or(u32::MAX));
+        let opened = part(&descriptor, line, guest, index, source, head.as_deref(), &warnings).await;
         let opened = opened.map_err(|error| in_file(&line.name, error))?;
         for feature in opened.features {
             if !geometry.features.contains(&feature) {
@@ -78,6 +90,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         grains.extend(opened.grain_bytes);
         parts.push(opened.part);
     }
+    drop(siblings);
     grains.dedup();
     if let [grain] = grains.as_slice() {
         geometry.cluster_bytes = Some(*grain);
@@ -129,29 +142,18 @@ fn names(descriptor: &Descriptor) -> Result<Vec<Option<SiblingName>>, Refusal> {
     descriptor.extents.iter().map(name).collect()
 }
 
-/// A file of the set.
-enum Sibling {
-    /// Read as it is.
-    Flat(Arc<dyn Source>),
-    /// Read by its header.
-    Sparse(Arc<HeadTail>),
+/// A file of the set that is to be opened, and whether it is read as it is or by its header.
+struct Wanted {
+    name: SiblingName,
+    flat: bool,
 }
 
-impl Sibling {
-    fn source(&self) -> Arc<dyn Source> {
-        match self {
-            Self::Flat(source) => Arc::clone(source),
-            Self::Sparse(file) => Arc::clone(file) as _,
-        }
-    }
-}
-
-/// Opens each named file once, in the order of the descriptor, a few at a time; gives for each extent which it is.
-async fn open_siblings(
-    opening: &Opening,
-    lines: &[ExtentLine],
-    names: &[Option<SiblingName>],
-) -> Result<(Vec<Option<usize>>, Vec<Sibling>)> {
+/// Which files are to be opened, in the order in which extents name them first; and for each extent the number of its file,
+/// from 1 on, where it has one.
+///
+/// # Errors
+/// `malformed` where a file that is read by its header stands twice.
+fn wanted(lines: &[ExtentLine], names: &[Option<SiblingName>]) -> Result<(Vec<Option<usize>>, Vec<Wanted>)> {
     let mut known: HashMap<&SiblingName, (usize, bool)> = HashMap::new();
     let mut wanted = Vec::new();
     let mut indices = Vec::new();
@@ -161,11 +163,12 @@ async fn open_siblings(
             continue;
         };
         let flat = matches!(line.kind, ExtentType::Flat | ExtentType::Vmfs);
+        let before = known.get(name).copied();
         let (index, as_flat) = *known.entry(name).or_insert_with(|| {
-            wanted.push((name, flat));
-            (wanted.len().saturating_sub(1), flat)
+            wanted.push(Wanted { name: name.clone(), flat });
+            (wanted.len(), flat)
         });
-        if !(flat && as_flat) && indices.contains(&Some(index)) {
+        if before.is_some() && !(flat && as_flat) {
             return Err(Error::malformed(format!(
                 "the extent {:?} stands twice in the descriptor",
                 name.as_str()
@@ -173,20 +176,26 @@ async fn open_siblings(
         }
         indices.push(Some(index));
     }
-    let open = |(name, flat): (&SiblingName, bool)| {
-        let source = opening.gate.open(name);
-        let name = name.as_str().to_owned();
-        async move {
-            let source = source.await?;
-            if flat {
-                return Ok::<_, Error>(Sibling::Flat(source));
-            }
-            let file = HeadTail::open(source).await.map_err(|error| in_file(&name, error))?;
-            Ok(Sibling::Sparse(Arc::new(file)))
-        }
-    };
-    let siblings = stream::iter(wanted.into_iter().map(open)).buffered(AT_ONCE).try_collect().await?;
-    Ok((indices, siblings))
+    Ok((indices, wanted))
+}
+
+/// A file of the set, opened.
+struct Sibling {
+    source: Arc<dyn Source>,
+    /// Its head and tail, where it is read by its header.
+    head: Option<Arc<HeadTail>>,
+}
+
+/// Opens one file of the set. With `keep_head`, what lies in its head and tail is not read again.
+async fn open_sibling(opening: &Opening, wanted: Wanted, keep_head: bool) -> Result<Sibling> {
+    let source = opening.gate.open(&wanted.name).await?;
+    if wanted.flat {
+        return Ok(Sibling { source, head: None });
+    }
+    let head = HeadTail::open(Arc::clone(&source)).await;
+    let head = Arc::new(head.map_err(|error| in_file(wanted.name.as_str(), error))?);
+    let source = if keep_head { Arc::clone(&head) as _ } else { source };
+    Ok(Sibling { source, head: Some(head) })
 }
 
 /// An error of a file of the set, with its name.
@@ -215,15 +224,13 @@ async fn part(
     line: &ExtentLine,
     guest: GuestRange,
     index: FileIndex,
-    sibling: &Sibling,
+    source: &Arc<dyn Source>,
+    head: Option<&HeadTail>,
     warnings: &Warnings,
 ) -> Result<OpenedPart> {
-    let file = match sibling {
-        Sibling::Flat(source) => {
-            let part = flat(line, guest, index, source)?;
-            return Ok(OpenedPart { part, features: Vec::new(), grain_bytes: None, refusal: None });
-        }
-        Sibling::Sparse(file) => file,
+    let Some(file) = head else {
+        let part = flat(line, guest, index, source)?;
+        return Ok(OpenedPart { part, features: Vec::new(), grain_bytes: None, refusal: None });
     };
     let esx = match line.kind {
         ExtentType::SeSparse => Some(open_se(file).await?),
@@ -237,7 +244,7 @@ async fn part(
             super::header::Sectors(grain_bytes.checked_div(super::header::SECTOR).unwrap_or_default());
         extent_size(line, extent.capacity, grain)?;
         let refusal = extent.child.then(cowd_child);
-        let part = esx_part(index, file, extent, guest, warnings)?;
+        let part = esx_part(index, source, extent, guest, warnings)?;
         return Ok(OpenedPart { part, features: Vec::new(), grain_bytes: Some(grain_bytes), refusal });
     }
     let header = SparseHeader::parse(file.head())?;
@@ -254,7 +261,7 @@ async fn part(
         )));
     }
     extent_size(line, header.capacity, header.grain)?;
-    let opened = sparse_part(index, file, &header, guest, warnings)?;
+    let opened = sparse_part(index, source, file, &header, guest, warnings)?;
     let mut features = features(&header);
     features.extend(opened.features);
     Ok(OpenedPart { part: opened.part, features, grain_bytes: Some(header.grain_bytes()), refusal: None })
