@@ -276,10 +276,12 @@ fn descriptors_are_taken_as_they_are_written() {
     let plain = descriptor("monolithicFlat", "RW 8 FLAT \"a\" 0");
     let mut stale = plain.clone().into_bytes();
     stale.extend(b"\0RW 8 FLAT \"/etc/passwd\" 0\nparentCID=1");
-    let cases: [Vec<u8>; 6] = [
+    let cases: [Vec<u8>; 8] = [
         plain.clone().into_bytes(),
         plain.replace('\n', "\r\n").into_bytes(),
         plain.replace("createType=", "  CreateType = ").into_bytes(),
+        plain.replace("DescriptorFile", "Descriptor File").into_bytes(),
+        plain.replace("monolithicFlat", "vmfs").replace("FLAT \"a\" 0", "VMFS \"a\"").into_bytes(),
         stale,
         format!("{plain}createType=\"monolithicFlat\"\n").into_bytes(),
         plain.replace("version=1", "version=1\n\n# a comment\nencoding=\"GBK\"").into_bytes(),

@@ -476,3 +476,18 @@ fn a_raw_stream_that_looks_like_a_file_is_read_with_a_warning() {
     let codes: Vec<_> = stream.warnings().iter().map(|warning| warning.code).collect();
     assert_eq!(codes, ["content_looks_like"]);
 }
+
+#[test]
+fn a_grain_that_no_table_names_is_no_content_of_a_stream() {
+    let truth = noise(3 << 16, 1);
+    let built = Stream::default().build(&truth);
+    let second = (built.grains[1].0 / SECTOR) as u32;
+    let slot = built.grains[2].0
+        + built.bytes[built.grains[2].0..].windows(4).rposition(|word| word == second.to_le_bytes()).unwrap();
+    let mut image = built.bytes;
+    image[slot..slot + 4].fill(0);
+    let holed = [&truth[..1 << 16], &[0; 1 << 16], &truth[2 << 16..]].concat();
+    assert_same(&content_of(image.clone()).unwrap(), &holed, "by the tables");
+    assert_same(&qemu_reads(&image, "vmdk"), &holed, "by the tables, as qemu reads them");
+    assert_eq!(failure(one_pass(&image, 4096)).kind(), ErrorKind::UnsupportedFeature);
+}

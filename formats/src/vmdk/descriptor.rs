@@ -16,8 +16,8 @@ use super::header::Sectors;
 pub(crate) const LONGEST: u64 = 1 << 20;
 /// Most extents: a disk of 8 TiB in pieces of 2 GiB.
 const MOST_EXTENTS: usize = 4096;
-/// How a descriptor file begins.
-const SIGNATURE: &[u8] = b"# Disk DescriptorFile";
+/// How a descriptor file begins: with `# Disk DescriptorFile`, and from some writers with `# Disk Descriptor File`.
+const SIGNATURE: &[u8] = b"# Disk Descriptor";
 
 /// True where a file begins as a descriptor does.
 pub(crate) fn is_descriptor(head: &[u8]) -> bool {

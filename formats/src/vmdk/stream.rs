@@ -3,7 +3,8 @@
 //! What random access would learn from the tables is learnt from the stream itself: a grain that comes twice is an
 //! error, since what the first held has gone its way; and so is a stream that breaks off. Whether it is whole shows by
 //! its directory, which writers put behind all grains, or, where the tables stand in front (qemu-img writes them there,
-//! and no end marker), by the number of grains that they name.
+//! and no end marker), by the number of grains that they name. That number must be right wherever the tables stand: a
+//! grain that no table names would be content here, and a hole for who reads by the tables.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -98,6 +99,7 @@ pub(crate) async fn open_stream(mut feed: Feed) -> Result<Box<dyn ImageStream>> 
         codec,
         seen: Seen::default(),
         front,
+        named: 0,
         directory: false,
         done: false,
     }))
@@ -208,10 +210,8 @@ impl FrontTables {
         };
         let rest = self.table_bytes.saturating_sub(at.saturating_sub(*start));
         let len = usize::try_from(rest).unwrap_or(usize::MAX).min(sector.len());
-        let (entries, _) = sector.get(..len).unwrap_or_default().as_chunks::<4>();
-        let named = entries.iter().map(|entry| u32::from_le_bytes(*entry));
-        let named = named.filter(|entry| *entry != 0 && !(self.zeroed && *entry == 1)).count();
-        self.grains = self.grains.saturating_add(named as u64);
+        let named = grains_named(sector.get(..len).unwrap_or_default(), self.zeroed);
+        self.grains = self.grains.saturating_add(named);
         Ok(())
     }
 
@@ -240,6 +240,13 @@ impl FrontTables {
         }
         Ok(())
     }
+}
+
+/// How many grains the entries of a table name.
+fn grains_named(table: &[u8], zeroed: bool) -> u64 {
+    let (entries, _) = table.as_chunks::<4>();
+    let entries = entries.iter().map(|entry| u32::from_le_bytes(*entry));
+    entries.filter(|entry| *entry != 0 && !(zeroed && *entry == 1)).count() as u64
 }
 
 /// Which grains have come: runs of their numbers, so that a stream in order costs next to nothing.
@@ -282,6 +289,8 @@ struct VmdkStream {
     codec: Arc<dyn Codec>,
     seen: Seen,
     front: Option<FrontTables>,
+    /// Grains that the tables behind markers name.
+    named: u64,
     /// The directory, which stands behind all grains, has come.
     directory: bool,
     done: bool,
@@ -307,7 +316,10 @@ impl VmdkStream {
                     return self.end(true).map_err(|error| error.at(at));
                 }
                 Marker::Grain { lba, size } => return self.grain(at, lba, size).await.map(Some),
-                Marker::Table(sectors) => self.pass(at, sectors).await?,
+                Marker::Table(sectors) => {
+                    let named = self.pass(at, sectors).await?;
+                    self.named = self.named.saturating_add(named);
+                }
                 Marker::Directory(sectors) | Marker::Footer(sectors) => {
                     self.directory = true;
                     self.pass(at, sectors).await?;
@@ -339,8 +351,13 @@ impl VmdkStream {
         Ok(Piece { guest, bytes, codec: Some(Arc::clone(&self.codec)), stored_at: at })
     }
 
-    async fn pass(&mut self, at: u64, sectors: Sectors) -> Result<()> {
-        let mut rest = metadata_len(sectors).map_err(|error| error.at(at))?;
+    /// Reads metadata with its marker; gives how many grains it names if it is a table.
+    async fn pass(&mut self, at: u64, sectors: Sectors) -> Result<u64> {
+        let len = metadata_len(sectors).map_err(|error| error.at(at))?;
+        self.feed.take(SECTOR_LEN).await?;
+        let mut rest = len.saturating_sub(SECTOR);
+        let mut entries = usize::try_from(self.header.table_entries).unwrap_or(usize::MAX);
+        let mut named = 0u64;
         while rest > 0 {
             let len = usize::try_from(rest).unwrap_or(MOST).min(MOST);
             let bytes = self.feed.take(len).await?;
@@ -348,21 +365,28 @@ impl VmdkStream {
                 break;
             }
             rest = rest.saturating_sub(bytes.len() as u64);
+            let used = bytes.get(..entries.saturating_mul(4).min(bytes.len())).unwrap_or_default();
+            named = named.saturating_add(grains_named(used, self.header.zeroed_grains));
+            entries = entries.saturating_sub(used.len() / 4);
         }
-        Ok(())
+        Ok(named)
     }
 
     /// The stream has ended, with its marker or without: whether all of it came.
     fn end(&mut self, marked: bool) -> Result<Option<Piece>> {
         let seen = self.seen.count;
+        // Redundant tables name every grain once more. A stream whose tables are lost has none to contradict it.
+        let named = match &self.front {
+            Some(front) => front.grains,
+            None if self.named == 0 || self.named == seen.saturating_mul(2) => seen,
+            None => self.named,
+        };
         match &self.front {
-            Some(front) if seen < front.grains => Err(Error::truncated(format!(
-                "the stream ends after {seen} grains and its tables name {}",
-                front.grains
+            _ if seen < named => Err(Error::truncated(format!(
+                "the stream ends after {seen} grains and its tables name {named}"
             ))),
-            Some(front) if seen > front.grains => Err(Error::unsupported(format!(
-                "the stream has {seen} grains and its tables name {}: some have been replaced",
-                front.grains
+            _ if seen > named => Err(Error::unsupported(format!(
+                "the stream has {seen} grains and its tables name {named}: some have been replaced"
             ))
             .hint("give a path or a URL, so that its tables can tell which count")),
             Some(_) => Ok(None),
