@@ -145,3 +145,16 @@ fn the_bitmap_of_a_small_block_takes_a_sector() {
 
     assert_same(&read_all(&open_as(Format::Vhd, image).unwrap()), &truth, "ours");
 }
+
+#[test]
+fn a_footer_that_contradicts_its_header_does_not_cut_the_disk() {
+    let truth = sample(1 << 20);
+    let mut image = Stream::default().build(&truth).bytes;
+    let footer = image.len() - 1024;
+    image[footer + 12..footer + 20].copy_from_slice(&128u64.to_le_bytes());
+    assert_same(&qemu_reads(&image, "vmdk"), &truth[..1 << 16], "qemu believes the footer");
+
+    let disk = open_as(Format::Vmdk, image).unwrap();
+    assert_same(&read_all(&disk), &truth, "found by the markers");
+    assert_eq!(warnings(&disk), ["recovered_by_scan"]);
+}
