@@ -336,12 +336,12 @@ impl Run<'_> {
                     }
                     None => reading = false,
                 },
-                () = Watch::tick(&mut watch) => {}
+                watch = Watch::tick(&mut watch) => {
+                    let writing = sink.filter(|_| !writes.is_empty());
+                    watch.look(transfer, writing, self.account.seen_bytes)?;
+                }
             }
             self.show(Phase::Transfer, transfer);
-            if let Some(watch) = &mut watch {
-                watch.look(transfer, sink, !writes.is_empty())?;
-            }
         }
         Ok(())
     }
@@ -391,47 +391,61 @@ async fn apply(sink: &dyn Sink, write: Write) -> Result<()> {
 }
 
 /// Ends a run in which nothing moves any more.
+///
+/// It counts its own ticks, not the time: a process that was stopped for a while, or got no processor, saw nothing
+/// move since it did not look.
 struct Watch {
     timeout: Duration,
     ticks: tokio::time::Interval,
-    seen: [u64; 3],
-    since: Instant,
+    seen: [u64; 4],
+    idle: u32,
 }
 
 impl Watch {
+    /// Ticks without a change that make a stall.
+    const TICKS: u32 = 8;
+
     fn new(timeout: Duration) -> Self {
-        let mut ticks = tokio::time::interval((timeout / 8).max(Duration::from_millis(1)));
+        let each = (timeout / Self::TICKS).max(Duration::from_millis(1));
+        let mut ticks = tokio::time::interval(each);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        Self { timeout, ticks, seen: [0; 3], since: Instant::now() }
+        // The first tick of an interval comes at once, and counts as one with a change.
+        Self { timeout, ticks, seen: [u64::MAX; 4], idle: 0 }
     }
 
-    async fn tick(watch: &mut Option<Self>) {
+    async fn tick(watch: &mut Option<Self>) -> &mut Self {
         match watch {
             Some(watch) => {
                 watch.ticks.tick().await;
+                watch
             }
             None => std::future::pending().await,
         }
     }
 
-    fn look(&mut self, transfer: &Transfer, sink: Option<&dyn Sink>, writing: bool) -> Result<()> {
-        let traffic = transfer.traffic();
-        let seen = [traffic.bytes, transfer.mapped_bytes(), sink.map_or(0, Sink::written)];
-        if seen != self.seen {
-            (self.seen, self.since) = (seen, Instant::now());
-        }
-        if self.since.elapsed() < self.timeout {
+    /// Whether something moved since the last tick. `writing` is the sink where writes are under way, `done` are the
+    /// guest bytes that came.
+    fn look(&mut self, transfer: &Transfer, writing: Option<&dyn Sink>, done: u64) -> Result<()> {
+        let fetched = transfer.traffic().bytes;
+        let written = writing.map_or(0, Sink::written);
+        let seen = [fetched, transfer.mapped_bytes(), written, done];
+        // Whoever holds the room that this one waits for is watched itself.
+        let others_turn = writing.is_none() && transfer.waits_for_room();
+        if seen != self.seen || others_turn {
+            (self.seen, self.idle) = (seen, 0);
             return Ok(());
         }
-        let seconds = self.timeout.as_secs_f64();
-        let (kind, what) = if writing {
-            (
+        self.idle += 1;
+        if self.idle < Self::TICKS {
+            return Ok(());
+        }
+        let (kind, what) = match writing {
+            Some(_) => (
                 ErrorKind::DestinationUnavailable,
-                format!("the destination took nothing after {} bytes", seen[2]),
-            )
-        } else {
-            (ErrorKind::SourceUnavailable, format!("the source gave nothing after {} bytes", seen[0]))
+                format!("the destination took nothing after {written} bytes"),
+            ),
+            None => (ErrorKind::SourceUnavailable, format!("the source gave nothing after {fetched} bytes")),
         };
-        Err(Error::new(kind, format!("{what}, for {seconds} seconds")))
+        Err(Error::new(kind, format!("{what}, for {} seconds", self.timeout.as_secs_f64())))
     }
 }

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A block of hashes is kept until its 128 are there, then only its own hash is: in guest order the tree holds one
-//! block a level, out of order one for each 512 KiB begun.
+//! block a level, out of order one for each 512 KiB begun. Zeros are a bit in it and not a hash, so that what waits is
+//! at most 32 bytes for each 4 KiB of data that came, however scattered this is among zeros.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -55,9 +56,44 @@ pub fn hash_block(block: &[u8]) -> Hash {
 }
 
 /// A block of hashes that is not full yet.
+#[derive(Default)]
 struct Node {
-    hashes: Box<[Hash; FAN as usize]>,
+    /// A bit for each hash that is there, zeros included.
     present: u128,
+    /// Those of a sub-tree of zeros.
+    zeros: u128,
+    /// The others, in their order.
+    hashes: Vec<Hash>,
+}
+
+impl Node {
+    /// Takes a hash, or zeros. False where one was there.
+    fn set(&mut self, slot: u64, hash: Option<Hash>) -> bool {
+        let bit = 1 << slot;
+        if self.present & bit != 0 {
+            return false;
+        }
+        match hash {
+            None => self.zeros |= bit,
+            Some(hash) => {
+                let before = self.present & !self.zeros & (bit - 1);
+                self.hashes.insert(before.count_ones() as usize, hash);
+            }
+        }
+        self.present |= bit;
+        true
+    }
+
+    /// The block as it is hashed, `zero` in the place of zeros: all up to the first hash that is not there.
+    fn block(&self, zero: &Hash) -> Vec<u8> {
+        let mut hashes = self.hashes.iter();
+        let mut block = Vec::with_capacity(BLOCK as usize);
+        for slot in 0..self.present.trailing_ones() {
+            let hash = if self.zeros >> slot & 1 == 1 { zero } else { hashes.next().unwrap_or(zero) };
+            block.extend_from_slice(hash);
+        }
+        block
+    }
 }
 
 /// The tree under construction.
@@ -97,7 +133,7 @@ impl Tree {
     /// The hashes of blocks from number `first` on.
     pub fn add(&mut self, first: u64, hashes: &[Hash]) {
         for (number, hash) in (first..).zip(hashes) {
-            self.set(0, number, *hash);
+            self.set(0, number, Some(*hash).filter(|hash| *hash != self.zero[0]));
         }
     }
 
@@ -107,30 +143,26 @@ impl Tree {
         for level in 0..LEVELS {
             let (full_start, full_end) = (start.div_ceil(FAN), end / FAN);
             if level + 1 == LEVELS || full_start >= full_end {
-                (start..end).for_each(|number| self.set(level, number, self.zero[level]));
+                (start..end).for_each(|number| self.set(level, number, None));
                 return;
             }
-            (start..full_start * FAN).for_each(|number| self.set(level, number, self.zero[level]));
-            (full_end * FAN..end).for_each(|number| self.set(level, number, self.zero[level]));
+            (start..full_start * FAN).for_each(|number| self.set(level, number, None));
+            (full_end * FAN..end).for_each(|number| self.set(level, number, None));
             (start, end) = (full_start, full_end);
         }
     }
 
-    fn set(&mut self, mut level: usize, mut number: u64, mut hash: Hash) {
+    fn set(&mut self, mut level: usize, mut number: u64, mut hash: Option<Hash>) {
         loop {
             let (index, slot) = (number / FAN, number % FAN);
-            let node = self.levels[level]
-                .entry(index)
-                .or_insert_with(|| Node { hashes: Box::new([[0; 32]; FAN as usize]), present: 0 });
-            if node.present >> slot & 1 == 1 {
+            let node = self.levels[level].entry(index).or_default();
+            if !node.set(slot, hash) {
                 self.twice.get_or_insert(number);
             }
-            node.hashes[slot as usize] = hash;
-            node.present |= 1 << slot;
             if node.present != u128::MAX || level + 1 == LEVELS {
                 return;
             }
-            hash = hash_block(node.hashes.as_flattened());
+            hash = (node.zeros != u128::MAX).then(|| hash_block(&node.block(&self.zero[level])));
             self.levels[level].remove(&index);
             (level, number) = (level + 1, index);
         }
@@ -163,15 +195,12 @@ impl Tree {
             }
             match nodes.get(&last) {
                 Some(node) if count == 1 => {
-                    root = node.hashes[0];
+                    root = node.hashes.first().copied().unwrap_or(self.zero[level]);
                     count = 0;
                 }
                 Some(node) => {
-                    self.set(
-                        level + 1,
-                        last,
-                        hash_block(&node.hashes.as_flattened()[..in_last as usize * 32]),
-                    );
+                    let hash = hash_block(&node.block(&self.zero[level]));
+                    self.set(level + 1, last, Some(hash));
                 }
                 None if in_last == FAN => {}
                 None => return Err(Error::internal(format!("the digest lacks the end of level {level}"))),

@@ -121,7 +121,7 @@ impl Transfer {
     /// The guest bytes of an image that is read in one pass, in the order in which it has them.
     pub fn of_stream(stream: Box<dyn ImageStream>, options: TransferOptions) -> Self {
         let end = stream.virtual_bytes_known().then(|| stream.geometry().virtual_bytes);
-        Self::new(Feed::Streamed(Streamed::new(stream, options.budget.clone())), end, options)
+        Self::new(Feed::Streamed(Streamed::new(stream, &options)), end, options)
     }
 
     fn new(feed: Feed, end: Option<u64>, options: TransferOptions) -> Self {
@@ -166,6 +166,15 @@ impl Transfer {
         }
     }
 
+    /// True where nothing goes on but waiting for room in a budget, which others hold, or the items given out.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.jobs.is_empty()
+            && match &self.feed {
+                Feed::Planned(planned) => planned.waits_for_room(),
+                Feed::Streamed(streamed) => streamed.waits_for_room(),
+            }
+    }
+
     /// Stored bytes of the image: of all its files together, or taken from the stream so far.
     pub fn object_bytes(&self) -> u64 {
         match &self.feed {
@@ -206,6 +215,7 @@ impl Transfer {
                 Ok(false) => return Poll::Pending,
                 Err(error) => {
                     self.done = true;
+                    self.ready.clear();
                     return Poll::Ready(Err(error));
                 }
             }
@@ -248,7 +258,7 @@ impl Transfer {
         }
         if let Some(in_order) = &mut self.in_order {
             in_order.sort(&mut self.ready);
-            if self.done && self.ready.is_empty() {
+            if self.done {
                 in_order.finish()?;
             }
         }

@@ -102,6 +102,11 @@ impl Planned {
         self.mapped_to.get()
     }
 
+    /// True where nothing can be asked of the sources before others give room back.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.admission.is_some() && self.reads.is_empty() && self.mapping.is_none()
+    }
+
     /// One round. With a `backlog` of what was read before, nothing more is asked for.
     pub(super) fn advance(
         &mut self,

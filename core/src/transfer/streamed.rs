@@ -1,9 +1,12 @@
 //! Feeding a transfer from an image that is read in one pass.
+//!
+//! What never comes is zero, and that shows only at the end. To hold little until then, a gap is taken for zeros as soon as
+//! there are too many gaps behind it, and in guest order at once: whatever waited behind it would fill the budget.
 
 use std::collections::BTreeMap;
 use std::task::{Context, Poll};
 
-use super::{Fed, Fetched};
+use super::{Fed, Fetched, Order, TransferOptions};
 use crate::address::{GuestOffset, GuestRange};
 use crate::budget::{Budget, Room};
 use crate::error::{Error, Result, Warning};
@@ -13,15 +16,20 @@ use crate::stream::{ImageStream, Piece};
 
 /// Stored bytes that are gathered before they go on together.
 const GATHER: u64 = 1 << 20;
-/// Most separate runs of guest bytes that are remembered: an image with more of them is refused.
-const RUNS: usize = 1 << 20;
+/// Pieces that are gathered at most, however small: a line that drips must not fill the memory with what describes it.
+const PIECES: usize = 4096;
+/// Most separate runs of guest bytes that are remembered, and so how far out of order a stream may be. The ends of each
+/// may keep two blocks of the digest open, of up to 4 KiB.
+const RUNS: usize = 4096;
 
-type Pulled = (Box<dyn ImageStream>, Result<(Vec<Piece>, Room, bool)>);
+type Pulled = (Box<dyn ImageStream>, Result<(Vec<Piece>, bool)>);
 
 pub(super) struct Streamed {
     stream: Option<Box<dyn ImageStream>>,
-    pulling: Option<BoxFuture<'static, Pulled>>,
     budget: Budget,
+    admission: Option<BoxFuture<'static, Result<Room>>>,
+    room: Option<Room>,
+    pulling: Option<BoxFuture<'static, Pulled>>,
     covered: Covered,
     ended: bool,
     traffic: Traffic,
@@ -31,13 +39,19 @@ pub(super) struct Streamed {
 }
 
 impl Streamed {
-    pub(super) fn new(stream: Box<dyn ImageStream>, budget: Budget) -> Self {
+    pub(super) fn new(stream: Box<dyn ImageStream>, options: &TransferOptions) -> Self {
         let virtual_bytes = stream.geometry().virtual_bytes;
+        let runs = match options.order {
+            Order::Any => RUNS,
+            Order::Guest => 1,
+        };
         let mut streamed = Self {
             stream: None,
+            budget: options.budget.clone(),
+            admission: None,
+            room: None,
             pulling: None,
-            budget,
-            covered: Covered::default(),
+            covered: Covered::new(runs),
             ended: false,
             traffic: Traffic::default(),
             allocated: 0,
@@ -63,6 +77,11 @@ impl Streamed {
         self.virtual_bytes
     }
 
+    /// True where nothing can be asked of the stream before others give room back.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.admission.is_some()
+    }
+
     pub(super) fn traffic(&self) -> Traffic {
         self.traffic
     }
@@ -80,8 +99,17 @@ impl Streamed {
         if self.ended {
             return Ok(Fed::Ended);
         }
+        if self.pulling.is_none() && self.room.is_none() {
+            let budget = self.budget.clone();
+            let admission = self.admission.get_or_insert_with(|| {
+                Box::pin(async move { budget.take(GATHER + 4 * MAX_UNIT_BYTES).await })
+            });
+            let Poll::Ready(room) = admission.as_mut().poll(cx) else { return Ok(Fed::Waiting) };
+            self.admission = None;
+            self.room = Some(room?);
+        }
         if let Some(stream) = self.stream.take() {
-            self.pulling = Some(Box::pin(pull(stream, self.budget.clone())));
+            self.pulling = Some(Box::pin(pull(stream)));
         }
         let Some(pulling) = &mut self.pulling else {
             return Err(Error::internal("a stream was polled after its end"));
@@ -89,10 +117,13 @@ impl Streamed {
         let Poll::Ready((stream, pulled)) = pulling.as_mut().poll(cx) else { return Ok(Fed::Waiting) };
         self.pulling = None;
         self.look(&*stream);
-        let (pieces, mut room, more) = pulled?;
+        let (pieces, more) = pulled?;
+        let Some(mut room) = self.room.take() else {
+            return Err(Error::internal("a stream was read without room for it"));
+        };
         let mut held = Vec::with_capacity(pieces.len());
         for piece in pieces {
-            self.covered.add(piece.guest)?;
+            zeros.extend(self.covered.add(piece.guest)?);
             self.allocated = self.allocated.saturating_add(piece.guest.len());
             let bytes = room.split(piece.bytes.len() as u64).hold(piece.bytes);
             held.push(Piece { bytes, ..piece });
@@ -113,62 +144,89 @@ impl Streamed {
 }
 
 /// Takes pieces off the stream until there are enough for a job.
-async fn pull(mut stream: Box<dyn ImageStream>, budget: Budget) -> Pulled {
+async fn pull(mut stream: Box<dyn ImageStream>) -> Pulled {
     let pulled = async {
-        let room = budget.take(GATHER + 4 * MAX_UNIT_BYTES).await?;
         let mut pieces: Vec<Piece> = Vec::new();
         let mut bytes = 0;
-        while bytes < GATHER {
-            let Some(piece) = stream.next().await? else { return Ok((pieces, room, false)) };
+        while bytes < GATHER && pieces.len() < PIECES {
+            let Some(piece) = stream.next().await? else { return Ok((pieces, false)) };
             bytes += (piece.bytes.len() as u64).max(piece.guest.len());
             pieces.push(piece);
         }
-        Ok((pieces, room, true))
+        Ok((pieces, true))
     };
     let pulled = pulled.await;
     (stream, pulled)
 }
 
 /// Which guest bytes came, as runs.
-#[derive(Default)]
-struct Covered(BTreeMap<u64, u64>);
+struct Covered {
+    runs: BTreeMap<u64, u64>,
+    most: usize,
+    /// Up to here every byte came or was taken for zero.
+    closed: u64,
+}
 
 impl Covered {
-    fn add(&mut self, range: GuestRange) -> Result<()> {
+    /// Nothing yet; of more than `most` runs the first gap is closed.
+    fn new(most: usize) -> Self {
+        Self { runs: BTreeMap::new(), most, closed: 0 }
+    }
+
+    /// Bytes came. Gives the gap that is closed by it, which is zeros from now on.
+    fn add(&mut self, range: GuestRange) -> Result<Option<GuestRange>> {
         let (mut start, mut end) = (range.start().get(), range.end().get());
         if start == end {
-            return Ok(());
+            return Ok(None);
+        }
+        if start < self.closed {
+            return Err(Error::unsupported(format!(
+                "guest bytes {range} come twice in the stream, or long after those behind them"
+            ))
+            .hint("give a path or a URL"));
         }
         let overlap = || Error::malformed(format!("guest bytes {range} come twice"));
-        if let Some((before, before_end)) = self.0.range(..=start).next_back().map(|(a, b)| (*a, *b)) {
+        if let Some((before, before_end)) = self.runs.range(..=start).next_back().map(|(a, b)| (*a, *b)) {
             if before_end > start {
                 return Err(overlap());
             }
             if before_end == start {
-                self.0.remove(&before);
+                self.runs.remove(&before);
                 start = before;
             }
         }
-        if let Some((behind, behind_end)) = self.0.range(start..).next().map(|(a, b)| (*a, *b)) {
+        if let Some((behind, behind_end)) = self.runs.range(start..).next().map(|(a, b)| (*a, *b)) {
             if behind < end {
                 return Err(overlap());
             }
             if behind == end {
-                self.0.remove(&behind);
+                self.runs.remove(&behind);
                 end = behind_end;
             }
         }
-        self.0.insert(start, end);
-        if self.0.len() > RUNS {
-            return Err(Error::unsupported(format!("a stream with more than {RUNS} separate runs of data")));
+        if start <= self.closed {
+            self.closed = end;
+        } else {
+            self.runs.insert(start, end);
         }
-        Ok(())
+        Ok(if self.runs.len() < self.most { None } else { self.close() })
+    }
+
+    /// Closes the first gap.
+    fn close(&mut self) -> Option<GuestRange> {
+        let (start, end) = self.runs.pop_first()?;
+        let gap = GuestRange::between(GuestOffset::new(self.closed), GuestOffset::new(start));
+        self.closed = end;
+        Some(gap)
     }
 
     fn gaps(&self, size: u64) -> Result<Vec<GuestRange>> {
         let mut gaps = Vec::new();
-        let mut at = 0;
-        for (start, end) in self.0.iter().chain([(&size, &size)]) {
+        if self.closed > size {
+            return Err(Error::malformed(format!("data up to {} on a disk of {size} bytes", self.closed)));
+        }
+        let mut at = self.closed;
+        for (start, end) in self.runs.iter().chain([(&size, &size)]) {
             if *end > size {
                 return Err(Error::malformed(format!("data up to {end} on a disk of {size} bytes")));
             }
@@ -191,7 +249,7 @@ mod tests {
 
     #[test]
     fn gaps_are_what_never_came_and_what_comes_twice_is_malformed() {
-        let mut covered = Covered::default();
+        let mut covered = Covered::new(9);
         for (start, end) in [(20, 30), (0, 10), (30, 40), (10, 15)] {
             covered.add(range(start, end)).unwrap();
         }
@@ -199,5 +257,27 @@ mod tests {
         assert!(covered.add(range(14, 16)).is_err());
         assert!(covered.add(range(16, 21)).is_err());
         assert!(covered.gaps(39).is_err());
+    }
+
+    #[test]
+    fn of_too_many_runs_the_first_gap_is_taken_for_zeros_once() {
+        let mut covered = Covered::new(3);
+        let add = |covered: &mut Covered, start, end| covered.add(range(start, end)).unwrap();
+        assert_eq!(add(&mut covered, 0, 10), None);
+        assert_eq!(add(&mut covered, 90, 100), None);
+        assert_eq!(add(&mut covered, 20, 30), None);
+        assert_eq!(add(&mut covered, 50, 60), Some(range(10, 20)));
+        assert_eq!(add(&mut covered, 30, 40), None);
+        assert_eq!(covered.gaps(110).unwrap(), [range(40, 50), range(60, 90), range(100, 110)]);
+        assert_eq!(
+            covered.add(range(12, 14)).unwrap_err().kind(),
+            crate::error::ErrorKind::UnsupportedFeature
+        );
+        let mut in_order = Covered::new(1);
+        assert_eq!(add(&mut in_order, 10, 20), Some(range(0, 10)));
+        assert_eq!(add(&mut in_order, 20, 30), None);
+        assert_eq!(add(&mut in_order, 35, 40), Some(range(30, 35)));
+        assert_eq!(in_order.gaps(40).unwrap(), []);
+        assert!(in_order.gaps(39).is_err());
     }
 }
