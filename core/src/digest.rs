@@ -279,6 +279,18 @@ mod tests {
     }
 
     #[test]
+    fn zeros_around_data_that_is_to_come_take_no_room() {
+        const SCATTERED: u64 = 10_000;
+        let mut tree = Tree::new();
+        (0..SCATTERED).for_each(|leaf| tree.add_zeros(leaf * FAN + 1, FAN - 1));
+        assert_eq!(tree.levels[0].len(), 10_000);
+        assert!(tree.levels[0].values().all(|node| node.hashes.capacity() == 0));
+        (0..SCATTERED).rev().for_each(|leaf| tree.add(leaf * FAN, &[[9; 32]]));
+        assert!(tree.levels[0].is_empty());
+        assert!(tree.finish(SCATTERED * FAN * BLOCK).is_ok());
+    }
+
+    #[test]
     fn a_block_missing_or_told_twice_is_noticed() {
         let mut tree = Tree::new();
         tree.add_zeros(0, 1000);

@@ -1,0 +1,158 @@
+//! What stands still is ended, what only takes long is not. The clock of the runtime stops when the wait begins, and
+//! then jumps: no test waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use diskferry_core::address::{StoredRange, TargetOffset, TargetRange};
+use diskferry_core::budget::Budget;
+use diskferry_core::conversion::{Conversion, Resources};
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::sink::memory::MemorySink;
+use diskferry_core::sink::{Receipt, Sink, SinkCapabilities};
+use diskferry_core::source::memory::MemorySource;
+use diskferry_core::source::{BoxFuture, Capabilities, Identity as SourceIdentity, Segment, Source, Traffic};
+use diskferry_core::target::Target;
+use diskferry_core::transfer::Order;
+
+use crate::made::{Identity, Made, block_on, made, resources};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Stops the clock, which jumps to the next timer whenever all wait, for as long as `future` takes. One at a time.
+async fn jumping<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::pause();
+    let done = future.await;
+    tokio::time::resume();
+    done
+}
+
+/// A source that never answers.
+#[derive(Debug)]
+struct Silent(MemorySource);
+
+impl Source for Silent {
+    fn url(&self) -> &str {
+        self.0.url()
+    }
+
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn identity(&self) -> &SourceIdentity {
+        self.0.identity()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { in_flight: 1, ..self.0.capabilities() }
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.0.traffic()
+    }
+
+    fn read(&self, _: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
+        Box::pin(jumping(std::future::pending()))
+    }
+
+    fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>> {
+        self.0.segments(range)
+    }
+
+    fn verify(&self) -> BoxFuture<'_, Result<()>> {
+        self.0.verify()
+    }
+}
+
+/// A sink that never writes, or takes long to finish.
+struct Lazy {
+    inner: MemorySink,
+    writes: bool,
+}
+
+impl Sink for Lazy {
+    fn url(&self) -> &str {
+        self.inner.url()
+    }
+
+    fn capabilities(&self) -> SinkCapabilities {
+        SinkCapabilities { in_flight: 1, ..self.inner.capabilities() }
+    }
+
+    fn written(&self) -> u64 {
+        self.inner.written()
+    }
+
+    fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
+        if self.writes { self.inner.write(at, pieces) } else { Box::pin(jumping(std::future::pending())) }
+    }
+
+    fn zero(&self, range: TargetRange) -> BoxFuture<'_, Result<()>> {
+        self.inner.zero(range)
+    }
+
+    fn finish(&self, len: u64) -> BoxFuture<'_, Result<Receipt>> {
+        Box::pin(async move {
+            jumping(tokio::time::sleep(LONG)).await;
+            self.inner.finish(len).await
+        })
+    }
+
+    fn abort(&self) -> BoxFuture<'_, ()> {
+        self.inner.abort()
+    }
+}
+
+fn small() -> Made {
+    made(65536, &[(2, 1, 0), (3, 3, 1), (5, 2, 2)], 0)
+}
+
+fn lazy(writes: bool) -> (Target, MemorySink) {
+    let inner = MemorySink::new();
+    let sink = Lazy { inner: inner.clone(), writes };
+    (Target { layout: Box::new(Identity(Order::Any)), sink: Box::new(sink) }, inner)
+}
+
+#[test]
+fn a_source_that_stands_still_is_unavailable() {
+    let made = small();
+    let disk = made.disk_over(Arc::new(Silent(MemorySource::new("silent", made.store.clone()))));
+    let error: Error = block_on(Conversion::reading(disk).resources(resources()).run()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SourceUnavailable, "{error}");
+    assert!(error.is_retryable() && error.message().contains("60 seconds"), "{error}");
+}
+
+#[test]
+fn a_destination_that_stands_still_is_unavailable() {
+    let (target, sink) = lazy(false);
+    let run = Conversion::new(small().disk(), target).resources(resources()).run();
+    let error: Error = block_on(run).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DestinationUnavailable, "{error}");
+    assert_eq!(sink.published(), None);
+}
+
+#[test]
+fn a_target_may_take_long_to_be_finished() {
+    let (target, sink) = lazy(true);
+    let made = small();
+    block_on(Conversion::new(made.disk(), target).resources(resources()).run()).unwrap();
+    assert!(sink.published().unwrap() == made.guest);
+}
+
+#[test]
+fn to_wait_for_room_that_others_hold_is_no_stall() {
+    let budget = Budget::new(Budget::SMALLEST);
+    let resources = Resources { budget: Some(budget.clone()), ..resources() };
+    block_on(async {
+        let room = budget.take(Budget::SMALLEST).await.unwrap();
+        let run = Conversion::reading(small().disk()).resources(resources).run();
+        let later = async {
+            jumping(tokio::time::sleep(LONG)).await;
+            drop(room);
+        };
+        let (ended, ()) = tokio::join!(run, later);
+        ended.unwrap();
+    });
+}
