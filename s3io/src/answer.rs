@@ -1,10 +1,17 @@
 //! One GET and what came back, the same whether the SDK sent it or the plain client.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::Intercept;
+use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::config_bag::ConfigBag;
 use diskferry_core::error::{Error, ErrorKind};
 use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
@@ -94,6 +101,26 @@ impl Object {
     }
 }
 
+/// Sees the status of an answer, which the SDK keeps to itself where it is a good one.
+#[derive(Clone, Debug, Default)]
+struct Status(Arc<AtomicU16>);
+
+impl Intercept for Status {
+    fn name(&self) -> &'static str {
+        "Status"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.store(context.response().status().as_u16(), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
 async fn get_signed(
     client: &aws_sdk_s3::Client,
     at: &S3Location,
@@ -107,9 +134,10 @@ async fn get_signed(
         .set_version_id(pin.version_id.clone().or_else(|| at.version_id.clone()))
         .set_range(range)
         .set_if_match(pin.strong().map(str::to_owned));
-    match request.send().await {
+    let status = Status::default();
+    match request.customize().interceptor(status.clone()).send().await {
         Ok(output) => Ok(Answer {
-            status: if output.content_range().is_some() { 206 } else { 200 },
+            status: status.0.load(Ordering::Relaxed),
             range: output.content_range().map(parse_range),
             length: output.content_length().and_then(|length| length.try_into().ok()),
             pin: Pin {

@@ -28,6 +28,12 @@ pub(crate) enum Opened {
     Unstated,
 }
 
+/// The status of an answer that is a part of the object.
+const PARTIAL: u16 = 206;
+/// So comes a part of several (`multipart/byteranges`), or what lost its header on the way: however short it is, it is not
+/// the whole object.
+const UNPLACED: &str = "a part without saying which";
+
 fn changed(why: impl Into<String>) -> Error {
     Error::new(ErrorKind::SourceChanged, why)
         .hint("start again: what was read until now is of the old object")
@@ -125,6 +131,7 @@ pub(crate) fn opening(answer: &Answer) -> Result<Opened, Error> {
         }
         (Some(Ok(range)), _) => Err(no_ranges(&describe(range))),
         (Some(Err(text)), _) => Err(no_ranges(&format!("the range {text:?}"))),
+        (None, _) if answer.status == PARTIAL => Err(no_ranges(UNPLACED)),
         (None, Some(length)) if length <= HeadTail::HEAD => Ok(Opened::Length(length)),
         (None, Some(length)) => Err(no_ranges(&format!("the whole object of {length} bytes"))),
         (None, None) => Ok(Opened::Unstated),
@@ -151,6 +158,7 @@ pub(crate) fn range(answer: &Answer, asked: &Asked, pin: &Pin) -> Result<u64, Fa
             }
         }
         Some(Err(text)) => return wrong(&format!("the range {text:?}")),
+        None if answer.status == PARTIAL => return wrong(UNPLACED),
         // Without a range it is the whole, which is right only where the whole was asked for.
         None => match answer.length {
             Some(length) if length != asked.len => {

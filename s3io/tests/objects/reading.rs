@@ -1,8 +1,9 @@
 //! Objects are read as they are, with few requests.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::support::{BUCKET, KEY, URL, client, content, gets, open, range, serve};
+use crate::support::{BUCKET, KEY, URL, client, content, gets, open, range, serve, serve_as};
 use diskferry_core::error::ErrorKind;
 use diskferry_core::source::wrap::HeadTail;
 use diskferry_core::source::{Gate, SiblingName, Source};
@@ -90,6 +91,26 @@ async fn a_short_object_needs_no_ranges_and_a_long_one_does() {
                 }
             }
             assert_eq!(gets(&server).len(), 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_part_that_does_not_say_which_is_not_taken_for_the_whole() {
+    for len in [1000, HEAD, 2_000_000] {
+        let server =
+            serve_as(ServerOptions { public: true, ..ServerOptions::default() }, &content(len, 5)).await;
+        let client = client(&server).await;
+        let presigned = server.presign(BUCKET, KEY, Duration::from_secs(600)).await.unwrap();
+        for faults in [
+            vec![Fault::Without("content-range")],
+            vec![Fault::Without("content-range"), Fault::Without("content-length")],
+        ] {
+            server.set_faults(move |_| faults.clone());
+            for url in [URL, &presigned] {
+                let error = open_source(&client, url).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::SourceNoRanges, "{len}: {error}");
+            }
         }
     }
 }
