@@ -210,11 +210,16 @@ impl Remote {
         let mut renewed_at = None;
         while got.filled() < want {
             let object = self.object();
+            let before = got.filled();
             let failure = {
                 let queued = Instant::now();
                 let turn = self.pace.enter().await;
                 tries.begin(queued.elapsed());
                 match self.attempt(&object, start, end, &mut got, &mut tries, first.take(), &turn).await {
+                    // A part of it is right; too many small ones are as good as none.
+                    Ok(()) if got.filled() < want && got.filled() > before => {
+                        Failure::broken(format!("the answer held {} bytes", got.filled() - before))
+                    }
                     Ok(()) => continue,
                     Err(failure) => failure,
                 }

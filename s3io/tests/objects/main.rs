@@ -3,6 +3,7 @@
 mod conformance;
 mod environment;
 mod faults;
+mod liars;
 mod reading;
 mod support;
 mod urls;
