@@ -26,7 +26,7 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn new(size: u64, known: bool, pieces: Vec<Piece>) -> Box<dyn ImageStream> {
+    fn boxed(size: u64, known: bool, pieces: Vec<Piece>) -> Box<dyn ImageStream> {
         let geometry = Geometry { format: "test", virtual_bytes: size, ..Geometry::default() };
         Box::new(Self { geometry, known, pieces: pieces.into_iter(), given: 0 })
     }
@@ -101,7 +101,7 @@ proptest! {
                 let turn = turn.index(pieces.len());
                 pieces.rotate_left(turn);
             }
-            let (report, published) = convert(Pieces::new(size, true, pieces), order);
+            let (report, published) = convert(Pieces::boxed(size, true, pieces), order);
             prop_assert_eq!(report.unwrap().digest, Some(digest_of(&made.guest)));
             prop_assert!(published.unwrap() == made.guest, "{order:?}");
         }
@@ -119,7 +119,7 @@ fn a_stream_of_unknown_length_may_have_any_and_come_in_any_bits() {
         });
         let bits = bits.collect::<Vec<_>>();
         for order in [Order::Any, Order::Guest] {
-            let (report, published) = convert(Pieces::new(len, false, bits.clone()), order);
+            let (report, published) = convert(Pieces::boxed(len, false, bits.clone()), order);
             let report = report.unwrap();
             assert_eq!(report.digest, Some(digest_of(&bytes)), "{len} by {bit}");
             assert_eq!((report.geometry.virtual_bytes, report.sizes.object_bytes), (len, len));
@@ -133,7 +133,7 @@ fn a_gap_does_not_hold_up_a_budget_full_of_what_comes_behind_it() {
     let mut bytes = vec![0; 40 << 20];
     bytes[1 << 20..].fill(7);
     let pieces = (1..40u64).map(|at| plain(at << 20, vec![7; 1 << 20])).collect();
-    let (report, published) = convert(Pieces::new(40 << 20, true, pieces), Order::Guest);
+    let (report, published) = convert(Pieces::boxed(40 << 20, true, pieces), Order::Guest);
     report.unwrap();
     assert!(published.unwrap() == bytes);
 }
@@ -141,10 +141,10 @@ fn a_gap_does_not_hold_up_a_budget_full_of_what_comes_behind_it() {
 #[test]
 fn a_stream_that_goes_back_is_taken_in_any_order_and_refused_in_guest_order() {
     let pieces = || vec![plain(8192, vec![1; 4096]), plain(0, vec![2; 4096])];
-    let (report, published) = convert(Pieces::new(12288, true, pieces()), Order::Any);
+    let (report, published) = convert(Pieces::boxed(12288, true, pieces()), Order::Any);
     report.unwrap();
     assert_eq!(published.unwrap()[..4096], [2; 4096]);
-    let (report, published) = convert(Pieces::new(12288, true, pieces()), Order::Guest);
+    let (report, published) = convert(Pieces::boxed(12288, true, pieces()), Order::Guest);
     assert_eq!(report.unwrap_err().kind(), ErrorKind::UnsupportedFeature);
     assert_eq!(published, None);
 }
@@ -153,7 +153,7 @@ fn a_stream_that_goes_back_is_taken_in_any_order_and_refused_in_guest_order() {
 fn a_piece_that_comes_twice_or_behind_the_end_is_malformed() {
     for second in [0, 2048, 6144, 10240] {
         let pieces = vec![plain(2048, vec![1; 4096]), plain(second, vec![2; 4096])];
-        let (report, published) = convert(Pieces::new(12288, true, pieces), Order::Any);
+        let (report, published) = convert(Pieces::boxed(12288, true, pieces), Order::Any);
         let wrong = second != 6144;
         assert_eq!(report.err().map(|error| error.kind()), wrong.then_some(ErrorKind::Malformed), "{second}");
         assert_eq!(published.is_none(), wrong);
