@@ -37,7 +37,16 @@ impl Budget {
 
     /// A budget of `bytes`, at least [`Self::SMALLEST`] and at most 1 TiB.
     pub fn new(bytes: u64) -> Self {
-        let total = bytes.clamp(Self::SMALLEST, 1 << 40) / UNIT;
+        Self::of(bytes.max(Self::SMALLEST))
+    }
+
+    /// Two budgets of half this one's size, apart from it, for two transfers that must not wait for each other.
+    pub(crate) fn halves(&self) -> [Self; 2] {
+        [Self::of(self.total() / 2), Self::of(self.total() / 2)]
+    }
+
+    fn of(bytes: u64) -> Self {
+        let total = bytes.min(1 << 40) / UNIT;
         let units = Arc::new(Semaphore::new(usize::try_from(total).unwrap_or(Semaphore::MAX_PERMITS)));
         Self { units, total, used: Arc::default() }
     }

@@ -38,16 +38,17 @@ pub async fn compare(a: &Arc<Disk>, b: &Arc<Disk>, resources: &Resources) -> Res
     }
     let mut options = resources.transfer(Order::Guest, false)?;
     // Each side has a budget of its own: one that holds what the other must be compared with cannot starve it.
-    let half = options.budget.total() / 2;
-    let mut side = |disk: &Arc<Disk>| {
-        options.budget = Budget::new(half);
+    let halves = options.budget.halves();
+    let mut side = |disk: &Arc<Disk>, half: Budget| {
+        options.budget = half;
         Side {
             transfer: Transfer::of_disk(Arc::clone(disk), options.clone()),
             items: VecDeque::new(),
             ended: false,
         }
     };
-    let (mut a, mut b) = (side(a), side(b));
+    let [left, right] = halves;
+    let (mut a, mut b) = (side(a, left), side(b, right));
     let first_difference = std::future::poll_fn(|cx| poll_difference(&mut a, &mut b, cx)).await?;
     Ok(Comparison { equal: first_difference.is_none(), first_difference, virtual_bytes })
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use diskferry_core::conversion::{Conversion, Input, Report, Resources};
 use diskferry_core::error::{Error, ErrorKind, Result, printable};
 use diskferry_core::measure::{Depth, measure_at};
-use diskferry_core::sink::file::{FileSink, FileSinkOptions};
+use diskferry_core::sink::file::{FileSink, FileSinkOptions, Preallocation};
 use diskferry_formats as formats;
 use diskferry_formats::{Format, TargetOptions};
 
@@ -29,13 +29,14 @@ pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
     };
     let dst = destination::parse(dst)?;
     let format = args.to.unwrap_or_else(|| destination::format_of(&dst));
-    let options = admit(args, format)?;
+    let (options, preallocation) = admit(args, format)?;
     ctx.guard(FileSink::admit(&dst, args.force)).await?;
 
     let (input, source) = open(ctx, args, src, &dst).await?;
     let mut sink_options = FileSinkOptions::default();
     sink_options.force = args.force;
     sink_options.sync = !args.no_sync;
+    sink_options.preallocation = preallocation;
     if let Input::Disk(disk) = &input {
         // What the facts already forbid leaves no trace beside DST.
         let known = measure_at(disk, &args.limits.limits(), Depth::Quick, &Resources::default()).await?;
@@ -72,7 +73,7 @@ async fn open(ctx: &Context, args: &Convert, src: &OsStr, dst: &Path) -> Result<
 }
 
 /// What is asked for and not built is refused before anything is touched.
-fn admit(args: &Convert, format: Format) -> Result<TargetOptions> {
+fn admit(args: &Convert, format: Format) -> Result<(TargetOptions, Preallocation)> {
     let not_yet = |what: &str| Err(Error::unsupported(format!("{what} is not built yet")));
     if args.resume {
         return not_yet("--resume");
@@ -81,22 +82,25 @@ fn admit(args: &Convert, format: Format) -> Result<TargetOptions> {
         return not_yet("--verify").map_err(|error| error.hint("compare the two with `diskferry compare`"));
     }
     let mut options = TargetOptions::default();
+    let mut preallocation = Preallocation::Off;
     for option in &args.options {
         match option {
-            TargetOption::Pair(key, value) if key == "preallocation" => match value.as_str() {
-                "off" => {}
-                "falloc" => return not_yet("-o preallocation=falloc"),
-                _ => {
-                    let message = format!("preallocation is off or falloc, not {value:?}");
-                    return Err(Error::new(ErrorKind::Usage, message));
+            TargetOption::Pair(key, value) if key == "preallocation" => {
+                preallocation = match value.as_str() {
+                    "off" => Preallocation::Off,
+                    "falloc" => Preallocation::Falloc,
+                    _ => {
+                        let message = format!("preallocation is off or falloc, not {value:?}");
+                        return Err(Error::new(ErrorKind::Usage, message));
+                    }
                 }
-            },
+            }
             TargetOption::Pair(key, value) => options.pairs.push((key.clone(), value.clone())),
             TargetOption::Help => {}
         }
     }
     formats::check_target(format, &options)?;
-    Ok(options)
+    Ok((options, preallocation))
 }
 
 async fn tell(ctx: &Context, source: json::Source, report: &Report) -> Result<()> {
@@ -172,7 +176,7 @@ fn peak_memory_bytes() -> Option<u64> {
 const OPTIONS: &str = "\
 Target options, as -o KEY=VALUE:
 
-  raw     preallocation=off|falloc                    take the room of the whole file at once (falloc: not built yet)
+  raw     preallocation=off|falloc                    take the room of the whole file at once
   qcow2   cluster_size=SIZE                           not built yet
           compression=none|zlib|zstd  level=N         not built yet
   vhd     subformat=dynamic|fixed  align=SIZE         not built yet

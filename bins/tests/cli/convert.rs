@@ -21,6 +21,23 @@ fn every_sample_becomes_its_raw_disk() {
 }
 
 #[test]
+fn preallocation_takes_the_room_of_the_whole_file() {
+    let dir = Dir::new();
+    let image = dir.sample("vmdk-split-sparse");
+    for (preallocation, whole) in [("off", false), ("falloc", true)] {
+        let out = dir.join("out.raw");
+        let option = format!("preallocation={preallocation}");
+        let call = ["convert", image.to_str().unwrap(), out.to_str().unwrap(), "--force", "-o", &option];
+        crate::support::run(call).ends(0);
+        let meta = std::fs::metadata(&out).unwrap();
+        assert_eq!(meta.blocks() * 512 >= meta.len(), whole, "{preallocation}");
+    }
+    let out = dir.join("other.raw");
+    let error = run!("convert", image, out, "-o", "preallocation=full", "--json").ends(2).error();
+    assert_eq!(error["code"], "usage");
+}
+
+#[test]
 fn the_report_has_the_keys_of_the_contract() {
     let dir = Dir::new();
     let image = dir.sample("qcow2-40g-ext4");

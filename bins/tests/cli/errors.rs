@@ -97,7 +97,6 @@ fn what_is_not_built_yet_says_so_and_touches_nothing() {
         (&["-O", "qcow2", "-o", "compression=zstd"], 3, "unsupported_feature"),
         (&["--resume"], 3, "unsupported_feature"),
         (&["--verify"], 3, "unsupported_feature"),
-        (&["-o", "preallocation=falloc"], 3, "unsupported_feature"),
     ];
     for (more, code, kind) in cases {
         let mut args =
