@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Imports the image at `url`, whose format is found out, as the raw disk `target`.
 ///
-/// Cancelling `cancel`, or dropping the future, stops everything and leaves no target.
+/// Cancelling `cancel`, or dropping the future, stops everything and leaves no target but one that is being published.
 pub async fn import(
     client: &Client,
     url: &str,

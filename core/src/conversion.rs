@@ -171,7 +171,8 @@ impl Conversion {
         self
     }
 
-    /// Cancelling the token ends the run with `cancelled`, the target undone.
+    /// Cancelling the token ends the run with `cancelled`, the target undone; or, where that was being published at this
+    /// moment, with its report.
     #[must_use]
     pub fn cancel(mut self, token: CancellationToken) -> Self {
         self.cancel = Some(token);
@@ -223,10 +224,15 @@ impl Conversion {
         };
         let ended = match &cancel {
             None => run.await,
-            Some(token) => match token.run_until_cancelled(run).await {
-                Some(ended) => ended,
-                None => Err(Error::new(ErrorKind::Cancelled, "stopped before it was done")),
-            },
+            Some(token) => {
+                let mut run = std::pin::pin!(run);
+                match (token.run_until_cancelled(run.as_mut()).await, &sink) {
+                    (Some(ended), _) => ended,
+                    // It came too late: the target is published, and an error beside it would be a lie.
+                    (None, Some(sink)) if !sink.abort().await => run.await,
+                    (None, _) => Err(Error::new(ErrorKind::Cancelled, "stopped before it was done")),
+                }
+            }
         };
         if let (Err(error), Some(sink)) = (&ended, &sink) {
             debug!(%error, "undoing the target");

@@ -226,7 +226,8 @@ impl Inner {
         Ok(Receipt { url: url.to_owned(), bytes: len, written, etag: None })
     }
 
-    fn discard(&self) {
+    /// Gives up what is not published. False where it is.
+    fn discard(&self) -> bool {
         let mut state = self.state();
         if *state == State::Open {
             *state = State::Discarded;
@@ -239,6 +240,7 @@ impl Inner {
                 let _ = rustix::fs::ftruncate(&self.file, 0);
             }
         }
+        *state != State::Published
     }
 }
 
@@ -283,15 +285,12 @@ impl Sink for FileSink {
         Box::pin(blocking(move |stop| inner.finish(len, stop)))
     }
 
-    fn abort(&self) -> BoxFuture<'_, ()> {
+    fn abort(&self) -> BoxFuture<'_, bool> {
         let inner = Arc::clone(&self.inner);
         Box::pin(async move {
-            // The error says only that the runtime ends, and then the drop does it.
-            let _ = blocking(move |_| {
-                inner.discard();
-                Ok(())
-            })
-            .await;
+            let again = Arc::clone(&inner);
+            // The error says only that the runtime ends: then it is done here.
+            blocking(move |_| Ok(inner.discard())).await.unwrap_or_else(|_| again.discard())
         })
     }
 }

@@ -80,10 +80,13 @@ impl Sink for MemorySink {
         })
     }
 
-    fn abort(&self) -> BoxFuture<'_, ()> {
+    fn abort(&self) -> BoxFuture<'_, bool> {
         Box::pin(async move {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            *state = State::default();
+            if !state.published {
+                *state = State::default();
+            }
+            !state.published
         })
     }
 }

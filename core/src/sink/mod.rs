@@ -80,5 +80,8 @@ pub trait Sink: Send + Sync {
     fn finish(&self, len: u64) -> BoxFuture<'_, Result<Receipt>>;
 
     /// Gives up: nothing stays behind, and what was under the name before is there still.
-    fn abort(&self) -> BoxFuture<'_, ()>;
+    ///
+    /// It comes before or after the publishing and never between: false where the target was published already, which is
+    /// not undone, and then the answer of [`finish`](Self::finish) stands.
+    fn abort(&self) -> BoxFuture<'_, bool>;
 }

@@ -100,7 +100,7 @@ impl Sink for Lazy {
         })
     }
 
-    fn abort(&self) -> BoxFuture<'_, ()> {
+    fn abort(&self) -> BoxFuture<'_, bool> {
         self.inner.abort()
     }
 }

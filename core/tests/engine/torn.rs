@@ -183,7 +183,7 @@ impl Sink for Slow {
         })
     }
 
-    fn abort(&self) -> BoxFuture<'_, ()> {
+    fn abort(&self) -> BoxFuture<'_, bool> {
         self.aborts.fetch_add(1, Ordering::SeqCst);
         self.inner.abort()
     }
@@ -312,6 +312,7 @@ async fn polled<F: Future>(future: F, times: u64) -> Option<F::Output> {
 fn dropped_or_cancelled_at_any_point_it_leaves_nothing() {
     let made = large(40, 4);
     let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.raw");
     let left = || std::fs::read_dir(dir.path()).unwrap().count();
     let pool = Arc::new(CpuPool::new(2).unwrap());
     for cancelled in [false, true] {
@@ -339,9 +340,16 @@ fn dropped_or_cancelled_at_any_point_it_leaves_nothing() {
                     let ended = in_time(polled(run.as_mut(), polls)).await;
                     if ended.is_none() && cancelled {
                         token.cancel();
-                        // What was done before the token was looked at is done.
-                        if let Err(error) = in_time(run).await {
-                            assert_eq!(error.kind(), ErrorKind::Cancelled);
+                        match in_time(run).await {
+                            // Too late: whole, and said so.
+                            Ok(_) => {
+                                assert!(std::fs::read(&path).unwrap() == made.guest);
+                                std::fs::remove_file(&path).unwrap();
+                            }
+                            Err(error) => {
+                                assert_eq!(error.kind(), ErrorKind::Cancelled);
+                                assert!(!path.exists(), "an error beside a target after {polls} polls");
+                            }
                         }
                     }
                     ended
@@ -356,8 +364,8 @@ fn dropped_or_cancelled_at_any_point_it_leaves_nothing() {
                     break;
                 }
                 // Dropped while it was being published, the target is whole or absent.
-                if std::fs::read(dir.path().join("disk.raw")).is_ok_and(|published| published == made.guest) {
-                    std::fs::remove_file(dir.path().join("disk.raw")).unwrap();
+                if !cancelled && std::fs::read(&path).is_ok_and(|published| published == made.guest) {
+                    std::fs::remove_file(&path).unwrap();
                 }
                 assert_eq!(left(), 0, "files stay after {polls} polls");
             }
