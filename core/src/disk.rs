@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::address::{FileIndex, GuestOffset, GuestRange};
 use crate::error::{Error, Refusal, Result, Warning};
-use crate::extent::{Extent, ExtentKind, Tally};
+use crate::extent::{Extent, ExtentKind, MAX_UNIT_BYTES, Tally};
 use crate::source::{BoxFuture, Source, Traffic};
 
 /// The most extents in one answer of [`BlockMap::extents`]: it bounds the memory of a walk, however fragmented
@@ -192,6 +192,19 @@ impl Disk {
         for extent in &extents {
             if extent.guest.start() != at || extent.guest.is_empty() {
                 return Err(Error::internal(format!("the block map has a gap or an overlap at {at:?}")));
+            }
+            let agrees = match &extent.kind {
+                ExtentKind::Data(stored) | ExtentKind::Sparse(stored) => {
+                    stored.range.len() == extent.guest.len()
+                }
+                ExtentKind::Coded(_) => extent.guest.len() <= MAX_UNIT_BYTES,
+                ExtentKind::Zero | ExtentKind::Hole => true,
+            };
+            if !agrees {
+                return Err(Error::internal(format!(
+                    "the block map's extent {:?} has a wrong length",
+                    extent.guest
+                )));
             }
             at = extent.guest.end();
         }

@@ -12,7 +12,7 @@ use crate::address::{GuestOffset, GuestRange};
 use crate::budget::{Budget, Room};
 use crate::digest::BLOCK;
 use crate::disk::Disk;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentKind};
 use crate::plan::{Fetch, Request, plan};
 use crate::source::BoxFuture;
@@ -216,6 +216,9 @@ impl Planned {
 
 async fn read(disk: Arc<Disk>, fetch: Fetch, mut room: Room) -> Result<Fetched> {
     let bytes = disk.file(fetch.file)?.read(fetch.range).await?;
+    if bytes.len() as u64 != fetch.range.len() {
+        return Err(Error::internal(format!("a source gave {} bytes for {:?}", bytes.len(), fetch.range)));
+    }
     let bytes = room.split(fetch.range.len()).hold(bytes);
     let start = fetch.range.start().get();
     let piece = |part: crate::plan::Part| {

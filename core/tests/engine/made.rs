@@ -10,6 +10,7 @@ use diskferry_core::disk::{BlockMap, Disk, Geometry, Warnings};
 use diskferry_core::error::{Error, Result, Warning};
 use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Extents, Payload, Stored, Tally};
 use diskferry_core::pool::CpuPool;
+use diskferry_core::source;
 use diskferry_core::source::memory::MemorySource;
 use diskferry_core::source::{BoxFuture, Source};
 use diskferry_core::target::{Layout, Write};
@@ -188,4 +189,48 @@ pub(crate) fn digest_of(guest: &[u8]) -> diskferry_core::digest::Digest {
         tree.add(number as u64, &[hash_block(block)]);
     }
     tree.finish(guest.len() as u64).unwrap()
+}
+
+/// A source that breaks its promise: every answer lacks its last byte.
+#[derive(Debug)]
+pub(crate) struct Short(MemorySource);
+
+impl Short {
+    pub(crate) fn new(store: &[u8]) -> Self {
+        Self(MemorySource::new("short", store.to_vec()))
+    }
+}
+
+impl Source for Short {
+    fn url(&self) -> &str {
+        self.0.url()
+    }
+
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn identity(&self) -> &source::Identity {
+        self.0.identity()
+    }
+
+    fn capabilities(&self) -> source::Capabilities {
+        self.0.capabilities()
+    }
+
+    fn traffic(&self) -> source::Traffic {
+        self.0.traffic()
+    }
+
+    fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<bytes::Bytes>> {
+        self.0.read(range.split_at(range.len() - 1).0)
+    }
+
+    fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<source::Segment>>> {
+        self.0.segments(range)
+    }
+
+    fn verify(&self) -> BoxFuture<'_, Result<()>> {
+        self.0.verify()
+    }
 }

@@ -19,7 +19,7 @@ use diskferry_core::target::Target;
 use diskferry_core::transfer::Order;
 use proptest::prelude::*;
 
-use crate::made::{Identity, ListMap, Made, any_disk, block_on, digest_of, made, resources};
+use crate::made::{Identity, ListMap, Made, Short, any_disk, block_on, digest_of, made, resources};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
@@ -140,4 +140,22 @@ fn a_disk_up_to_the_end_of_the_address_space_has_its_last_short_block() {
         assert_eq!(report.sizes.content_end, Some(size));
         assert!(block_on(compare(&disk(), &disk(), &resources())).unwrap().equal);
     }
+}
+
+#[test]
+fn a_map_whose_lengths_disagree_is_a_defect_and_no_panic() {
+    let mut made = made(65536, &[(1, 1, 0), (1, 1, 1)], 0);
+    if let ExtentKind::Data(stored) = &mut made.extents[0].kind {
+        stored.range = stored.range.split_at(100).0;
+    }
+    let error = block_on(Conversion::reading(made.disk()).run()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+}
+
+#[test]
+fn a_source_that_gives_less_than_asked_is_a_defect_and_no_panic() {
+    let made = made(65536, &[(1, 1, 0), (1, 2, 1)], 0);
+    let error =
+        block_on(Conversion::reading(made.disk_over(Arc::new(Short::new(&made.store)))).run()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
 }
