@@ -11,7 +11,7 @@ use diskferry_formats::{Declared, Format};
 use tempfile::TempDir;
 
 pub(crate) use crate::support::qcow2::Built;
-pub(crate) use crate::support::qemu::{qemu_img, text};
+pub(crate) use crate::support::qemu::{qemu_img, qemu_io_unless_it_stops_itself, text};
 pub(crate) use crate::support::{
     assert_same, block_on, content, extents, pattern, read, read_all, said, walk, warnings,
 };

@@ -13,13 +13,23 @@ pub(crate) fn text(path: &Path) -> &str {
 
 /// Runs qemu-io commands on an image, all in one process.
 pub(crate) fn qemu_io(path: &Path, format: &str, commands: &[&str]) {
+    assert!(qemu_io_unless_it_stops_itself(path, format, commands), "qemu-io {commands:?} stopped itself");
+}
+
+/// As [`qemu_io`], but for one fault of qemu's own, which gives false: with small clusters it can come to write compressed
+/// bytes over its tables, notices, and marks the image as corrupt. What it would have made of it nobody can tell.
+pub(crate) fn qemu_io_unless_it_stops_itself(path: &Path, format: &str, commands: &[&str]) -> bool {
     let mut args = vec!["-t", "unsafe", "-f", oracle::qemu_format(format)];
     args.extend(commands.iter().flat_map(|command| ["-c", *command]));
     args.push(text(path));
-    let output = oracle::tool("qemu-io", &args);
+    let outcome = oracle::capture("qemu-io", &args);
+    if outcome.stderr.contains("Marking image as corrupt: Preventing invalid write on metadata") {
+        return false;
+    }
     // Its exit code hides what failed.
-    let wrong = ["failed", "invalid", "rror"].iter().any(|word| output.contains(word));
-    assert!(!wrong, "qemu-io {commands:?}: {output}");
+    let wrong = ["failed", "invalid", "rror"].iter().any(|word| outcome.stdout.contains(word));
+    assert!(outcome.ok && !wrong, "qemu-io {commands:?}: {}{}", outcome.stdout, outcome.stderr);
+    true
 }
 
 /// What qemu-img makes of raw bytes.
