@@ -11,7 +11,7 @@ use diskferry_core::address::TargetOffset;
 use diskferry_core::conformance::pattern;
 use diskferry_core::error::{Error, ErrorKind, Result};
 use diskferry_core::sink::file::{FileSink, FileSinkOptions, Preallocation};
-use diskferry_core::sink::{Receipt, Sink};
+use diskferry_core::sink::{Expected, Receipt, Sink};
 use diskferry_core::source::Source;
 use diskferry_core::source::file::FileSource;
 use rustix::thread::{Gid, Uid};
@@ -24,6 +24,10 @@ fn forced() -> FileSinkOptions {
     let mut options = options();
     options.force = true;
     options
+}
+
+fn exactly(len: u64) -> Expected {
+    Expected { most_bytes: Some(len), exact: true, memory: 0 }
 }
 
 async fn write(sink: &FileSink, at: u64, bytes: impl Into<Bytes>) -> Result<()> {
@@ -254,10 +258,11 @@ async fn a_full_disk_is_said_so_and_leaves_nothing() {
     assert!(names(mount.path()).is_empty());
 
     let mut taking = options();
-    (taking.preallocation, taking.expected_bytes) = (Preallocation::Falloc, Some(2 << 20));
-    let error = refused(&path, taking.clone()).await;
+    taking.preallocation = Preallocation::Falloc;
+    let sink = FileSink::create(&path, taking.clone()).await.unwrap();
+    let error = sink.prepare(exactly(2 << 20)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DestinationFull, "room is taken at the start: {error:?}");
-    taking.expected_bytes = None;
+    drop(sink);
     let sink = FileSink::create(&path, taking).await.unwrap();
     let error = sink.finish(2 << 20).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DestinationFull, "{error:?}");
@@ -265,9 +270,8 @@ async fn a_full_disk_is_said_so_and_leaves_nothing() {
     assert!(names(mount.path()).is_empty());
 
     publish(&path, "there is room again", options()).await.unwrap();
-    let mut sparse = forced();
-    sparse.expected_bytes = Some(1 << 30);
-    let sink = FileSink::create(&path, sparse).await.unwrap();
+    let sink = FileSink::create(&path, forced()).await.unwrap();
+    sink.prepare(exactly(1 << 30)).await.unwrap();
     sink.finish(1 << 30).await.unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 30, "holes need no room");
 }
@@ -275,9 +279,9 @@ async fn a_full_disk_is_said_so_and_leaves_nothing() {
 #[tokio::test]
 async fn a_length_that_no_file_can_have_is_noticed_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
-    let mut options = options();
-    options.expected_bytes = Some(u64::MAX);
-    let error = refused(&dir.path().join("disk.raw"), options).await;
+    let sink = FileSink::create(&dir.path().join("disk.raw"), options()).await.unwrap();
+    let error = sink.prepare(exactly(u64::MAX)).await.unwrap_err();
+    drop(sink);
     assert_eq!(error.kind(), ErrorKind::DestinationFull, "{error:?}");
     assert!(names(dir.path()).is_empty());
 }

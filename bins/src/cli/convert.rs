@@ -41,7 +41,6 @@ pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
         // What the facts already forbid leaves no trace beside DST.
         let known = measure_at(disk, &args.limits.limits(), Depth::Quick, &Resources::default()).await?;
         known.verdict.enforce()?;
-        sink_options.expected_bytes = Some(disk.virtual_bytes());
     }
     let sink = ctx.guard(FileSink::create(&dst, sink_options)).await?;
     let target = formats::create(format, Box::new(sink), &options)?;

@@ -131,7 +131,6 @@ impl Demo<'_> {
         let disk = self.ctx.guard(open(client, sample)).await?;
         let afterwards = if limits.capacity.is_some() { Afterwards::Gone } else { Afterwards::Stays };
         let mut options = FileSinkOptions::default();
-        options.expected_bytes = Some(disk.virtual_bytes());
         let sink = self.ctx.guard(FileSink::create(self.file(sample), options)).await?;
         let target = formats::create(Format::Raw, Box::new(sink), &TargetOptions::default())?;
         let conversion = Conversion::new(disk, target)

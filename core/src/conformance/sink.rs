@@ -6,9 +6,9 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::{drop_after, pattern};
-use crate::address::{TargetOffset, TargetRange};
+use crate::address::{StoredRange, TargetOffset, TargetRange};
 use crate::error::{ErrorKind, Result};
-use crate::sink::{Sink, WriteOrder};
+use crate::sink::{Expected, ReadBack, Sink, WriteOrder};
 use crate::source::BoxFuture;
 
 /// Where sinks of a test write to: one name, at which one sink after the other is made.
@@ -38,11 +38,32 @@ pub async fn check_sink(stage: &dyn Stage, unit: usize) {
     }
     check_zeros(stage, unit).await;
     check_gather(stage).await;
-    if stage.create().await.expect("a sink").capabilities().order == WriteOrder::Any {
-        check_any_order(stage, unit).await;
+    let order = create(stage, None).await.capabilities().order;
+    match order {
+        WriteOrder::Any => {
+            check_any_order(stage, unit).await;
+            check_first_bytes_last(stage, unit).await;
+        }
+        WriteOrder::Ascending => check_first_bytes_last(stage, unit).await,
+        WriteOrder::Sequential => {}
     }
+    check_read_back(stage, unit).await;
     check_abort(stage, unit).await;
     check_dropped_finish(stage, unit).await;
+}
+
+/// Memory that a sink of the suite may hold.
+const MEMORY: u64 = 64 << 20;
+
+/// A sink that was told what to expect.
+async fn create(stage: &dyn Stage, len: Option<usize>) -> Arc<dyn Sink> {
+    let sink = stage.create().await.expect("a sink");
+    sink.prepare(expected(len)).await.expect("preparing");
+    sink
+}
+
+fn expected(len: Option<usize>) -> Expected {
+    Expected { most_bytes: len.map(|len| len as u64), exact: len.is_some(), memory: MEMORY }
 }
 
 async fn put(sink: &dyn Sink, at: usize, bytes: Bytes) {
@@ -68,7 +89,7 @@ async fn finish(stage: &dyn Stage, sink: Arc<dyn Sink>, truth: &[u8]) {
 async fn check_in_order(stage: &dyn Stage, unit: usize, len: usize) {
     let before = stage.published().await;
     let truth = Bytes::from(pattern(len, len as u64));
-    let sink = stage.create().await.expect("a sink");
+    let sink = create(stage, Some(len)).await;
     assert!(sink.capabilities().in_flight > 0);
     for at in (0..len).step_by(unit) {
         put(&*sink, at, truth.slice(at..len.min(at + unit))).await;
@@ -84,7 +105,7 @@ async fn check_zeros(stage: &dyn Stage, unit: usize) {
         truth[zeros].fill(0);
     }
     let bytes = Bytes::from(truth.clone());
-    let sink = stage.create().await.expect("a sink");
+    let sink = create(stage, None).await;
     let sparse = sink.capabilities().sparse;
     zero(&*sink, 0, unit).await;
     put(&*sink, unit, bytes.slice(unit..2 * unit)).await;
@@ -96,12 +117,12 @@ async fn check_zeros(stage: &dyn Stage, unit: usize) {
     }
     finish(stage, sink, &truth).await;
     if sparse {
-        let sink = stage.create().await.expect("a sink");
+        let sink = create(stage, None).await;
         put(&*sink, 0, bytes.slice(unit..2 * unit)).await;
         let mut truth = truth[unit..2 * unit].to_vec();
         truth.resize(3 * unit + 1, 0);
         finish(stage, sink, &truth).await;
-        let sink = stage.create().await.expect("a sink");
+        let sink = create(stage, None).await;
         finish(stage, sink, &vec![0; unit + 1]).await;
     }
 }
@@ -111,7 +132,7 @@ async fn check_gather(stage: &dyn Stage) {
     let truth = Bytes::from(pattern(3000 * 3001 / 2, 3));
     let mut rest = truth.clone();
     let pieces: Vec<Bytes> = (0..=3000).map(|len| rest.split_to(len)).collect();
-    let sink = stage.create().await.expect("a sink");
+    let sink = create(stage, None).await;
     sink.write(TargetOffset::ZERO, pieces).await.expect("a write of many pieces");
     sink.write(TargetOffset::new(truth.len() as u64), Vec::new()).await.expect("a write of nothing");
     sink.write(TargetOffset::new(truth.len() as u64), vec![Bytes::new(); 3]).await.expect("likewise");
@@ -121,7 +142,7 @@ async fn check_gather(stage: &dyn Stage) {
 async fn check_any_order(stage: &dyn Stage, unit: usize) {
     const UNITS: usize = 16;
     let truth = Bytes::from(pattern(UNITS * unit - 5, 16));
-    let sink = stage.create().await.expect("a sink");
+    let sink = create(stage, None).await;
     let writes = (0..UNITS).map(|index| {
         let at = (index * 7 % UNITS) * unit;
         let bytes = truth.slice(at..truth.len().min(at + unit));
@@ -133,10 +154,63 @@ async fn check_any_order(stage: &dyn Stage, unit: usize) {
     finish(stage, sink, &truth).await;
 }
 
+/// The header of most formats: written when all that it speaks of is in place.
+async fn check_first_bytes_last(stage: &dyn Stage, unit: usize) {
+    for left_out in [512, unit - 1, unit, 2 * unit + 77] {
+        let truth = Bytes::from(pattern(4 * unit + 3, left_out as u64));
+        let sink = create(stage, None).await;
+        for at in (left_out..truth.len()).step_by(unit) {
+            put(&*sink, at, truth.slice(at..truth.len().min(at + unit))).await;
+        }
+        let half = left_out / 2;
+        put(&*sink, 0, truth.slice(..half)).await;
+        put(&*sink, half, truth.slice(half..left_out)).await;
+        finish(stage, sink, &truth).await;
+    }
+}
+
+/// What was written can be read when the sink says so, and what was published can be taken back.
+async fn check_read_back(stage: &dyn Stage, unit: usize) {
+    let truth = Bytes::from(pattern(2 * unit + 9, 9));
+    let sink = create(stage, Some(truth.len())).await;
+    let when = sink.capabilities().read_back;
+    for at in (0..truth.len()).step_by(unit) {
+        put(&*sink, at, truth.slice(at..truth.len().min(at + unit))).await;
+    }
+    let len = truth.len() as u64;
+    if when == ReadBack::Before {
+        check_same(&*sink, &truth).await;
+    }
+    let receipt = sink.finish(len).await.expect("finishing");
+    match when {
+        ReadBack::Before => {}
+        ReadBack::Never => {
+            sink.read_back(len).await.map(drop).expect_err("what cannot be read back");
+            assert!(!sink.retract(&receipt).await.expect("an answer"), "what is gone cannot be taken back");
+        }
+        ReadBack::After => {
+            check_same(&*sink, &truth).await;
+            let taken_back = sink.retract(&receipt).await.expect("taking back");
+            assert!(taken_back, "nobody changed it");
+            assert!(stage.published().await.as_deref() != Some(&truth[..]), "it was taken back");
+        }
+    }
+    drop(sink);
+    assert_eq!(stage.leftovers().await, Vec::<String>::new(), "after reading back");
+}
+
+async fn check_same(sink: &dyn Sink, truth: &Bytes) {
+    let source = sink.read_back(truth.len() as u64).await.expect("reading back");
+    assert_eq!(source.len(), truth.len() as u64);
+    let all = source.read(StoredRange::first(source.len())).await.expect("reading back");
+    assert!(all == truth, "the bytes read back");
+    source.verify().await.expect("nobody changed it");
+}
+
 async fn check_abort(stage: &dyn Stage, unit: usize) {
     let before = stage.published().await;
     for units in 0..3 {
-        let sink = stage.create().await.expect("a sink");
+        let sink = create(stage, None).await;
         for index in 0..units {
             put(&*sink, index * unit, Bytes::from(pattern(unit, 1))).await;
         }
@@ -154,7 +228,7 @@ async fn check_dropped_finish(stage: &dyn Stage, unit: usize) {
     for round in 0..8 {
         let before = stage.published().await;
         let truth = pattern(2 * unit, round as u64);
-        let sink = stage.create().await.expect("a sink");
+        let sink = create(stage, None).await;
         put(&*sink, 0, truth.clone().into()).await;
         let finished = drop_after(round / 2, sink.finish(truth.len() as u64)).await;
         drop(sink);
@@ -184,11 +258,12 @@ async fn check_dropped(stage: &dyn Stage, unit: usize) {
         assert_eq!(stage.leftovers().await, Vec::<String>::new(), "creation dropped after {polls} polls");
 
         let sink = create_at_last(stage).await;
+        sink.prepare(expected(None)).await.expect("preparing");
         let _ = drop_after(polls, sink.write(TargetOffset::ZERO, vec![pattern(unit, 0).into()])).await;
         drop(sink);
         assert_eq!(stage.leftovers().await, Vec::<String>::new(), "a write dropped after {polls} polls");
 
-        let sink = stage.create().await.expect("a sink");
+        let sink = create(stage, None).await;
         put(&*sink, 0, pattern(unit, 0).into()).await;
         let _ = drop_after(polls, sink.abort()).await;
         drop(sink);

@@ -12,11 +12,12 @@ use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
 use super::place::{Place, failed, failed_io};
-use super::{Receipt, Sink, SinkCapabilities, WriteOrder};
+use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
 use crate::blocking::{Stop, blocking};
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::BoxFuture;
+use crate::source::file::FileSource;
+use crate::source::{BoxFuture, Source};
 
 /// Whether room is taken before it is needed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -39,13 +40,11 @@ pub struct FileSinkOptions {
     pub sync: bool,
     /// Whether room is taken before it is needed.
     pub preallocation: Preallocation,
-    /// The final length in bytes, where it is known: a disk that cannot hold so much is noticed at the start.
-    pub expected_bytes: Option<u64>,
 }
 
 impl Default for FileSinkOptions {
     fn default() -> Self {
-        Self { force: false, sync: true, preallocation: Preallocation::Off, expected_bytes: None }
+        Self { force: false, sync: true, preallocation: Preallocation::Off }
     }
 }
 
@@ -118,9 +117,6 @@ impl FileSink {
                 let changed = inner.file.set_permissions(Permissions::from_mode(mode));
                 changed
                     .map_err(|error| failed_io("setting the permissions of", inner.place.url(), &error))?;
-            }
-            if let Some(len) = inner.options.expected_bytes {
-                inner.give_length(len)?;
             }
             Ok(sink)
         })
@@ -263,11 +259,28 @@ impl Sink for FileSink {
     }
 
     fn capabilities(&self) -> SinkCapabilities {
-        SinkCapabilities { order: WriteOrder::Any, sparse: true, in_flight: 4 }
+        SinkCapabilities {
+            order: WriteOrder::Any,
+            sparse: true,
+            buffers: false,
+            in_flight: 4,
+            read_back: ReadBack::Before,
+        }
     }
 
     fn written(&self) -> u64 {
         self.inner.written.load(Ordering::Relaxed)
+    }
+
+    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move |_| {
+            // A length that is only an upper bound may be far from what is needed.
+            match expected.most_bytes {
+                Some(len) if expected.exact => inner.give_length(len),
+                _ => Ok(()),
+            }
+        }))
     }
 
     fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
@@ -292,6 +305,22 @@ impl Sink for FileSink {
             // The error says only that the runtime ends: then it is done here.
             blocking(move |_| Ok(inner.discard())).await.unwrap_or_else(|_| again.discard())
         })
+    }
+
+    fn read_back(&self, len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move |_| {
+            inner.open()?;
+            inner.give_length(len)?;
+            let url = inner.place.url();
+            let file = inner.file.try_clone().map_err(|error| failed_io("reading back", url, &error))?;
+            Ok(Arc::new(FileSource::of_file(file, url.to_owned())?) as Arc<dyn Source>)
+        }))
+    }
+
+    fn retract(&self, _receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
+        // It was read back before it was published.
+        Box::pin(async { Ok(false) })
     }
 }
 

@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::{Receipt, Sink, SinkCapabilities, WriteOrder};
+use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::BoxFuture;
+use crate::source::memory::MemorySource;
+use crate::source::{BoxFuture, Source};
 
 /// A sink into memory. Clones share the target, so that one can be kept to look at it.
 #[derive(Clone, Debug, Default)]
@@ -39,11 +40,21 @@ impl Sink for MemorySink {
     }
 
     fn capabilities(&self) -> SinkCapabilities {
-        SinkCapabilities { order: WriteOrder::Any, sparse: true, in_flight: 4 }
+        SinkCapabilities {
+            order: WriteOrder::Any,
+            sparse: true,
+            buffers: false,
+            in_flight: 4,
+            read_back: ReadBack::After,
+        }
     }
 
     fn written(&self) -> u64 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).written
+    }
+
+    fn prepare(&self, _expected: Expected) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
     }
 
     fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
@@ -87,6 +98,21 @@ impl Sink for MemorySink {
                 *state = State::default();
             }
             !state.published
+        })
+    }
+
+    fn read_back(&self, _len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
+        Box::pin(async move {
+            let bytes =
+                self.published().ok_or_else(|| Error::internal("read back before it was published"))?;
+            Ok(Arc::new(MemorySource::new("memory:", bytes)) as Arc<dyn Source>)
+        })
+    }
+
+    fn retract(&self, _receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(std::mem::take(&mut state.published))
         })
     }
 }

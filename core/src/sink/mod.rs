@@ -7,19 +7,35 @@ pub mod file;
 pub mod memory;
 mod place;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::address::{TargetOffset, TargetRange};
 use crate::error::Result;
-use crate::source::BoxFuture;
+use crate::source::{BoxFuture, Source};
 
-/// In which order a sink takes writes.
+/// In which order a sink takes writes and zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WriteOrder {
     /// Any, also several at once, as long as no two overlap.
     Any,
-    /// One after the other, each beginning where the last one ended; zeros included.
+    /// By address, each beginning where the last one ended; but the target's first bytes, however many, may be left
+    /// out and come last, by address among themselves.
+    Ascending,
+    /// By address, each beginning where the last one ended.
     Sequential,
+}
+
+/// When a target can be read back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReadBack {
+    /// Never: what was written is gone.
+    Never,
+    /// Before it is published.
+    Before,
+    /// Once it is published.
+    After,
 }
 
 /// What a sink can do.
@@ -29,8 +45,23 @@ pub struct SinkCapabilities {
     pub order: WriteOrder,
     /// True where bytes never written read as zeros, and [`Sink::zero`] costs nothing there.
     pub sparse: bool,
+    /// True where it gathers what is written in memory of its own: [`Expected::memory`] says how much it may hold.
+    pub buffers: bool,
     /// Most writes worth having in flight at once.
     pub in_flight: usize,
+    /// When the target can be read back.
+    pub read_back: ReadBack,
+}
+
+/// What a sink is told before the first write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Expected {
+    /// The most bytes that the target can take, where that is known.
+    pub most_bytes: Option<u64>,
+    /// True where it will be exactly as many.
+    pub exact: bool,
+    /// Bytes of memory that a sink which buffers may hold at any time.
+    pub memory: u64,
 }
 
 /// What was published.
@@ -60,6 +91,13 @@ pub trait Sink: Send + Sync {
     /// Bytes really written so far.
     fn written(&self) -> u64;
 
+    /// Called once, before the first write: whether the target can be so large, with room taken where asked.
+    ///
+    /// # Errors
+    /// `destination_unsuitable` for what the place cannot hold whatever is free there; `destination_full`, and the other
+    /// `destination_*` codes.
+    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>>;
+
     /// Writes `pieces`, one behind the other, from `at` on.
     ///
     /// # Errors
@@ -73,7 +111,8 @@ pub trait Sink: Send + Sync {
     fn zero(&self, range: TargetRange) -> BoxFuture<'_, Result<()>>;
 
     /// Gives the target its final length, waits for stable storage where asked, and publishes it under its name.
-    /// Called once, after every write was answered.
+    /// Called once, after every write was answered. A sparse sink was told of every byte from 0 to `len` or reads it as
+    /// zero; any other was told of every one.
     ///
     /// # Errors
     /// The `destination_*` codes; nothing is published then.
@@ -84,4 +123,19 @@ pub trait Sink: Send + Sync {
     /// It comes before or after the publishing and never between: false where the target was published already, which is
     /// not undone, and then the answer of [`finish`](Self::finish) stands.
     fn abort(&self) -> BoxFuture<'_, bool>;
+
+    /// The target as a source, to be read back: before [`finish`](Self::finish), after every write was answered, or after
+    /// it, as [`SinkCapabilities::read_back`] says. It is `len` bytes long.
+    ///
+    /// # Errors
+    /// `destination_unsuitable` where it cannot be read back; the `destination_*` codes. The source itself answers the
+    /// `source_*` codes.
+    fn read_back(&self, len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>>;
+
+    /// Takes back what was published and turned out wrong, if it is still what `receipt` says. False where it is not, or
+    /// where it cannot be taken back.
+    ///
+    /// # Errors
+    /// The `destination_*` codes: it may be there still.
+    fn retract(&self, receipt: &Receipt) -> BoxFuture<'_, Result<bool>>;
 }

@@ -31,6 +31,14 @@ impl FileSource {
         blocking(move |_| LocalFile::open(&path)).await.map(Self::over)
     }
 
+    /// A file that is open already, shown as `url`.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub(crate) fn of_file(file: std::fs::File, url: String) -> Result<Self> {
+        LocalFile::of_file(file, url).map(Self::over)
+    }
+
     pub(super) fn over(local: LocalFile) -> Self {
         Self { local: Arc::new(local) }
     }

@@ -34,6 +34,8 @@ pub(super) struct LocalFile {
 /// Where the name is looked up again.
 #[derive(Debug)]
 enum Place {
+    /// It has no name that others could take.
+    Open,
     Path(PathBuf),
     Beside(Arc<OwnedFd>, SiblingName),
 }
@@ -73,6 +75,15 @@ impl LocalFile {
         let url = path.display().to_string();
         let opened = rustix::fs::open(path, OPEN, Mode::empty());
         let file = File::from(opened.map_err(|errno| failed("opening", &url, errno))?);
+        Self::of(file, Place::Path(path.to_owned()), url)
+    }
+
+    /// A file that is open already.
+    pub(super) fn of_file(file: File, url: String) -> Result<Self> {
+        Self::of(file, Place::Open, url)
+    }
+
+    fn of(file: File, place: Place, url: String) -> Result<Self> {
         let meta = file.metadata().map_err(|error| failed_io("looking at", &url, &error))?;
         let kind = meta.file_type();
         let len = if kind.is_file() {
@@ -88,7 +99,7 @@ impl LocalFile {
             };
             return Err(Error::new(ErrorKind::Usage, format!("{url} is {what}")).hint(hint));
         };
-        Ok(Self::new(file, Place::Path(path.to_owned()), url, len, &meta))
+        Ok(Self::new(file, place, url, len, &meta))
     }
 
     /// Opens the regular file `name` in `dir`, shown as `url`. A symbolic link is refused: it could lead anywhere.
@@ -230,6 +241,7 @@ impl LocalFile {
             }
         }
         let found = match &self.place {
+            Place::Open => return Ok(()),
             Place::Path(path) => rustix::fs::open(path, LOOK, Mode::empty()),
             Place::Beside(dir, name) => {
                 rustix::fs::openat(&**dir, name.as_str(), LOOK | OFlags::NOFOLLOW, Mode::empty())

@@ -10,7 +10,7 @@ use diskferry_core::budget::Budget;
 use diskferry_core::conversion::{Conversion, Resources};
 use diskferry_core::error::{Error, ErrorKind, Result};
 use diskferry_core::sink::memory::MemorySink;
-use diskferry_core::sink::{Receipt, Sink, SinkCapabilities};
+use diskferry_core::sink::{Expected, Receipt, Sink, SinkCapabilities};
 use diskferry_core::source::memory::MemorySource;
 use diskferry_core::source::{BoxFuture, Capabilities, Identity as SourceIdentity, Segment, Source, Traffic};
 use diskferry_core::target::Target;
@@ -83,6 +83,18 @@ impl Sink for Lazy {
 
     fn written(&self) -> u64 {
         self.inner.written()
+    }
+
+    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
+        self.inner.prepare(expected)
+    }
+
+    fn read_back(&self, len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
+        self.inner.read_back(len)
+    }
+
+    fn retract(&self, receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
+        self.inner.retract(receipt)
     }
 
     fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
