@@ -9,7 +9,7 @@ use diskferry_core::budget::Budget;
 use diskferry_core::limits::{Human, ImageLimit, Limits};
 use diskferry_formats::Format;
 
-use crate::sizes;
+use diskferry_core::size;
 
 /// Streams virtual disk images (RAW, VHD, QCOW2, VMDK) from S3, HTTP and files, tells what they really hold and whether
 /// they fit, and converts them without a staged copy.
@@ -105,7 +105,7 @@ pub(crate) struct SourceArgs {
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
     /// Declared system-disk capacity
-    #[arg(long, value_name = "SIZE", value_parser = sizes::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) capacity: Option<u64>,
     /// Image size limit, or `none`; the default accepts below 50*10^9 bytes, warns from there, and refuses from 50*2^30
     /// [default: 50GB]
@@ -233,7 +233,7 @@ fn format(name: &str) -> Result<Format, String> {
 }
 
 fn memory(text: &str) -> Result<u64, String> {
-    let bytes = sizes::parse(text)?;
+    let bytes = size::parse(text)?;
     if bytes < Budget::SMALLEST {
         return Err(format!("at least {} are needed", Human(Budget::SMALLEST)));
     }
@@ -261,7 +261,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 fn limit(text: &str) -> Result<ImageLimit, String> {
     match text {
         "none" => Ok(ImageLimit::None),
-        _ => sizes::parse(text).map(ImageLimit::Exact),
+        _ => size::parse(text).map(ImageLimit::Exact),
     }
 }
 

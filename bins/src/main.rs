@@ -11,7 +11,6 @@ mod output;
 mod progress;
 mod render;
 mod signals;
-mod sizes;
 mod source;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

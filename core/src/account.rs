@@ -56,6 +56,15 @@ impl Account {
         }
     }
 
+    /// The disk is written longer than it was read, with zeros.
+    pub(crate) fn lengthen(&mut self, from: u64, to: u64) {
+        let (first, end) = (from.div_ceil(BLOCK), to.div_ceil(BLOCK));
+        if let (Some(tree), true) = (&mut self.tree, end > first) {
+            tree.add_zeros(first, end - first);
+        }
+        self.seen_bytes = self.seen_bytes.saturating_add(to.saturating_sub(from));
+    }
+
     /// The digest of a disk of that size, all of which was counted.
     ///
     /// # Errors

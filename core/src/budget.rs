@@ -19,6 +19,8 @@ const UNIT: u64 = 4096;
 #[derive(Clone, Debug)]
 pub struct Budget {
     units: Arc<Semaphore>,
+    /// Room of those who keep it while they wait for more.
+    kept: Arc<Semaphore>,
     total: u64,
     used: Arc<Usage>,
 }
@@ -47,8 +49,9 @@ impl Budget {
 
     fn of(bytes: u64) -> Self {
         let total = bytes.min(1 << 40) / UNIT;
-        let units = Arc::new(Semaphore::new(usize::try_from(total).unwrap_or(Semaphore::MAX_PERMITS)));
-        Self { units, total, used: Arc::default() }
+        let permits = usize::try_from(total).unwrap_or(Semaphore::MAX_PERMITS);
+        let (units, kept) = (Arc::new(Semaphore::new(permits)), Arc::new(Semaphore::new(permits / 2)));
+        Self { units, kept, total, used: Arc::default() }
     }
 
     /// Its size in bytes.
@@ -74,6 +77,34 @@ impl Budget {
         let now = self.used.now.fetch_add(units * UNIT, Ordering::Relaxed) + units * UNIT;
         self.used.peak.fetch_max(now, Ordering::Relaxed);
         Ok(Room { permit, used: Arc::clone(&self.used) })
+    }
+
+    /// Waits for room for `bytes` that is kept while more is taken and given back: the buffers of a sink. All who keep some
+    /// have together at most half of the budget, so that the other half always moves. More than that half is answered
+    /// with the half.
+    ///
+    /// # Errors
+    /// See [`take`](Self::take).
+    pub async fn keep(&self, bytes: u64) -> Result<Kept> {
+        let units = bytes.div_ceil(UNIT).min(self.total / 2);
+        let permits = u32::try_from(units).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.kept).acquire_many_owned(permits).await;
+        let permit = permit.map_err(|_| Error::internal("the budget was closed"))?;
+        Ok(Kept { room: self.take(units * UNIT).await?, _permit: permit })
+    }
+}
+
+/// Room that is kept from the beginning of a conversion to its end; dropping it gives it back.
+#[derive(Debug)]
+pub struct Kept {
+    room: Room,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Kept {
+    /// How many bytes.
+    pub fn bytes(&self) -> u64 {
+        self.room.permit.num_permits() as u64 * UNIT
     }
 }
 

@@ -46,6 +46,13 @@ impl fmt::Display for Digest {
     }
 }
 
+/// SHA-256 over `parts`, one behind the other.
+pub fn sha256(parts: &[&[u8]]) -> Hash {
+    let mut hasher = Sha256::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.finalize().into()
+}
+
 /// The hash of one block; a shorter one is hashed with zeros behind it, as fs-verity does at the end of a file.
 pub fn hash_block(block: &[u8]) -> Hash {
     const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];

@@ -53,6 +53,9 @@ pub struct Geometry {
     pub cluster_bytes: Option<u64>,
     /// What the image uses, in the format's own words.
     pub features: Vec<String>,
+    /// SHA-256 over the source's length, head and tail as read at open (of a stream: over its head): what identifiers of
+    /// targets are derived from.
+    pub fingerprint: [u8; 32],
 }
 
 /// Warnings that can still be added while an image is read. Each code stands once, with the message said first.
@@ -110,6 +113,13 @@ impl Disk {
         refusals: Vec<Refusal>,
     ) -> Self {
         Self::new(geometry, files, Box::new(Unmapped), warnings, refusals)
+    }
+
+    /// The same disk, with the fingerprint of what it was opened from.
+    #[must_use]
+    pub fn with_fingerprint(mut self, fingerprint: [u8; 32]) -> Self {
+        self.geometry.fingerprint = fingerprint;
+        self
     }
 
     /// Its facts.

@@ -1,6 +1,7 @@
 //! Extents: what a block map says of a run of guest bytes.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::address::{FileIndex, GuestOffset, GuestRange, StoredRange};
@@ -68,6 +69,25 @@ pub enum Payload {
     Compressed,
 }
 
+/// How a stream is compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Compression {
+    /// Deflate (RFC 1951), without anything around it.
+    Deflate,
+    /// One or more zstd frames (RFC 8878).
+    Zstd,
+}
+
+/// Where a unit's compressed stream lies in its stored bytes: exact from its first byte to its last, end marker
+/// included, and it decodes to exactly the unit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stream {
+    /// How it is compressed.
+    pub compression: Compression,
+    /// Which of the stored bytes it is.
+    pub bytes: Range<usize>,
+}
+
 /// Turns the stored bytes of a unit into its guest bytes.
 ///
 /// Pure and cheap to share: one instance serves all units of its kind, from many threads at once.
@@ -77,12 +97,19 @@ pub trait Codec: Send + Sync + fmt::Debug {
 
     /// Fills all of `out`, which is as long as `guest` and holds anything, from `stored`.
     ///
-    /// What was remarkable is counted in `tally`, which a caller sums up over all units.
+    /// What was remarkable is counted in `tally`, which a caller sums up over all units. Where the unit is a compressed
+    /// stream that stands for itself, the answer says where it lies, so that it can be carried over as it is.
     ///
     /// # Errors
     /// `malformed` where the unit does not decode to exactly the guest bytes asked for. Offsets in the error, if
     /// any, are of the stored object only where the codec knows them; else the caller adds the place of the unit.
-    fn decode(&self, guest: GuestRange, stored: &[u8], out: &mut [u8], tally: &mut Tally) -> Result<()>;
+    fn decode(
+        &self,
+        guest: GuestRange,
+        stored: &[u8],
+        out: &mut [u8],
+        tally: &mut Tally,
+    ) -> Result<Option<Stream>>;
 
     /// The warning that a tally over many units amounts to.
     fn warning(&self, tally: &Tally) -> Option<Warning>;

@@ -169,7 +169,7 @@ mod tests {
     use super::*;
     use crate::address::{GuestOffset, StoredOffset};
     use crate::error::{Result, Warning};
-    use crate::extent::{Coded, Payload, Stored, Tally};
+    use crate::extent::{Coded, Payload, Stored, Stream, Tally};
     use proptest::prelude::*;
 
     #[derive(Debug)]
@@ -180,8 +180,8 @@ mod tests {
             Payload::Compressed
         }
 
-        fn decode(&self, _: GuestRange, _: &[u8], _: &mut [u8], _: &mut Tally) -> Result<()> {
-            Ok(())
+        fn decode(&self, _: GuestRange, _: &[u8], _: &mut [u8], _: &mut Tally) -> Result<Option<Stream>> {
+            Ok(None)
         }
 
         fn warning(&self, _: &Tally) -> Option<Warning> {

@@ -36,6 +36,8 @@ pub struct Scanned {
     pub runs: Vec<Run>,
     /// The hash of each block, where hashes were asked for.
     pub leaves: Vec<Hash>,
+    /// Compressed streams that the source had for units within, where they were asked for, in guest order.
+    pub streams: Vec<(GuestRange, Bytes)>,
 }
 
 impl Scanned {
@@ -54,7 +56,7 @@ impl Scanned {
         }
         let guest =
             GuestRange::between(start, GuestOffset::new(start.get().saturating_add(bytes.len() as u64)));
-        Self { guest, bytes, runs, leaves }
+        Self { guest, bytes, runs, leaves, streams: Vec::new() }
     }
 
     /// The runs with their guest ranges.

@@ -19,7 +19,12 @@ thread_local! {
 /// # Errors
 /// `malformed` where the stream is broken or ends before `out` is full.
 pub fn inflate_raw(stored: &[u8], out: &mut [u8]) -> Result<usize> {
-    inflate(false, stored, out).map(|(taken, _)| taken)
+    inflate_unit(stored, out).map(|(taken, _)| taken)
+}
+
+/// As [`inflate_raw`], and true where the stream has its end marker right behind the last byte wanted.
+pub(crate) fn inflate_unit(stored: &[u8], out: &mut [u8]) -> Result<(usize, bool)> {
+    inflate(false, stored, out).map(|(taken, status)| (taken, status == Some(Status::StreamEnd)))
 }
 
 /// Inflates a zlib stream (RFC 1950) into exactly `out.len()` bytes, and checks its Adler-32.

@@ -5,7 +5,7 @@
 //! because its marks are at its end (the fixed VHD's are), nor a raw disk for an image because its guest wrote a magic number into it.
 
 use bytes::{Bytes, BytesMut};
-use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::error::{Error, ErrorKind, Result, Warning};
 use diskferry_core::source::wrap::HeadTail;
 
 use crate::partition::looks_like_disk;
@@ -93,6 +93,33 @@ fn decide(found: [(Format, Recognised); 3], declared: Declared, head: &[u8]) -> 
     let disk = || looks_like_disk(head).then_some("a raw disk");
     let seen = foreign(head).or_else(disk).unwrap_or("nothing that is known here");
     Err(mismatch(format!("the image is declared {declared}, has no mark of it and looks like {seen}")))
+}
+
+/// Looks at a target that was written as `format`, whatever its guest has on its disk.
+///
+/// A raw target is what it is; the warning `content_looks_like` says where others will take it for another format.
+///
+/// # Errors
+/// `destination_unsuitable` where any other format than `format` is seen in it.
+pub(crate) fn recognise(file: &HeadTail, format: Format) -> Result<Vec<Warning>> {
+    match (detect(file, Declared::Format(format)), format) {
+        (Ok(_), _) => Ok(Vec::new()),
+        (Err(error), Format::Raw) => Ok(vec![Warning::new(
+            "content_looks_like",
+            format!(
+                "the raw target will be taken for another format where none is declared: {}",
+                error.message()
+            ),
+        )]),
+        (Err(error), _) => Err(Error::new(
+            ErrorKind::DestinationUnsuitable,
+            format!(
+                "what the guest has on its disk makes the {format} target look like another format: {}",
+                error.message()
+            ),
+        )
+        .hint("convert to another format, or to another kind of this one")),
+    }
 }
 
 fn mismatch(message: String) -> Error {

@@ -1,6 +1,7 @@
 //! Readers of RAW, VHD, QCOW2 and VMDK, behind one block map.
 //!
-//! One format, one folder: `header.rs` has the on-disk structs and is pure, `read.rs` opens an image and maps it.
+//! One format, one folder: `header.rs` has the on-disk structs and is pure, `read.rs` opens an image and maps it,
+//! `write.rs` lays one out.
 //! Nothing here knows where bytes come from: everything is read through [`diskferry_core::source::Source`].
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -22,7 +23,9 @@
 pub mod codec;
 mod detect;
 mod flat;
+mod options;
 pub mod partition;
+mod placing;
 mod qcow2;
 mod raw;
 mod stream;
@@ -36,11 +39,13 @@ use std::sync::Arc;
 
 use diskferry_core::disk::Disk;
 use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::sink::Sink;
+use diskferry_core::sink::{Sink, WriteOrder};
 use diskferry_core::source::wrap::HeadTail;
 use diskferry_core::source::{Closed, Gate, Source};
-use diskferry_core::target::Target;
+use diskferry_core::target::{Layout, Target};
 
+use options::Options;
+pub use options::TargetOptions;
 pub use stream::open_stream;
 
 /// A format of disk images.
@@ -129,43 +134,44 @@ pub async fn open(source: Arc<dyn Source>, declared: Declared) -> Result<Disk> {
 pub async fn open_with(source: Arc<dyn Source>, declared: Declared, gate: Arc<dyn Gate>) -> Result<Disk> {
     let file = Arc::new(HeadTail::open(source).await?);
     let format = detect::detect(&file, declared)?;
+    let fingerprint = file.fingerprint();
     let opening = Opening { file, gate };
-    match format {
+    let disk = match format {
         Format::Raw => raw::open(opening).await,
         Format::Vhd => vhd::open(opening).await,
         Format::Qcow2 => qcow2::open(opening).await,
         Format::Vmdk => vmdk::open(opening).await,
-    }
+    };
+    Ok(disk?.with_fingerprint(fingerprint))
 }
 
-/// Options of a target format, as `-o KEY=VALUE` on the command line.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct TargetOptions {
-    /// Keys and values in the order given; a later one replaces an earlier one of its key.
-    pub pairs: Vec<(String, String)>,
-}
-
-/// Whether [`create`] would take `format` with these options: to refuse before a source is opened or a sink made.
+/// A layout of `format` for a sink that takes writes in `order`: to predict what a target takes, or to refuse before a
+/// source is opened or a sink made.
 ///
 /// # Errors
-/// Those of [`create`].
-pub fn check_target(format: Format, options: &TargetOptions) -> Result<()> {
-    if format != Format::Raw {
-        return Err(Error::unsupported(format!("writing {format} is not built yet"))
-            .hint("the target format is raw: -O raw, or a DST that ends in .raw"));
-    }
-    match options.pairs.first() {
-        Some((key, _)) => Err(Error::new(ErrorKind::Usage, format!("{format} has no option {key:?}"))
-            .hint("`-o help` lists the options of each format")),
-        None => Ok(()),
-    }
+/// `usage` where an option is not one of the format's, or has a value that it cannot have; `destination_unsuitable` for
+/// what cannot be written in that order, naming what can.
+pub fn layout(format: Format, options: &TargetOptions, order: WriteOrder) -> Result<Box<dyn Layout>> {
+    let mut options = Options::new(format, options);
+    let layout: Box<dyn Layout> = match format {
+        Format::Raw => Box::new(raw::write::RawLayout::new(order)),
+        Format::Vhd => vhd::write::layout(&mut options, order)?,
+        Format::Qcow2 => qcow2::write::layout(&mut options, order)?,
+        Format::Vmdk => vmdk::write::layout(&mut options, order)?,
+    };
+    options.finish()?;
+    Ok(layout)
+}
+
+/// What options each format takes, for a person: what `-o help` prints.
+pub fn options_help() -> String {
+    [raw::write::HELP, qcow2::write::HELP, vhd::write::HELP, vmdk::write::HELP].concat()
 }
 
 /// A target in `format` on `sink`.
 ///
 /// # Errors
-/// `usage` where an option is not one of the format's; `unsupported_feature` for formats that cannot be written yet.
+/// Those of [`layout`].
 pub fn create(format: Format, sink: Box<dyn Sink>, options: &TargetOptions) -> Result<Target> {
-    check_target(format, options)?;
-    Ok(Target { layout: Box::new(raw::RawLayout), sink })
+    Ok(Target { layout: layout(format, options, sink.capabilities().order)?, sink })
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use diskferry_core::conversion::{Conversion, Input, Report, Resources};
 use diskferry_core::error::{Error, ErrorKind, Result, printable};
 use diskferry_core::measure::{Depth, measure_at};
+use diskferry_core::sink::WriteOrder;
 use diskferry_core::sink::file::{FileSink, FileSinkOptions, Preallocation};
 use diskferry_formats as formats;
 use diskferry_formats::{Format, TargetOptions};
@@ -98,7 +99,7 @@ fn admit(args: &Convert, format: Format) -> Result<(TargetOptions, Preallocation
             TargetOption::Help => {}
         }
     }
-    formats::check_target(format, &options)?;
+    formats::layout(format, &options, WriteOrder::Any)?;
     Ok((options, preallocation))
 }
 

@@ -47,6 +47,17 @@ impl HeadTail {
         Ok(Self { inner, head, tail, tail_start })
     }
 
+    /// Head and tail that are in hand: `tail` ends where `inner` does.
+    pub(crate) fn kept(inner: Arc<dyn Source>, head: Bytes, tail: Bytes) -> Self {
+        let tail_start = inner.len().saturating_sub(tail.len() as u64);
+        Self { inner, head, tail, tail_start }
+    }
+
+    /// SHA-256 over length, head and tail.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        crate::digest::sha256(&[&self.inner.len().to_le_bytes(), &self.head, &self.tail])
+    }
+
     /// The first [`Self::HEAD`] bytes, fewer in a shorter object.
     pub fn head(&self) -> &Bytes {
         &self.head
@@ -74,7 +85,7 @@ impl HeadTail {
         }
         let start = head.map_or(range.start(), StoredRange::end);
         let end = tail.map_or(range.end(), StoredRange::start);
-        let part = |part: Option<StoredRange>| part.and_then(|part| self.kept(part)).unwrap_or_default();
+        let part = |part: Option<StoredRange>| part.and_then(|part| self.in_hand(part)).unwrap_or_default();
         let between = StoredRange::between(start, end);
         let between = if between.is_empty() { Bytes::new() } else { self.inner.read(between).await? };
         let all = [part(head), between, part(tail)].concat();
@@ -84,7 +95,7 @@ impl HeadTail {
         Ok(Bytes::from(all))
     }
 
-    fn kept(&self, range: StoredRange) -> Option<Bytes> {
+    fn in_hand(&self, range: StoredRange) -> Option<Bytes> {
         let within = |bytes: &Bytes, base: u64| {
             let start = usize::try_from(range.start().get().checked_sub(base)?).ok()?;
             let end = start.checked_add(usize::try_from(range.len()).ok()?)?;
@@ -99,7 +110,7 @@ impl Source for HeadTail {
         verify -> BoxFuture<'_, Result<()>>);
 
     fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
-        match self.kept(range) {
+        match self.in_hand(range) {
             Some(bytes) => Box::pin(async move { Ok(bytes) }),
             None => Box::pin(self.read_around(range)),
         }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Fetched;
 use super::blocks::split;
+use super::{Carry, Fetched};
 use crate::address::GuestRange;
 use crate::budget::Room;
 use crate::buffer::Buffer;
@@ -76,8 +76,14 @@ pub(super) fn cut(fetched: Fetched) -> Vec<Job> {
 }
 
 impl Job {
-    /// Decodes, scans and, with `zero_leaf`, hashes. `end` is the disk's size where it is known.
-    pub(super) fn run(mut self, end: Option<u64>, zero_leaf: Option<Hash>) -> Result<Decoded> {
+    /// Decodes, scans and, with `zero_leaf`, hashes. `end` is the disk's size where it is known. Streams that `carry` asks
+    /// for go along.
+    pub(super) fn run(
+        mut self,
+        end: Option<u64>,
+        zero_leaf: Option<Hash>,
+        carry: Option<Carry>,
+    ) -> Result<Decoded> {
         let mut decoded = Decoded { scanned: Vec::new(), fragments: Vec::new(), remarks: Vec::new() };
         let pieces = std::mem::take(&mut self.pieces);
         let mut rest = pieces.as_slice();
@@ -88,18 +94,26 @@ impl Job {
             };
             let (now, later) = rest.split_at(run);
             rest = later;
+            let mut streams = Vec::new();
             let bytes = match &first.codec {
                 None => first.bytes.clone(),
-                Some(_) => self.decode(now, &mut decoded.remarks)?,
+                Some(_) => self.decode(now, carry, &mut decoded.remarks, &mut streams)?,
             };
             let last = now.last().map_or(first.guest, |last| last.guest);
-            give(GuestRange::between(first.guest.start(), last.end()), bytes, end, zero_leaf, &mut decoded);
+            let guest = GuestRange::between(first.guest.start(), last.end());
+            give(guest, bytes, streams, end, zero_leaf, &mut decoded);
         }
         Ok(decoded)
     }
 
     /// Decodes units that are guest neighbours into one buffer.
-    fn decode(&mut self, pieces: &[Piece], remarks: &mut Vec<(Arc<dyn Codec>, Tally)>) -> Result<Bytes> {
+    fn decode(
+        &mut self,
+        pieces: &[Piece],
+        carry: Option<Carry>,
+        remarks: &mut Vec<(Arc<dyn Codec>, Tally)>,
+        streams: &mut Vec<(GuestRange, Bytes)>,
+    ) -> Result<Bytes> {
         let total: u64 = pieces.iter().map(|piece| piece.guest.len()).sum();
         let mut out = Buffer::new(total as usize)?;
         let mut rest = &mut out[..];
@@ -108,9 +122,16 @@ impl Job {
             let (now, later) = rest.split_at_mut(piece.guest.len() as usize);
             rest = later;
             let mut tally = Tally::default();
-            codec
+            let stream = codec
                 .decode(piece.guest, &piece.bytes, now, &mut tally)
                 .map_err(|error| error.at(piece.stored_at))?;
+            if let (Some(carry), Some(stream)) = (carry, stream)
+                && carry.takes(piece.guest, stream.compression)
+                && stream.bytes.start < stream.bytes.end
+                && stream.bytes.end <= piece.bytes.len()
+            {
+                streams.push((piece.guest, piece.bytes.slice(stream.bytes)));
+            }
             if tally.count > 0 {
                 remarks.push((Arc::clone(codec), tally));
             }
@@ -123,7 +144,14 @@ fn follows(pair: &[Piece]) -> bool {
     matches!(pair, [a, b] if b.codec.is_some() && a.guest.end() == b.guest.start())
 }
 
-fn give(guest: GuestRange, bytes: Bytes, end: Option<u64>, zero_leaf: Option<Hash>, decoded: &mut Decoded) {
+fn give(
+    guest: GuestRange,
+    bytes: Bytes,
+    mut streams: Vec<(GuestRange, Bytes)>,
+    end: Option<u64>,
+    zero_leaf: Option<Hash>,
+    decoded: &mut Decoded,
+) {
     let (head, body, tail) = split(guest, end);
     let mut rest = bytes;
     if !head.is_empty() {
@@ -131,7 +159,8 @@ fn give(guest: GuestRange, bytes: Bytes, end: Option<u64>, zero_leaf: Option<Has
     }
     if !body.is_empty() {
         let bytes = rest.split_to(body.len() as usize);
-        decoded.scanned.push(Scanned::new(body.start(), bytes, zero_leaf));
+        streams.retain(|(unit, _)| unit.start() >= body.start() && unit.end() <= body.end());
+        decoded.scanned.push(Scanned { streams, ..Scanned::new(body.start(), bytes, zero_leaf) });
     }
     if !tail.is_empty() {
         decoded.fragments.push((tail, rest));

@@ -27,7 +27,7 @@ use crate::budget::{Budget, Room};
 use crate::digest::Hash;
 use crate::disk::Disk;
 use crate::error::{Result, Warning};
-use crate::extent::{Codec, Tally};
+use crate::extent::{Codec, Compression, Tally};
 use crate::pool::CpuPool;
 use crate::scan::Scanned;
 use crate::source::{BoxFuture, Traffic};
@@ -47,6 +47,21 @@ pub enum Order {
     Guest,
 }
 
+/// Which compressed streams of the source's units go along with what they decode to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Carry {
+    /// How they are compressed.
+    pub compression: Compression,
+    /// Guest bytes of a unit; it begins at a multiple of them.
+    pub unit: u64,
+}
+
+impl Carry {
+    fn takes(self, guest: GuestRange, compression: Compression) -> bool {
+        compression == self.compression && guest.len() == self.unit && guest.start().is_aligned(self.unit)
+    }
+}
+
 /// How a transfer goes about its work.
 #[derive(Clone, Debug)]
 pub struct TransferOptions {
@@ -54,10 +69,14 @@ pub struct TransferOptions {
     pub order: Order,
     /// The hash of a zero block, where blocks are to be hashed.
     pub zero_leaf: Option<Hash>,
+    /// Which compressed streams are wanted too.
+    pub carry: Option<Carry>,
     /// Most requests in flight; where not said, what the source finds worth having.
     pub connections: Option<usize>,
     /// The bound on bytes in flight.
     pub budget: Budget,
+    /// How much of the budget the conversion itself keeps to the end, in bytes.
+    pub kept: u64,
     /// Where decoding, hashing and scanning run.
     pub pool: Arc<CpuPool>,
 }
@@ -267,8 +286,8 @@ impl Transfer {
 
     fn start_jobs(&mut self, fetched: Fetched) {
         for job in job::cut(fetched) {
-            let (end, zero_leaf) = (self.blocks.end(), self.options.zero_leaf);
-            self.jobs.push(Box::pin(self.options.pool.run(move || job.run(end, zero_leaf))));
+            let (end, zero_leaf, carry) = (self.blocks.end(), self.options.zero_leaf, self.options.carry);
+            self.jobs.push(Box::pin(self.options.pool.run(move || job.run(end, zero_leaf, carry))));
         }
     }
 

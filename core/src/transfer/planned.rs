@@ -32,6 +32,7 @@ pub(super) struct Planned {
     disk: Arc<Disk>,
     budget: Budget,
     order: Order,
+    kept: u64,
     in_flight: usize,
     mapped_to: GuestOffset,
     allocated: u64,
@@ -76,6 +77,7 @@ impl Planned {
         Self {
             budget: options.budget.clone(),
             order: options.order,
+            kept: options.kept,
             in_flight: options.connections.or(worth).unwrap_or(1).max(1),
             mapped_to: GuestOffset::ZERO,
             allocated: 0,
@@ -117,7 +119,8 @@ impl Planned {
     ) -> Result<Fed> {
         let mut moved = false;
         if self.mapping.is_none() && !self.mapped_all() && self.groups.len() <= self.ahead() {
-            let (disk, budget, order) = (Arc::clone(&self.disk), self.budget.total(), self.order);
+            let budget = self.budget.total().saturating_sub(self.kept);
+            let (disk, order) = (Arc::clone(&self.disk), self.order);
             self.mapping = Some(Box::pin(window(disk, self.mapped_to, budget, order)));
         }
         if let Some(mapping) = &mut self.mapping

@@ -8,13 +8,14 @@ use diskferry_core::conversion::Resources;
 use diskferry_core::digest::{Tree, hash_block};
 use diskferry_core::disk::{BlockMap, Disk, Geometry, Warnings};
 use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Extents, Payload, Stored, Tally};
+use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Extents, Payload, Stored, Stream, Tally};
 use diskferry_core::pool::CpuPool;
 use diskferry_core::source;
 use diskferry_core::source::memory::MemorySource;
+use diskferry_core::source::wrap::HeadTail;
 use diskferry_core::source::{BoxFuture, Source};
-use diskferry_core::target::{Layout, Write};
-use diskferry_core::transfer::{Item, Order};
+use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Write, Writes};
+use diskferry_core::transfer::Order;
 use proptest::prelude::*;
 
 /// A unit is stored inverted.
@@ -26,7 +27,13 @@ impl Codec for Inverted {
         Payload::Compressed
     }
 
-    fn decode(&self, _: GuestRange, stored: &[u8], out: &mut [u8], tally: &mut Tally) -> Result<()> {
+    fn decode(
+        &self,
+        _: GuestRange,
+        stored: &[u8],
+        out: &mut [u8],
+        tally: &mut Tally,
+    ) -> Result<Option<Stream>> {
         if stored.len() != out.len() {
             return Err(Error::malformed("a unit of another length"));
         }
@@ -34,7 +41,7 @@ impl Codec for Inverted {
             *out = !stored;
         }
         *tally = Tally::default();
-        Ok(())
+        Ok(None)
     }
 
     fn warning(&self, _: &Tally) -> Option<Warning> {
@@ -75,23 +82,63 @@ impl Layout for Identity {
         "raw".to_owned()
     }
 
-    fn order(&self) -> Order {
-        self.0
+    fn takes(&self) -> Takes {
+        Takes::Bytes(self.0)
     }
 
-    fn place(&mut self, item: Item) -> Result<Vec<Write>> {
+    fn unit(&self) -> Option<u64> {
+        None
+    }
+
+    fn needs_map(&self) -> bool {
+        false
+    }
+
+    fn virtual_bytes(&self, source_bytes: u64) -> Result<u64> {
+        Ok(source_bytes)
+    }
+
+    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
+        Ok(facts.virtual_bytes.map(|bytes| Output { bytes, exact: true }))
+    }
+
+    fn begin(&mut self, _: &Facts) -> Result<Writes> {
+        Ok(Box::new(std::iter::empty()))
+    }
+
+    fn place(&mut self, part: Part) -> Result<Vec<Write>> {
         let target = |range: GuestRange| {
             TargetRange::new(diskferry_core::address::TargetOffset::new(range.start().get()), range.len())
                 .unwrap()
         };
-        Ok(match item {
-            Item::Zero(range) => vec![Write::Zero(target(range))],
-            Item::Data(data) => vec![Write::Bytes(target(data.guest).start(), vec![data.bytes])],
+        Ok(match part {
+            Part::Zero(range) => vec![Write::Zero(target(range))],
+            Part::Bytes(data) => vec![Write::Bytes(target(data.guest).start(), vec![data.bytes])],
+            Part::Unit(unit) => panic!("{unit:?} was not asked for"),
         })
     }
 
-    fn finish(&mut self, virtual_bytes: u64) -> Result<(Vec<Write>, u64)> {
-        Ok((Vec::new(), virtual_bytes))
+    fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {
+        Ok((Box::new(std::iter::empty()), virtual_bytes))
+    }
+
+    fn recognise(&self, _: &HeadTail) -> Result<Vec<Warning>> {
+        Ok(Vec::new())
+    }
+
+    fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {
+        Box::pin(async move {
+            let guest = GuestRange::first(target.len());
+            let range = StoredRange::first(target.len());
+            let stored = Stored { file: FileIndex(0), range };
+            let extents = if guest.is_empty() {
+                Vec::new()
+            } else {
+                vec![Extent::new(guest, ExtentKind::Data(stored))]
+            };
+            let geometry = Geometry { format: "test", virtual_bytes: target.len(), ..Geometry::default() };
+            Ok(Disk::new(geometry, vec![target], Box::new(ListMap(extents)), Warnings::new(), Vec::new()))
+        })
     }
 }
 

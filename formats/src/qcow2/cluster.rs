@@ -2,7 +2,7 @@
 
 use diskferry_core::address::GuestRange;
 use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::extent::{Codec, Payload, Tally};
+use diskferry_core::extent::{self, Codec, Payload, Stream, Tally};
 
 use super::header::Compression;
 use crate::codec;
@@ -16,12 +16,19 @@ pub(super) struct Compressed {
 }
 
 impl Compressed {
-    fn whole(&self, stored: &[u8], out: &mut [u8]) -> Result<()> {
-        match self.compression {
-            Compression::Zlib => codec::inflate_raw(stored, out),
-            Compression::Zstd => codec::unzstd(stored, out),
-        }
-        .map(drop)
+    /// Decodes a whole cluster. A deflate stream without its end marker cannot be told from what lies behind it, and is
+    /// not carried over.
+    fn whole(&self, stored: &[u8], out: &mut [u8]) -> Result<Option<Stream>> {
+        Ok(match self.compression {
+            Compression::Zlib => {
+                let (taken, ended) = codec::inflate_unit(stored, out)?;
+                ended.then_some(Stream { compression: extent::Compression::Deflate, bytes: 0..taken })
+            }
+            Compression::Zstd => {
+                let bytes = 0..codec::unzstd(stored, out)?;
+                Some(Stream { compression: extent::Compression::Zstd, bytes })
+            }
+        })
     }
 }
 
@@ -30,7 +37,13 @@ impl Codec for Compressed {
         Payload::Compressed
     }
 
-    fn decode(&self, guest: GuestRange, stored: &[u8], out: &mut [u8], _tally: &mut Tally) -> Result<()> {
+    fn decode(
+        &self,
+        guest: GuestRange,
+        stored: &[u8],
+        out: &mut [u8],
+        _tally: &mut Tally,
+    ) -> Result<Option<Stream>> {
         if out.len() == self.cluster_bytes {
             return self.whole(stored, out);
         }
@@ -44,7 +57,7 @@ impl Codec for Compressed {
             ))
         })?;
         out.copy_from_slice(part);
-        Ok(())
+        Ok(None)
     }
 
     fn warning(&self, _tally: &Tally) -> Option<Warning> {

@@ -84,6 +84,7 @@ pub(super) fn geometry(header: &Header) -> Geometry {
         virtual_bytes: header.virtual_bytes,
         cluster_bytes: Some(header.grid.cluster_bytes()),
         features,
+        ..Geometry::default()
     }
 }
 

@@ -19,6 +19,7 @@ mod grid;
 mod header;
 mod read;
 mod snapshots;
+pub(crate) mod write;
 
 use diskferry_core::source::Source;
 use diskferry_core::source::wrap::HeadTail;

@@ -3,19 +3,24 @@
 //! There is no map: everything is allocated, but for the holes that the source knows of. Any length is kept as it is.
 
 pub(crate) mod stream;
-mod write;
+pub(crate) mod write;
 
 use std::sync::Arc;
 
 use diskferry_core::disk::{Disk, Geometry, Warnings};
 use diskferry_core::error::{Result, Warning};
-use diskferry_core::source::Source;
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{Closed, Source};
 
 use crate::detect::foreign;
 use crate::flat::FlatMap;
 use crate::{Format, Opening};
 
-pub(crate) use write::RawLayout;
+/// Opens what is a raw disk because it was written as one.
+pub(crate) async fn open_as_raw(source: Arc<dyn Source>) -> Result<Disk> {
+    let file = Arc::new(HeadTail::open(source).await?);
+    open(Opening { file, gate: Arc::new(Closed) }).await
+}
 
 /// Opens a raw disk. Nothing can be wrong with one; that it looks like a file which is not a disk is a warning.
 #[allow(clippy::unused_async)]
@@ -26,8 +31,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         format: Format::Raw.name(),
         variant: "raw".to_owned(),
         virtual_bytes: source.len(),
-        cluster_bytes: None,
-        features: Vec::new(),
+        ..Geometry::default()
     };
     let map = Box::new(FlatMap { source: Arc::clone(&source), virtual_bytes: source.len() });
     Ok(Disk::new(geometry, vec![source], map, warnings, Vec::new()))

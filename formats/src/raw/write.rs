@@ -1,14 +1,35 @@
 //! Writing RAW: every guest byte at its own address, zeros as holes where the sink has them.
 
-use diskferry_core::address::{GuestRange, TargetOffset, TargetRange};
-use diskferry_core::error::Result;
-use diskferry_core::target::{Layout, Write};
-use diskferry_core::transfer::{Item, Order};
+use std::sync::Arc;
 
-use crate::Format;
+use diskferry_core::address::{GuestRange, TargetOffset, TargetRange};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Result, Warning};
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Write, Writes};
+use diskferry_core::transfer::Order;
+
+use crate::placing::{in_order_of, not_asked_for, nothing};
+use crate::{Format, detect};
+
+/// What `-o help` says of it.
+pub(crate) const HELP: &str = "\
+raw
+  (none)
+";
 
 /// The layout of a raw target: its own map.
-pub(crate) struct RawLayout;
+pub(crate) struct RawLayout {
+    order: Order,
+}
+
+impl RawLayout {
+    pub(crate) fn new(order: WriteOrder) -> Self {
+        Self { order: in_order_of(order) }
+    }
+}
 
 impl Layout for RawLayout {
     fn format(&self) -> &'static str {
@@ -19,25 +40,55 @@ impl Layout for RawLayout {
         "raw".to_owned()
     }
 
-    fn order(&self) -> Order {
-        Order::Any
+    fn takes(&self) -> Takes {
+        Takes::Bytes(self.order)
     }
 
-    fn place(&mut self, item: Item) -> Result<Vec<Write>> {
-        Ok(match item {
-            Item::Zero(range) => vec![Write::Zero(same(range))],
-            Item::Data(scanned) => scanned
+    fn unit(&self) -> Option<u64> {
+        None
+    }
+
+    fn needs_map(&self) -> bool {
+        false
+    }
+
+    fn virtual_bytes(&self, source_bytes: u64) -> Result<u64> {
+        Ok(source_bytes)
+    }
+
+    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
+        Ok(facts.virtual_bytes.map(|bytes| Output { bytes, exact: true }))
+    }
+
+    fn begin(&mut self, _facts: &Facts) -> Result<Writes> {
+        Ok(nothing())
+    }
+
+    fn place(&mut self, part: Part) -> Result<Vec<Write>> {
+        match part {
+            Part::Zero(range) => Ok(vec![Write::Zero(same(range))]),
+            Part::Bytes(scanned) => Ok(scanned
                 .ranges()
                 .map(|(range, zero)| match zero {
                     true => Write::Zero(same(range)),
                     false => Write::Bytes(same(range).start(), vec![scanned.slice(range)]),
                 })
-                .collect(),
-        })
+                .collect()),
+            Part::Unit(_) => Err(not_asked_for()),
+        }
     }
 
-    fn finish(&mut self, virtual_bytes: u64) -> Result<(Vec<Write>, u64)> {
-        Ok((Vec::new(), virtual_bytes))
+    fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {
+        Ok((nothing(), virtual_bytes))
+    }
+
+    fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
+        detect::recognise(target, Format::Raw)
+    }
+
+    /// Declared raw, whatever it looks like: the bytes are taken as they are, without detection.
+    fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {
+        Box::pin(super::open_as_raw(target))
     }
 }
 

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use diskferry_core::address::{GuestOffset, GuestRange};
 use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::extent::{Codec, Payload, Tally};
+use diskferry_core::extent::{Codec, Payload, Stream, Tally};
 use diskferry_core::scan::is_zero;
 
 use super::SECTOR;
@@ -26,10 +26,16 @@ impl Codec for InPrefix {
         Payload::Plain { prefix: self.bitmap_bytes }
     }
 
-    fn decode(&self, guest: GuestRange, stored: &[u8], out: &mut [u8], tally: &mut Tally) -> Result<()> {
+    fn decode(
+        &self,
+        guest: GuestRange,
+        stored: &[u8],
+        out: &mut [u8],
+        tally: &mut Tally,
+    ) -> Result<Option<Stream>> {
         let parts = usize::try_from(self.bitmap_bytes).ok().and_then(|len| stored.split_at_checked(len));
         let (bitmap, data) = parts.ok_or_else(|| short(stored))?;
-        apply(bitmap, data, guest.start(), out, tally)
+        apply(bitmap, data, guest.start(), out, tally).map(|()| None)
     }
 
     fn warning(&self, tally: &Tally) -> Option<Warning> {
@@ -46,8 +52,14 @@ impl Codec for AtHand {
         Payload::Plain { prefix: 0 }
     }
 
-    fn decode(&self, guest: GuestRange, stored: &[u8], out: &mut [u8], tally: &mut Tally) -> Result<()> {
-        apply(&self.0, stored, guest.start(), out, tally)
+    fn decode(
+        &self,
+        guest: GuestRange,
+        stored: &[u8],
+        out: &mut [u8],
+        tally: &mut Tally,
+    ) -> Result<Option<Stream>> {
+        apply(&self.0, stored, guest.start(), out, tally).map(|()| None)
     }
 
     fn warning(&self, tally: &Tally) -> Option<Warning> {

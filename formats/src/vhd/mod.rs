@@ -16,6 +16,7 @@ mod bitmap;
 mod footer;
 mod header;
 mod read;
+pub(crate) mod write;
 
 use diskferry_core::address::StoredOffset;
 use diskferry_core::source::wrap::HeadTail;

@@ -206,6 +206,7 @@ fn geometry(footer: &Footer) -> Geometry {
         virtual_bytes: footer.virtual_bytes,
         cluster_bytes: None,
         features,
+        ..Geometry::default()
     }
 }
 

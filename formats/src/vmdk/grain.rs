@@ -4,7 +4,7 @@ use std::fmt;
 
 use diskferry_core::address::GuestRange;
 use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::extent::{Codec, Payload, Tally};
+use diskferry_core::extent::{Codec, Compression, Payload, Stream, Tally};
 
 use super::header::{GRAIN_MARKER_LEN, Marker, SECTOR, most_compressed};
 use crate::codec::inflate_zlib;
@@ -18,6 +18,11 @@ pub(crate) enum Bound {
     /// At the end of the object.
     Object,
 }
+
+/// What RFC 1950 puts before the deflate stream: its two header bytes. A dictionary is refused by the inflater.
+const ZLIB_HEADER: usize = 2;
+/// And behind it: the Adler-32 of what it decodes to.
+const ZLIB_TRAILER: usize = 4;
 
 /// Decodes the grains of one extent, each in a zlib stream (RFC 1950).
 pub(crate) struct GrainCodec {
@@ -80,20 +85,30 @@ impl Codec for GrainCodec {
         Payload::Compressed
     }
 
-    fn decode(&self, guest: GuestRange, stored: &[u8], out: &mut [u8], _: &mut Tally) -> Result<()> {
+    fn decode(
+        &self,
+        guest: GuestRange,
+        stored: &[u8],
+        out: &mut [u8],
+        _: &mut Tally,
+    ) -> Result<Option<Stream>> {
         let stream = self.stream(guest, stored)?;
         let whole = usize::try_from(self.grain_bytes).unwrap_or(usize::MAX);
         if out.len() >= whole {
-            return inflate_zlib(stream, out).map(drop);
+            let taken = inflate_zlib(stream, out)?;
+            let start = if self.markers { GRAIN_MARKER_LEN } else { 0 };
+            let deflate =
+                start.saturating_add(ZLIB_HEADER)..start.saturating_add(taken).saturating_sub(ZLIB_TRAILER);
+            return Ok(Some(Stream { compression: Compression::Deflate, bytes: deflate }));
         }
         // The last grain of a disk that ends inside it: some writers fill it up, some end with the disk.
         let mut full = vec![0; whole];
         match inflate_zlib(stream, &mut full) {
             Ok(_) => {
                 out.copy_from_slice(full.get(..out.len()).unwrap_or_default());
-                Ok(())
+                Ok(None)
             }
-            Err(error) => inflate_zlib(stream, out).map(drop).map_err(|_| error),
+            Err(error) => inflate_zlib(stream, out).map(|_| None).map_err(|_| error),
         }
     }
 

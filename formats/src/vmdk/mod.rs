@@ -24,6 +24,7 @@ mod scan;
 mod set;
 mod sparse;
 mod stream;
+pub(crate) mod write;
 
 pub(crate) use read::{has_marks, open, recognise};
 pub(crate) use stream::open_stream;

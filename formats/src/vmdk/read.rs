@@ -129,6 +129,7 @@ async fn open_hosted(opening: Opening) -> Result<Disk> {
         virtual_bytes: size,
         cluster_bytes: Some(header.grain_bytes()),
         features: features(&header),
+        ..Geometry::default()
     };
     let refusals =
         described.iter().flat_map(|(found, line)| refusals(found, std::slice::from_ref(line))).collect();
@@ -410,7 +411,7 @@ fn open_cowd(opening: &Opening) -> Result<Disk> {
         variant: "vmfsSparse".to_owned(),
         virtual_bytes: size,
         cluster_bytes: Some(extent.layout.grain_bytes),
-        features: Vec::new(),
+        ..Geometry::default()
     };
     let refusals = if extent.child { vec![cowd_child()] } else { Vec::new() };
     let source: Arc<dyn Source> = Arc::clone(file) as _;

@@ -43,6 +43,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         virtual_bytes,
         cluster_bytes: None,
         features: vec![format!("extents: {}", descriptor.extents.len())],
+        ..Geometry::default()
     };
     let warnings = Warnings::new();
     let mut files: Vec<Arc<dyn Source>> = vec![Arc::clone(&opening.file) as _];

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use diskferry_core::address::{GuestOffset, GuestRange, StoredRange};
+use diskferry_core::digest::sha256;
 use diskferry_core::disk::{Geometry, Warnings};
 use diskferry_core::error::{Error, ErrorKind, Result, Warning};
 use diskferry_core::extent::{Codec, MAX_UNIT_BYTES};
@@ -28,6 +29,8 @@ const MOST_RUNS: usize = 1 << 20;
 /// Most entries of a directory in front: a disk of 8 TiB in grains of 64 KiB.
 const MOST_TABLES: u64 = 1 << 18;
 const SECTOR_LEN: usize = HEADER_LEN;
+/// Bytes of the stream's head that its fingerprint is made of: header and descriptor.
+const FINGERPRINT: usize = 64 << 10;
 
 /// Takes a stream that begins with the marks of a VMDK.
 ///
@@ -45,6 +48,7 @@ pub(crate) async fn open_stream(mut feed: Feed) -> Result<Box<dyn ImageStream>> 
     if !feed.look(MAGIC.len()).await?.starts_with(&MAGIC) {
         return Err(one_way("a descriptor, or an ESX extent,"));
     }
+    let fingerprint = sha256(&[feed.look(FINGERPRINT).await?]);
     let header = SparseHeader::parse(&feed.take(HEADER_LEN).await?)?;
     if header.grains != (Grains::Compressed { markers: true }) {
         return Err(one_way("a VMDK without markers"));
@@ -84,6 +88,7 @@ pub(crate) async fn open_stream(mut feed: Feed) -> Result<Box<dyn ImageStream>> 
         virtual_bytes: size,
         cluster_bytes: Some(header.grain_bytes()),
         features: features(&header),
+        fingerprint,
     };
     let codec = Arc::new(GrainCodec {
         base: 0,

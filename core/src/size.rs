@@ -1,8 +1,11 @@
-//! `SIZE` on the command line.
+//! `SIZE` as a person writes it, on the command line and in target options.
 
 /// A number of bytes: `K M G T` and `KiB MiB GiB TiB` count 1024, as qemu-img does, `KB MB GB TB` count 1000, nothing
 /// counts bytes. Case does not matter, a space may stand before the unit, and a fraction must come to whole bytes.
-pub(crate) fn parse(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// One sentence that says what a size is.
+pub fn parse(text: &str) -> Result<u64, String> {
     const HINT: &str =
         "a size is a number and K, M, G, T (powers of 1024) or KB, MB, GB, TB (powers of 1000)";
     let text = text.trim();

@@ -1,0 +1,351 @@
+//! One run of a conversion, from what the facts forbid to what is published.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch::Sender;
+
+use super::watch::Watch;
+use super::{Input, Movement, Report, Resources};
+use crate::account::Account;
+use crate::address::{GuestOffset, GuestRange};
+use crate::budget::{Budget, Kept};
+use crate::digest::{Digest, Tree};
+use crate::disk::Geometry;
+use crate::encode::Encoding;
+use crate::error::{Error, ErrorKind, Result, Warning};
+use crate::flow::Flow;
+use crate::kept::HeadAndTail;
+use crate::limits::{Limits, Sizes};
+use crate::progress::{Phase, Progress};
+use crate::sink::{Expected, ReadBack, Receipt, Sink};
+use crate::target::{Facts, Layout, Part, Takes, Write, Writes};
+use crate::transfer::{Order, Transfer, TransferOptions};
+use crate::units::UnitMap;
+use crate::verify;
+
+/// Bytes that may wait for the sink before nothing more is taken from the source: enough to keep it busy, few enough to
+/// be in the caches still when their turn comes.
+const WAITING: u64 = 8 << 20;
+
+/// A target that may become larger than this has its map walked first, where the sink gathers parts: they are equal, at most
+/// 10,000, and as small as the largest that the target can be allows.
+const WORTH_A_WALK: u64 = 10_000 * (8 << 20);
+
+pub(super) struct Run<'a> {
+    layout: Option<Box<dyn Layout>>,
+    sink: Option<&'a dyn Sink>,
+    limits: Limits,
+    progress: Option<Sender<Progress>>,
+    digest: bool,
+    verify: bool,
+    stall: Option<Duration>,
+    started: Instant,
+    written: HeadAndTail,
+}
+
+/// What is shown of the source while a run goes on.
+#[derive(Clone, Copy, Default)]
+struct Shown {
+    done: u64,
+    total: Option<u64>,
+    fetched: u64,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(
+        layout: Option<Box<dyn Layout>>,
+        sink: Option<&'a dyn Sink>,
+        limits: Limits,
+        progress: Option<Sender<Progress>>,
+        digest: bool,
+        verify: bool,
+        stall: Option<Duration>,
+    ) -> Self {
+        Self {
+            layout,
+            sink,
+            limits,
+            progress,
+            digest: digest || verify,
+            verify: verify && sink.is_some(),
+            stall,
+            started: Instant::now(),
+            written: HeadAndTail::default(),
+        }
+    }
+
+    pub(super) async fn go(mut self, input: Input, resources: &Resources) -> Result<Report> {
+        let mut geometry = self.admit(&input)?;
+        self.show(Phase::Plan, Shown::default());
+        let takes = self.layout.as_ref().map(|layout| layout.takes());
+        let order = match &takes {
+            None => Order::Any,
+            Some(Takes::Bytes(order)) => *order,
+            Some(Takes::Units(_)) => Order::Guest,
+        };
+        let mut options = resources.transfer(order, self.digest)?;
+        let budget = options.budget.clone();
+        let begun = self.begin(&input, &geometry, &budget).await?;
+        let mut encoding = None;
+        let mut encoded_room = None;
+        if let Some(Takes::Units(encoder)) = takes {
+            let room = budget.keep(WAITING.min(budget.total() / 8)).await?;
+            encoding = Some(Encoding::new(encoder, Arc::clone(&options.pool), room.bytes()));
+            encoded_room = Some(room);
+        }
+        options.carry = encoding.as_ref().and_then(Encoding::carry);
+        options.kept = begun.room.iter().chain(&encoded_room).map(Kept::bytes).sum();
+        let waiting = encoded_room.as_ref().map_or(WAITING, |room| (room.bytes() / 2).max(1));
+        let transfer = match input {
+            Input::Disk(disk) => Transfer::of_disk(disk, options.clone()),
+            Input::Stream(stream) => Transfer::of_stream(stream, options.clone()),
+        };
+        let account = Account::new(self.digest.then(Tree::new), self.limits.image);
+        let mut flow = Flow::new(transfer, account, encoding);
+        self.move_all(begun.writes, &mut flow, waiting).await?;
+        drop(encoded_room);
+
+        let virtual_bytes = flow.transfer.virtual_bytes().unwrap_or(0);
+        geometry.virtual_bytes = virtual_bytes;
+        let written_as =
+            self.layout.as_ref().map_or(Ok(virtual_bytes), |layout| layout.virtual_bytes(virtual_bytes))?;
+        let digest = flow.account.digest(written_as)?;
+        let mut sizes = Sizes {
+            object_bytes: flow.transfer.object_bytes(),
+            virtual_bytes: Some(virtual_bytes),
+            allocated_bytes: Some(flow.transfer.allocated_bytes()),
+            content_bytes: Some(flow.account.content_bytes),
+            content_end: Some(flow.account.content_end),
+            output_bytes: None,
+        };
+        let verdict = self.limits.judge(&sizes);
+        // A stream shows its sizes only now.
+        verdict.enforce()?;
+        let shown = Shown::of(&flow);
+        let (warnings, source) = (flow.transfer.warnings(), flow.transfer.traffic());
+        drop(flow);
+        let (target, looks) = self.publish(written_as, digest, shown, &options).await?;
+        sizes.output_bytes = target.as_ref().map(|(.., receipt)| receipt.bytes);
+        let warnings = warnings.into_iter().chain(looks).chain(verdict.warnings.iter().cloned()).collect();
+        let movement = Movement {
+            source,
+            bytes_written: target.as_ref().map_or(0, |(.., receipt)| receipt.written),
+            resumed_bytes: 0,
+            peak_budget_bytes: budget.peak(),
+            seconds: self.started.elapsed().as_secs_f64(),
+        };
+        Ok(Report { geometry, sizes, verdict, warnings, target, digest, movement })
+    }
+
+    /// What can be decided before a byte of data is read.
+    fn admit(&self, input: &Input) -> Result<Geometry> {
+        let (geometry, sizes) = match input {
+            Input::Disk(disk) => {
+                disk.admit()?;
+                let sizes = Sizes {
+                    object_bytes: disk.object_bytes(),
+                    virtual_bytes: Some(disk.virtual_bytes()),
+                    ..Sizes::default()
+                };
+                (disk.geometry(), sizes)
+            }
+            Input::Stream(stream) => {
+                let virtual_bytes = stream.virtual_bytes_known().then(|| stream.geometry().virtual_bytes);
+                (stream.geometry(), Sizes { virtual_bytes, ..Sizes::default() })
+            }
+        };
+        self.limits.judge(&sizes).enforce()?;
+        if self.verify && self.sink.is_some_and(|sink| sink.capabilities().read_back == ReadBack::Never) {
+            return Err(Error::new(
+                ErrorKind::DestinationUnsuitable,
+                "what is written there cannot be read back",
+            )
+            .hint("convert to a file, a device or S3, or do without --verify"));
+        }
+        Ok(geometry.clone())
+    }
+
+    /// Prepares layout and sink.
+    async fn begin(&mut self, input: &Input, geometry: &Geometry, budget: &Budget) -> Result<Begun> {
+        let (Some(layout), Some(sink)) = (&mut self.layout, self.sink) else {
+            return Ok(Begun { writes: Box::new(std::iter::empty()), room: None });
+        };
+        let known = match input {
+            Input::Disk(disk) => Some(disk.virtual_bytes()),
+            Input::Stream(stream) => stream.virtual_bytes_known().then_some(geometry.virtual_bytes),
+        };
+        let virtual_bytes = known.map(|bytes| layout.virtual_bytes(bytes)).transpose()?;
+        let mut facts = Facts { virtual_bytes, fingerprint: geometry.fingerprint, map: None };
+        let can = sink.capabilities();
+        let walk = layout.needs_map()
+            || (can.buffers && layout.output(&facts)?.is_some_and(|output| output.bytes > WORTH_A_WALK));
+        if let (true, Some(unit)) = (walk, layout.unit()) {
+            facts.map = match input {
+                Input::Disk(disk) => Some(UnitMap::of_disk(disk, unit).await?),
+                Input::Stream(_) if layout.needs_map() => return Err(no_map(&**layout)),
+                Input::Stream(_) => None,
+            };
+        }
+        let output = layout.output(&facts)?;
+        let mut room = None;
+        if can.buffers {
+            // A quarter of a large budget, half of a small one.
+            let total = budget.total();
+            room = Some(budget.keep((total / 4).max((total / 2).min(64 << 20))).await?);
+        }
+        sink.prepare(Expected {
+            most_bytes: output.map(|output| output.bytes),
+            exact: output.is_some_and(|output| output.exact),
+            memory: room.as_ref().map_or(0, Kept::bytes),
+        })
+        .await?;
+        let writes = layout.begin(&facts)?;
+        Ok(Begun { writes, room })
+    }
+
+    /// Everything from the source to the target: reading and writing go on side by side.
+    async fn move_all(&mut self, mut first: Writes, flow: &mut Flow, most: u64) -> Result<()> {
+        let sink = self.sink;
+        let in_flight = sink.map_or(0, |sink| sink.capabilities().in_flight.max(1));
+        let mut waiting: VecDeque<Write> = VecDeque::new();
+        let mut backlog = 0u64;
+        let mut writes = FuturesUnordered::new();
+        let mut watch = self.stall.map(Watch::new);
+        let mut reading = true;
+        loop {
+            while writes.len() < in_flight
+                && let Some(sink) = sink
+                && let Some(write) = first.next().or_else(|| waiting.pop_front())
+            {
+                backlog = backlog.saturating_sub(write.bytes());
+                self.written.note(&write);
+                writes.push(apply(sink, write));
+            }
+            if !reading && writes.is_empty() && waiting.is_empty() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                Some(written) = writes.next(), if !writes.is_empty() => written?,
+                part = flow.next(), if reading && backlog < most => {
+                    let part = part?;
+                    reading = part.is_some();
+                    let part = if reading { part } else { self.behind(flow)? };
+                    if let (Some(layout), Some(part)) = (&mut self.layout, part) {
+                        let taken = layout.place(part)?;
+                        backlog += taken.iter().map(Write::bytes).sum::<u64>();
+                        waiting.extend(taken);
+                    }
+                },
+                watch = Watch::tick(&mut watch) => {
+                    let writing = sink.filter(|_| !writes.is_empty());
+                    watch.look(&flow.transfer, writing, flow.account.seen_bytes)?;
+                }
+            }
+            self.show(Phase::Transfer, Shown::of(flow));
+        }
+        Ok(())
+    }
+
+    /// The zeros that the disk is written with behind its end, where the target is to be larger.
+    fn behind(&self, flow: &mut Flow) -> Result<Option<Part>> {
+        let (Some(layout), Some(source)) = (&self.layout, flow.transfer.virtual_bytes()) else {
+            return Ok(None);
+        };
+        let written = layout.virtual_bytes(source)?;
+        flow.account.lengthen(source, written);
+        let zeros = GuestRange::between(GuestOffset::new(source), GuestOffset::new(written));
+        Ok((written > source && matches!(layout.takes(), Takes::Bytes(_))).then_some(Part::Zero(zeros)))
+    }
+
+    /// Completes the target: its end, a look at it, and its name.
+    async fn publish(
+        &mut self,
+        virtual_bytes: u64,
+        digest: Option<Digest>,
+        shown: Shown,
+        options: &TransferOptions,
+    ) -> Result<(Option<(&'static str, String, Receipt)>, Vec<Warning>)> {
+        self.show(Phase::Finish, shown);
+        let (Some(mut layout), Some(sink)) = (self.layout.take(), self.sink) else {
+            return Ok((None, Vec::new()));
+        };
+        let (writes, len) = layout.finish(virtual_bytes)?;
+        for write in writes {
+            self.written.note(&write);
+            apply(sink, write).await?;
+        }
+        let layout = &*layout;
+        let looks = layout.recognise(&std::mem::take(&mut self.written).of(sink.url(), len))?;
+        let when = sink.capabilities().read_back;
+        if self.verify && when == ReadBack::Before {
+            self.show(Phase::Verify, shown);
+            verify::check(layout, sink, len, digest, options).await?;
+        }
+        let receipt = sink.finish(len).await?;
+        if self.verify && when == ReadBack::After {
+            self.show(Phase::Verify, shown);
+            if let Err(error) = verify::check(layout, sink, len, digest, options).await {
+                return Err(verify::taken_back(error, sink, &receipt).await);
+            }
+        }
+        self.show(Phase::Finish, shown);
+        Ok((Some((layout.format(), layout.variant(), receipt)), looks))
+    }
+
+    /// Tells how far it is.
+    fn show(&self, phase: Phase, shown: Shown) {
+        let Some(progress) = &self.progress else { return };
+        let elapsed_s = self.started.elapsed().as_secs_f64();
+        let Shown { done, total, fetched } = shown;
+        let eta_s = total.filter(|_| done > 0).map(|total| {
+            let left = total.saturating_sub(done) as f64;
+            elapsed_s * left / done as f64
+        });
+        progress.send_replace(Progress {
+            phase,
+            done_bytes: done,
+            total_bytes: total,
+            fetched_bytes: fetched,
+            written_bytes: self.sink.map_or(0, Sink::written),
+            elapsed_s,
+            eta_s,
+        });
+    }
+}
+
+/// What a run begins with.
+struct Begun {
+    writes: Writes,
+    /// What the sink may hold in memory, to the end of the run.
+    room: Option<Kept>,
+}
+
+impl Shown {
+    fn of(flow: &Flow) -> Self {
+        let fetched = flow.transfer.traffic().bytes;
+        Self { done: flow.account.seen_bytes, total: flow.transfer.virtual_bytes(), fetched }
+    }
+}
+
+fn no_map(layout: &dyn Layout) -> Error {
+    Error::new(
+        ErrorKind::DestinationUnsuitable,
+        format!(
+            "a {} {} in one pass needs the source's map first, and a stream has none",
+            layout.variant(),
+            layout.format()
+        ),
+    )
+    .hint("name the source by its path or URL, or write raw or streamOptimized VMDK")
+}
+
+async fn apply(sink: &dyn Sink, write: Write) -> Result<()> {
+    match write {
+        Write::Bytes(at, pieces) => sink.write(at, pieces).await,
+        Write::Zero(range) => sink.zero(range).await,
+    }
+}

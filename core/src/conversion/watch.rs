@@ -1,0 +1,67 @@
+//! Ending a run in which nothing moves any more.
+
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sink::Sink;
+use crate::transfer::Transfer;
+
+/// Ends a run in which nothing moves any more.
+///
+/// It counts its own ticks, not the time: a process that was stopped for a while, or got no processor, saw nothing
+/// move since it did not look.
+pub(super) struct Watch {
+    timeout: Duration,
+    ticks: tokio::time::Interval,
+    seen: [u64; 4],
+    idle: u32,
+}
+
+impl Watch {
+    /// Ticks without a change that make a stall.
+    const TICKS: u32 = 8;
+
+    pub(super) fn new(timeout: Duration) -> Self {
+        let each = (timeout / Self::TICKS).max(Duration::from_millis(1));
+        let mut ticks = tokio::time::interval(each);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // The first tick of an interval comes at once, and counts as one with a change.
+        Self { timeout, ticks, seen: [u64::MAX; 4], idle: 0 }
+    }
+
+    pub(super) async fn tick(watch: &mut Option<Self>) -> &mut Self {
+        match watch {
+            Some(watch) => {
+                watch.ticks.tick().await;
+                watch
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether something moved since the last tick. `writing` is the sink where writes are under way, `done` are the
+    /// guest bytes that came.
+    pub(super) fn look(&mut self, transfer: &Transfer, writing: Option<&dyn Sink>, done: u64) -> Result<()> {
+        let fetched = transfer.traffic().bytes;
+        let written = writing.map_or(0, Sink::written);
+        let seen = [fetched, transfer.mapped_bytes(), written, done];
+        // Whoever holds the room that this one waits for is watched itself.
+        let others_turn = writing.is_none() && transfer.waits_for_room();
+        if seen != self.seen || others_turn {
+            (self.seen, self.idle) = (seen, 0);
+            return Ok(());
+        }
+        self.idle += 1;
+        if self.idle < Self::TICKS {
+            return Ok(());
+        }
+        let (kind, what) = match writing {
+            Some(_) => (
+                ErrorKind::DestinationUnavailable,
+                format!("the destination took nothing after {written} bytes"),
+            ),
+            None => (ErrorKind::SourceUnavailable, format!("the source gave nothing after {fetched} bytes")),
+        };
+        Err(Error::new(kind, format!("{what}, for {} seconds", self.timeout.as_secs_f64())))
+    }
+}

@@ -1,0 +1,180 @@
+//! Which units of a disk (clusters, blocks, grains) hold something: what the tables of a target are made from.
+
+use std::ops::Range;
+
+use crate::address::{GuestOffset, GuestRange};
+use crate::disk::Disk;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A set of units of one size, as runs of neighbours in guest order.
+///
+/// It takes memory by the run and not by the unit, so that nearly empty and nearly full disks cost nothing, however large
+/// they are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnitMap {
+    unit: u64,
+    runs: Vec<Run>,
+}
+
+/// Neighbours, and how many units lie in the runs before them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Run {
+    start: u64,
+    end: u64,
+    rank: u64,
+}
+
+impl UnitMap {
+    /// Most runs: 96 MiB of memory, and a disk of 512 GiB in which every other 64 KiB are there.
+    pub const MOST_RUNS: usize = 4 << 20;
+
+    /// None yet, of `unit` bytes each.
+    pub fn new(unit: u64) -> Self {
+        Self { unit: unit.max(1), runs: Vec::new() }
+    }
+
+    /// The units of `disk` that its map says to hold stored data. Only tables are read.
+    ///
+    /// # Errors
+    /// Those of the map; `destination_unsuitable` where there are more than [`MOST_RUNS`](Self::MOST_RUNS) runs.
+    pub async fn of_disk(disk: &Disk, unit: u64) -> Result<Self> {
+        let mut units = Self::new(unit);
+        let end = GuestOffset::new(disk.virtual_bytes());
+        let mut at = GuestOffset::ZERO;
+        while at < end {
+            for extent in disk.extents(GuestRange::between(at, end)).await? {
+                at = extent.guest.end();
+                if !extent.is_zero() {
+                    units.add(extent.guest)?;
+                }
+            }
+        }
+        Ok(units)
+    }
+
+    /// All units of a disk of `virtual_bytes`.
+    pub fn full(unit: u64, virtual_bytes: u64) -> Self {
+        let mut units = Self::new(unit);
+        let end = virtual_bytes.div_ceil(units.unit);
+        units.runs.extend((end > 0).then_some(Run { start: 0, end, rank: 0 }));
+        units
+    }
+
+    /// Size of a unit in bytes.
+    pub fn unit(&self) -> u64 {
+        self.unit
+    }
+
+    /// Adds the units that `guest` touches. It does not begin before the last unit that is there.
+    ///
+    /// # Errors
+    /// `internal` where it does; `destination_unsuitable` where there are too many runs.
+    pub fn add(&mut self, guest: GuestRange) -> Result<()> {
+        if guest.is_empty() {
+            return Ok(());
+        }
+        self.add_units(guest.start().get() / self.unit..guest.end().get().div_ceil(self.unit))
+    }
+
+    /// Adds units by index, see [`add`](Self::add).
+    ///
+    /// # Errors
+    /// See [`add`](Self::add).
+    pub fn add_units(&mut self, units: Range<u64>) -> Result<()> {
+        let (rank, full) = (self.count(), self.runs.len() >= Self::MOST_RUNS);
+        match self.runs.last_mut() {
+            Some(last) if units.start.saturating_add(1) < last.end => {
+                Err(Error::internal(format!("unit {} comes after {}", units.start, last.end)))
+            }
+            Some(last) if units.start <= last.end => {
+                last.end = last.end.max(units.end);
+                Ok(())
+            }
+            _ if full => Err(Error::new(
+                ErrorKind::DestinationUnsuitable,
+                format!(
+                    "what the disk holds lies in more than {} separate runs of {} bytes",
+                    Self::MOST_RUNS,
+                    self.unit
+                ),
+            )),
+            _ => {
+                self.runs.push(Run { start: units.start, end: units.end, rank });
+                Ok(())
+            }
+        }
+    }
+
+    /// How many units there are.
+    pub fn count(&self) -> u64 {
+        self.runs.last().map_or(0, |last| last.rank.saturating_add(last.end.saturating_sub(last.start)))
+    }
+
+    /// How many units lie before `unit`, if it is there.
+    pub fn rank(&self, unit: u64) -> Option<u64> {
+        let run = self.runs.get(self.runs.partition_point(|run| run.end <= unit))?;
+        Some(run.rank.saturating_add(unit.checked_sub(run.start)?))
+    }
+
+    /// The last unit.
+    pub fn last(&self) -> Option<u64> {
+        self.runs.last().map(|last| last.end.saturating_sub(1))
+    }
+
+    /// The units in guest order, as runs of neighbours.
+    pub fn runs(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.runs.iter().map(|run| run.start..run.end)
+    }
+
+    /// How many groups of `units` neighbours each, such as the entries of one table, hold any: which tables a two-level
+    /// map needs.
+    pub fn groups(&self, units: u64) -> u64 {
+        let units = units.max(1);
+        let (mut groups, mut next) = (0u64, 0u64);
+        for run in &self.runs {
+            let first = (run.start / units).max(next);
+            let end = run.end.div_ceil(units);
+            groups = groups.saturating_add(end.saturating_sub(first));
+            next = next.max(end);
+        }
+        groups
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, end: u64) -> GuestRange {
+        GuestRange::between(GuestOffset::new(start), GuestOffset::new(end))
+    }
+
+    #[test]
+    fn units_are_counted_once_however_often_they_are_touched() {
+        let mut units = UnitMap::new(100);
+        for (start, end) in [(0, 1), (50, 100), (100, 100), (350, 420), (480, 501), (1000, 1300)] {
+            units.add(range(start, end)).unwrap();
+        }
+        assert_eq!(units.runs().collect::<Vec<_>>(), [0..1, 3..6, 10..13]);
+        assert_eq!((units.count(), units.last()), (7, Some(12)));
+        let ranks: Vec<_> = (0..14).map(|unit| units.rank(unit)).collect();
+        let expected = [0, -1, -1, 1, 2, 3, -1, -1, -1, -1, 4, 5, 6, -1i64];
+        assert_eq!(ranks, expected.map(|rank| u64::try_from(rank).ok()));
+        assert!(units.add(range(200, 300)).is_err(), "guest order");
+    }
+
+    #[test]
+    fn groups_are_those_that_hold_any() {
+        let mut units = UnitMap::new(1);
+        for (start, end) in [(0, 2), (3, 9), (9, 10), (40, 41), (47, 52)] {
+            units.add(range(start, end)).unwrap();
+        }
+        for size in 1..60 {
+            let mut groups: Vec<_> = units.runs().flatten().map(|unit| unit / size).collect();
+            groups.dedup();
+            assert_eq!(units.groups(size), groups.len() as u64, "{size}");
+        }
+        assert_eq!(UnitMap::full(100, 1001).count(), 11);
+        assert_eq!(UnitMap::full(100, 0).count(), 0);
+    }
+}

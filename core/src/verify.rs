@@ -1,0 +1,60 @@
+//! Reading a target back through its own reader: what the guest will see is what was read from the source.
+
+use std::sync::Arc;
+
+use crate::account::Account;
+use crate::digest::{Digest, Tree};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::ImageLimit;
+use crate::sink::{Receipt, Sink};
+use crate::target::Layout;
+use crate::transfer::{Order, Transfer, TransferOptions};
+
+/// Reads the target of `len` bytes back and compares digests.
+///
+/// # Errors
+/// `verification_failed`: it cannot be read, or is another disk.
+pub(crate) async fn check(
+    layout: &dyn Layout,
+    sink: &dyn Sink,
+    len: u64,
+    expected: Option<Digest>,
+    options: &TransferOptions,
+) -> Result<()> {
+    let expected = expected.ok_or_else(|| Error::internal("a target is verified without a digest"))?;
+    let failed = |why: String| Error::new(ErrorKind::VerificationFailed, format!("{}: {why}", sink.url()));
+    let unread = |error: Error| {
+        failed(format!("reading it back failed: {}", error.message()))
+            .retry(error.is_retryable())
+            .caused_by(error)
+    };
+    let source = sink.read_back(len).await.map_err(unread)?;
+    let disk = layout.open(source).await.map_err(unread)?;
+    let options = TransferOptions { order: Order::Any, carry: None, ..options.clone() };
+    let mut transfer = Transfer::of_disk(Arc::new(disk), options);
+    let mut account = Account::new(Some(Tree::new()), ImageLimit::None);
+    while let Some(item) = transfer.next().await.map_err(unread)? {
+        account.add(&item)?;
+    }
+    let found = account.digest(transfer.virtual_bytes().unwrap_or_default())?;
+    match found {
+        Some(found) if found == expected => Ok(()),
+        Some(found) => {
+            Err(failed(format!("read back, its digest is sha256:{found} and should be sha256:{expected}")))
+        }
+        None => Err(Error::internal("a target was read back without a digest")),
+    }
+}
+
+/// Takes back a target that was published and failed; the error says what became of it.
+pub(crate) async fn taken_back(error: Error, sink: &dyn Sink, receipt: &Receipt) -> Error {
+    let (became, hint) = match sink.retract(receipt).await {
+        Ok(true) => ("it was deleted".to_owned(), "convert it again"),
+        Ok(false) => ("it is not ours any more, and was left".to_owned(), "look at what is there now"),
+        Err(left) => (format!("deleting it failed: {}", left.message()), "delete it"),
+    };
+    Error::new(error.kind(), format!("{}; {became}", error.message()))
+        .retry(error.is_retryable())
+        .hint(hint)
+        .caused_by(error)
+}
