@@ -1,10 +1,12 @@
-//! What every source and every sink must do, as checks that a test calls with its own implementation.
+//! What every source, every sink and every layout must do, as checks that a test calls with its own implementation.
 //!
 //! They panic with what is wrong. They need no runtime of a certain kind: the caller drives them.
 
+mod layout;
 mod sink;
 mod source;
 
+pub use layout::{MakeLayout, StrictSink, check_layout, digest_of};
 pub use sink::{Stage, check_sink};
 pub use source::check_source;
 

@@ -1,0 +1,377 @@
+//! What every layout must do.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::pattern;
+use crate::address::{
+    FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange, TargetOffset, TargetRange,
+};
+use crate::budget::Budget;
+use crate::conversion::{Conversion, Report, Resources};
+use crate::digest::{Digest, Tree, hash_block};
+use crate::disk::{BlockMap, Disk, Geometry, Warnings};
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::{Extent, ExtentKind, Extents, Stored};
+use crate::pool::CpuPool;
+use crate::sink::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
+use crate::source::memory::MemorySource;
+use crate::source::{BoxFuture, Source};
+use crate::target::{Layout, Target};
+
+/// Makes layouts of one kind for a sink of that order.
+pub type MakeLayout<'a> = &'a (dyn Fn(WriteOrder) -> Result<Box<dyn Layout>> + Sync);
+
+/// Checks that the layouts that `make` gives for `orders` do what the trait promises, for disks around `unit`, the size in
+/// bytes of what they allocate, whose sizes are multiples of `multiple`.
+///
+/// Each disk is written twice, with different budgets and numbers of workers, to a sink that takes nothing but what its
+/// order allows, every byte once; it must come to the same bytes, be no longer than said, and read back through the
+/// layout's own reader as the same disk.
+///
+/// # Panics
+/// Where they do not.
+pub async fn check_layout(make: MakeLayout<'_>, orders: &[WriteOrder], unit: u64, multiple: u64) {
+    for (name, disk) in disks(unit, multiple) {
+        let expected = digest_of(&disk.guest);
+        for order in orders {
+            let place = format!("{name}, {order:?}");
+            let first = write(make, *order, &disk, 1, Budget::SMALLEST).await;
+            let (bytes, report, output) = first.unwrap_or_else(|error| panic!("{place}: {error:?}"));
+            let again = write(make, *order, &disk, 3, 256 << 20).await;
+            let (second, ..) = again.unwrap_or_else(|error| panic!("{place}: {error:?}"));
+            // Not assert_eq: it would print all bytes.
+            assert!(bytes == second, "{place}: two runs, two targets");
+            let layout = make(*order).expect("a layout");
+            let written_as = layout.virtual_bytes(disk.guest.len() as u64).expect("a size");
+            assert!(written_as >= disk.guest.len() as u64, "{place}: no disk becomes shorter");
+            if written_as == disk.guest.len() as u64 {
+                assert_eq!(report.digest, Some(expected), "{place}: the digest of what was read");
+            }
+            let (most, exact) = output.expect("the size of the disk is known");
+            assert!(bytes.len() as u64 <= most, "{place}: {} bytes, at most {most} were said", bytes.len());
+            assert!(!exact || bytes.len() as u64 == most, "{place}: {} bytes, not {most}", bytes.len());
+            let target: Arc<dyn Source> = Arc::new(MemorySource::new("target", bytes));
+            let read = layout.open(target).await.unwrap_or_else(|error| panic!("{place}: {error:?}"));
+            assert_eq!(read.virtual_bytes(), written_as, "{place}: the size of the disk");
+            let back = Conversion::reading(read).limits(unlimited()).run().await;
+            let back = back.unwrap_or_else(|error| panic!("{place}: {error:?}"));
+            assert_eq!(back.digest, report.digest, "{place}: the disk read back");
+        }
+    }
+}
+
+fn unlimited() -> crate::limits::Limits {
+    crate::limits::Limits { capacity: None, image: crate::limits::ImageLimit::None }
+}
+
+async fn write(
+    make: MakeLayout<'_>,
+    order: WriteOrder,
+    disk: &Made,
+    threads: usize,
+    memory: u64,
+) -> Result<(Vec<u8>, Report, Option<(u64, bool)>)> {
+    let sink = StrictSink::new(order);
+    let resources = Resources {
+        budget: Some(Budget::new(memory)),
+        pool: Some(Arc::new(CpuPool::new(threads)?)),
+        connections: None,
+    };
+    let target = Target { layout: make(order)?, sink: Box::new(sink.clone()) };
+    let conversion = Conversion::new(disk.disk(), target).limits(unlimited()).resources(resources);
+    let report = conversion.run().await?;
+    let (bytes, expected) = sink.published();
+    Ok((bytes, report, expected.most_bytes.map(|most| (most, expected.exact))))
+}
+
+/// The digest of a raw disk.
+pub fn digest_of(guest: &[u8]) -> Digest {
+    let mut tree = Tree::new();
+    let leaves: Vec<_> = guest.chunks(4096).map(hash_block).collect();
+    tree.add(0, &leaves);
+    tree.finish(guest.len() as u64).expect("every block was told")
+}
+
+/// A sink in memory that takes what its order allows and nothing else, and every byte once. Clones share the target.
+#[derive(Clone, Debug)]
+pub struct StrictSink {
+    order: WriteOrder,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    expected: Option<Expected>,
+    /// What was written, by address: so many bytes, zeros without a piece.
+    writes: BTreeMap<u64, (u64, Option<Bytes>)>,
+    written: u64,
+    /// Where the next write must begin.
+    next: Option<u64>,
+    /// Where the first write began: what lies before may come last.
+    first: u64,
+    /// True once the first bytes come.
+    front: bool,
+    published: Option<Vec<u8>>,
+    aborted: bool,
+}
+
+impl StrictSink {
+    /// An empty target.
+    pub fn new(order: WriteOrder) -> Self {
+        Self { order, state: Arc::default() }
+    }
+
+    /// The target and what was said of it.
+    ///
+    /// # Panics
+    /// Before it was published.
+    pub fn published(&self) -> (Vec<u8>, Expected) {
+        let mut state = self.state();
+        let bytes = state.published.take().expect("it is published");
+        (bytes, state.expected.expect("it was prepared"))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, at: u64, len: u64, piece: Option<Bytes>) {
+        let mut state = self.state();
+        let state = &mut *state;
+        assert!(state.expected.is_some(), "a write before the sink was prepared");
+        assert!(state.published.is_none(), "a write after the target was published");
+        if len == 0 {
+            return;
+        }
+        let next = state.next;
+        match (self.order, next) {
+            (WriteOrder::Any, _) => {}
+            (WriteOrder::Sequential, next) => {
+                assert_eq!(at, next.unwrap_or(0), "a sequential sink takes one byte after the other");
+            }
+            (WriteOrder::Ascending, None) => state.first = at,
+            (WriteOrder::Ascending, Some(next)) if at == next => {}
+            (WriteOrder::Ascending, Some(next)) => {
+                assert!(!state.front && at == 0, "a write at {at}, the last one ended at {next}");
+                state.front = true;
+            }
+        }
+        let end = at.checked_add(len).expect("an address");
+        if state.front {
+            assert!(end <= state.first, "what was left out ends at {}, not {end}", state.first);
+        }
+        state.next = Some(end);
+        let before = state.writes.range(..end).next_back();
+        assert!(
+            before.is_none_or(|(start, (len, _))| start + len <= at),
+            "bytes {at}..{end} are written twice"
+        );
+        if piece.is_some() {
+            state.written += len;
+        }
+        state.writes.insert(at, (len, piece));
+    }
+}
+
+impl Sink for StrictSink {
+    fn url(&self) -> &str {
+        "memory:strict"
+    }
+
+    fn capabilities(&self) -> SinkCapabilities {
+        SinkCapabilities {
+            order: self.order,
+            sparse: self.order == WriteOrder::Any,
+            buffers: self.order == WriteOrder::Ascending,
+            in_flight: if self.order == WriteOrder::Any { 3 } else { 1 },
+            read_back: ReadBack::Never,
+        }
+    }
+
+    fn written(&self) -> u64 {
+        self.state().written
+    }
+
+    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let before = self.state().expected.replace(expected);
+            assert_eq!(before, None, "prepared twice");
+            Ok(())
+        })
+    }
+
+    fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let mut at = at.get();
+            for piece in pieces {
+                let len = piece.len() as u64;
+                self.put(at, len, Some(piece));
+                at += len;
+            }
+            Ok(())
+        })
+    }
+
+    fn zero(&self, range: TargetRange) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.put(range.start().get(), range.len(), None);
+            Ok(())
+        })
+    }
+
+    fn finish(&self, len: u64) -> BoxFuture<'_, Result<Receipt>> {
+        Box::pin(async move {
+            let mut state = self.state();
+            if state.aborted {
+                return Err(Error::new(ErrorKind::Cancelled, "it was given up"));
+            }
+            let mut bytes = vec![0; usize::try_from(len).expect("a target of a test")];
+            let mut at = 0;
+            for (start, (len, piece)) in std::mem::take(&mut state.writes) {
+                assert_eq!(start, at, "nothing was said of the bytes before {start}");
+                at = start + len;
+                assert!(at <= bytes.len() as u64, "a write ends at {at}, behind the end");
+                if let Some(piece) = piece {
+                    bytes[start as usize..at as usize].copy_from_slice(&piece);
+                }
+            }
+            assert_eq!(at, len, "nothing was said of the target's end");
+            state.published = Some(bytes);
+            Ok(Receipt { url: self.url().to_owned(), bytes: len, written: state.written, etag: None })
+        })
+    }
+
+    fn abort(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let mut state = self.state();
+            state.aborted = true;
+            state.published.is_none()
+        })
+    }
+
+    fn read_back(&self, _len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
+        Box::pin(async { Err(Error::new(ErrorKind::DestinationUnsuitable, "it is not read back")) })
+    }
+
+    fn retract(&self, _receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async { Ok(false) })
+    }
+}
+
+/// A disk in memory, with runs that its map says are holes.
+struct Made {
+    guest: Vec<u8>,
+    extents: Vec<Extent>,
+}
+
+impl Made {
+    /// `runs` follow each other, each so many bytes of something.
+    fn new(runs: &[(u64, Content)]) -> Self {
+        let mut guest = Vec::new();
+        let mut extents = Extents::new();
+        for (index, (len, content)) in runs.iter().enumerate() {
+            let start = guest.len() as u64;
+            let range = GuestRange::new(GuestOffset::new(start), *len).expect("a disk of a test");
+            let bytes = match content {
+                Content::Noise => pattern(*len as usize, index as u64),
+                Content::Text => (0..*len).map(|at| b"a disk of a test "[(at / 3 % 17) as usize]).collect(),
+                Content::Zeros | Content::Hole => vec![0; *len as usize],
+            };
+            guest.extend(bytes);
+            let stored = StoredRange::new(StoredOffset::new(start), *len).expect("likewise");
+            let kind = match content {
+                Content::Hole => ExtentKind::Hole,
+                _ => ExtentKind::Data(Stored { file: FileIndex(0), range: stored }),
+            };
+            extents.push(Extent::new(range, kind));
+        }
+        Self { guest, extents: extents.into_vec() }
+    }
+
+    fn disk(&self) -> Disk {
+        let geometry = Geometry {
+            format: "test",
+            virtual_bytes: self.guest.len() as u64,
+            fingerprint: [7; 32],
+            ..Geometry::default()
+        };
+        let source: Arc<dyn Source> = Arc::new(MemorySource::new("made", self.guest.clone()));
+        Disk::new(geometry, vec![source], Box::new(List(self.extents.clone())), Warnings::new(), Vec::new())
+    }
+}
+
+struct List(Vec<Extent>);
+
+impl BlockMap for List {
+    fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
+        Box::pin(async move { Ok(self.0.iter().filter_map(|extent| extent.clip(window)).collect()) })
+    }
+
+    fn allocated_without_tables(&self) -> Option<u64> {
+        None
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Content {
+    /// Not compressible to speak of.
+    Noise,
+    /// Compressible.
+    Text,
+    /// Zeros that the map does not know of.
+    Zeros,
+    /// Zeros that it does.
+    Hole,
+}
+
+fn disks(unit: u64, multiple: u64) -> Vec<(String, Made)> {
+    use Content::{Hole, Noise, Text, Zeros};
+    let mut disks = Vec::new();
+    let mut add = |name: &str, runs: &[(u64, Content)]| {
+        // The last run is cut to the size that the format keeps.
+        let total: u64 = runs.iter().map(|(len, _)| len).sum();
+        let spare = total % multiple;
+        let mut runs = runs.to_vec();
+        if let Some(last) = runs.last_mut()
+            && last.0 > spare
+        {
+            last.0 -= spare;
+        }
+        disks.push((format!("{name}, units of {unit}"), Made::new(&runs)));
+    };
+    add("the smallest", &[(multiple.max(512), Noise)]);
+    add("all holes", &[(3 * unit + 512, Hole)]);
+    add("all zeros", &[(3 * unit + 512, Zeros)]);
+    add("one unit", &[(unit, Text)]);
+    add("less than a unit", &[(unit - 512, Noise)]);
+    add("more than a unit", &[(unit + 512, Noise)]);
+    add("full", &[(4 * unit, Noise), (2 * unit + 1536, Text)]);
+    add("only its end", &[(5 * unit, Hole), (unit, Zeros), (4096, Text)]);
+    let mixed = [
+        (unit / 2, Hole),
+        (4096, Text),
+        (unit, Zeros),
+        (unit / 2, Noise),
+        (2 * unit, Hole),
+        (unit + 4096, Text),
+        (unit - 4096, Zeros),
+        (4096, Noise),
+        (3 * unit - 4096, Zeros),
+        (unit, Noise),
+        (unit, Text),
+        (unit, Hole),
+        (unit / 2 + 1024, Text),
+    ];
+    add("mixed", &mixed);
+    // A raw disk without holes, mostly zeros.
+    let flat: Vec<_> =
+        mixed.map(|(len, content)| (len, if matches!(content, Hole) { Zeros } else { content })).to_vec();
+    add("mixed, without a map", &flat);
+    // More entries than a table of small units has, in a disk of some MiB.
+    let many: Vec<_> = (0..700u64).flat_map(|n| [(4096, Text), (4096 * (1 + n % 3), Hole)]).collect();
+    add("many runs", &many);
+    disks
+}
