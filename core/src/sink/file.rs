@@ -1,7 +1,6 @@
 //! A file as a target: written beside its name, published when whole.
 
 use std::fs::{File, Permissions};
-use std::io::IoSlice;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +10,7 @@ use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
+use super::gather::Gather;
 use super::place::{Place, failed, failed_io};
 use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
@@ -163,20 +163,12 @@ impl Inner {
     }
 
     fn write(&self, at: TargetOffset, pieces: &[Bytes], stop: &Stop) -> Result<()> {
-        /// The most pieces in one call, as Linux has it (`IOV_MAX`).
-        const PIECES: usize = 1024;
         self.open()?;
         let mut at = at.get();
-        let (mut rest, mut skip) = advance(pieces, 0);
+        let mut rest = Gather::new(pieces);
         while !rest.is_empty() {
             stop.check()?;
-            let slices: Vec<IoSlice<'_>> = rest
-                .iter()
-                .take(PIECES)
-                .enumerate()
-                .map(|(index, piece)| IoSlice::new(if index == 0 { &piece[skip..] } else { piece }))
-                .collect();
-            let wrote = match rustix::io::pwritev(&self.file, &slices, at) {
+            let wrote = match rustix::io::pwritev(&self.file, &rest.slices(usize::MAX), at) {
                 // A file takes something or fails; this keeps a broken one from holding us for ever.
                 Ok(0) => return Err(failed("writing to", self.place.url(), Errno::IO)),
                 Ok(wrote) => wrote,
@@ -186,7 +178,7 @@ impl Inner {
             at = at.saturating_add(wrote as u64);
             self.written.fetch_add(wrote as u64, Ordering::Relaxed);
             self.end.fetch_max(at, Ordering::Relaxed);
-            (rest, skip) = advance(rest, skip + wrote);
+            rest.advance(wrote);
         }
         Ok(())
     }
@@ -326,37 +318,4 @@ impl Sink for FileSink {
 
 fn retry(call: impl FnMut() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
     rustix::io::retry_on_intr(call)
-}
-
-/// What remains of `pieces` after their first `done` bytes: the rest of the list, and how much of its first piece is
-/// done. Where a piece remains, a byte of it does.
-fn advance(mut pieces: &[Bytes], mut done: usize) -> (&[Bytes], usize) {
-    while let [first, others @ ..] = pieces
-        && done >= first.len()
-    {
-        done -= first.len();
-        pieces = others;
-    }
-    (pieces, done)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn short_writes_go_on_where_they_stopped() {
-        let pieces = ["", "abc", "", "", "de", "fghij", ""].map(Bytes::from);
-        for step in 1..12 {
-            let mut written = Vec::new();
-            let (mut rest, mut skip) = advance(&pieces, 0);
-            while !rest.is_empty() {
-                let left = rest.iter().flatten().skip(skip);
-                let before = written.len();
-                written.extend(left.copied().take(step));
-                (rest, skip) = advance(rest, skip + written.len() - before);
-            }
-            assert_eq!((written.as_slice(), skip), (&b"abcdefghij"[..], 0), "{step} bytes at a time");
-        }
-    }
 }

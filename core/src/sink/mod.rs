@@ -4,6 +4,7 @@
 //! name only when it is whole: [`Sink::finish`] publishes, everything else leaves nothing behind.
 
 pub mod file;
+mod gather;
 pub mod memory;
 mod place;
 

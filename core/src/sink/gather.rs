@@ -1,0 +1,108 @@
+//! What remains of pieces that a system call takes a part of.
+
+use std::io::IoSlice;
+
+use bytes::Bytes;
+
+/// The most pieces in one call, as Linux has it (`IOV_MAX`).
+const PIECES: usize = 1024;
+
+/// Zeros to write where they cannot be had otherwise.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// The most zeros in one list: as much as one call is worth, so that giving up is noticed between two.
+pub(super) const MOST_ZEROS: u64 = 1 << 20;
+
+/// `len` zeros, at most [`MOST_ZEROS`] of them, without memory of their own.
+pub(super) fn zeros(len: u64) -> Vec<Bytes> {
+    let page = Bytes::from_static(&ZEROS);
+    let mut left = usize::try_from(len.min(MOST_ZEROS)).unwrap_or(ZEROS.len());
+    let mut pieces = Vec::new();
+    while left > 0 {
+        let take = left.min(page.len());
+        pieces.push(page.slice(..take));
+        left -= take;
+    }
+    pieces
+}
+
+/// A list of pieces, and how far it is done.
+pub(super) struct Gather<'a> {
+    /// Where a piece remains, a byte of its first one does.
+    rest: &'a [Bytes],
+    /// How much of the first piece is done.
+    skip: usize,
+}
+
+impl<'a> Gather<'a> {
+    pub(super) fn new(pieces: &'a [Bytes]) -> Self {
+        let mut gather = Self { rest: pieces, skip: 0 };
+        gather.advance(0);
+        gather
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// What one call is asked to write: at least a byte where one remains, and at most `most`, which is not 0.
+    pub(super) fn slices(&self, most: usize) -> Vec<IoSlice<'a>> {
+        let mut left = most;
+        let mut slices = Vec::with_capacity(self.rest.len().min(PIECES));
+        for (index, piece) in self.rest.iter().take(PIECES).enumerate() {
+            let piece = if index == 0 { &piece[self.skip..] } else { piece };
+            let piece = &piece[..piece.len().min(left)];
+            left -= piece.len();
+            slices.push(IoSlice::new(piece));
+            if left == 0 {
+                break;
+            }
+        }
+        slices
+    }
+
+    /// Goes on behind the next `done` bytes.
+    pub(super) fn advance(&mut self, done: usize) {
+        self.skip += done;
+        while let [first, others @ ..] = self.rest
+            && self.skip >= first.len()
+        {
+            self.skip -= first.len();
+            self.rest = others;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_writes_go_on_where_they_stopped() {
+        let pieces = ["", "abc", "", "", "de", "fghij", ""].map(Bytes::from);
+        for most in [1, 2, 4, 100] {
+            for step in 1..12 {
+                let mut written = Vec::new();
+                let mut gather = Gather::new(&pieces);
+                while !gather.is_empty() {
+                    let slices = gather.slices(most);
+                    let asked: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+                    assert!((1..=most).contains(&asked.len()));
+                    let taken = step.min(asked.len());
+                    written.extend_from_slice(&asked[..taken]);
+                    gather.advance(taken);
+                }
+                assert_eq!(written, b"abcdefghij", "{step} bytes at a time of {most}");
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_are_as_many_as_asked_for_up_to_the_most() {
+        for (asked, given) in [(0, 0), (1, 1), (100_000, 100_000), (u64::MAX, MOST_ZEROS)] {
+            let pieces = zeros(asked);
+            assert_eq!(pieces.iter().map(|piece| piece.len() as u64).sum::<u64>(), given);
+            assert!(pieces.iter().flatten().all(|byte| *byte == 0));
+        }
+    }
+}
