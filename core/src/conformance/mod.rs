@@ -7,7 +7,7 @@ mod sink;
 mod source;
 
 pub use layout::{MakeLayout, StrictSink, check_layout, digest_of};
-pub use sink::{Stage, check_sink};
+pub use sink::{Replacing, Stage, check_sink};
 pub use source::check_source;
 
 /// `len` bytes that tell every place from its neighbours: a mixed counter of their 8-byte words.
