@@ -3,7 +3,9 @@
 //! A [`Sink`] is one target being written: a file, a block device, standard output, an S3 upload. It shows under its
 //! name only when it is whole: [`Sink::finish`] publishes, everything else leaves nothing behind.
 
+pub mod device;
 pub mod file;
+mod front;
 mod gather;
 pub mod memory;
 mod place;

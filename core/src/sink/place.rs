@@ -87,7 +87,10 @@ impl Place {
         if kind.is_dir() {
             Err(unsuitable(format!("{url} is a directory")).hint("name a file in it"))
         } else if kind.is_block_device() {
-            Err(unsuitable(format!("{url} is a block device, and writing to one is not supported yet")))
+            Err(unsuitable(format!(
+                "{url} is a block device, which is written in place and not replaced by a file"
+            ))
+            .hint("write to it with BlockDeviceSink"))
         } else if !kind.is_file() && !kind.is_symlink() {
             Err(unsuitable(format!("{url} is not a regular file"))
                 .hint("write to standard output, `-`, and redirect it there"))

@@ -1,0 +1,553 @@
+//! A block device as a target: written in place, and recognisable only when whole.
+//!
+//! ```text
+//! prepare  first MiB zeroed, flushed             from here on the old content is gone, and looks gone:
+//! write    behind the first MiB: to the device   no partition table, no file system, no image header
+//!          in the first MiB: kept in memory
+//! finish   flush, first MiB written, flush
+//! ```
+
+use std::fs::File;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::fs::{Access, Advice, AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags, SeekFrom};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::front::Front;
+use super::gather::{Gather, MOST_ZEROS, zeros};
+use super::place::{failed, failed_io};
+use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
+use crate::address::{TargetOffset, TargetRange};
+use crate::blocking::{Stop, blocking};
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::file::FileSource;
+use crate::source::{BoxFuture, Source};
+
+/// What is zeroed first and written last, in bytes: partition tables, boot sectors, superblocks and image headers lie
+/// in it.
+pub const HEAD: u64 = 1 << 20;
+
+/// How a block device is written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct DeviceSinkOptions {
+    /// Wait for stable storage: after the old start is gone, before the new one is written, and after. Without it the
+    /// kernel still writes everything when the device is closed, and a failure of that is told to nobody.
+    pub sync: bool,
+}
+
+impl Default for DeviceSinkOptions {
+    fn default() -> Self {
+        Self { sync: true }
+    }
+}
+
+/// True where `path` is a block device, or a link that leads to one: then a target is written with [`BlockDeviceSink`].
+pub fn is_block_device(path: impl AsRef<Path>) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device())
+}
+
+/// A block device being written, in place.
+///
+/// Naming a device says that it is to be overwritten: nothing else asks for leave. It is this process's own from
+/// creation until the sink and the sources of [`read_back`](Sink::read_back) are dropped: one that is mounted, part of a
+/// volume, or held by another process is `destination_busy`. [`prepare`](Sink::prepare) refuses a device that is
+/// too small before it changes anything; then it zeroes the first [`HEAD`] bytes, which are written last, so that a run
+/// that fails or is killed leaves a device that looks empty. What was on it before is not brought back.
+///
+/// Zeros are made by the device where it can (which may free their room), and written where it cannot; they
+/// are never taken for granted. What lies behind the target's length on a larger device, and behind the first
+/// [`HEAD`] bytes, stays as it was. The partitions that the kernel knows of are those of before until somebody has it look
+/// again (`blockdev --rereadpt`).
+///
+/// Its methods need a tokio runtime; dropping a write leaves at most the one system call that it is in, and the
+/// device is claimed until that ends.
+#[derive(Debug)]
+pub struct BlockDeviceSink {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: File,
+    url: String,
+    options: DeviceSinkOptions,
+    /// Length of the device in bytes.
+    len: u64,
+    /// The target's first bytes, zeros until they are written: [`HEAD`] of them, or all of a device that is shorter.
+    head: Mutex<Vec<u8>>,
+    head_len: u64,
+    /// Behind the last byte that was told of.
+    end: AtomicU64,
+    written: AtomicU64,
+    /// The device makes no zeros.
+    plain: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// The device is as it was.
+    Claimed,
+    /// Its head is zeroed.
+    Ready,
+    /// Its head is being changed: anything may be there.
+    Torn,
+    Published,
+    Discarded,
+}
+
+impl BlockDeviceSink {
+    /// Looks whether the device `path` may be written, and changes nothing: to refuse before a source is even opened.
+    /// [`create`](Self::create) looks again.
+    ///
+    /// # Errors
+    /// Those of [`create`](Self::create).
+    pub async fn admit(path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref().to_owned();
+        blocking(move |stop| {
+            // Not open for writing: closing such a descriptor has udev look at the device again.
+            claim(&path, OFlags::RDONLY, stop)?;
+            rustix::fs::accessat(CWD, &path, Access::WRITE_OK, AtFlags::EACCESS)
+                .map_err(|errno| failed("writing to", &path.display().to_string(), errno))
+        })
+        .await
+    }
+
+    /// Claims the device `path`; symbolic links (`/dev/disk/by-id/…`) are followed. It is not changed yet.
+    ///
+    /// # Errors
+    /// `destination_busy` where it is mounted or otherwise in use; `destination_forbidden` without the permission to
+    /// write, or where it is read-only; `destination_unsuitable` for what is no block device, or one of no length;
+    /// `destination_unavailable`.
+    pub async fn create(path: impl AsRef<Path>, options: DeviceSinkOptions) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        blocking(move |stop| {
+            let (file, len) = claim(&path, OFlags::RDWR, stop)?;
+            let head_len = len.min(HEAD);
+            let inner = Inner {
+                file,
+                url: path.display().to_string(),
+                options,
+                len,
+                head: Mutex::new(vec![0; usize::try_from(head_len).unwrap_or_default()]),
+                head_len,
+                end: AtomicU64::new(0),
+                written: AtomicU64::new(0),
+                plain: AtomicBool::new(false),
+                state: Mutex::new(State::Claimed),
+            };
+            Ok(Self { inner: Arc::new(inner) })
+        })
+        .await
+    }
+
+    /// Length of the device in bytes.
+    pub fn device_bytes(&self) -> u64 {
+        self.inner.len
+    }
+}
+
+/// Opens the device `path` for this process alone, and tells its length.
+fn claim(path: &Path, access: OFlags, stop: &Stop) -> Result<(File, u64)> {
+    let url = &path.display().to_string();
+    let look = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let look = look.map_err(|errno| match errno {
+        Errno::NOENT => failed("opening", url, errno).retry(false),
+        errno => failed("opening", url, errno),
+    })?;
+    let seen = File::from(look).metadata().map_err(|error| failed_io("looking at", url, &error))?;
+    if !seen.file_type().is_block_device() {
+        return Err(unsuitable(format!("{url} is not a block device")));
+    }
+    // On a block device, exclusive means: not mounted, and no other that asks for it exclusively.
+    let flags = access | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::BUSY) => {
+            return Err(busy(url, "it is mounted, part of a volume, or another process holds it"));
+        }
+        Err(errno) => return Err(failed("opening", url, errno)),
+    };
+    let meta = file.metadata().map_err(|error| failed_io("looking at", url, &error))?;
+    if (meta.dev(), meta.ino(), meta.rdev()) != (seen.dev(), seen.ino(), seen.rdev()) {
+        return Err(busy(url, "it was replaced while it was opened"));
+    }
+    if is_read_only(meta.rdev()) {
+        let message = format!("the device {url} is read-only");
+        return Err(Error::new(ErrorKind::DestinationForbidden, message));
+    }
+    lock(&file, url, stop)?;
+    let len = rustix::fs::seek(&file, SeekFrom::End(0))
+        .map_err(|errno| failed("asking for the length of", url, errno))?;
+    if len == 0 {
+        return Err(unsuitable(format!("the device {url} is 0 bytes long: there is no medium in it")));
+    }
+    Ok((file, len))
+}
+
+/// Locks it too: that keeps udev from looking at what is half written, and those out who ask only for the lock.
+fn lock(file: &File, url: &str, stop: &Stop) -> Result<()> {
+    /// udev itself holds it for a moment after each change: waited for a second in all.
+    const ROUNDS: u32 = 40;
+    const PAUSE: Duration = Duration::from_millis(25);
+    for round in 0..ROUNDS {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) => {}
+            // Where it cannot be locked, the exclusive opening is what keeps others out.
+            Err(_) => return Ok(()),
+        }
+        stop.check()?;
+        if round + 1 < ROUNDS {
+            std::thread::sleep(PAUSE);
+        }
+    }
+    Err(busy(url, "another process has locked it"))
+}
+
+/// As the kernel tells it; where it does not, writing does.
+fn is_read_only(device: u64) -> bool {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let path = format!("/sys/dev/block/{major}:{minor}/ro");
+    std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
+}
+
+fn busy(url: &str, why: &str) -> Error {
+    Error::new(ErrorKind::DestinationBusy, format!("{url} is in use: {why}"))
+        .hint("see with lsblk and fuser what uses it; unmount it, or choose another device")
+}
+
+fn unsuitable(message: String) -> Error {
+    Error::new(ErrorKind::DestinationUnsuitable, message)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For what is done to its end whoever waits for it.
+fn to_its_end() -> Result<()> {
+    Ok(())
+}
+
+impl Inner {
+    fn ready(&self) -> Result<()> {
+        self.must_be(*locked(&self.state), State::Ready)
+    }
+
+    fn must_be(&self, state: State, wanted: State) -> Result<()> {
+        match state {
+            state if state == wanted => Ok(()),
+            State::Torn | State::Discarded => {
+                Err(Error::new(ErrorKind::Cancelled, format!("{} was given up", self.url)))
+            }
+            state => Err(Error::internal(format!("{} is {state:?} and was to be {wanted:?}", self.url))),
+        }
+    }
+
+    /// Whether a target that ends at `end` fits the device.
+    fn fits(&self, end: u64, exact: bool) -> Result<()> {
+        if end <= self.len {
+            return Ok(());
+        }
+        let least = if exact { "" } else { "at least " };
+        let message =
+            format!("the target takes {least}{end} bytes and the device {} has {}", self.url, self.len);
+        Err(unsuitable(message).hint("choose a larger device, or a format that takes less"))
+    }
+
+    /// Takes note of bytes that are told of.
+    fn reach(&self, at: TargetOffset, len: u64) -> Result<()> {
+        self.ready()?;
+        let end = at.get().saturating_add(len);
+        self.fits(end, false)?;
+        self.end.fetch_max(end, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn prepare(&self, expected: Expected) -> Result<()> {
+        let mut state = locked(&self.state);
+        self.must_be(*state, State::Claimed)?;
+        if let Some(bytes) = expected.most_bytes.filter(|_| expected.exact) {
+            self.fits(bytes, true)?;
+        }
+        *state = State::Torn;
+        self.blank(self.options.sync)?;
+        *state = State::Ready;
+        Ok(())
+    }
+
+    fn write(&self, at: TargetOffset, pieces: &[Bytes], stop: &Stop) -> Result<()> {
+        let len = pieces.iter().map(Bytes::len).sum::<usize>();
+        self.reach(at, len as u64)?;
+        let mut rest = Gather::new(pieces);
+        let mut done = 0;
+        if let Ok(start) = usize::try_from(at.get())
+            && let Some(mut room) = locked(&self.head).get_mut(start..)
+        {
+            for piece in pieces {
+                let (now, later) = room.split_at_mut(piece.len().min(room.len()));
+                now.copy_from_slice(&piece[..now.len()]);
+                done += now.len();
+                room = later;
+            }
+            rest.advance(done);
+        }
+        self.put(rest, at.get().saturating_add(done as u64), &self.written, || stop.check())
+    }
+
+    fn zero(&self, range: TargetRange, stop: &Stop) -> Result<()> {
+        self.reach(range.start(), range.len())?;
+        let (held, rest) = range.split_at(self.head_len.saturating_sub(range.start().get()));
+        if let (Ok(start), Ok(end)) = (usize::try_from(held.start().get()), usize::try_from(held.end().get()))
+            && let Some(held) = locked(&self.head).get_mut(start..end)
+        {
+            held.fill(0);
+        }
+        self.clear(rest.start().get(), rest.end().get(), &self.written, || stop.check())
+    }
+
+    /// Writes what remains of a list to the device.
+    fn put(
+        &self,
+        mut rest: Gather<'_>,
+        mut at: u64,
+        count: &AtomicU64,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        while !rest.is_empty() {
+            go_on()?;
+            let wrote = match rustix::io::pwritev(&self.file, &rest.slices(usize::MAX), at) {
+                Ok(0) => return Err(failed("writing to", &self.url, Errno::IO)),
+                Ok(wrote) => wrote,
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(failed(&format!("writing at {at} to"), &self.url, errno)),
+            };
+            at = at.saturating_add(wrote as u64);
+            count.fetch_add(wrote as u64, Ordering::Relaxed);
+            rest.advance(wrote);
+        }
+        Ok(())
+    }
+
+    /// Makes the bytes from `at` up to `end` read as zeros, and counts those that had to be written.
+    fn clear(
+        &self,
+        mut at: u64,
+        end: u64,
+        count: &AtomicU64,
+        go_on: impl Fn() -> Result<()> + Copy,
+    ) -> Result<()> {
+        /// The device is asked for multiples of this: no block and no page of memory is longer, so that no byte beside is
+        /// touched, not even in the kernel's cache.
+        const GRAIN: u64 = 64 << 10;
+        /// The most that is asked for at once, so that giving up is noticed.
+        const MOST: u64 = 256 << 20;
+        // The kernel answers only when the bytes read as zeros, and otherwise that it cannot do it.
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let last = end - end % GRAIN;
+        let first = at.checked_next_multiple_of(GRAIN).filter(|first| *first < last);
+        if let Some(first) = first
+            && !self.plain.load(Ordering::Relaxed)
+        {
+            self.put_zeros(at, first, count, go_on)?;
+            at = first;
+            while at < last {
+                go_on()?;
+                let len = MOST.min(last - at);
+                match rustix::fs::fallocate(&self.file, flags, at, len) {
+                    Ok(()) => at += len,
+                    Err(Errno::INTR) => {}
+                    Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                        self.plain.store(true, Ordering::Relaxed);
+                        break;
+                    }
+                    Err(errno) => return Err(failed(&format!("zeroing at {at}"), &self.url, errno)),
+                }
+            }
+        }
+        self.put_zeros(at, end, count, go_on)
+    }
+
+    fn put_zeros(
+        &self,
+        mut at: u64,
+        end: u64,
+        count: &AtomicU64,
+        go_on: impl Fn() -> Result<()> + Copy,
+    ) -> Result<()> {
+        while at < end {
+            let len = MOST_ZEROS.min(end - at);
+            self.put(Gather::new(&zeros(len)), at, count, go_on)?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    /// Zeroes the head on the device. The caller holds the state, so that nothing else changes it meanwhile.
+    fn blank(&self, sync: bool) -> Result<()> {
+        self.clear(0, self.head_len, &AtomicU64::new(0), to_its_end)?;
+        if sync { self.sync() } else { Ok(()) }
+    }
+
+    fn sync(&self) -> Result<()> {
+        retry_on_intr(|| rustix::fs::fsync(&self.file)).map_err(|errno| failed("syncing", &self.url, errno))
+    }
+
+    fn finish(&self, len: u64, stop: &Stop) -> Result<Receipt> {
+        self.ready()?;
+        self.fits(len, true)?;
+        let end = self.end.load(Ordering::Relaxed);
+        if end > len {
+            let message = format!("{} was written up to {end} and is to be {len} bytes", self.url);
+            return Err(Error::internal(message));
+        }
+        if self.options.sync {
+            self.sync()?;
+        }
+        // Held while publishing, so that giving up comes before or after it and never between.
+        let mut state = locked(&self.state);
+        stop.check()?;
+        self.must_be(*state, State::Ready)?;
+        *state = State::Torn;
+        if let Err(error) = self.publish(len) {
+            // Giving up tries once more where this fails.
+            if self.blank(self.options.sync).is_ok() {
+                *state = State::Discarded;
+            }
+            return Err(error);
+        }
+        *state = State::Published;
+        let written = self.written.load(Ordering::Relaxed);
+        Ok(Receipt { url: self.url.clone(), bytes: len, written, etag: None })
+    }
+
+    fn publish(&self, len: u64) -> Result<()> {
+        let mut head = Bytes::from(std::mem::take(&mut *locked(&self.head)));
+        head.truncate(usize::try_from(len).unwrap_or(usize::MAX));
+        self.put(Gather::new(&[head]), 0, &self.written, to_its_end)?;
+        if self.options.sync { self.sync() } else { Ok(()) }
+    }
+
+    /// Gives up what is not published. False where it is.
+    fn discard(&self) -> bool {
+        self.discard_in(&mut locked(&self.state))
+    }
+
+    fn discard_in(&self, state: &mut State) -> bool {
+        if *state == State::Torn
+            && let Err(error) = self.blank(self.options.sync)
+        {
+            tracing::warn!(%error, "the start of a device that was given up could not be zeroed");
+        }
+        if *state != State::Published {
+            *state = State::Discarded;
+        }
+        *state != State::Published
+    }
+
+    fn read_back(&self, len: u64) -> Result<Arc<dyn Source>> {
+        self.must_be(*locked(&self.state), State::Published)?;
+        self.fits(len, true)?;
+        // What is stable is read from the device and not from memory; a kernel that does not want to gives what it has.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
+        let file = self.file.try_clone().map_err(|error| failed_io("reading back", &self.url, &error))?;
+        let inner = Arc::new(FileSource::of_file(file, self.url.clone())?);
+        Ok(Arc::new(Front { inner, len }))
+    }
+
+    fn retract(&self) -> Result<bool> {
+        let mut state = locked(&self.state);
+        if *state != State::Published {
+            return Ok(false);
+        }
+        *state = State::Torn;
+        self.blank(true)?;
+        *state = State::Discarded;
+        Ok(true)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Only where changing the head failed is there something to do.
+        self.discard();
+    }
+}
+
+impl Drop for BlockDeviceSink {
+    fn drop(&mut self) {
+        // Ends what still writes. A head that is being changed at this moment comes to its end, and nobody waits for it here.
+        match self.inner.state.try_lock() {
+            Ok(mut state) => drop(self.inner.discard_in(&mut state)),
+            Err(TryLockError::Poisoned(state)) => drop(self.inner.discard_in(&mut state.into_inner())),
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+}
+
+impl Sink for BlockDeviceSink {
+    fn url(&self) -> &str {
+        &self.inner.url
+    }
+
+    fn capabilities(&self) -> SinkCapabilities {
+        SinkCapabilities {
+            order: WriteOrder::Any,
+            sparse: false,
+            buffers: false,
+            in_flight: 4,
+            read_back: ReadBack::After,
+        }
+    }
+
+    fn written(&self) -> u64 {
+        self.inner.written.load(Ordering::Relaxed)
+    }
+
+    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move |_| inner.prepare(expected)))
+    }
+
+    fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move |stop| inner.write(at, &pieces, stop)))
+    }
+
+    fn zero(&self, range: TargetRange) -> BoxFuture<'_, Result<()>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move |stop| inner.zero(range, stop)))
+    }
+
+    fn finish(&self, len: u64) -> BoxFuture<'_, Result<Receipt>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move |stop| inner.finish(len, stop)))
+    }
+
+    fn abort(&self) -> BoxFuture<'_, bool> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move {
+            let again = Arc::clone(&inner);
+            // The error says only that the runtime ends: then it is done here.
+            blocking(move |_| Ok(inner.discard())).await.unwrap_or_else(|_| again.discard())
+        })
+    }
+
+    fn read_back(&self, len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move |_| inner.read_back(len)))
+    }
+
+    fn retract(&self, _receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
+        // Held since, it is what it was.
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move |_| inner.retract()))
+    }
+}
