@@ -9,6 +9,7 @@ mod front;
 mod gather;
 pub mod memory;
 mod place;
+pub mod stdout;
 
 use std::sync::Arc;
 
