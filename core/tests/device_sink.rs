@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -368,7 +369,7 @@ async fn a_device_in_use_is_busy_and_left_alone() {
     let error = device.refused().await;
     assert_eq!(error.kind(), ErrorKind::DestinationBusy, "mounted: {error:?}");
     assert!(error.is_retryable() && error.hint_text().is_some());
-    run(Command::new("umount").arg(mount.0.path()), "mount");
+    drop(mount);
 
     let sink = device.sink().await;
     let error = device.refused().await;
@@ -484,4 +485,46 @@ async fn what_was_published_reads_back_as_a_source_until_it_is_taken_back() {
     assert!(!device.is_free(), "the source holds it");
     drop(source);
     assert!(device.is_free());
+}
+
+#[test]
+fn a_killed_process_leaves_a_device_that_is_free_and_looks_empty() {
+    const CHILD: &str = "DISKFERRY_TEST_KILLED_DEVICE";
+    if let Some(path) = std::env::var_os(CHILD) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let sink = BlockDeviceSink::create(path, DeviceSinkOptions::default()).await.unwrap();
+            sink.prepare(at_most(4 * MIB)).await.unwrap();
+            write(&sink, 0, pattern(3 << 20, 1)).await.unwrap();
+            let own = rustix::process::getpid();
+            rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
+            std::future::pending::<()>().await;
+        });
+    }
+    let device = Loop::new(4 * MIB);
+    device.fill(4 * MIB);
+    let name = "a_killed_process_leaves_a_device_that_is_free_and_looks_empty";
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    let output = child.args(["--exact", name]).env(CHILD, &device.path).output().unwrap();
+    assert_eq!(output.status.signal(), Some(9), "{output:?}");
+    assert!(device.is_free() && is_blank(&device.content()));
+}
+
+#[tokio::test]
+async fn a_failing_device_shows_long_before_the_end() {
+    const LEN: u64 = 1 << 30;
+    let device = Loop::over(LEN, Mount::new(&["-t", "tmpfs", "-o", "size=4m"], "tmpfs"));
+    let sink = device.sink().await;
+    sink.prepare(exactly(LEN)).await.unwrap();
+    let piece = Bytes::from(pattern(32 << 20, 1));
+    let mut at = 0;
+    let error = loop {
+        match write(&sink, at, piece.clone()).await {
+            Ok(()) => at += 32 * MIB,
+            Err(error) => break error,
+        }
+        assert!(at < LEN / 2, "nothing noticed after {at} bytes");
+    };
+    let kinds = [ErrorKind::DestinationUnavailable, ErrorKind::DestinationFull];
+    assert!(kinds.contains(&error.kind()), "{error:?}");
 }

@@ -32,6 +32,10 @@ use crate::source::{BoxFuture, Source};
 /// in it.
 pub const HEAD: u64 = 1 << 20;
 
+/// The most bytes that may wait in the kernel's memory, about: closing the device waits for all of them, and so does
+/// giving up. A failing device also shows by then and not only at the end.
+const BACKLOG: u64 = 256 << 20;
+
 /// How a block device is written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -85,6 +89,8 @@ struct Inner {
     /// Behind the last byte that was told of.
     end: AtomicU64,
     written: AtomicU64,
+    /// Bytes written since the device was last asked to store them.
+    unsynced: AtomicU64,
     /// The device makes no zeros.
     plain: AtomicBool,
     state: Mutex<State>,
@@ -139,6 +145,7 @@ impl BlockDeviceSink {
                 head_len,
                 end: AtomicU64::new(0),
                 written: AtomicU64::new(0),
+                unsynced: AtomicU64::new(0),
                 plain: AtomicBool::new(false),
                 state: Mutex::new(State::Claimed),
             };
@@ -332,6 +339,11 @@ impl Inner {
             at = at.saturating_add(wrote as u64);
             count.fetch_add(wrote as u64, Ordering::Relaxed);
             rest.advance(wrote);
+            let unsynced =
+                self.unsynced.fetch_add(wrote as u64, Ordering::Relaxed).saturating_add(wrote as u64);
+            if self.options.sync && unsynced >= BACKLOG {
+                self.sync()?;
+            }
         }
         Ok(())
     }
@@ -397,6 +409,8 @@ impl Inner {
     }
 
     fn sync(&self) -> Result<()> {
+        // Before, so that of several writers one waits and the others go on.
+        self.unsynced.store(0, Ordering::Relaxed);
         retry_on_intr(|| rustix::fs::fsync(&self.file)).map_err(|errno| failed("syncing", &self.url, errno))
     }
 

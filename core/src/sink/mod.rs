@@ -1,7 +1,9 @@
 //! Where the bytes of a target land.
 //!
 //! A [`Sink`] is one target being written: a file, a block device, standard output, an S3 upload. It shows under its
-//! name only when it is whole: [`Sink::finish`] publishes, everything else leaves nothing behind.
+//! name only when it is whole: [`Sink::finish`] publishes, everything else leaves nothing behind. Two places cannot have
+//! it quite so: a block device is overwritten, and looks empty until its target is whole; what went to standard output
+//! cannot be taken back.
 
 pub mod device;
 pub mod file;
@@ -122,7 +124,8 @@ pub trait Sink: Send + Sync {
     /// The `destination_*` codes; nothing is published then.
     fn finish(&self, len: u64) -> BoxFuture<'_, Result<Receipt>>;
 
-    /// Gives up: nothing stays behind, and what was under the name before is there still.
+    /// Gives up: nothing stays behind, and what was under the name before is there still (a block device looks empty;
+    /// standard output ends where it is).
     ///
     /// It comes before or after the publishing and never between: false where the target was published already, which is
     /// not undone, and then the answer of [`finish`](Self::finish) stands.
