@@ -311,12 +311,8 @@ impl Inner {
 
     fn zero(&self, range: TargetRange, stop: &Stop) -> Result<()> {
         self.reach(range.start(), range.len())?;
-        let (held, rest) = range.split_at(self.head_len.saturating_sub(range.start().get()));
-        if let (Ok(start), Ok(end)) = (usize::try_from(held.start().get()), usize::try_from(held.end().get()))
-            && let Some(held) = locked(&self.head).get_mut(start..end)
-        {
-            held.fill(0);
-        }
+        // Nothing was written there before, and the head begins as zeros.
+        let rest = range.skip(self.head_len.saturating_sub(range.start().get()));
         self.clear(rest.start().get(), rest.end().get(), &self.written, || stop.check())
     }
 
