@@ -52,10 +52,7 @@ impl Buffer {
         if let Some(map) = reuse(room) {
             return Ok(Self { held: Held::Mapped(Some(map)), len });
         }
-        let map = MmapMut::map_anon(room).map_err(|error| {
-            Error::new(ErrorKind::SourceUnavailable, format!("no memory for a buffer of {len} bytes"))
-                .caused_by(error)
-        })?;
+        let map = MmapMut::map_anon(room).map_err(|error| no_memory(len, error))?;
         Ok(Self { held: Held::Mapped(Some(map)), len })
     }
 
@@ -63,6 +60,24 @@ impl Buffer {
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
+}
+
+/// `len` zeros that take no memory: their pages are never written, so the system has one for all of them.
+///
+/// # Errors
+/// See [`Buffer::new`].
+pub fn zeros(len: usize) -> Result<Bytes> {
+    if len < MAPPED {
+        return Ok(Bytes::from(vec![0; len]));
+    }
+    let map =
+        MmapMut::map_anon(len).and_then(MmapMut::make_read_only).map_err(|error| no_memory(len, error))?;
+    Ok(Bytes::from_owner(map))
+}
+
+fn no_memory(len: usize, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::SourceUnavailable, format!("no memory for a buffer of {len} bytes"))
+        .caused_by(error)
 }
 
 /// A buffer that is filled from its start, piece by piece.
@@ -166,6 +181,9 @@ mod tests {
             buffer.fill(7);
             let bytes = buffer.freeze();
             assert!(bytes.len() == len && bytes.iter().all(|byte| *byte == 7));
+        }
+        for len in [0, 1, MAPPED, 3 << 20] {
+            assert!(zeros(len).unwrap() == vec![0; len]);
         }
         for _ in 0..100 {
             drop(Buffer::new(8 << 20).unwrap());

@@ -157,7 +157,7 @@ async fn get_signed(
 }
 
 /// An error of the SDK as the answer that it was made from, or as a failure to get one.
-fn answer_of_error<E>(
+pub(crate) fn answer_of_error<E>(
     error: &SdkError<E, aws_smithy_runtime_api::client::orchestrator::HttpResponse>,
 ) -> Result<Answer, Failure>
 where
@@ -168,13 +168,15 @@ where
     };
     let header = |name: &str| raw.headers().get(name).map(str::to_owned);
     let known = error.as_service_error().map(ProvideErrorMetadata::meta);
-    if raw.status().is_success() {
+    let inside = known.is_some_and(|meta| meta.code().is_some());
+    if raw.status().is_success() && !inside {
         // Answered, and not understood by the SDK.
         return Err(Failure::broken(format!("the answer makes no sense: {}", causes(error))));
     }
     let message = known.and_then(|meta| meta.message()).unwrap_or_default();
     Ok(Answer {
-        status: raw.status().as_u16(),
+        // An error inside a good answer is one of the store, which found out too late to say so in the status.
+        status: if raw.status().is_success() { 500 } else { raw.status().as_u16() },
         range: header("content-range").map(|text| parse_range(&text)),
         length: None,
         pin: Pin::default(),

@@ -1,4 +1,4 @@
-//! Who asks, where, and as whom: one client for all the sources of a program.
+//! Who asks, where, and as whom: one client for all the sources and targets of a program.
 //!
 //! Credentials, profile, region and endpoint come from the AWS SDK's own environment and files where the options
 //! are silent. The SDK's retries and its watch over slow streams are off: both are ours, see [`crate::retry`].
@@ -23,6 +23,7 @@ use tokio::sync::OnceCell;
 
 use crate::net::Net;
 use crate::url::{Endpoint, HttpLocation, Place};
+use crate::works::Works;
 
 /// How to reach objects. The default takes everything from the SDK's environment and files.
 #[derive(Clone)]
@@ -81,15 +82,15 @@ pub enum PathStyle {
     Never,
 }
 
-/// Whether an upload carries checksums that the store verifies.
+/// Whether what is uploaded carries checksums (CRC32) that the store verifies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Checksum {
-    /// To AWS, which takes them; some compatible stores refuse them.
+    /// Where the store takes them: an upload whose checksum is refused goes on without.
     #[default]
     Auto,
-    /// Always.
+    /// Always: a store that refuses them is `destination_unsuitable`.
     Required,
-    /// Only where an operation cannot do without.
+    /// Never.
     Off,
 }
 
@@ -129,7 +130,7 @@ impl fmt::Debug for Keys {
     }
 }
 
-/// Opens sources. Cheap to clone; clones share connections and credentials.
+/// Opens sources and writes targets. Cheap to clone; clones share connections and credentials.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -144,6 +145,7 @@ struct Inner {
     endpoint: Option<Endpoint>,
     credentials: Option<SharedCredentialsProvider>,
     has_credentials: OnceCell<bool>,
+    works: Works,
 }
 
 impl Client {
@@ -184,11 +186,6 @@ impl Client {
             PathStyle::Always => true,
             PathStyle::Never => false,
         };
-        let checksums = match options.checksum {
-            Checksum::Auto if endpoint.is_none() => RequestChecksumCalculation::WhenSupported,
-            Checksum::Required => RequestChecksumCalculation::WhenSupported,
-            Checksum::Auto | Checksum::Off => RequestChecksumCalculation::WhenRequired,
-        };
         let config = aws_sdk_s3::config::Builder::from(&shared)
             .force_path_style(path_style)
             .retry_config(RetryConfig::disabled())
@@ -196,7 +193,8 @@ impl Client {
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             // A ranged answer has no checksum to validate, and some stores refuse to be asked for one.
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            .request_checksum_calculation(checksums)
+            // Those of uploads are ours: the SDK's cannot be left out where a store refuses them.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .build();
         let inner = Inner {
             s3: aws_sdk_s3::Client::from_conf(config.clone()),
@@ -205,6 +203,7 @@ impl Client {
             endpoint,
             credentials: shared.credentials_provider().filter(|_| !options.anonymous),
             has_credentials: OnceCell::new(),
+            works: Works::default(),
             options,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -213,6 +212,18 @@ impl Client {
     /// What it was made with.
     pub fn options(&self) -> &ClientOptions {
         &self.inner.options
+    }
+
+    /// Waits until every [`S3Sink`](crate::S3Sink) of this client that was dropped unfinished has taken its upload back:
+    /// dropping begins that and cannot wait. Sinks in use are not waited for. Without it, a program that ends right
+    /// after such a drop, or that drops the client's last clone, may leave parts in the bucket, which a lifecycle rule
+    /// clears.
+    pub async fn settle(&self) {
+        self.inner.works.settle().await;
+    }
+
+    pub(crate) fn works(&self) -> &Works {
+        &self.inner.works
     }
 
     pub(crate) fn net(&self) -> &Net {

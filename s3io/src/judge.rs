@@ -97,15 +97,28 @@ pub(crate) fn status(answer: &Answer, phase: Phase) -> Result<(), Failure> {
     }
 }
 
+/// The error with an object's name in front.
+pub(crate) fn named(name: &str, error: &Error) -> Error {
+    let named = Error::new(error.kind(), format!("{name}: {}", error.message())).retry(error.is_retryable());
+    let named = match error.hint_text() {
+        Some(hint) => named.hint(hint.to_owned()),
+        None => named,
+    };
+    match error.offset() {
+        Some(offset) => named.at(offset),
+        None => named,
+    }
+}
+
 /// Whether a refusal means that a presigned URL or temporary credentials are over.
-fn expired(answer: &Answer) -> bool {
+pub(crate) fn expired(answer: &Answer) -> bool {
     matches!(&*answer.code, "ExpiredToken" | "TokenRefreshRequired")
         || (answer.code == "AccessDenied" && answer.message.eq_ignore_ascii_case("request has expired"))
 }
 
 /// What the store says of its refusal, where that cannot hold a secret: stores that check signatures like to
 /// repeat what they were sent.
-fn said(answer: &Answer) -> String {
+pub(crate) fn said(answer: &Answer) -> String {
     let code: String = answer.code.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
     let telling =
         ["signature", "x-amz", "accesskey", "access key", "credential", "token", "authorization", "?"];

@@ -38,13 +38,17 @@ mod pace;
 mod region;
 mod remote;
 mod retry;
+mod sent;
 #[cfg(feature = "embedded-server")]
 pub mod server;
+mod sink;
 mod source;
 mod url;
+mod works;
 
 pub use client::{Checksum, Client, ClientOptions, Keys, PathStyle};
 pub use http::HttpSource;
 pub use remote::Renew;
+pub use sink::{S3Sink, S3SinkOptions};
 pub use source::{Opened, S3Gate, S3Source, open_source};
 pub use url::{HttpLocation, Location, S3Location};

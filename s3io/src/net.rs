@@ -28,6 +28,7 @@ use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower_service::Service;
 
+use crate::sent::{Counted, Sent};
 use crate::url::{HttpLocation, is_public};
 
 /// Longest time for one TCP connection to be made.
@@ -135,6 +136,10 @@ impl SmithyConnector for ForSdk {
         let (client, whole) = (Arc::clone(&self.net.client), self.whole);
         HttpConnectorFuture::new(async move {
             let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
+            let request = match request.extensions().get::<Sent>().cloned() {
+                Some(sent) => request.map(|body| SdkBody::from_body_1_x(Counted::new(body, sent))),
+                None => request,
+            };
             let answer = client.request(request);
             let answer = match whole {
                 Some(limit) => tokio::time::timeout(limit, answer)

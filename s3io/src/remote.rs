@@ -423,16 +423,7 @@ impl Remote {
 
     /// The error with the object's name in front.
     fn named(&self, error: Error) -> Error {
-        let named = Error::new(error.kind(), format!("{}: {}", self.shown, error.message()))
-            .retry(error.is_retryable());
-        let named = match error.hint_text() {
-            Some(hint) => named.hint(hint.to_owned()),
-            None => named,
-        };
-        match error.offset() {
-            Some(offset) => named.at(offset),
-            None => named,
-        }
+        judge::named(&self.shown, &error)
     }
 
     pub(crate) fn warnings(&self) -> &[Warning] {

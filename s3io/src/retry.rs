@@ -68,6 +68,8 @@ impl Failure {
 #[derive(Debug)]
 pub(crate) struct Tries {
     patience: Patience,
+    /// What it is called when none is left.
+    kind: ErrorKind,
     fruitless: u32,
     /// Bytes held, and the time, when [`FRUIT`] bytes had come in last.
     held: u64,
@@ -79,7 +81,18 @@ pub(crate) struct Tries {
 impl Tries {
     pub(crate) fn new(patience: Patience) -> Self {
         let now = Instant::now();
-        Self { patience, fruitless: 0, held: 0, progress: now, begun: now }
+        let kind = ErrorKind::SourceUnavailable;
+        Self { patience, kind, fruitless: 0, held: 0, progress: now, begun: now }
+    }
+
+    /// The tries of a request that writes.
+    pub(crate) fn writing(patience: Patience) -> Self {
+        Self { kind: ErrorKind::DestinationUnavailable, ..Self::new(patience) }
+    }
+
+    /// Bytes left. They are lost if this try fails, so the count of tries goes on.
+    pub(crate) fn left(&mut self) {
+        self.progress = Instant::now();
     }
 
     /// Bytes came in: `held` is what there is of the range now.
@@ -115,7 +128,7 @@ impl Tries {
         let silent = self.progress.elapsed();
         if self.fruitless >= TRIES || silent >= self.patience.stall {
             return Err(Error::new(
-                ErrorKind::SourceUnavailable,
+                self.kind,
                 format!(
                     "{what}; given up after {} tries without progress in {:.1} s",
                     self.fruitless,

@@ -45,6 +45,10 @@ impl S3Source {
         Ok(Self { remote })
     }
 
+    pub(crate) fn of(remote: Remote) -> Self {
+        Self { remote }
+    }
+
     pub(crate) fn into_remote(self) -> Remote {
         self.remote
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
@@ -32,6 +33,16 @@ pub struct Request {
     pub version_id: Option<String>,
     /// It was signed, in a header or in its query.
     pub signed: bool,
+    /// The `If-None-Match` header.
+    pub if_none_match: Option<String>,
+    /// The upload that it is about.
+    pub upload_id: Option<String>,
+    /// The part that it brings, counted from 1.
+    pub part: Option<u32>,
+    /// Length of its body in bytes, as its header says.
+    pub body: u64,
+    /// The checksum that it states or names, `crc32=…` or `algorithm=CRC32`, as its headers say.
+    pub checksum: Option<String>,
 }
 
 /// What was asked, and how it was answered.
@@ -118,7 +129,12 @@ impl Layer {
             tokio::time::sleep(latency).await;
         }
         let mut response = match faults.iter().find_map(refusal) {
-            Some(refusal) => refusal,
+            Some(refusal) => {
+                // Whoever is refused in the middle of a body may never see why.
+                let mut body = request.into_body();
+                while let Some(Ok(_)) = body.frame().await {}
+                refusal
+            }
             None => {
                 self.forward(request.map(s3s::Body::from), &seen, faults.contains(&Fault::IgnoreRange))
                     .await?
@@ -160,6 +176,12 @@ impl Layer {
             let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
             Some((first.parse().ok()?, last.parse().ok()?))
         });
+        let parameter = |name: &str| {
+            request.uri().query().unwrap_or_default().split('&').find_map(|pair| {
+                let value = pair.strip_prefix(name)?.strip_prefix('=')?;
+                Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
+            })
+        };
         let path = request.uri().path().trim_start_matches('/');
         let query = request.uri().query().unwrap_or_default();
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
@@ -169,10 +191,14 @@ impl Layer {
             object: percent_decode_str(path).decode_utf8_lossy().into_owned(),
             range,
             if_match: header("if-match").map(str::to_owned),
-            version_id: query.split('&').find_map(|pair| {
-                let id = pair.strip_prefix("versionId=")?;
-                Some(percent_decode_str(id).decode_utf8_lossy().into_owned())
-            }),
+            version_id: parameter("versionId"),
+            if_none_match: header("if-none-match").map(str::to_owned),
+            upload_id: parameter("uploadId"),
+            part: parameter("partNumber").and_then(|number| number.parse().ok()),
+            body: header("content-length").and_then(|length| length.parse().ok()).unwrap_or_default(),
+            checksum: ["crc32", "algorithm"]
+                .into_iter()
+                .find_map(|name| Some(format!("{name}={}", header(&format!("x-amz-checksum-{name}"))?))),
             signed: request.headers().contains_key(header::AUTHORIZATION)
                 || query.contains("X-Amz-Signature="),
         };

@@ -1,13 +1,17 @@
-//! The suite of every source, over the embedded server.
+//! The suites of every source and every sink, over the embedded server.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskferry_core::conformance::{check_source, pattern};
+use diskferry_core::conformance::{Stage, check_sink, check_source, pattern};
+use diskferry_core::error::Result;
+use diskferry_core::sink::Sink;
+use diskferry_core::source::BoxFuture;
 use diskferry_core::source::wrap::HeadTail;
-use diskferry_s3io::open_source;
+use diskferry_s3io::server::Server;
+use diskferry_s3io::{Client, S3Sink, S3SinkOptions, open_source};
 
-use crate::support::{BUCKET, KEY, URL, client, serve};
+use crate::support::{BUCKET, KEY, URL, client, empty, leftovers, serve, stored};
 
 #[tokio::test]
 async fn objects_conform_by_every_kind_of_url() {
@@ -23,4 +27,49 @@ async fn objects_conform_by_every_kind_of_url() {
             check_source(&HeadTail::open(Arc::clone(&source)).await.unwrap(), &truth).await;
         }
     }
+}
+
+struct Bucket {
+    server: Server,
+    client: Client,
+}
+
+impl Stage for Bucket {
+    fn create(&self) -> BoxFuture<'_, Result<Arc<dyn Sink>>> {
+        Box::pin(async {
+            let mut options = S3SinkOptions::default();
+            options.force = true;
+            options.part_bytes = Some(S3SinkOptions::LEAST_PART);
+            let sink = S3Sink::create_with(&self.client, URL, options).await?;
+            Ok(Arc::new(sink) as Arc<dyn Sink>)
+        })
+    }
+
+    fn published(&self) -> BoxFuture<'_, Option<Vec<u8>>> {
+        Box::pin(async { stored(&self.server) })
+    }
+
+    fn leftovers(&self) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(async {
+            self.client.settle().await;
+            leftovers(&self.server)
+        })
+    }
+}
+
+async fn check_uploads() {
+    let server = empty().await;
+    let client = client(&server).await;
+    // Longer than a part, and no multiple of one.
+    check_sink(&Bucket { server, client }, (5 << 20) + 300_001).await;
+}
+
+#[tokio::test]
+async fn an_s3_sink_conforms() {
+    check_uploads().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_s3_sink_conforms_on_many_threads() {
+    check_uploads().await;
 }

@@ -57,3 +57,28 @@ pub(crate) async fn open(server: &Server) -> S3Source {
 pub(crate) fn gets(server: &Server) -> Vec<Exchange> {
     server.exchanges().into_iter().filter(|exchange| exchange.request.method == "GET").collect()
 }
+
+/// A server with an empty bucket, and nothing in its log.
+pub(crate) async fn empty() -> Server {
+    let server = Server::start(ServerOptions::default()).unwrap();
+    server.create_bucket(BUCKET).await.unwrap();
+    server.forget();
+    server
+}
+
+/// The object as it is now.
+pub(crate) fn stored(server: &Server) -> Option<Vec<u8>> {
+    std::fs::read(server.root().join(BUCKET).join(KEY)).ok()
+}
+
+/// What the server keeps of uploads that did not end.
+pub(crate) fn leftovers(server: &Server) -> Vec<String> {
+    let entries = std::fs::read_dir(server.root()).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.contains("upload") || name.ends_with(".internal.part")).collect()
+}
+
+/// The PUTs that the server saw.
+pub(crate) fn puts(server: &Server) -> Vec<Exchange> {
+    server.exchanges().into_iter().filter(|exchange| exchange.request.method == "PUT").collect()
+}

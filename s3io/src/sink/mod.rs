@@ -1,0 +1,298 @@
+//! An object being written: a multipart upload, published when whole.
+//!
+//! ```text
+//! write, zero ──▶ parts (memory) ──▶ task of the sink ──▶ UploadPart, side by side
+//! finish ────────────────────────────▶      │          ──▶ CompleteMultipartUpload, If-None-Match: *
+//! abort, drop ───────────────────────▶      │          ──▶ AbortMultipartUpload
+//! ```
+//!
+//! What is written is copied into the memory of parts, so that the budget which it held is free at once. A target of less
+//! than a part is one PutObject.
+
+mod parts;
+mod refusal;
+mod store;
+mod upload;
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use diskferry_core::address::{TargetOffset, TargetRange};
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::sink::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
+use diskferry_core::source::{BoxFuture, Source};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::client::Client;
+use crate::remote::Remote;
+use crate::source::S3Source;
+use crate::url::S3Location;
+use parts::{Content, Cutter, Part, Rooms};
+use store::{Look, Published, Store};
+use upload::{Finish, Order, Shared, Upload};
+
+/// How an object is written.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct S3SinkOptions {
+    /// Replace an existing object, in one step, when the new one is whole.
+    pub force: bool,
+    /// Length of a part in bytes, at least 5 MiB; longer ones are taken where the target would not fit 10,000 of them. By
+    /// default 8 MiB, or a quarter of the memory (8 to 64 MiB) where the length of the target is not known.
+    pub part_bytes: Option<u64>,
+}
+
+impl S3SinkOptions {
+    /// Shortest part but for the last ("Amazon S3 multipart upload limits" in the Amazon S3 User Guide).
+    pub const LEAST_PART: u64 = 5 << 20;
+}
+
+/// An object being written.
+///
+/// The upload begins with the first full part. Parts are uploaded side by side, as many as the memory of
+/// [`Expected::memory`] holds and the store takes without asking for less, up to
+/// [`ClientOptions::connections`](crate::ClientOptions::connections). Nothing shows under the key before
+/// [`finish`](Sink::finish).
+///
+/// Dropping it, or any of its futures, is safe at any point. The upload of a sink that was dropped is taken back in the
+/// background, by a task that the [`Client`] owns: see [`Client::settle`].
+pub struct S3Sink {
+    client: Client,
+    options: S3SinkOptions,
+    shared: Arc<Shared>,
+    orders: mpsc::UnboundedSender<Order>,
+    /// None before it was prepared.
+    cutter: tokio::sync::Mutex<Option<Cutter>>,
+    published: Mutex<Option<Published>>,
+}
+
+impl S3Sink {
+    /// Begins the object `s3://bucket/key`, which must not exist.
+    ///
+    /// # Errors
+    /// As [`create_with`](Self::create_with).
+    pub async fn create(client: &Client, url: &str) -> Result<Self> {
+        Self::create_with(client, url, S3SinkOptions::default()).await
+    }
+
+    /// Begins the object `s3://bucket/key`. Needs a tokio runtime with its timers on, as all of its methods do.
+    ///
+    /// # Errors
+    /// `usage` where `url` is none of that form or the length of a part is too small, `destination_unsuitable` for a key
+    /// that ends in a slash, `destination_exists` (without `force`), `destination_forbidden`, `destination_unavailable`.
+    pub async fn create_with(client: &Client, url: &str, options: S3SinkOptions) -> Result<Self> {
+        if let Some(bytes) = options.part_bytes.filter(|bytes| *bytes < S3SinkOptions::LEAST_PART) {
+            let least = S3SinkOptions::LEAST_PART;
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("parts of {bytes} bytes: {least} are the least"),
+            ));
+        }
+        let (store, look) = Store::open(client, locate(url)?, options.force).await?;
+        let rooms = Rooms::new(client.options().connections);
+        let shared = Arc::new(Shared::new(store, rooms));
+        let (orders, taken) = mpsc::unbounded_channel();
+        client.works().take(Upload::new(&shared).run(taken));
+        let sink = Self {
+            client: client.clone(),
+            options,
+            shared,
+            orders,
+            cutter: tokio::sync::Mutex::new(None),
+            published: Mutex::new(None),
+        };
+        if look == Look::Hidden {
+            // Who may not look may still be allowed to write: that shows here, before a source is read.
+            sink.ask(Order::Begin).await??;
+        }
+        Ok(sink)
+    }
+
+    /// Looks whether an object may appear as `url`, and creates nothing: to refuse before a source is even opened.
+    /// [`create`](Self::create) looks again, and also finds out what cannot be seen by looking.
+    ///
+    /// # Errors
+    /// Those of [`create_with`](Self::create_with) that show without writing.
+    pub async fn admit(client: &Client, url: &str, force: bool) -> Result<()> {
+        Store::open(client, locate(url)?, force).await.map(drop)
+    }
+
+    /// Gives an order and waits for its answer.
+    async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || Error::new(ErrorKind::Cancelled, "the client of the upload is gone");
+        self.orders.send(order(answer)).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())
+    }
+
+    async fn put(&self, at: TargetOffset, contents: impl Iterator<Item = Content<'_>>) -> Result<()> {
+        let mut cutter = self.cutter.lock().await;
+        self.shared.check()?;
+        let cutter = cutter.as_mut().ok_or_else(unprepared)?;
+        // The task is there as long as the client is, and the answer of the finish says where it is not.
+        let send = |part: Part| drop(self.orders.send(Order::Part(part)));
+        let mut at = at.get();
+        for content in contents {
+            let put = cutter.put(at, content, &send).await;
+            put.map_err(|error| self.explain(&error))?;
+            at = at.saturating_add(content.len());
+        }
+        Ok(())
+    }
+
+    /// The error as it is to be told: waiting for room ends where an upload failed, and that is why.
+    fn explain(&self, error: &Error) -> Error {
+        match error.kind() {
+            ErrorKind::Cancelled => self.shared.why(),
+            _ => self.shared.store.named(&self.shared.store.as_destination(error)),
+        }
+    }
+
+    fn published(&self) -> Option<Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl std::fmt::Debug for S3Sink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("S3Sink")
+            .field("url", &self.url())
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for S3Sink {
+    fn drop(&mut self) {
+        self.client.works().dropped();
+        self.shared.stop();
+    }
+}
+
+fn unprepared() -> Error {
+    Error::internal("written before it was prepared")
+}
+
+/// The object that a target's URL names.
+fn locate(url: &str) -> Result<S3Location> {
+    let at = S3Location::parse(url)?;
+    let refuse = |kind, why: &str| Err(Error::new(kind, format!("{at}: {why}")));
+    if at.version_id.is_some() {
+        return refuse(ErrorKind::Usage, "a version cannot be written, only the object");
+    }
+    if at.key.ends_with('/') {
+        return refuse(ErrorKind::DestinationUnsuitable, "a key that ends in a slash stands for a folder");
+    }
+    Ok(at)
+}
+
+impl Sink for S3Sink {
+    fn url(&self) -> &str {
+        self.shared.store.shown()
+    }
+
+    fn capabilities(&self) -> SinkCapabilities {
+        SinkCapabilities {
+            order: WriteOrder::Ascending,
+            sparse: false,
+            buffers: true,
+            in_flight: 1,
+            read_back: ReadBack::After,
+        }
+    }
+
+    fn written(&self) -> u64 {
+        self.shared.store.written.load(Ordering::Relaxed)
+    }
+
+    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.shared.check()?;
+            let mut cutter = self.cutter.lock().await;
+            if cutter.is_some() {
+                return Err(Error::internal("prepared twice"));
+            }
+            let Expected { most_bytes, exact, memory } = expected;
+            let (size, parts) = parts::plan(most_bytes, exact, memory, self.options.part_bytes)
+                .map_err(|error| self.shared.store.named(&error))?;
+            tracing::debug!(url = self.url(), size, parts, "parts");
+            *cutter = Some(Cutter::new(size, &self.shared.rooms).map_err(|error| self.explain(&error))?);
+            self.shared.rooms.memory.add_permits(parts);
+            Ok(())
+        })
+    }
+
+    fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.put(at, pieces.iter().map(|piece| Content::Bytes(piece))).await })
+    }
+
+    fn zero(&self, range: TargetRange) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.put(range.start(), std::iter::once(Content::Zeros(range.len()))))
+    }
+
+    fn finish(&self, len: u64) -> BoxFuture<'_, Result<Receipt>> {
+        Box::pin(async move {
+            let mut cutter = self.cutter.lock().await;
+            if self.published().is_some() {
+                return Err(Error::internal(format!("{} was finished before", self.url())));
+            }
+            self.shared.check()?;
+            let last = match cutter.as_mut() {
+                Some(cutter) => cutter.finish(len).await.map_err(|error| self.explain(&error))?,
+                None => return Err(unprepared()),
+            };
+            let published = self.ask(|answer| Order::Finish(Finish { last, len, answer })).await??;
+            let etag = published.etag.clone();
+            *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(published);
+            Ok(Receipt { url: self.url().to_owned(), bytes: len, written: self.written(), etag })
+        })
+    }
+
+    fn abort(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            // Where the task is gone, so is all that it could do.
+            match self.ask(Order::Abort).await {
+                Ok(given_up) => given_up,
+                Err(_) => self.published().is_none(),
+            }
+        })
+    }
+
+    fn read_back(&self, len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
+        Box::pin(async move {
+            let store = &self.shared.store;
+            let published =
+                self.published().ok_or_else(|| Error::internal("read back before it was published"))?;
+            let object = store.object(published.version_id.clone());
+            let shown = self.url().to_owned();
+            let remote = Remote::open(&self.client, object, shown, None, Vec::new())
+                .await
+                .map_err(|error| store.as_destination(&error))?;
+            let changed = |what: String| {
+                let message = format!("the object was replaced after it was published: {what}");
+                Err(store.named(&Error::new(ErrorKind::VerificationFailed, message)))
+            };
+            if remote.len() != len {
+                return changed(format!("it had {len} bytes and has {}", remote.len()));
+            }
+            let etag = &remote.identity().etag;
+            match (&published.etag, etag) {
+                (Some(ours), Some(now)) if ours != now => {
+                    changed(format!("its ETag was {ours} and is {now}"))
+                }
+                _ => Ok(Arc::new(S3Source::of(remote)) as Arc<dyn Source>),
+            }
+        })
+    }
+
+    fn retract(&self, receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
+        let etag = receipt.etag.clone();
+        Box::pin(async move {
+            match self.published() {
+                Some(published) if published.etag == etag => self.shared.store.delete(&published).await,
+                _ => Ok(false),
+            }
+        })
+    }
+}

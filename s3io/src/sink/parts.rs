@@ -1,0 +1,327 @@
+//! Cuts what is written by address into parts of one length.
+//!
+//! ```text
+//!     part 1      part 2      part 3      part 4
+//! ├───────────┼───────────┼───────────┼───────────┼─
+//!   left out ........│ then by address ─────▶
+//!                    └ part 2 is held until the bytes before come; part 1 takes no memory until then
+//! ```
+//!
+//! At most two parts are open at a time, the held one and the one being filled, so two parts' memory is enough to go on.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use diskferry_core::buffer::{Buffer, zeros};
+use diskferry_core::error::{Error, ErrorKind, Result};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Most parts of an upload ("Amazon S3 multipart upload limits" in the Amazon S3 User Guide).
+pub(super) const MOST_PARTS: u64 = 10_000;
+/// Largest object (likewise).
+pub(super) const MOST_BYTES: u64 = 5 << 40;
+
+/// Room for parts. Closing it ends all waiting for it.
+#[derive(Debug)]
+pub(super) struct Rooms {
+    /// Parts' memory.
+    pub(super) memory: Arc<Semaphore>,
+    /// Parts of zeros, which take none.
+    pub(super) zeros: Arc<Semaphore>,
+}
+
+impl Rooms {
+    pub(super) fn new(zeros: usize) -> Self {
+        Self { memory: Arc::new(Semaphore::new(0)), zeros: Arc::new(Semaphore::new(zeros.max(1))) }
+    }
+
+    pub(super) fn close(&self) {
+        self.memory.close();
+        self.zeros.close();
+    }
+}
+
+/// A part to be uploaded.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// Counted from 0.
+    pub(super) index: u64,
+    /// Its memory and the room that it takes go back with the last slice of them.
+    pub(super) bytes: Bytes,
+    /// The place of one that takes no memory.
+    pub(super) _zeros: Option<OwnedSemaphorePermit>,
+}
+
+/// What is put in a place.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Content<'a> {
+    Bytes(&'a [u8]),
+    Zeros(u64),
+}
+
+impl<'a> Content<'a> {
+    pub(super) fn len(self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Zeros(len) => len,
+        }
+    }
+
+    fn split(self, at: usize) -> (Self, Self) {
+        match self {
+            Self::Bytes(bytes) => {
+                let (first, rest) = bytes.split_at_checked(at).unwrap_or((bytes, &[]));
+                (Self::Bytes(first), Self::Bytes(rest))
+            }
+            Self::Zeros(len) => {
+                let first = len.min(at as u64);
+                (Self::Zeros(first), Self::Zeros(len.saturating_sub(first)))
+            }
+        }
+    }
+}
+
+/// The memory of one part, and its room.
+struct Memory {
+    buffer: Buffer,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Memory {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+/// A part being filled: from its start, or from where the writing began.
+struct Open {
+    index: u64,
+    /// Its first bytes, so many of them.
+    low: usize,
+    /// What was written behind a gap.
+    high: Option<Range<usize>>,
+    /// None while all of it is zeros.
+    memory: Option<Memory>,
+}
+
+impl Open {
+    fn new(index: u64, at: usize) -> Self {
+        Self { index, low: 0, high: (at > 0).then_some(at..at), memory: None }
+    }
+
+    async fn fill(&mut self, at: usize, content: Content<'_>, size: usize, rooms: &Rooms) -> Result<()> {
+        let end = at.saturating_add(usize::try_from(content.len()).unwrap_or(usize::MAX));
+        if matches!(content, Content::Bytes(_)) && self.memory.is_none() {
+            let room = Arc::clone(&rooms.memory).acquire_owned().await.map_err(|_| closed())?;
+            let mut buffer = Buffer::new(size)?;
+            for zeros in [Some(0..self.low), self.high.clone()].into_iter().flatten() {
+                buffer.get_mut(zeros).unwrap_or_default().fill(0);
+            }
+            self.memory = Some(Memory { buffer, _room: room });
+        }
+        if let Some(memory) = &mut self.memory {
+            let place = memory.buffer.get_mut(at..end).ok_or_else(|| Error::internal("a part overflows"))?;
+            match content {
+                Content::Bytes(bytes) => place.copy_from_slice(bytes),
+                Content::Zeros(_) => place.fill(0),
+            }
+        }
+        match &mut self.high {
+            Some(high) if high.end == at => high.end = end,
+            Some(high) if self.low == at && end < high.start => self.low = end,
+            Some(high) if self.low == at && end == high.start => {
+                self.low = high.end;
+                self.high = None;
+            }
+            None if self.low == at => self.low = end,
+            _ => return Err(Error::internal("a part is written out of order")),
+        }
+        Ok(())
+    }
+
+    fn filled(&self) -> Option<usize> {
+        self.high.is_none().then_some(self.low)
+    }
+}
+
+/// What is asked of a closed room; the one who closed it knows why.
+fn closed() -> Error {
+    Error::new(ErrorKind::Cancelled, "the upload was given up")
+}
+
+/// The parts of a target.
+pub(super) struct Cutter {
+    size: usize,
+    rooms: Arc<Rooms>,
+    /// As many zeros as a part has.
+    zeros: Bytes,
+    /// Where the first write was.
+    start: Option<u64>,
+    /// Behind the last one of those that followed it.
+    end: u64,
+    /// Behind the last one of the bytes that were left out at first.
+    head: u64,
+    open: Vec<Open>,
+}
+
+impl Cutter {
+    /// Parts of `size` bytes.
+    pub(super) fn new(size: usize, rooms: &Arc<Rooms>) -> Result<Self> {
+        let zeros = zeros(size)?;
+        let rooms = Arc::clone(rooms);
+        Ok(Self { size, rooms, zeros, start: None, end: 0, head: 0, open: Vec::new() })
+    }
+
+    /// Takes what is written at `at`, and gives the parts that became full to `send`. Waits for memory.
+    ///
+    /// # Errors
+    /// `destination_unsuitable` beyond the last part; `cancelled` where the room was closed.
+    pub(super) async fn put(
+        &mut self,
+        mut at: u64,
+        mut content: Content<'_>,
+        send: &(dyn Fn(Part) + Send + Sync),
+    ) -> Result<()> {
+        if content.len() == 0 {
+            return Ok(());
+        }
+        if self.follow(at, content.len())? {
+            // The head comes now, so the end was reached.
+            for index in (0..self.open.len()).rev() {
+                if self.open.get(index).is_some_and(|open| open.filled().is_some()) {
+                    let last = self.open.swap_remove(index);
+                    send(self.close(last).await?);
+                }
+            }
+        }
+        let size = self.size as u64;
+        while content.len() > 0 {
+            let (index, offset) = (at / size, usize::try_from(at % size).unwrap_or_default());
+            let (now, rest) = content.split(self.size.saturating_sub(offset));
+            let known = self.open.iter().position(|open| open.index == index);
+            let mut open =
+                known.map_or_else(|| Open::new(index, offset), |known| self.open.swap_remove(known));
+            open.fill(offset, now, self.size, &self.rooms).await?;
+            if open.filled() == Some(self.size) {
+                send(self.close(open).await?);
+            } else {
+                self.open.push(open);
+            }
+            at = at.saturating_add(now.len());
+            content = rest;
+        }
+        Ok(())
+    }
+
+    /// Notes where is written. True where the bytes that were left out begin to come.
+    fn follow(&mut self, at: u64, len: u64) -> Result<bool> {
+        let end = at.saturating_add(len);
+        let most = (self.size as u64).saturating_mul(MOST_PARTS).min(MOST_BYTES);
+        if end > most {
+            return Err(Error::new(
+                ErrorKind::DestinationUnsuitable,
+                format!(
+                    "the target needs more than {most} bytes, which are {} parts of {} bytes, and an upload has at most {MOST_PARTS} parts and {MOST_BYTES} bytes",
+                    most / self.size as u64,
+                    self.size
+                ),
+            )
+            .hint("raise --memory: larger parts hold more"));
+        }
+        match self.start {
+            None => {
+                self.start = Some(at);
+                self.end = end;
+                Ok(false)
+            }
+            Some(_) if at == self.end && self.head == 0 => {
+                self.end = end;
+                Ok(false)
+            }
+            Some(start) if at == self.head && end <= start => {
+                let begins = self.head == 0;
+                self.head = end;
+                Ok(begins)
+            }
+            Some(start) => Err(Error::internal(format!(
+                "written at {at} where {} or {} of {start} is next",
+                self.end, self.head
+            ))),
+        }
+    }
+
+    async fn close(&self, open: Open) -> Result<Part> {
+        let len = open.filled().ok_or_else(|| Error::internal("a part with a gap"))?;
+        let (bytes, zeros) = match open.memory {
+            Some(memory) => (Bytes::from_owner(memory), None),
+            None => {
+                let place = Arc::clone(&self.rooms.zeros).acquire_owned().await.map_err(|_| closed())?;
+                (self.zeros.clone(), Some(place))
+            }
+        };
+        let bytes = if len <= bytes.len() { bytes.slice(..len) } else { bytes };
+        Ok(Part { index: open.index, bytes, _zeros: zeros })
+    }
+
+    /// The end: the part that is not full, if there is one.
+    ///
+    /// # Errors
+    /// `internal` where bytes are missing.
+    pub(super) async fn finish(&mut self, len: u64) -> Result<Option<Part>> {
+        let start = self.start.unwrap_or_default();
+        let open = self.open.pop();
+        if self.end != len || self.head != start || !self.open.is_empty() {
+            return Err(Error::internal(format!(
+                "written from {start} to {} and from 0 to {}, and to be {len} bytes",
+                self.end, self.head
+            )));
+        }
+        match open {
+            Some(open) => Ok(Some(self.close(open).await?)),
+            None => Ok(None),
+        }
+    }
+}
+
+/// How long parts are, and how many of them fit the memory.
+///
+/// # Errors
+/// `destination_unsuitable` where the target has too many bytes, or the memory is too small.
+pub(super) fn plan(
+    most_bytes: Option<u64>,
+    exact: bool,
+    memory: u64,
+    wanted: Option<u64>,
+) -> Result<(usize, usize)> {
+    const MIB: u64 = 1 << 20;
+    /// The best length of a request: see the facts on throughput in the S3 User Guide's performance guidelines.
+    const LEAST: u64 = 8 * MIB;
+    /// Enough for 640 GB; more memory than that a part does not need.
+    const MOST: u64 = 64 * MIB;
+    let unsuitable = |message: String| Error::new(ErrorKind::DestinationUnsuitable, message);
+    let size = match most_bytes {
+        Some(bytes) if exact && bytes > MOST_BYTES => {
+            return Err(unsuitable(format!(
+                "the target has {bytes} bytes, and an object has at most {MOST_BYTES}"
+            )));
+        }
+        Some(bytes) => {
+            let each = bytes.min(MOST_BYTES).div_ceil(MOST_PARTS).next_multiple_of(MIB);
+            each.max(wanted.unwrap_or(LEAST))
+        }
+        // Room for four side by side.
+        None => wanted.unwrap_or((memory / 4 / MIB * MIB).clamp(LEAST, MOST)),
+    };
+    let parts = memory / size;
+    if parts < 2 {
+        return Err(unsuitable(format!(
+            "two parts of {} MiB each are held at least, and there are {memory} bytes of memory for them",
+            size.div_ceil(MIB)
+        ))
+        .hint(format!("raise --memory: at least {} MiB for parts are needed", (2 * size).div_ceil(MIB))));
+    }
+    let parts = usize::try_from(parts).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+    let size = usize::try_from(size).map_err(|_| unsuitable(format!("a part of {size} bytes")))?;
+    Ok((size, parts))
+}
