@@ -1,8 +1,9 @@
-//! Disk images in S3 and behind HTTP: sources of diskferry that are read by ranged GETs.
+//! Disk images in S3 and behind HTTP: sources of diskferry that are read by ranged GETs, and sinks that are written by
+//! multipart upload.
 //!
 //! A [`Client`] is made once, from [`ClientOptions`] and the AWS SDK's environment and files. [`open_source`] opens
 //! any URL; [`S3Source`] and [`HttpSource`] are its two kinds. Both pin the object that they opened: a change of it
-//! is `source_changed`, never a mix of old and new bytes.
+//! is `source_changed`, never a mix of old and new bytes. An [`S3Sink`] shows under its key only when it is whole.
 //!
 //! ```
 //! use diskferry_core::{address::StoredRange, source::Source};
@@ -19,6 +20,15 @@
 //! assert_eq!(source.len(), 4096);
 //! assert_eq!(source.read(StoredRange::first(2)).await?, [0xeb, 0xeb].as_slice());
 //! assert_eq!(source.traffic().requests, 1);
+//!
+//! // The engine does this, told what to write by the layout of a format.
+//! use diskferry_core::{address::TargetOffset, sink::{Expected, Sink}};
+//! use diskferry_s3io::S3Sink;
+//!
+//! let sink = S3Sink::create(&client, "s3://images/copy.raw").await?;
+//! sink.prepare(Expected { most_bytes: Some(4096), exact: true, memory: 64 << 20 }).await?;
+//! sink.write(TargetOffset::ZERO, vec![source.read(StoredRange::first(4096)).await?]).await?;
+//! assert_eq!(sink.finish(4096).await?.url, "s3://images/copy.raw");
 //! # Ok(())
 //! # }
 //! ```

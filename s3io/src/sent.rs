@@ -47,6 +47,11 @@ impl Sent {
         self.taken.load(Ordering::Relaxed)
     }
 
+    /// The furthest that any try came.
+    pub(crate) fn furthest(&self) -> u64 {
+        self.furthest.most.load(Ordering::Relaxed)
+    }
+
     fn add(&self, bytes: usize) {
         let taken = self.taken.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
         let before = self.furthest.most.fetch_max(taken, Ordering::Relaxed);

@@ -10,6 +10,7 @@
 //! than a part is one PutObject.
 
 mod parts;
+mod publish;
 mod refusal;
 mod store;
 mod upload;
@@ -29,7 +30,9 @@ use crate::remote::Remote;
 use crate::source::S3Source;
 use crate::url::S3Location;
 use parts::{Content, Cutter, Part, Rooms};
-use store::{Look, Published, Store};
+use publish::Published;
+use refusal::as_destination;
+use store::{Look, Store};
 use upload::{Finish, Order, Shared, Upload};
 
 /// How an object is written.
@@ -141,11 +144,24 @@ impl S3Sink {
         Ok(())
     }
 
+    async fn publish(&self, len: u64) -> Result<Published> {
+        let mut cutter = self.cutter.lock().await;
+        if self.published().is_some() {
+            return Err(Error::internal(format!("{} was finished before", self.url())));
+        }
+        self.shared.check()?;
+        let cutter = cutter.as_mut().ok_or_else(unprepared)?;
+        let last = cutter.finish(len).await.map_err(|error| self.explain(&error))?;
+        let published = self.ask(|answer| Order::Finish(Finish { last, len, answer })).await??;
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(published.clone());
+        Ok(published)
+    }
+
     /// The error as it is to be told: waiting for room ends where an upload failed, and that is why.
     fn explain(&self, error: &Error) -> Error {
         match error.kind() {
             ErrorKind::Cancelled => self.shared.why(),
-            _ => self.shared.store.named(&self.shared.store.as_destination(error)),
+            _ => self.shared.store.named(&as_destination(error)),
         }
     }
 
@@ -233,18 +249,12 @@ impl Sink for S3Sink {
 
     fn finish(&self, len: u64) -> BoxFuture<'_, Result<Receipt>> {
         Box::pin(async move {
-            let mut cutter = self.cutter.lock().await;
-            if self.published().is_some() {
-                return Err(Error::internal(format!("{} was finished before", self.url())));
+            let published = self.publish(len).await;
+            if published.is_err() {
+                // Nothing stays that was uploaded in vain.
+                self.abort().await;
             }
-            self.shared.check()?;
-            let last = match cutter.as_mut() {
-                Some(cutter) => cutter.finish(len).await.map_err(|error| self.explain(&error))?,
-                None => return Err(unprepared()),
-            };
-            let published = self.ask(|answer| Order::Finish(Finish { last, len, answer })).await??;
-            let etag = published.etag.clone();
-            *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(published);
+            let etag = published?.etag;
             Ok(Receipt { url: self.url().to_owned(), bytes: len, written: self.written(), etag })
         })
     }
@@ -268,7 +278,7 @@ impl Sink for S3Sink {
             let shown = self.url().to_owned();
             let remote = Remote::open(&self.client, object, shown, None, Vec::new())
                 .await
-                .map_err(|error| store.as_destination(&error))?;
+                .map_err(|error| as_destination(&error))?;
             let changed = |what: String| {
                 let message = format!("the object was replaced after it was published: {what}");
                 Err(store.named(&Error::new(ErrorKind::VerificationFailed, message)))

@@ -325,3 +325,103 @@ pub(super) fn plan(
     let size = usize::try_from(size).map_err(|_| unsuitable(format!("a part of {size} bytes")))?;
     Ok((size, parts))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// Parts that are uploaded the moment they are full: the room of two is always enough.
+    fn cut(len: usize, left_out: usize, step: usize, zeros: Range<usize>) -> BTreeMap<u64, Vec<u8>> {
+        const SIZE: usize = 1000;
+        let mut truth: Vec<u8> = (0..len).map(|at| (at % 251) as u8 + 1).collect();
+        let zeros = zeros.start.min(len)..zeros.end.min(len);
+        truth[zeros.clone()].fill(0);
+        let rooms = Arc::new(Rooms::new(1));
+        rooms.memory.add_permits(2);
+        let mut cutter = Cutter::new(SIZE, &rooms).unwrap();
+        let parts = Mutex::new(BTreeMap::new());
+        let send = |part: Part| {
+            let before = parts.lock().unwrap().insert(part.index, part.bytes.to_vec());
+            assert!(before.is_none(), "part {} twice", part.index);
+        };
+        let mut put = |range: Range<usize>| {
+            for at in range.clone().step_by(step) {
+                let piece = at..range.end.min(at + step);
+                let content = if zeros.start <= piece.start && piece.end <= zeros.end {
+                    Content::Zeros(piece.len() as u64)
+                } else {
+                    Content::Bytes(&truth[piece])
+                };
+                cutter.put(at as u64, content, &send).now_or_never().expect("it waits").unwrap();
+            }
+        };
+        put(left_out..len);
+        put(0..left_out);
+        let last = cutter.finish(len as u64).now_or_never().expect("it waits").unwrap();
+        last.into_iter().for_each(send);
+        let parts = parts.into_inner().unwrap();
+        assert!(parts.values().flatten().eq(&truth), "{len} bytes, {left_out} left out, by {step}");
+        assert!(parts.values().rev().skip(1).all(|part| part.len() == SIZE));
+        assert!(parts.keys().copied().eq(0..len.div_ceil(SIZE) as u64));
+        parts
+    }
+
+    #[test]
+    fn parts_are_what_was_written_whatever_was_left_out_and_whatever_is_zero() {
+        for len in [0, 1, 999, 1000, 1001, 5432] {
+            for left_out in [0, 1, 512, 999, 1000, 1001, 2500, 3000, 5000, 5431] {
+                for step in [1, 7, 500, 1000, 1700, 9999] {
+                    for zeros in [0..0, 0..9999, 0..1500, 800..4200, 2000..3000] {
+                        if left_out < len.max(1) {
+                            cut(len, left_out, step, zeros);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_written_out_of_order_or_missing_is_a_defect_and_no_wrong_bytes() {
+        let rooms = Arc::new(Rooms::new(1));
+        rooms.memory.add_permits(2);
+        let mut cutter = Cutter::new(1000, &rooms).unwrap();
+        let mut put = |at: u64, len: u64| {
+            cutter.put(at, Content::Zeros(len), &|_| {}).now_or_never().unwrap().map_err(|error| error.kind())
+        };
+        put(500, 100).unwrap();
+        assert_eq!(put(700, 100), Err(ErrorKind::Internal), "a gap");
+        assert_eq!(put(550, 100), Err(ErrorKind::Internal), "twice");
+        assert_eq!(put(0, 501), Err(ErrorKind::Internal), "over what is there");
+        put(0, 100).unwrap();
+        assert_eq!(put(600, 100), Err(ErrorKind::Internal), "after the first bytes came");
+        assert_eq!(put(1000, 0), Ok(()), "nothing is in order anywhere");
+        for len in [600, 0, 100] {
+            let finished = cutter.finish(len).now_or_never().unwrap();
+            assert_eq!(finished.unwrap_err().kind(), ErrorKind::Internal, "400 bytes are missing");
+        }
+    }
+
+    #[test]
+    fn parts_are_as_long_as_they_must_be_and_two_of_them_fit() {
+        const MIB: u64 = 1 << 20;
+        let plan = |bytes, memory: u64| plan(bytes, false, memory * MIB, None).unwrap();
+        assert_eq!(plan(Some(1), 64), (8 << 20, 8));
+        assert_eq!(plan(Some(80_000 * MIB), 64), (8 << 20, 8));
+        assert_eq!(plan(Some(80_000 * MIB + 1), 64), (9 << 20, 7));
+        assert_eq!(plan(Some(2 << 40), 1024), (210 << 20, 4));
+        assert_eq!(plan(None, 64), (16 << 20, 4));
+        assert_eq!(plan(None, 16), (8 << 20, 2));
+        assert_eq!(plan(None, 9999), (64 << 20, 156));
+        let error = super::plan(None, false, 16 * MIB - 1, None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DestinationUnsuitable);
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("16 MiB")), "{error:?}");
+        let error = super::plan(Some(MOST_BYTES + 1), true, 4096 * MIB, None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DestinationUnsuitable);
+    }
+}

@@ -1,4 +1,4 @@
-//! The requests that an upload is made of, each with its retries.
+//! The requests that bring an upload to the store, each with its retries. Those that publish it are in [`publish`](super::publish).
 
 use std::future::Future;
 use std::pin::pin;
@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::Bytes;
 use diskferry_core::error::{Error, ErrorKind, Result};
-use md5::{Digest, Md5};
 use tokio::sync::watch;
 
-use super::refusal::{Refused, as_destination, exists};
+use super::refusal::{Refused, exists};
 use crate::client::{Checksum, Client, in_region};
 use crate::judge::named;
 use crate::pace::Pace;
@@ -23,17 +22,14 @@ use crate::retry::{Failure, Patience, Tries};
 use crate::sent::{Furthest, Sent};
 use crate::url::{Place, S3Location};
 
-/// How much longer than other requests a completion may take, in stall timeouts: the store puts the parts together.
-const COMPLETION: u32 = 10;
-
 /// The object that is to be, and how it is asked for.
 #[derive(Debug)]
 pub(super) struct Store {
-    s3: aws_sdk_s3::Client,
-    at: S3Location,
+    pub(super) s3: aws_sdk_s3::Client,
+    pub(super) at: S3Location,
     shown: String,
-    force: bool,
-    patience: Patience,
+    pub(super) force: bool,
+    pub(super) patience: Patience,
     pace: Pace,
     checksum: Checksum,
     /// The store refused a checksum.
@@ -49,10 +45,10 @@ pub(super) struct Store {
 /// What an object is now.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct There {
-    len: u64,
+    pub(super) len: u64,
     pub(super) etag: Option<String>,
     pub(super) version_id: Option<String>,
-    crc32: Option<String>,
+    pub(super) crc32: Option<String>,
 }
 
 /// What a first look shows.
@@ -67,35 +63,8 @@ pub(super) enum Look {
 /// A part that is there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Done {
-    etag: String,
-    crc32: Option<String>,
-}
-
-/// What was published.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Published {
-    pub(super) etag: Option<String>,
-    pub(super) version_id: Option<String>,
-}
-
-impl From<There> for Published {
-    fn from(there: There) -> Self {
-        Self { etag: there.etag, version_id: there.version_id }
-    }
-}
-
-/// A publishing that failed.
-#[derive(Debug)]
-pub(super) struct Unpublished {
-    pub(super) error: Error,
-    /// It may have taken effect, and the store could not be asked.
-    pub(super) unknown: bool,
-}
-
-impl From<Error> for Unpublished {
-    fn from(error: Error) -> Self {
-        Self { error, unknown: false }
-    }
+    pub(super) etag: String,
+    pub(super) crc32: Option<String>,
 }
 
 impl Store {
@@ -139,7 +108,8 @@ impl Store {
                 }
                 // The answer to a HEAD does not say whether it is the bucket that is missing.
                 (404, _) => return self.look_at_bucket().await,
-                (401 | 403, _) => return Ok(Look::Hidden),
+                // Nor does it say what a status of 400 is about.
+                (400 | 401 | 403, _) => return Ok(Look::Hidden),
                 _ => self.pause(&mut tries, refused.failure, true).await?,
             }
         }
@@ -176,7 +146,7 @@ impl Store {
         crate::answer::Object::S3 { client: self.s3.clone(), at }
     }
 
-    fn wants_checksum(&self) -> bool {
+    pub(super) fn wants_checksum(&self) -> bool {
         match self.checksum {
             Checksum::Off => false,
             Checksum::Required => true,
@@ -184,7 +154,7 @@ impl Store {
         }
     }
 
-    fn wants_condition(&self) -> bool {
+    pub(super) fn wants_condition(&self) -> bool {
         !self.force && !self.no_conditions.load(Ordering::Relaxed)
     }
 
@@ -192,7 +162,7 @@ impl Store {
     ///
     /// # Errors
     /// `destination_unsuitable` where it must have a checksum.
-    fn yields(&self, refused: &Refused, carried: (bool, bool)) -> Result<bool> {
+    pub(super) fn yields(&self, refused: &Refused, carried: (bool, bool)) -> Result<bool> {
         if !refused.is_unknown_feature() {
             return Ok(false);
         }
@@ -220,7 +190,7 @@ impl Store {
     }
 
     /// Waits for the answer to a request without a body to speak of.
-    async fn answer<T, E>(
+    pub(super) async fn answer<T, E>(
         &self,
         request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         limit: Duration,
@@ -236,7 +206,7 @@ impl Store {
 
     /// Waits for the answer to a request with a body of `len` bytes, as long as it moves. Given up, it is cut where its
     /// body has not left as a whole, so that it cannot take effect; else its answer is waited for.
-    async fn upload<T, E>(
+    pub(super) async fn upload<T, E>(
         &self,
         request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         sent: &Sent,
@@ -248,8 +218,10 @@ impl Store {
     {
         let mut request = pin!(request);
         let mut stop = self.stop.subscribe();
-        let (mut seen, mut cuttable) = (0, true);
+        let (mut seen, mut furthest, mut cuttable) = (0, sent.furthest(), true);
         loop {
+            // What has left may still be on its way through this host's buffers, on a slow line for long.
+            let limit = if seen < len { self.patience.silence } else { self.patience.stall * 2 / 3 };
             tokio::select! {
                 biased;
                 answer = &mut request => return answer.map_err(|error| Refused::of(&error)),
@@ -259,19 +231,22 @@ impl Store {
                     }
                     cuttable = false;
                 }
-                () = tokio::time::sleep(self.patience.silence) => {
+                () = tokio::time::sleep(limit) => {
                     if sent.bytes() == seen {
-                        return Err(silent(self.patience.silence));
+                        return Err(silent(limit));
                     }
                     seen = sent.bytes();
-                    tries.left();
+                    if sent.furthest() > furthest {
+                        furthest = sent.furthest();
+                        tries.left();
+                    }
                 }
             }
         }
     }
 
     /// Waits before the next try, or says why there is none.
-    async fn pause(&self, tries: &mut Tries, failure: Failure, stoppable: bool) -> Result<()> {
+    pub(super) async fn pause(&self, tries: &mut Tries, failure: Failure, stoppable: bool) -> Result<()> {
         let wait = tries.after(failure).map_err(|error| match error.kind() {
             ErrorKind::Cancelled => error,
             _ => self.named(&error),
@@ -400,93 +375,8 @@ impl Store {
         let _closed = stop.wait_for(|stop| *stop).await;
     }
 
-    /// Publishes what was uploaded: `len` bytes in these parts, all of them.
-    ///
-    /// # Errors
-    /// `destination_exists`, and the other `destination_*` codes.
-    pub(super) async fn complete(
-        &self,
-        id: &str,
-        parts: &[Done],
-        len: u64,
-    ) -> Result<Published, Unpublished> {
-        let listed: Result<Vec<_>> = parts
-            .iter()
-            .zip(0..)
-            .map(|(part, index)| {
-                let completed = CompletedPart::builder().part_number(part_number(index)?).e_tag(&part.etag);
-                Ok(completed.set_checksum_crc32(part.crc32.clone()).build())
-            })
-            .collect();
-        let listed = CompletedMultipartUpload::builder().set_parts(Some(listed?)).build();
-        let mut tries = Tries::writing(self.patience);
-        let mut lost = false;
-        loop {
-            let condition = self.wants_condition();
-            if !self.force && !condition && self.look().await?.is_some() {
-                return Err(self.named(&exists()).into());
-            }
-            let request = self
-                .s3
-                .complete_multipart_upload()
-                .bucket(&self.at.bucket)
-                .key(&self.at.key)
-                .upload_id(id)
-                .set_if_none_match(condition.then(|| "*".to_owned()))
-                .multipart_upload(listed.clone())
-                .send();
-            let limit = self.patience.stall.saturating_mul(COMPLETION);
-            let refused = match self.answer(request, limit).await {
-                Ok(output) => {
-                    let etag = output.e_tag().map(str::to_owned).or_else(|| composite(parts));
-                    return Ok(Published { etag, version_id: output.version_id().map(str::to_owned) });
-                }
-                Err(refused) => refused,
-            };
-            if self.yields(&refused, (false, condition))? {
-                continue;
-            }
-            lost |= refused.lost;
-            if lost && let Some(there) = self.published(id, parts, len).await? {
-                return Ok(there.into());
-            }
-            self.pause(&mut tries, refused.failure, true).await?;
-        }
-    }
-
-    /// What is there, where it is the upload `id` of these parts.
-    ///
-    /// # Errors
-    /// Where that cannot be found out.
-    pub(super) async fn published(
-        &self,
-        id: &str,
-        parts: &[Done],
-        len: u64,
-    ) -> Result<Option<There>, Unpublished> {
-        let unknown = |error: Error| Unpublished { error: self.not_known(&error), unknown: true };
-        let Some(there) = self.look().await.map_err(unknown)? else { return Ok(None) };
-        let plain = |etag: &str| etag.trim_matches('"').to_ascii_lowercase();
-        let etag = there.etag.as_deref().map(plain).unwrap_or_default();
-        if composite(parts).is_some_and(|composite| plain(&composite) == etag) {
-            return Ok(Some(there));
-        }
-        // Encrypted, the tags are no digests; but then an upload that is over, and as many bytes and parts, say it.
-        let alike = there.len == len && etag.ends_with(&format!("-{}", parts.len()));
-        let ours = alike && !self.is_open(id).await.map_err(unknown)?;
-        Ok(ours.then_some(there))
-    }
-
-    fn not_known(&self, error: &Error) -> Error {
-        Error::new(
-            ErrorKind::DestinationUnavailable,
-            format!("whether it was published is not known: {}", error.message()),
-        )
-        .hint("look whether the object is there")
-    }
-
     /// Whether the store still has the upload, or parts of it.
-    async fn is_open(&self, id: &str) -> Result<bool> {
+    pub(super) async fn is_open(&self, id: &str) -> Result<bool> {
         let mut tries = Tries::writing(self.patience);
         loop {
             let request = self
@@ -502,60 +392,6 @@ impl Store {
                 Err(refused) if refused.is_no_upload() => return Ok(false),
                 Err(refused) => self.pause(&mut tries, refused.failure, false).await?,
             }
-        }
-    }
-
-    /// Publishes a target that fits one request.
-    ///
-    /// # Errors
-    /// As [`complete`](Self::complete).
-    pub(super) async fn put(&self, bytes: Bytes) -> Result<Published, Unpublished> {
-        let furthest = Furthest::new(&self.written);
-        let mut tries = Tries::writing(self.patience);
-        let crc = crc32(&bytes);
-        let mut lost = false;
-        loop {
-            let (condition, checksum) = (self.wants_condition(), self.wants_checksum());
-            if !self.force && !condition && self.look().await?.is_some() {
-                return Err(self.named(&exists()).into());
-            }
-            let sent = Sent::new(&furthest);
-            let request = self
-                .s3
-                .put_object()
-                .bucket(&self.at.bucket)
-                .key(&self.at.key)
-                .set_if_none_match(condition.then(|| "*".to_owned()))
-                .set_checksum_crc32(checksum.then(|| crc.clone()))
-                .body(ByteStream::from(bytes.clone()))
-                .customize()
-                .interceptor(sent.clone())
-                .send();
-            let refused = match self.upload(request, &sent, bytes.len() as u64, &mut tries).await {
-                Ok(output) => {
-                    let etag = output.e_tag().map(str::to_owned);
-                    return Ok(Published { etag, version_id: output.version_id().map(str::to_owned) });
-                }
-                Err(refused) => refused,
-            };
-            if self.yields(&refused, (checksum, condition))? {
-                continue;
-            }
-            lost |= refused.lost;
-            if lost {
-                let unknown = |error: Error| Unpublished { error: self.not_known(&error), unknown: true };
-                let there = self.look().await.map_err(unknown)?;
-                let ours = |there: &There| {
-                    let digest = format!("\"{}\"", hex(&Md5::digest(&bytes)));
-                    there.len == bytes.len() as u64
-                        && (there.etag.as_ref().is_some_and(|etag| etag.eq_ignore_ascii_case(&digest))
-                            || there.crc32.as_ref() == Some(&crc))
-                };
-                if let Some(there) = there.filter(ours) {
-                    return Ok(there.into());
-                }
-            }
-            self.pause(&mut tries, refused.failure, true).await?;
         }
     }
 
@@ -583,40 +419,6 @@ impl Store {
             self.pause(&mut tries, failure, false).await?;
         }
     }
-
-    /// Deletes what was published, if it is there still.
-    ///
-    /// # Errors
-    /// The `destination_*` codes.
-    pub(super) async fn delete(&self, published: &Published) -> Result<bool> {
-        match self.look().await? {
-            Some(there) if there.etag.is_some() && there.etag == published.etag => {}
-            _ => return Ok(false),
-        }
-        let mut tries = Tries::writing(self.patience);
-        // A version is what it is; a name may get another object at any time.
-        let mut condition = published.version_id.is_none();
-        loop {
-            let request = self
-                .s3
-                .delete_object()
-                .bucket(&self.at.bucket)
-                .key(&self.at.key)
-                .set_version_id(published.version_id.clone())
-                .set_if_match(published.etag.clone().filter(|_| condition))
-                .send();
-            match self.answer(request, self.patience.silence).await {
-                Ok(_) => return Ok(true),
-                Err(refused) if condition && refused.is_unknown_feature() => condition = false,
-                Err(refused) if matches!(refused.status, 404 | 409 | 412) => return Ok(false),
-                Err(refused) => self.pause(&mut tries, refused.failure, false).await?,
-            }
-        }
-    }
-
-    pub(super) fn as_destination(&self, error: &Error) -> Error {
-        as_destination(error)
-    }
 }
 
 fn silent(limit: Duration) -> Refused {
@@ -624,13 +426,13 @@ fn silent(limit: Duration) -> Refused {
 }
 
 /// The number of the part `index`: these are counted from 1.
-fn part_number(index: u64) -> Result<i32> {
+pub(super) fn part_number(index: u64) -> Result<i32> {
     let number = index.checked_add(1).and_then(|number| i32::try_from(number).ok());
     number.ok_or_else(|| Error::internal(format!("a part number {index}")))
 }
 
 /// The checksum as S3 writes it: base64 of its big-endian bytes.
-fn crc32(bytes: &[u8]) -> String {
+pub(super) fn crc32(bytes: &[u8]) -> String {
     aws_smithy_types::base64::encode(crc32fast::hash(bytes).to_be_bytes())
 }
 
@@ -642,22 +444,4 @@ fn differs(ours: &Option<String>, theirs: Option<&str>) -> Option<String> {
         }
         _ => None,
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The entity tag that S3 gives an object of these parts: the MD5 of their MD5s, and how many they are. None where the
-/// parts' tags are no MD5s.
-fn composite(parts: &[Done]) -> Option<String> {
-    let mut digest = Md5::new();
-    for part in parts {
-        let tag = part.etag.trim_matches('"');
-        let bytes: Option<Vec<u8>> = (0..16)
-            .map(|index| tag.get(2 * index..2 * index + 2).and_then(|byte| u8::from_str_radix(byte, 16).ok()))
-            .collect();
-        digest.update(bytes.filter(|_| tag.len() == 32)?);
-    }
-    Some(format!("\"{}-{}\"", hex(&digest.finalize()), parts.len()))
 }

@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
 use super::parts::{Part, Rooms};
-use super::store::{Done, Published, Store, Unpublished};
+use super::publish::{Published, Unpublished};
+use super::store::{Done, Store};
 
 /// What the sink asks of its task.
 pub(super) enum Order {

@@ -52,7 +52,7 @@ impl Stage for Bucket {
     fn leftovers(&self) -> BoxFuture<'_, Vec<String>> {
         Box::pin(async {
             self.client.settle().await;
-            leftovers(&self.server)
+            leftovers(&self.server).await
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Sources over the embedded S3 server, whole and at its worst.
+//! Sources and sinks over the embedded S3 server, whole and at its worst.
 
 mod conformance;
 mod environment;
@@ -6,4 +6,6 @@ mod faults;
 mod liars;
 mod reading;
 mod support;
+mod upload_faults;
+mod uploads;
 mod urls;

@@ -72,10 +72,19 @@ pub(crate) fn stored(server: &Server) -> Option<Vec<u8>> {
 }
 
 /// What the server keeps of uploads that did not end.
-pub(crate) fn leftovers(server: &Server) -> Vec<String> {
-    let entries = std::fs::read_dir(server.root()).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name.contains("upload") || name.ends_with(".internal.part")).collect()
+pub(crate) async fn leftovers(server: &Server) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for _ in 0..100 {
+        let entries = std::fs::read_dir(server.root()).unwrap();
+        names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        // What it was receiving when a request was cut, it throws away once it notices.
+        if !names.iter().any(|name| name.ends_with(".internal.part")) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    names.retain(|name| name.contains("upload"));
+    names
 }
 
 /// The PUTs that the server saw.
