@@ -119,6 +119,18 @@ impl LimitArgs {
     }
 }
 
+/// What is written.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Target options")]
+pub(crate) struct TargetArgs {
+    /// Target format: raw, vhd, qcow2 or vmdk [default: from DST's extension, else raw]
+    #[arg(short = 'O', long, value_name = "FORMAT", value_parser = format)]
+    pub(crate) to: Option<Format>,
+    /// Target option, repeatable; `-o help` lists them
+    #[arg(short = 'o', long = "option", value_name = "KEY=VALUE", value_parser = option)]
+    pub(crate) options: Vec<TargetOption>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct OneSource {
     /// Path, s3://bucket/key[?versionId=ID] or http(s):// URL
@@ -132,10 +144,9 @@ pub(crate) struct OneSource {
 pub(crate) struct Measure {
     /// Path, s3://bucket/key[?versionId=ID] or http(s):// URL
     #[arg(value_name = "SRC")]
-    pub(crate) src: OsString,
-    /// Target format that `output_bytes` is for
-    #[arg(short = 'O', long, value_name = "FORMAT", value_parser = format, default_value = "raw")]
-    pub(crate) to: Format,
+    pub(crate) src: Option<OsString>,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
     /// Read the data too, for the real content
     #[arg(long, conflicts_with = "quick")]
     pub(crate) scan: bool,
@@ -154,15 +165,11 @@ pub(crate) struct Convert {
     /// Path, s3://bucket/key[?versionId=ID], http(s):// URL, or `-` for standard input
     #[arg(value_name = "SRC")]
     pub(crate) src: Option<OsString>,
-    /// Path of the file to write
+    /// File, block device, s3://bucket/key, or `-` for standard output
     #[arg(value_name = "DST")]
     pub(crate) dst: Option<OsString>,
-    /// Target format [default: from DST's extension, else raw]
-    #[arg(short = 'O', long, value_name = "FORMAT", value_parser = format)]
-    pub(crate) to: Option<Format>,
-    /// Target option, repeatable; `-o help` lists them
-    #[arg(short = 'o', long = "option", value_name = "KEY=VALUE", value_parser = option)]
-    pub(crate) options: Vec<TargetOption>,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
     /// Replace an existing DST
     #[arg(long)]
     pub(crate) force: bool,
@@ -172,7 +179,7 @@ pub(crate) struct Convert {
     /// Do not wait for the target to reach stable storage
     #[arg(long)]
     pub(crate) no_sync: bool,
-    /// Read the target back afterwards and compare the digests (not built yet)
+    /// Read the target back through its own reader afterwards, and compare the digests
     #[arg(long)]
     pub(crate) verify: bool,
     /// Go on from an interrupted run (not built yet)

@@ -114,6 +114,9 @@ pub(crate) struct Measured {
     pub(crate) variant: String,
     pub(crate) sizes: SizesRow,
     pub(crate) accepted: bool,
+    /// Of a prediction: whether `output_bytes` is exact; else it is an upper bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) output_exact: Option<bool>,
     pub(crate) rules: Vec<RuleRow>,
     pub(crate) smallest_capacity_gib: Option<u64>,
     pub(crate) warnings: Vec<Remark>,
@@ -125,6 +128,7 @@ impl Measured {
         source: Source,
         geometry: &Geometry,
         sizes: &Sizes,
+        output_exact: Option<bool>,
         verdict: &Verdict,
         all: &[Warning],
         cost: Traffic,
@@ -135,6 +139,7 @@ impl Measured {
             variant: geometry.variant.clone(),
             sizes: sizes.into(),
             accepted: verdict.accepted(),
+            output_exact,
             rules: verdict.rules.iter().map(RuleRow::from).collect(),
             smallest_capacity_gib: verdict.smallest_capacity_gib,
             warnings: warnings(all),

@@ -133,8 +133,16 @@ impl<'a> Opener<'a> {
         Ok((source, Arc::new(gate), nowhere.into_iter().collect()))
     }
 
+    /// The client for S3 and HTTP.
+    ///
+    /// # Errors
+    /// Those of making one.
+    pub(crate) async fn client(&self) -> Result<&Client> {
+        self.client.get_or_try_init(|| Client::new(self.client_options())).await
+    }
+
     async fn remote(&self, url: &str) -> Result<(Arc<dyn Source>, Arc<dyn Gate>, Vec<Warning>)> {
-        let client = self.client.get_or_try_init(|| Client::new(self.client_options())).await?;
+        let client = self.client().await?;
         let opened = open_source(client, url).await?;
         // What lies beside a URL is not ours to guess, and a presigned one opens nothing else anyway.
         let gate: Arc<dyn Gate> = match s3io::Location::parse(url)? {

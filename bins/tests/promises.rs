@@ -118,7 +118,7 @@ async fn a_quick_measure_takes_at_most_6_requests_for_any_image() {
         }
         let disk = Arc::new(store.open(&path, format).await);
         let measured =
-            measure_at(&disk, &Limits::default(), Depth::Quick, &Resources::default()).await.unwrap();
+            measure_at(&disk, &Limits::default(), Depth::Quick, None, &Resources::default()).await.unwrap();
         assert!(store.requests() <= 6, "{name}: {} requests", store.requests());
         assert!(measured.sizes.virtual_bytes.is_some() && measured.sizes.content_bytes.is_none());
     }
@@ -127,7 +127,7 @@ async fn a_quick_measure_takes_at_most_6_requests_for_any_image() {
             store.server.put("images", name, *bytes).await.unwrap();
         }
         let disk = Arc::new(store.open_key(sample.file_name(), sample.format).await);
-        measure_at(&disk, &Limits::default(), Depth::Quick, &Resources::default()).await.unwrap();
+        measure_at(&disk, &Limits::default(), Depth::Quick, None, &Resources::default()).await.unwrap();
         // A set of files has a head and a tail each.
         assert!(store.requests() <= 6 * sample.files.len(), "{}: {} requests", sample.name, store.requests());
     }

@@ -50,7 +50,7 @@ impl Budget {
     fn of(bytes: u64) -> Self {
         let total = bytes.min(1 << 40) / UNIT;
         let permits = usize::try_from(total).unwrap_or(Semaphore::MAX_PERMITS);
-        let (units, kept) = (Arc::new(Semaphore::new(permits)), Arc::new(Semaphore::new(permits / 2)));
+        let (units, kept) = (Arc::new(Semaphore::new(permits)), Arc::new(Semaphore::new(permits / 8 * 5)));
         Self { units, kept, total, used: Arc::default() }
     }
 
@@ -59,18 +59,26 @@ impl Budget {
         self.total * UNIT
     }
 
+    /// Bytes that are taken now.
+    pub fn used(&self) -> u64 {
+        self.used.now.load(Ordering::Relaxed)
+    }
+
     /// The most bytes that were taken at any time.
     pub fn peak(&self) -> u64 {
         self.used.peak.load(Ordering::Relaxed)
     }
 
-    /// Waits for room for `bytes`, first come, first served. More than the whole budget is answered with the whole
-    /// budget: one step must always be possible.
+    /// Waits for room for `bytes`, first come, first served. More than what nobody can [keep](Self::keep) is answered with
+    /// that: one step must always be possible.
     ///
     /// # Errors
     /// `internal`: the budget is never closed.
     pub async fn take(&self, bytes: u64) -> Result<Room> {
-        let units = bytes.div_ceil(UNIT).min(self.total);
+        self.take_units(bytes.div_ceil(UNIT).min(self.total - self.total / 8 * 5)).await
+    }
+
+    async fn take_units(&self, units: u64) -> Result<Room> {
         let permits = u32::try_from(units).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.units).acquire_many_owned(permits).await;
         let permit = permit.map_err(|_| Error::internal("the budget was closed"))?;
@@ -80,32 +88,25 @@ impl Budget {
     }
 
     /// Waits for room for `bytes` that is kept while more is taken and given back: the buffers of a sink. All who keep some
-    /// have together at most half of the budget, so that the other half always moves. More than that half is answered
-    /// with the half.
+    /// have together at most five eighths of the budget, so that the rest always moves. More than that is answered with as
+    /// much. Who keeps some must not ask for more to keep.
     ///
     /// # Errors
     /// See [`take`](Self::take).
     pub async fn keep(&self, bytes: u64) -> Result<Kept> {
-        let units = bytes.div_ceil(UNIT).min(self.total / 2);
+        let units = bytes.div_ceil(UNIT).min(self.total / 8 * 5);
         let permits = u32::try_from(units).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.kept).acquire_many_owned(permits).await;
         let permit = permit.map_err(|_| Error::internal("the budget was closed"))?;
-        Ok(Kept { room: self.take(units * UNIT).await?, _permit: permit })
+        Ok(Kept { _room: self.take_units(units).await?, _permit: permit })
     }
 }
 
 /// Room that is kept from the beginning of a conversion to its end; dropping it gives it back.
 #[derive(Debug)]
 pub struct Kept {
-    room: Room,
+    _room: Room,
     _permit: OwnedSemaphorePermit,
-}
-
-impl Kept {
-    /// How many bytes.
-    pub fn bytes(&self) -> u64 {
-        self.room.permit.num_permits() as u64 * UNIT
-    }
 }
 
 /// Room that was taken; dropping it gives it back.
@@ -156,15 +157,24 @@ mod tests {
     #[tokio::test]
     async fn room_goes_back_with_the_last_slice() {
         let budget = Budget::new(Budget::SMALLEST);
-        let mut room = budget.take(Budget::SMALLEST).await.unwrap();
+        let mut room = budget.take(1 << 20).await.unwrap();
         let part = room.split(8192);
         let bytes = part.hold(Bytes::from(vec![1; 8192]));
         let slice = bytes.slice(10..20);
         drop((bytes, room));
-        assert_eq!(budget.units.available_permits() as u64, Budget::SMALLEST / UNIT - 2);
+        assert_eq!(budget.used(), 8192);
         drop(slice);
-        assert_eq!(budget.units.available_permits() as u64, Budget::SMALLEST / UNIT);
-        assert_eq!(budget.peak(), Budget::SMALLEST);
+        assert_eq!((budget.used(), budget.peak()), (0, 1 << 20));
+    }
+
+    #[tokio::test]
+    async fn whatever_is_kept_the_largest_step_is_possible() {
+        let budget = Budget::new(Budget::SMALLEST);
+        let kept = budget.keep(u64::MAX).await.unwrap();
+        let step = budget.take(u64::MAX).await.unwrap();
+        assert!(budget.used() <= budget.total() && budget.peak() <= budget.total());
+        drop((kept, step));
+        assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test]

@@ -8,6 +8,8 @@ use crate::disk::Disk;
 use crate::error::{Result, Warning};
 use crate::limits::{Limits, Sizes, Verdict};
 use crate::source::Traffic;
+use crate::target::{Facts, Layout, Output};
+use crate::units::UnitMap;
 
 /// How deep to look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -30,6 +32,8 @@ pub struct Measured {
     pub verdict: Verdict,
     /// All that was remarkable so far.
     pub warnings: Vec<Warning>,
+    /// What a target would take, where a layout was given and the tables tell.
+    pub output: Option<Output>,
     /// What it cost, opening included.
     pub cost: Traffic,
 }
@@ -39,17 +43,20 @@ pub struct Measured {
 /// # Errors
 /// The disk's refusal; those of its map and its source.
 pub async fn measure(disk: &Arc<Disk>, limits: &Limits) -> Result<Measured> {
-    measure_at(disk, limits, Depth::Tables, &Resources::default()).await
+    measure_at(disk, limits, Depth::Tables, None, &Resources::default()).await
 }
 
-/// Measures `disk` against `limits` as deep as `depth` says; `resources` are used where data is read.
+/// Measures `disk` against `limits` as deep as `depth` says, and what a target of that layout takes; `resources` are used
+/// where data is read.
 ///
 /// # Errors
-/// See [`measure`]; with [`Depth::Scan`] those of reading too.
+/// See [`measure`]; with [`Depth::Scan`] those of reading too; `destination_unsuitable` where the layout cannot hold the
+/// disk.
 pub async fn measure_at(
     disk: &Arc<Disk>,
     limits: &Limits,
     depth: Depth,
+    layout: Option<&dyn Layout>,
     resources: &Resources,
 ) -> Result<Measured> {
     disk.admit()?;
@@ -58,21 +65,43 @@ pub async fn measure_at(
         virtual_bytes: Some(disk.virtual_bytes()),
         ..Sizes::default()
     };
+    let mut output = None;
     match depth {
-        Depth::Quick => sizes.allocated_bytes = disk.allocated_without_tables(),
-        Depth::Tables => sizes.allocated_bytes = Some(allocated(disk).await?),
+        Depth::Quick => {
+            sizes.allocated_bytes = disk.allocated_without_tables();
+            if let Some(layout) = layout
+                && (layout.unit().is_none() || sizes.allocated_bytes.is_some())
+            {
+                output = predict(disk, layout, None)?;
+            }
+        }
+        Depth::Tables => {
+            let (allocated, map) = walk(disk, layout.and_then(Layout::unit)).await?;
+            sizes.allocated_bytes = Some(allocated);
+            output = layout.map_or(Ok(None), |layout| predict(disk, layout, map))?;
+        }
         Depth::Scan => {
             // The content is wanted whatever it is: the rule is judged below.
             let unlimited = Limits { image: crate::limits::ImageLimit::None, capacity: None };
             let reading = Conversion::reading(Arc::clone(disk)).limits(unlimited).digest(false);
             let report = reading.resources(resources.clone()).run().await?;
-            return Ok(Measured::of_reading(&report, limits));
+            let mut measured = Measured::of_reading(&report, limits);
+            if let Some(layout) = layout {
+                measured.predict(disk, layout).await?;
+            }
+            return Ok(measured);
         }
     }
+    sizes.output_bytes = output.map(|output| output.bytes);
     let verdict = limits.judge(&sizes);
     let mut warnings = disk.warnings().list();
     warnings.extend(verdict.warnings.iter().cloned());
-    Ok(Measured { sizes, verdict, warnings, cost: disk.traffic() })
+    Ok(Measured { sizes, verdict, warnings, output, cost: disk.traffic() })
+}
+
+fn predict(disk: &Disk, layout: &dyn Layout, map: Option<UnitMap>) -> Result<Option<Output>> {
+    let virtual_bytes = Some(layout.virtual_bytes(disk.virtual_bytes())?);
+    layout.output(&Facts { virtual_bytes, fingerprint: disk.geometry().fingerprint, map })
 }
 
 impl Measured {
@@ -93,14 +122,27 @@ impl Measured {
         let verdict = limits.judge(&report.sizes);
         let mut warnings = report.warnings.clone();
         warnings.extend(verdict.warnings.iter().cloned());
-        Self { sizes: report.sizes, verdict, warnings, cost: report.movement.source }
+        Self { sizes: report.sizes, verdict, warnings, output: None, cost: report.movement.source }
+    }
+
+    /// Adds what a target of that layout takes, from the tables of `disk`.
+    ///
+    /// # Errors
+    /// Those of the map; `destination_unsuitable` where the layout cannot hold the disk.
+    pub async fn predict(&mut self, disk: &Disk, layout: &dyn Layout) -> Result<()> {
+        let (_, map) = walk(disk, layout.unit()).await?;
+        self.output = predict(disk, layout, map)?;
+        self.sizes.output_bytes = self.output.map(|output| output.bytes);
+        Ok(())
     }
 }
 
-/// Walks the whole map, some tables at a time.
-async fn allocated(disk: &Disk) -> Result<u64> {
-    if let Some(known) = disk.allocated_without_tables() {
-        return Ok(known);
+/// Walks the whole map, some tables at a time: the guest bytes that are mapped to stored data, and the units of a target
+/// that they touch.
+pub(crate) async fn walk(disk: &Disk, unit: Option<u64>) -> Result<(u64, Option<UnitMap>)> {
+    let mut units = unit.map(UnitMap::new);
+    if let (Some(known), None) = (disk.allocated_without_tables(), &units) {
+        return Ok((known, None));
     }
     let end = GuestOffset::new(disk.virtual_bytes());
     let mut at = GuestOffset::ZERO;
@@ -111,7 +153,10 @@ async fn allocated(disk: &Disk) -> Result<u64> {
             if extent.is_allocated() {
                 allocated = allocated.saturating_add(extent.guest.len());
             }
+            if let (Some(units), false) = (&mut units, extent.is_zero()) {
+                units.add(extent.guest)?;
+            }
         }
     }
-    Ok(allocated)
+    Ok((allocated, units))
 }

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use crate::address::{GuestOffset, GuestRange};
-use crate::disk::Disk;
+use crate::address::GuestRange;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A set of units of one size, as runs of neighbours in guest order.
@@ -31,25 +30,6 @@ impl UnitMap {
     /// None yet, of `unit` bytes each.
     pub fn new(unit: u64) -> Self {
         Self { unit: unit.max(1), runs: Vec::new() }
-    }
-
-    /// The units of `disk` that its map says to hold stored data. Only tables are read.
-    ///
-    /// # Errors
-    /// Those of the map; `destination_unsuitable` where there are more than [`MOST_RUNS`](Self::MOST_RUNS) runs.
-    pub async fn of_disk(disk: &Disk, unit: u64) -> Result<Self> {
-        let mut units = Self::new(unit);
-        let end = GuestOffset::new(disk.virtual_bytes());
-        let mut at = GuestOffset::ZERO;
-        while at < end {
-            for extent in disk.extents(GuestRange::between(at, end)).await? {
-                at = extent.guest.end();
-                if !extent.is_zero() {
-                    units.add(extent.guest)?;
-                }
-            }
-        }
-        Ok(units)
     }
 
     /// All units of a disk of `virtual_bytes`.
@@ -144,6 +124,7 @@ impl UnitMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::GuestOffset;
 
     fn range(start: u64, end: u64) -> GuestRange {
         GuestRange::between(GuestOffset::new(start), GuestOffset::new(end))

@@ -8,12 +8,10 @@ use diskferry_core::conversion::{Conversion, Report};
 use diskferry_core::disk::Disk;
 use diskferry_core::error::{Error, ErrorKind, Result};
 use diskferry_core::limits::{Human, Limits};
-use diskferry_core::sink::file::{FileSink, FileSinkOptions};
-use diskferry_core::source::file::FileSource;
 use diskferry_corpus::{Sample, sample};
 use diskferry_formats::{self as formats, Declared, Format, TargetOptions, partition};
 use diskferry_s3io::server::{Server, ServerOptions, Shape};
-use diskferry_s3io::{Client, ClientOptions, S3Gate, S3Source};
+use diskferry_s3io::{Client, ClientOptions, S3Gate, S3Sink, S3Source};
 
 use super::{convert, info};
 use crate::context::Context;
@@ -22,7 +20,10 @@ use crate::output::{self, Output};
 use crate::progress::Afterwards;
 use crate::{json, progress, render};
 
+/// Where customers put their images.
 const BUCKET: &str = "images";
+/// Where the import backend keeps its own.
+const LIBRARY: &str = "library";
 /// All four formats, each as other tools write it.
 const SAMPLES: [&str; 7] = [
     "raw-mbr-fat-ext4",
@@ -40,21 +41,19 @@ const REFUSED: (&str, u64) = ("qcow2-40g-ext4", 20 << 30);
 const LINE: Shape = Shape { latency: Duration::from_millis(30), each: Some(50_000_000), all: None };
 
 pub(crate) async fn run(ctx: &Context) -> Result<Answer> {
-    let room = |error: std::io::Error| {
-        Error::new(ErrorKind::DestinationUnavailable, "there is no room for the demo's files and server")
+    // It is gone with all that it holds when it goes out of scope, whichever way this ends.
+    let server = Server::start(ServerOptions { shape: LINE, ..ServerOptions::default() });
+    let server = server.map_err(|error: std::io::Error| {
+        Error::new(ErrorKind::DestinationUnavailable, "there is no room for the demo's server")
             .hint("set TMPDIR to a directory that can be written to")
             .caused_by(error)
-    };
-    // Both are removed when they go out of scope, whichever way this ends.
-    let dir = tempfile::Builder::new().prefix("diskferry-demo-").tempdir().map_err(room)?;
-    let server = Server::start(ServerOptions { shape: LINE, ..ServerOptions::default() }).map_err(room)?;
-    let demo = Demo { ctx, dir: dir.path(), server: &server, out: Told(ctx.common.json) };
+    })?;
+    let demo = Demo { ctx, server: &server, out: Told(ctx.common.json) };
     demo.all().await
 }
 
 struct Demo<'a> {
     ctx: &'a Context,
-    dir: &'a Path,
     server: &'a Server,
     out: Told,
 }
@@ -87,7 +86,7 @@ impl Demo<'_> {
                 return Ok(Answer::Yes);
             }
             let report = self.import(&client, sample, Limits::default()).await?;
-            self.check(sample, &report).await?;
+            check(sample, &report)?;
             let source = json::Source { url: url(sample), ..json::Source::default() };
             let document = convert::document(source, &report)?;
             self.out.say(&outcome(&report, &document)).await?;
@@ -107,7 +106,9 @@ impl Demo<'_> {
 
     /// Puts the samples into the bucket.
     async fn stock(&self) -> Result<()> {
-        self.server.create_bucket(BUCKET).await?;
+        for bucket in [BUCKET, LIBRARY] {
+            self.server.create_bucket(bucket).await?;
+        }
         for sample in SAMPLES.map(sample) {
             for (name, bytes) in sample.files {
                 self.server.put(BUCKET, name, *bytes).await?;
@@ -126,46 +127,21 @@ impl Demo<'_> {
         options
     }
 
-    /// What `diskferry convert s3://… FILE` does.
+    /// What `diskferry convert s3://… s3://… --verify` does.
     async fn import(&self, client: &Client, sample: &Sample, limits: Limits) -> Result<Report> {
         let disk = self.ctx.guard(open(client, sample)).await?;
         let afterwards = if limits.capacity.is_some() { Afterwards::Gone } else { Afterwards::Stays };
-        let mut options = FileSinkOptions::default();
-        let sink = self.ctx.guard(FileSink::create(self.file(sample), options)).await?;
-        let target = formats::create(Format::Raw, Box::new(sink), &TargetOptions::default())?;
+        let sink = self.ctx.guard(S3Sink::create(client, &target(sample))).await?;
+        let target = formats::create(Format::Qcow2, Box::new(sink), &compressed())?;
         let conversion = Conversion::new(disk, target)
             .limits(limits)
             .resources(self.ctx.resources()?)
+            .verify(true)
             .stall_timeout(Some(self.ctx.common.stall_timeout))
             .cancel(self.ctx.cancel.clone());
         let name = sample.file_name();
         let run = |sender| conversion.on_progress(sender).run();
         progress::shown(&self.ctx.common, name, afterwards, run).await
-    }
-
-    /// Checks the digest as it was computed on the way, and that of the file that was written, against the truth.
-    async fn check(&self, sample: &Sample, report: &Report) -> Result<()> {
-        let written = async {
-            let source = Arc::new(FileSource::open(self.file(sample)).await?);
-            let disk = formats::open(source, Declared::Format(Format::Raw)).await?;
-            Conversion::reading(disk).resources(self.ctx.resources()?).run().await
-        };
-        let written = self.ctx.guard(written).await?;
-        for (what, digest) in [("on the way", report.digest), ("of the file", written.digest)] {
-            let hex = digest.map(|digest| digest.to_string()).unwrap_or_default();
-            if hex != sample.digest_hex {
-                let message = format!(
-                    "{} became a disk whose digest {what} is {hex} and should be {}",
-                    sample.name, sample.digest_hex
-                );
-                return Err(Error::new(ErrorKind::VerificationFailed, message)
-                    .hint("this is a defect of diskferry: please report it"));
-            }
-        }
-        std::fs::remove_file(self.file(sample)).map_err(|error| {
-            Error::new(ErrorKind::DestinationUnavailable, "removing a disk of the demo failed")
-                .caused_by(error)
-        })
     }
 
     /// The error of a disk that is larger than its declared capacity.
@@ -182,18 +158,16 @@ impl Demo<'_> {
         }
     }
 
-    fn file(&self, sample: &Sample) -> std::path::PathBuf {
-        self.dir.join(target(sample))
-    }
-
     fn opening(&self) -> String {
         format!(
-            "diskferry imports disk images straight from object storage: it reads an image's own tables, fetches only the
-bytes that it needs, and writes a raw disk. Nothing is downloaded first.
+            "diskferry imports disk images from object storage straight into object storage: it reads an image's own tables,
+fetches only the bytes that it needs, and uploads the image in the format of the library. Nothing lies on a local disk
+in between.
 
 An S3 server now runs inside this process, at {}, with keys made up for this run. Its bucket
 \"{BUCKET}\" holds {} images as qemu-img and other tools made them: true disks with partitions, file systems
-and files. The line to it is made as slow as a real one: {} ms to the first byte, {} MB/s a connection.
+and files. Its bucket \"{LIBRARY}\" is empty. The line to it is made as slow as a real one: {} ms to the first byte, {} MB/s a
+connection.
 ",
             self.server.endpoint(),
             SAMPLES.len(),
@@ -201,6 +175,18 @@ and files. The line to it is made as slow as a real one: {} ms to the first byte
             LINE.each.unwrap_or_default() / 1_000_000,
         )
     }
+}
+
+/// Checks the digest against the truth; that of the object that was written is the same, since it was verified.
+fn check(sample: &Sample, report: &Report) -> Result<()> {
+    let hex = report.digest.map(|digest| digest.to_string()).unwrap_or_default();
+    if hex == sample.digest_hex {
+        return Ok(());
+    }
+    let message =
+        format!("{} became a disk whose digest is {hex} and should be {}", sample.name, sample.digest_hex);
+    Err(Error::new(ErrorKind::VerificationFailed, message)
+        .hint("this is a defect of diskferry: please report it"))
 }
 
 async fn open(client: &Client, sample: &Sample) -> Result<Disk> {
@@ -214,10 +200,15 @@ fn url(sample: &Sample) -> String {
     format!("s3://{BUCKET}/{}", sample.file_name())
 }
 
-/// Name of the raw disk that a sample becomes.
+/// What a sample becomes.
 fn target(sample: &Sample) -> String {
     let stem = sample.file_name().rsplit_once('.').map_or(sample.file_name(), |(stem, _)| stem);
-    format!("{stem}-disk.raw")
+    format!("s3://{LIBRARY}/{stem}.qcow2")
+}
+
+/// The library keeps its images compressed.
+fn compressed() -> TargetOptions {
+    TargetOptions { pairs: vec![("compression".to_owned(), "zstd".to_owned())] }
 }
 
 /// What `diskferry info` says of an image that is small as an object and large as a disk.
@@ -231,7 +222,7 @@ async fn describe(client: &Client) -> Result<String> {
 
 fn heading(sample: &Sample) -> String {
     format!(
-        "\n$ diskferry convert {} {}\n  {}: {}\n",
+        "\n$ diskferry convert {} {} -o compression=zstd --verify\n  {}: {}\n",
         url(sample),
         target(sample),
         kind(sample),
@@ -251,10 +242,11 @@ fn kind(sample: &Sample) -> String {
 fn outcome(report: &Report, document: &json::Converted) -> String {
     let (sizes, transfer) = (&report.sizes, &document.transfer);
     format!(
-        "  {} stored, {} fetched in {}, {}\n  a disk of {} with {} of real content; digest as known, both on the way and read back from the file\n",
+        "  {} stored, {} fetched in {}, {} written, {}\n  a disk of {} with {} of real content; digest as known, both on the way and read back from the new object\n",
         Human(sizes.object_bytes),
         Human(transfer.bytes_fetched),
         render::counted(transfer.requests, "request"),
+        Human(document.target.bytes),
         render::seconds(transfer.seconds),
         Human(sizes.virtual_bytes.unwrap_or_default()),
         Human(sizes.content_bytes.unwrap_or_default()),
@@ -274,8 +266,7 @@ $ diskferry convert {} {} --capacity {gib}G
         target(refused),
         exit::as_text(refusal, false),
     );
-    let head =
-        ["format", "variant", "object", "virtual disk", "real content", "requests", "fetched", "digest"];
+    let head = ["format", "object", "virtual disk", "real content", "requests", "fetched", "qcow2", "digest"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for (sample, report) in imported {
         let (sizes, traffic) = (&report.sizes, report.movement.source);
@@ -286,11 +277,12 @@ $ diskferry convert {} {} --capacity {gib}G
             Human(sizes.content_bytes.unwrap_or_default()).to_string(),
             traffic.requests.to_string(),
             Human(traffic.bytes).to_string(),
+            Human(sizes.output_bytes.unwrap_or_default()).to_string(),
             "ok".to_owned(),
         ]);
     }
-    text += &render::table(&rows, &[1, 2, 3, 4, 5]);
-    text += "\nThe server, its objects and the disks are gone again. To go on:\n\n";
+    text += &render::table(&rows, &[1, 2, 3, 4, 5, 6]);
+    text += "\nThe server and its objects are gone again. To go on:\n\n";
     text += &next();
     text
 }
@@ -305,6 +297,7 @@ fn next() -> String {
         "  {program} info {image}
   {program} measure s3://BUCKET/KEY --capacity 40G
   {program} convert s3://BUCKET/KEY disk.raw --capacity 40G
+  {program} convert s3://BUCKET/KEY s3://LIBRARY/KEY.qcow2 --verify
   {program} --help
 
 Keys, profile and region come from the environment and files that the AWS tools use; --endpoint-url names another store.

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use diskferry_core::conversion::Conversion;
+use diskferry_core::conversion::{Conversion, Resources};
 use diskferry_core::disk::Disk;
-use diskferry_core::error::Result;
+use diskferry_core::error::{Error, ErrorKind, Result};
 use diskferry_core::limits::{ImageLimit, Limits};
 use diskferry_core::measure::{Depth, Measured, measure_at};
-use diskferry_formats::Format;
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::target::Layout;
+use diskferry_formats::{self as formats, Format};
 
-use crate::args::Measure;
+use crate::args::{Measure, TargetOption};
+use crate::cli::convert;
 use crate::context::Context;
 use crate::exit::Answer;
 use crate::json;
@@ -19,24 +22,32 @@ use crate::source::Opener;
 use crate::{output, progress};
 
 pub(crate) async fn run(ctx: &Context, args: &Measure) -> Result<Answer> {
-    let disk = Opener::new(ctx, &args.source).disk(&args.src, args.source.from).await?;
-    let limits = args.limits.limits();
-    let mut measured = match (args.quick, args.scan) {
-        (true, _) => at(ctx, &disk, &limits, Depth::Quick).await?,
-        (false, false) => at(ctx, &disk, &limits, Depth::Tables).await?,
-        (false, true) => scan(ctx, &disk, &limits).await?,
+    if args.target.options.contains(&TargetOption::Help) {
+        output::print(&convert::options_help()).await?;
+        return Ok(Answer::Yes);
+    }
+    let Some(src) = &args.src else {
+        return Err(Error::new(ErrorKind::Usage, "SRC is needed").hint("diskferry measure SRC"));
     };
-    // What the other formats take is known with their writers.
-    measured.sizes.output_bytes = (args.to == Format::Raw).then(|| disk.virtual_bytes());
+    let (options, _) = convert::target_options(&args.target.options)?;
+    let layout = formats::layout(args.target.to.unwrap_or(Format::Raw), &options, WriteOrder::Any)?;
+    let disk = Opener::new(ctx, &args.source).disk(src, args.source.from).await?;
+    let limits = args.limits.limits();
+    let measured = match (args.quick, args.scan) {
+        (true, _) => at(ctx, &disk, &limits, Depth::Quick, &*layout).await?,
+        (false, false) => at(ctx, &disk, &limits, Depth::Tables, &*layout).await?,
+        (false, true) => scan(ctx, &disk, &limits, &*layout).await?,
+    };
     let source = json::Source::of(&disk);
-    let Measured { sizes, verdict, warnings, cost } = &measured;
+    let Measured { sizes, verdict, warnings, output, cost } = &measured;
+    let exact = output.map(|output| output.exact);
     if ctx.common.json {
-        let document = json::Measured::new(source, disk.geometry(), sizes, verdict, warnings, *cost);
+        let document = json::Measured::new(source, disk.geometry(), sizes, exact, verdict, warnings, *cost);
         output::print_json(&document).await?;
     } else {
         let mut facts = Facts::under(&source.url);
         facts.fact("format", render::format(disk.geometry()));
-        render::sizes(&mut facts, sizes);
+        render::sizes(&mut facts, sizes, exact);
         render::rules(&mut facts, verdict);
         facts.fact("verdict", if verdict.accepted() { "accepted" } else { "refused" });
         if let Some(gib) = verdict.smallest_capacity_gib {
@@ -52,12 +63,18 @@ pub(crate) async fn run(ctx: &Context, args: &Measure) -> Result<Answer> {
     Ok(if measured.verdict.accepted() { Answer::Yes } else { Answer::No })
 }
 
-async fn at(ctx: &Context, disk: &Arc<Disk>, limits: &Limits, depth: Depth) -> Result<Measured> {
-    ctx.guard(measure_at(disk, limits, depth, &diskferry_core::conversion::Resources::default())).await
+async fn at(
+    ctx: &Context,
+    disk: &Arc<Disk>,
+    limits: &Limits,
+    depth: Depth,
+    layout: &dyn Layout,
+) -> Result<Measured> {
+    ctx.guard(measure_at(disk, limits, depth, Some(layout), &Resources::default())).await
 }
 
 /// Reads the data too.
-async fn scan(ctx: &Context, disk: &Arc<Disk>, limits: &Limits) -> Result<Measured> {
+async fn scan(ctx: &Context, disk: &Arc<Disk>, limits: &Limits, layout: &dyn Layout) -> Result<Measured> {
     let name = json::Source::of(disk).url;
     let reading = Conversion::reading(Arc::clone(disk))
         .limits(Limits { image: ImageLimit::None, capacity: None })
@@ -68,5 +85,7 @@ async fn scan(ctx: &Context, disk: &Arc<Disk>, limits: &Limits) -> Result<Measur
     let report =
         progress::shown(&ctx.common, &name, Afterwards::Gone, |sender| reading.on_progress(sender).run())
             .await?;
-    Ok(Measured::of_reading(&report, limits))
+    let mut measured = Measured::of_reading(&report, limits);
+    ctx.guard(measured.predict(disk, layout)).await?;
+    Ok(measured)
 }

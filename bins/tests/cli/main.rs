@@ -7,3 +7,4 @@ mod interrupt;
 mod remote;
 mod results;
 mod support;
+mod targets;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -11,7 +12,6 @@ use super::watch::Watch;
 use super::{Input, Movement, Report, Resources};
 use crate::account::Account;
 use crate::address::{GuestOffset, GuestRange};
-use crate::budget::{Budget, Kept};
 use crate::digest::{Digest, Tree};
 use crate::disk::Geometry;
 use crate::encode::Encoding;
@@ -19,11 +19,11 @@ use crate::error::{Error, ErrorKind, Result, Warning};
 use crate::flow::Flow;
 use crate::kept::HeadAndTail;
 use crate::limits::{Limits, Sizes};
+use crate::measure;
 use crate::progress::{Phase, Progress};
 use crate::sink::{Expected, ReadBack, Receipt, Sink};
 use crate::target::{Facts, Layout, Part, Takes, Write, Writes};
 use crate::transfer::{Order, Transfer, TransferOptions};
-use crate::units::UnitMap;
 use crate::verify;
 
 /// Bytes that may wait for the sink before nothing more is taken from the source: enough to keep it busy, few enough to
@@ -44,6 +44,8 @@ pub(super) struct Run<'a> {
     stall: Option<Duration>,
     started: Instant,
     written: HeadAndTail,
+    /// Bytes of the target that were zeroed: a device may take long over what it does not count as written.
+    zeroed: Arc<AtomicU64>,
 }
 
 /// What is shown of the source while a run goes on.
@@ -74,6 +76,7 @@ impl<'a> Run<'a> {
             stall,
             started: Instant::now(),
             written: HeadAndTail::default(),
+            zeroed: Arc::default(),
         }
     }
 
@@ -88,25 +91,23 @@ impl<'a> Run<'a> {
         };
         let mut options = resources.transfer(order, self.digest)?;
         let budget = options.budget.clone();
-        let begun = self.begin(&input, &geometry, &budget).await?;
+        let keeps = Keeps::of(budget.total(), takes.as_ref(), self.sink);
+        let room = if keeps.all() > 0 { Some(budget.keep(keeps.all()).await?) } else { None };
+        let first = self.begin(&input, &geometry, keeps.sink).await?;
         let mut encoding = None;
-        let mut encoded_room = None;
         if let Some(Takes::Units(encoder)) = takes {
-            let room = budget.keep(WAITING.min(budget.total() / 8)).await?;
-            encoding = Some(Encoding::new(encoder, Arc::clone(&options.pool), room.bytes()));
-            encoded_room = Some(room);
+            encoding = Some(Encoding::new(encoder, Arc::clone(&options.pool), keeps.encoded / 2));
         }
         options.carry = encoding.as_ref().and_then(Encoding::carry);
-        options.kept = begun.room.iter().chain(&encoded_room).map(Kept::bytes).sum();
-        let waiting = encoded_room.as_ref().map_or(WAITING, |room| (room.bytes() / 2).max(1));
+        options.kept = keeps.all();
+        let waiting = if encoding.is_some() { keeps.encoded / 2 } else { WAITING };
         let transfer = match input {
             Input::Disk(disk) => Transfer::of_disk(disk, options.clone()),
             Input::Stream(stream) => Transfer::of_stream(stream, options.clone()),
         };
         let account = Account::new(self.digest.then(Tree::new), self.limits.image);
         let mut flow = Flow::new(transfer, account, encoding);
-        self.move_all(begun.writes, &mut flow, waiting).await?;
-        drop(encoded_room);
+        self.move_all(first, &mut flow, waiting).await?;
 
         let virtual_bytes = flow.transfer.virtual_bytes().unwrap_or(0);
         geometry.virtual_bytes = virtual_bytes;
@@ -128,6 +129,7 @@ impl<'a> Run<'a> {
         let (warnings, source) = (flow.transfer.warnings(), flow.transfer.traffic());
         drop(flow);
         let (target, looks) = self.publish(written_as, digest, shown, &options).await?;
+        drop(room);
         sizes.output_bytes = target.as_ref().map(|(.., receipt)| receipt.bytes);
         let warnings = warnings.into_iter().chain(looks).chain(verdict.warnings.iter().cloned()).collect();
         let movement = Movement {
@@ -168,10 +170,10 @@ impl<'a> Run<'a> {
         Ok(geometry.clone())
     }
 
-    /// Prepares layout and sink.
-    async fn begin(&mut self, input: &Input, geometry: &Geometry, budget: &Budget) -> Result<Begun> {
+    /// Prepares layout and sink, which may hold `memory` bytes; gives the first writes.
+    async fn begin(&mut self, input: &Input, geometry: &Geometry, memory: u64) -> Result<Writes> {
         let (Some(layout), Some(sink)) = (&mut self.layout, self.sink) else {
-            return Ok(Begun { writes: Box::new(std::iter::empty()), room: None });
+            return Ok(Box::new(std::iter::empty()));
         };
         let known = match input {
             Input::Disk(disk) => Some(disk.virtual_bytes()),
@@ -184,26 +186,19 @@ impl<'a> Run<'a> {
             || (can.buffers && layout.output(&facts)?.is_some_and(|output| output.bytes > WORTH_A_WALK));
         if let (true, Some(unit)) = (walk, layout.unit()) {
             facts.map = match input {
-                Input::Disk(disk) => Some(UnitMap::of_disk(disk, unit).await?),
+                Input::Disk(disk) => measure::walk(disk, Some(unit)).await?.1,
                 Input::Stream(_) if layout.needs_map() => return Err(no_map(&**layout)),
                 Input::Stream(_) => None,
             };
         }
         let output = layout.output(&facts)?;
-        let mut room = None;
-        if can.buffers {
-            // A quarter of a large budget, half of a small one.
-            let total = budget.total();
-            room = Some(budget.keep((total / 4).max((total / 2).min(64 << 20))).await?);
-        }
         sink.prepare(Expected {
             most_bytes: output.map(|output| output.bytes),
             exact: output.is_some_and(|output| output.exact),
-            memory: room.as_ref().map_or(0, Kept::bytes),
+            memory,
         })
         .await?;
-        let writes = layout.begin(&facts)?;
-        Ok(Begun { writes, room })
+        layout.begin(&facts)
     }
 
     /// Everything from the source to the target: reading and writing go on side by side.
@@ -222,7 +217,7 @@ impl<'a> Run<'a> {
             {
                 backlog = backlog.saturating_sub(write.bytes());
                 self.written.note(&write);
-                writes.push(apply(sink, write));
+                writes.push(apply(sink, write, Arc::clone(&self.zeroed)));
             }
             if !reading && writes.is_empty() && waiting.is_empty() {
                 break;
@@ -242,7 +237,8 @@ impl<'a> Run<'a> {
                 },
                 watch = Watch::tick(&mut watch) => {
                     let writing = sink.filter(|_| !writes.is_empty());
-                    watch.look(&flow.transfer, writing, flow.account.seen_bytes)?;
+                    let zeroed = self.zeroed.load(Ordering::Relaxed);
+                    watch.look(&flow.transfer, writing, flow.account.seen_bytes, zeroed)?;
                 }
             }
             self.show(Phase::Transfer, Shown::of(flow));
@@ -276,7 +272,7 @@ impl<'a> Run<'a> {
         let (writes, len) = layout.finish(virtual_bytes)?;
         for write in writes {
             self.written.note(&write);
-            apply(sink, write).await?;
+            apply(sink, write, Arc::clone(&self.zeroed)).await?;
         }
         let layout = &*layout;
         let looks = layout.recognise(&std::mem::take(&mut self.written).of(sink.url(), len))?;
@@ -317,11 +313,27 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What a run begins with.
-struct Begun {
-    writes: Writes,
-    /// What the sink may hold in memory, to the end of the run.
-    room: Option<Kept>,
+/// What a run keeps of the budget to its end, in bytes.
+struct Keeps {
+    /// Buffers of the sink: a quarter of a large budget, half of a small one.
+    sink: u64,
+    /// Encoded units on their way to the sink.
+    encoded: u64,
+}
+
+impl Keeps {
+    fn of(total: u64, takes: Option<&Takes>, sink: Option<&dyn Sink>) -> Self {
+        let buffers = sink.is_some_and(|sink| sink.capabilities().buffers);
+        let encodes = matches!(takes, Some(Takes::Units(_)));
+        Self {
+            sink: if buffers { (total / 4).max((total / 2).min(64 << 20)) } else { 0 },
+            encoded: if encodes { WAITING.min(total / 8) } else { 0 },
+        }
+    }
+
+    fn all(&self) -> u64 {
+        self.sink + self.encoded
+    }
 }
 
 impl Shown {
@@ -343,9 +355,20 @@ fn no_map(layout: &dyn Layout) -> Error {
     .hint("name the source by its path or URL, or write raw or streamOptimized VMDK")
 }
 
-async fn apply(sink: &dyn Sink, write: Write) -> Result<()> {
+/// Does one step, counting what it zeroes.
+async fn apply(sink: &dyn Sink, write: Write, zeroed: Arc<AtomicU64>) -> Result<()> {
+    /// Zeroed at once: what a slow disk does in seconds, so that a run is not taken for one that stands still.
+    const AT_ONCE: u64 = 1 << 30;
     match write {
         Write::Bytes(at, pieces) => sink.write(at, pieces).await,
-        Write::Zero(range) => sink.zero(range).await,
+        Write::Zero(mut rest) => {
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(AT_ONCE);
+                sink.zero(now).await?;
+                zeroed.fetch_add(now.len(), Ordering::Relaxed);
+                rest = later;
+            }
+            Ok(())
+        }
     }
 }

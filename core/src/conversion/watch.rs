@@ -13,7 +13,7 @@ use crate::transfer::Transfer;
 pub(super) struct Watch {
     timeout: Duration,
     ticks: tokio::time::Interval,
-    seen: [u64; 4],
+    seen: [u64; 5],
     idle: u32,
 }
 
@@ -26,7 +26,7 @@ impl Watch {
         let mut ticks = tokio::time::interval(each);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // The first tick of an interval comes at once, and counts as one with a change.
-        Self { timeout, ticks, seen: [u64::MAX; 4], idle: 0 }
+        Self { timeout, ticks, seen: [u64::MAX; 5], idle: 0 }
     }
 
     pub(super) async fn tick(watch: &mut Option<Self>) -> &mut Self {
@@ -40,11 +40,17 @@ impl Watch {
     }
 
     /// Whether something moved since the last tick. `writing` is the sink where writes are under way, `done` are the
-    /// guest bytes that came.
-    pub(super) fn look(&mut self, transfer: &Transfer, writing: Option<&dyn Sink>, done: u64) -> Result<()> {
+    /// guest bytes that came, `zeroed` those of the target that were zeroed.
+    pub(super) fn look(
+        &mut self,
+        transfer: &Transfer,
+        writing: Option<&dyn Sink>,
+        done: u64,
+        zeroed: u64,
+    ) -> Result<()> {
         let fetched = transfer.traffic().bytes;
         let written = writing.map_or(0, Sink::written);
-        let seen = [fetched, transfer.mapped_bytes(), written, done];
+        let seen = [fetched, transfer.mapped_bytes(), written, done, zeroed];
         // Whoever holds the room that this one waits for is watched itself.
         let others_turn = writing.is_none() && transfer.waits_for_room();
         if seen != self.seen || others_turn {

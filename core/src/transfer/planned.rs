@@ -255,11 +255,15 @@ async fn window(disk: Arc<Disk>, from: GuestOffset, budget: u64, order: Order) -
                 extent = extent.clip(keep).unwrap_or(extent);
             }
             let guest = extent.guest;
-            at = guest.end();
-            bytes = bytes.saturating_add(extent.to_fetch().map_or(0, |stored| stored.range.len()));
+            let mut more = extent.to_fetch().map_or(0, |stored| stored.range.len());
             if matches!(extent.kind, ExtentKind::Coded(_)) {
-                bytes = bytes.saturating_add(guest.len());
+                more = more.saturating_add(guest.len());
             }
+            if bytes > 0 && more > most.saturating_sub(bytes) && !cut {
+                break 'window;
+            }
+            at = guest.end();
+            bytes = bytes.saturating_add(more);
             if extent.is_allocated() {
                 allocated = allocated.saturating_add(guest.len());
             }
