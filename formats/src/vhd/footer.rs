@@ -5,7 +5,7 @@
 use diskferry_core::address::StoredOffset;
 use diskferry_core::error::{Error, Result, Warning};
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::SECTOR;
 
@@ -22,8 +22,19 @@ pub(crate) const TAIL_LEN: u64 = MOST_PADDING + LEN as u64;
 /// The largest geometry that the fields are used for, in sectors: a disk that large or larger states it and means its
 /// `current_size`.
 const CHS_CEILING: u64 = 65_535 * 16 * 255;
+/// The feature bit that is always set.
+const FEATURES_RESERVED: u32 = 2;
+/// The version of the format that is written, 1.0.
+pub(super) const VERSION: u32 = 0x0001_0000;
+/// Who a written disk says it is from: Windows, for everyone takes its size from `current_size` then. Of other names some
+/// readers compute it from the geometry, which is less than the disk, and a name of our own nobody knows.
+const CREATOR: &[u8; 4] = b"win ";
+/// The version of that creator: Windows 7, the first that made disks of this format itself.
+const CREATOR_VERSION: u32 = 0x0006_0001;
+/// The creator's operating system: Windows, in contrast to a Macintosh.
+const CREATOR_HOST: &[u8; 4] = b"Wi2k";
 
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawFooter {
     cookie: [u8; 8],
@@ -91,6 +102,56 @@ pub(super) struct Footer {
     pub(super) creator: String,
     pub(super) temporary: bool,
     pub(super) saved_state: bool,
+}
+
+/// The geometry that a disk of that size is given, by the specification's appendix "CHS Calculation": cylinders, heads and
+/// sectors a track. It covers the disk only roughly, and no more of it than the ceiling.
+fn geometry(virtual_bytes: u64) -> (u16, u8, u8) {
+    const LARGE: u64 = 65_535 * 16 * 63;
+    let total = (virtual_bytes / SECTOR).min(CHS_CEILING);
+    let fewest = (total / 17).div_ceil(1024).max(4);
+    let (heads, sectors): (u8, u8) = match u8::try_from(fewest) {
+        _ if total >= LARGE => (16, 255),
+        Ok(heads @ ..=16) if total / 17 < u64::from(heads).saturating_mul(1024) => (heads, 17),
+        _ if total / 31 < 16 * 1024 => (16, 31),
+        _ => (16, 63),
+    };
+    let track = u64::from(heads).saturating_mul(u64::from(sectors));
+    let cylinders = total.checked_div(track).unwrap_or_default();
+    (u16::try_from(cylinders).unwrap_or(u16::MAX), heads, sectors)
+}
+
+/// A footer as it is written, of a disk of `virtual_bytes`, with its unique id. The same arguments give the same bytes: no
+/// clock is read, and the timestamp is the beginning of its scale, 2000-01-01.
+pub(super) fn to_bytes(kind: Kind, virtual_bytes: u64, id: [u8; 16]) -> [u8; LEN] {
+    let (disk_type, data_offset) = match kind {
+        Kind::Fixed => (2, u64::MAX),
+        Kind::Dynamic(header) => (3, header.get()),
+        Kind::Differencing(header) => (4, header.get()),
+    };
+    let (cylinders, heads, sectors) = geometry(virtual_bytes);
+    let mut raw = RawFooter {
+        cookie: *COOKIE,
+        features: U32::new(FEATURES_RESERVED),
+        version: U32::new(VERSION),
+        data_offset: U64::new(data_offset),
+        timestamp: U32::ZERO,
+        creator: *CREATOR,
+        creator_version: U32::new(CREATOR_VERSION),
+        creator_host: *CREATOR_HOST,
+        original_size: U64::new(virtual_bytes),
+        current_size: U64::new(virtual_bytes),
+        cylinders: U16::new(cylinders),
+        heads,
+        sectors,
+        disk_type: U32::new(disk_type),
+        checksum: U32::ZERO,
+        id,
+        saved_state: 0,
+        reserved: [0; 427],
+    };
+    raw.checksum = U32::new(checksum(raw.as_bytes(), raw.checksum));
+    zerocopy::transmute!(raw)
 }
 
 /// True where `bytes` begin as a footer does.
@@ -302,4 +363,52 @@ pub(super) fn locate(head: Option<Candidate>, tail: Option<Candidate>) -> Result
         },
     };
     Ok(Some(Located { footer, tail_at, head_marked, warnings }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_geometry_is_that_of_the_specification() {
+        // Each branch at both of its edges, worked out by hand from the appendix.
+        for (sectors, expected) in [
+            (0, (0, 4, 17)),
+            (1, (0, 4, 17)),
+            (1020, (15, 4, 17)),
+            (4096 * 17 - 1, (1023, 4, 17)),
+            (4096 * 17, (140, 16, 31)),
+            (4097 * 17, (819, 5, 17)),
+            (16_383 * 17 + 16, (1023, 16, 17)),
+            (16_384 * 17, (561, 16, 31)),
+            (16_384 * 31 - 1, (1023, 16, 31)),
+            (16_384 * 31, (503, 16, 63)),
+            (65_535 * 16 * 63 - 1, (65_534, 16, 63)),
+            (65_535 * 16 * 63, (16_191, 16, 255)),
+            (83_886_080, (20_560, 16, 255)),
+            (65_535 * 16 * 255, (65_535, 16, 255)),
+            (0xff00_0000, (65_535, 16, 255)),
+        ] {
+            assert_eq!(geometry(sectors * SECTOR), expected, "{sectors} sectors");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let header = StoredOffset::new(512);
+        for kind in [Kind::Fixed, Kind::Dynamic(header), Kind::Differencing(header)] {
+            let bytes = to_bytes(kind, 77 * SECTOR, [9; 16]);
+            let footer = Footer::parse(&bytes, StoredOffset::ZERO).unwrap();
+            let expected = Footer {
+                kind,
+                virtual_bytes: 77 * SECTOR,
+                size_from: SizeFrom::CurrentSize,
+                current_size: 77 * SECTOR,
+                creator: "win".to_owned(),
+                temporary: false,
+                saved_state: false,
+            };
+            assert_eq!(footer, expected);
+        }
+    }
 }

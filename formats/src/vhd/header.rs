@@ -5,10 +5,10 @@
 use diskferry_core::address::{StoredOffset, StoredRange};
 use diskferry_core::error::{Error, Result};
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::SECTOR;
-use super::footer::checksum;
+use super::footer::{VERSION, checksum};
 
 /// What a header begins with.
 const COOKIE: &[u8; 8] = b"cxsparse";
@@ -18,7 +18,7 @@ pub(super) const LEN: u64 = 1024;
 /// of 2 MiB, has one of 4 MiB.
 const MOST_TABLE_BYTES: u64 = 64 << 20;
 
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawHeader {
     cookie: [u8; 8],
@@ -52,6 +52,21 @@ pub(super) struct Header {
 /// True where `bytes` begin as a header does.
 pub(super) fn has_cookie(bytes: &[u8]) -> bool {
     bytes.starts_with(COOKIE)
+}
+
+/// The header as it is written, of a disk without a parent: `entries` blocks of `block_bytes`, their table at `table_at`.
+pub(super) fn to_bytes(table_at: u64, entries: u32, block_bytes: u32) -> [u8; size_of::<RawHeader>()] {
+    let mut raw = RawHeader {
+        cookie: *COOKIE,
+        data_offset: U64::new(u64::MAX),
+        table_offset: U64::new(table_at),
+        version: U32::new(VERSION),
+        max_table_entries: U32::new(entries),
+        block_size: U32::new(block_bytes),
+        ..RawHeader::new_zeroed()
+    };
+    raw.checksum = U32::new(checksum(raw.as_bytes(), raw.checksum));
+    zerocopy::transmute!(raw)
 }
 
 impl Header {
@@ -118,5 +133,17 @@ impl Header {
     /// Length of the sector bitmap before each block, in bytes: a bit a sector, in whole sectors.
     pub(super) fn bitmap_bytes(&self) -> u64 {
         (u64::from(self.block_bytes) / SECTOR).div_ceil(8).next_multiple_of(SECTOR)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let header = Header::parse(&to_bytes(1536, 3, 2 << 20), StoredOffset::new(512), 5 << 20).unwrap();
+        let table = StoredRange::new(StoredOffset::new(1536), 12).unwrap();
+        assert_eq!(header, Header { table, block_bytes: 2 << 20, parent_name: String::new() });
     }
 }

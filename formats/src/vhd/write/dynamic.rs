@@ -1,0 +1,190 @@
+//! A dynamic disk: the blocks that hold something, and the table that says where each is.
+//!
+//! The table stands in front of the blocks and has an entry for every block of the disk, so its length is known when the
+//! disk's is. Packed, that much room is left, and filled when it is known which blocks hold other than zeros. Placed, the
+//! map says which hold stored data, and the table comes first.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use diskferry_core::address::{StoredOffset, TargetOffset};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, Result, Warning};
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Write, Writes};
+use diskferry_core::transfer::Order;
+use diskferry_core::units::UnitMap;
+
+use super::super::footer::{self, Kind};
+use super::super::{SECTOR, header};
+use super::filling::{BLOCK, BLOCK_BYTES, Filling, Stored};
+use super::{Size, footer_of, unsuitable};
+use crate::placing::nothing;
+use crate::{Declared, Format, detect};
+
+/// Where the header is: behind the copy of the footer.
+const HEADER_AT: u64 = footer::LEN as u64;
+/// Where the table is: behind the header.
+const TABLE_AT: u64 = HEADER_AT + header::LEN;
+/// Entries of the table that are made at a time: 1 MiB of it.
+const PIECE_ENTRIES: u64 = 1 << 18;
+
+/// What all disks of the kind are called.
+const KIND: Kind = Kind::Dynamic(StoredOffset::new(HEADER_AT));
+
+/// The layout of a dynamic VHD.
+pub(super) struct DynamicLayout {
+    size: Size,
+    id: Option<[u8; 16]>,
+    /// True where the table comes first.
+    placed: bool,
+    begun: Option<Begun>,
+}
+
+/// A disk being written.
+struct Begun {
+    virtual_bytes: u64,
+    footer: [u8; footer::LEN],
+    filling: Filling,
+}
+
+impl DynamicLayout {
+    pub(super) fn new(size: Size, id: Option<[u8; 16]>, order: WriteOrder) -> Self {
+        Self { size, id, placed: order == WriteOrder::Sequential, begun: None }
+    }
+}
+
+impl Layout for DynamicLayout {
+    fn format(&self) -> &'static str {
+        Format::Vhd.name()
+    }
+
+    fn variant(&self) -> String {
+        KIND.name().to_owned()
+    }
+
+    fn takes(&self) -> Takes {
+        Takes::Bytes(Order::Guest)
+    }
+
+    fn unit(&self) -> Option<u64> {
+        Some(BLOCK)
+    }
+
+    fn needs_map(&self) -> bool {
+        self.placed
+    }
+
+    fn virtual_bytes(&self, source_bytes: u64) -> Result<u64> {
+        self.size.of(source_bytes)
+    }
+
+    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
+        let Some(virtual_bytes) = facts.virtual_bytes else { return Ok(None) };
+        let map = facts.map.clone().unwrap_or_else(|| UnitMap::full(BLOCK, virtual_bytes));
+        let end = Stored::of(Table::of(virtual_bytes)?.end(), map)?.end();
+        let bytes = end.saturating_add(footer::LEN as u64);
+        Ok(Some(Output { bytes, exact: self.placed && facts.map.is_some() }))
+    }
+
+    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
+        let virtual_bytes = facts.virtual_bytes.ok_or_else(|| {
+            unsuitable(
+                "a dynamic VHD begins with a table as long as its disk asks for, and the size of a raw stream shows at its end",
+            )
+            .hint("name the source by its path or URL, or write raw or a VHD with -o subformat=fixed")
+        })?;
+        let table = Table::of(virtual_bytes)?;
+        let footer = footer_of(KIND, virtual_bytes, self.id, facts);
+        let (filling, writes) = if self.placed {
+            let map = facts.map.clone().ok_or_else(|| Error::internal("a VHD is placed without a map"))?;
+            let stored = Stored::of(table.end(), map)?;
+            (Filling::known(stored.clone()), table.front(footer, stored))
+        } else {
+            (Filling::found(table.end()), nothing())
+        };
+        self.begun = Some(Begun { virtual_bytes, footer, filling });
+        Ok(writes)
+    }
+
+    fn place(&mut self, part: Part) -> Result<Vec<Write>> {
+        self.begun.as_mut().ok_or_else(not_begun)?.filling.place(&part)
+    }
+
+    fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {
+        let mut begun = self.begun.take().ok_or_else(not_begun)?;
+        if begun.virtual_bytes != virtual_bytes {
+            return Err(Error::internal(format!(
+                "a VHD was begun for a disk of {} bytes, and it has {virtual_bytes}",
+                begun.virtual_bytes
+            )));
+        }
+        let mut writes = begun.filling.finish()?;
+        let stored = begun.filling.stored();
+        let at = TargetOffset::new(stored.end());
+        writes.push(Write::Bytes(at, vec![Bytes::from_owner(begun.footer)]));
+        let len = at.get().saturating_add(footer::LEN as u64);
+        let front = match self.placed {
+            true => nothing(),
+            false => Table::of(virtual_bytes)?.front(begun.footer, stored.clone()),
+        };
+        Ok((Box::new(writes.into_iter().chain(front)), len))
+    }
+
+    fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
+        detect::recognise(target, Format::Vhd)
+    }
+
+    fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {
+        Box::pin(crate::open(target, Declared::Format(Format::Vhd)))
+    }
+}
+
+fn not_begun() -> Error {
+    Error::internal("a VHD was not begun")
+}
+
+/// The block allocation table of a disk, by its length.
+#[derive(Clone, Copy, Debug)]
+struct Table {
+    /// An entry for each block of the disk.
+    entries: u32,
+}
+
+impl Table {
+    /// # Errors
+    /// `destination_unsuitable` where the disk is too large.
+    fn of(virtual_bytes: u64) -> Result<Self> {
+        super::check_most(virtual_bytes)?;
+        let entries = u32::try_from(virtual_bytes.div_ceil(BLOCK));
+        Ok(Self { entries: entries.map_err(|_| Error::internal("a table of more entries than a VHD has"))? })
+    }
+
+    /// Entries, with those that fill up its last sector.
+    fn padded_entries(self) -> u64 {
+        u64::from(self.entries).next_multiple_of(SECTOR / 4)
+    }
+
+    /// Where it ends: where the first block begins.
+    fn end(self) -> u64 {
+        self.padded_entries().saturating_mul(4).saturating_add(TABLE_AT)
+    }
+
+    /// All that stands in front of the blocks: the copy of the footer, the header and the table.
+    fn front(self, footer: [u8; footer::LEN], stored: Stored) -> Writes {
+        let header = Bytes::from_owner(header::to_bytes(TABLE_AT, self.entries, BLOCK_BYTES));
+        let first = Write::Bytes(TargetOffset::ZERO, vec![Bytes::from_owner(footer), header]);
+        let all = self.padded_entries();
+        let mut next = 0u64;
+        let pieces = std::iter::from_fn(move || {
+            let from = next;
+            next = from.saturating_add(PIECE_ENTRIES).min(all);
+            let piece: Vec<u8> = (from..next).flat_map(|index| stored.entry(index).to_be_bytes()).collect();
+            let at = TargetOffset::new(from.saturating_mul(4).saturating_add(TABLE_AT));
+            (from < next).then(|| Write::Bytes(at, vec![piece.into()]))
+        });
+        Box::new(std::iter::once(first).chain(pieces))
+    }
+}
