@@ -106,6 +106,12 @@ impl UnitMap {
         self.runs.iter().map(|run| run.start..run.end)
     }
 
+    /// As [`runs`](Self::runs), but for those that end at `unit` or before it; each with how many units lie before it.
+    pub fn runs_from(&self, unit: u64) -> impl Iterator<Item = (Range<u64>, u64)> + '_ {
+        let first = self.runs.partition_point(|run| run.end <= unit);
+        self.runs.iter().skip(first).map(|run| (run.start..run.end, run.rank))
+    }
+
     /// How many groups of `units` neighbours each, such as the entries of one table, hold any: which tables a two-level
     /// map needs.
     pub fn groups(&self, units: u64) -> u64 {
@@ -141,6 +147,11 @@ mod tests {
         let ranks: Vec<_> = (0..14).map(|unit| units.rank(unit)).collect();
         let expected = [0, -1, -1, 1, 2, 3, -1, -1, -1, -1, 4, 5, 6, -1i64];
         assert_eq!(ranks, expected.map(|rank| u64::try_from(rank).ok()));
+        for unit in 0..14 {
+            let expected: Vec<_> =
+                [(0..1, 0), (3..6, 1), (10..13, 4)].into_iter().filter(|(run, _)| run.end > unit).collect();
+            assert_eq!(units.runs_from(unit).collect::<Vec<_>>(), expected, "{unit}");
+        }
         assert!(units.add(range(200, 300)).is_err(), "guest order");
     }
 
