@@ -1,14 +1,18 @@
-//! Decompression of one unit at a time: deflate, zlib and zstd, each to exactly the bytes asked for.
+//! Decompression of one unit at a time: deflate, zlib and zstd, each to exactly the bytes asked for; and compression, each
+//! unit for itself.
 
 use std::cell::RefCell;
 
 use diskferry_core::error::{Error, Result};
-use flate2::{Decompress, FlushDecompress, Status};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use zlib_rs::adler32::adler32;
 use zstd::zstd_safe::{self, DCtx};
 
 thread_local! {
     /// One inflater a thread: its window and tables are allocated once.
     static INFLATER: RefCell<Decompress> = RefCell::new(Decompress::new(false));
+    /// One deflater a thread, likewise, with the level that it was made for.
+    static ZLIB_DEFLATER: RefCell<Option<(u32, Compress)>> = const { RefCell::new(None) };
     /// One zstd context a thread, likewise.
     static UNZSTD: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
 }
@@ -98,13 +102,98 @@ pub fn unzstd(stored: &[u8], out: &mut [u8]) -> Result<usize> {
     })
 }
 
+/// Most bytes of a stored block of deflate.
+const STORED_BLOCK: usize = 65_535;
+/// The bytes before a stored block: its kind, its length, and this inverted.
+const STORED_HEADER: usize = 5;
+/// What RFC 1950 puts before the deflate stream: 32 KiB of window, the default level, and a check of the two bytes.
+const ZLIB_HEADER: [u8; 2] = [0x78, 0x9c];
+/// The Adler-32 behind it.
+const ZLIB_TRAILER: usize = 4;
+
+/// The most bytes that [`deflate_zlib`] makes of a unit of `len` bytes: what it takes where nothing shrinks.
+pub const fn most_zlib(len: usize) -> usize {
+    let blocks = if len == 0 { 1 } else { len.div_ceil(STORED_BLOCK) };
+    len.saturating_add(blocks.saturating_mul(STORED_HEADER))
+        .saturating_add(ZLIB_HEADER.len())
+        .saturating_add(ZLIB_TRAILER)
+}
+
+/// Deflates `unit` into the beginning of `out` as a zlib stream (RFC 1950) with a window of 32 KiB, at `level`, 0 to 9.
+/// What would become longer than [`most_zlib`] is stored. Gives the stream's length.
+///
+/// # Errors
+/// `internal` where `out` is shorter than [`most_zlib`] says.
+pub fn deflate_zlib(level: u32, unit: &[u8], out: &mut [u8]) -> Result<usize> {
+    let most = most_zlib(unit.len());
+    let room = out.get_mut(..most).ok_or_else(|| Error::internal("too little room to deflate into"))?;
+    ZLIB_DEFLATER.with_borrow_mut(|kept| {
+        let (_, state) = match kept {
+            Some(kept) if kept.0 == level => {
+                kept.1.reset();
+                kept
+            }
+            _ => kept.insert((level, Compress::new(Compression::new(level), true))),
+        };
+        match state.compress(unit, room, FlushCompress::Finish) {
+            Ok(Status::StreamEnd) => usize::try_from(state.total_out())
+                .map_err(|_| Error::internal("a deflated unit is longer than the address space")),
+            Ok(Status::Ok | Status::BufError) => store_zlib(unit, room),
+            Err(error) => Err(Error::internal(format!("deflating a unit failed: {error}"))),
+        }
+    })
+}
+
+/// Puts a raw deflate stream (RFC 1951) that holds exactly `unit` into a zlib stream at the beginning of `out`. Gives its
+/// length, or `None` where `out` has no room for it.
+pub fn wrap_zlib(stream: &[u8], unit: &[u8], out: &mut [u8]) -> Option<usize> {
+    let mut room = Room { out, used: 0 };
+    room.put(&ZLIB_HEADER)?;
+    room.put(stream)?;
+    room.put(&adler32(1, unit).to_be_bytes())?;
+    Some(room.used)
+}
+
+/// A zlib stream that stores `unit` as it is.
+fn store_zlib(unit: &[u8], out: &mut [u8]) -> Result<usize> {
+    let store = |out| {
+        let mut room = Room { out, used: 0 };
+        room.put(&ZLIB_HEADER)?;
+        let mut blocks = unit.chunks(STORED_BLOCK).peekable();
+        while let Some(block) = blocks.next() {
+            let len = u16::try_from(block.len()).ok()?;
+            room.put(&[u8::from(blocks.peek().is_none())])?;
+            room.put(&len.to_le_bytes())?;
+            room.put(&(!len).to_le_bytes())?;
+            room.put(block)?;
+        }
+        room.put(&adler32(1, unit).to_be_bytes())?;
+        Some(room.used)
+    };
+    store(out).ok_or_else(|| Error::internal("too little room to store a unit"))
+}
+
+/// Bytes being filled from their beginning on.
+struct Room<'a> {
+    out: &'a mut [u8],
+    used: usize,
+}
+
+impl Room<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Option<()> {
+        let end = self.used.checked_add(bytes.len())?;
+        self.out.get_mut(self.used..end)?.copy_from_slice(bytes);
+        self.used = end;
+        Some(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
     use diskferry_core::error::ErrorKind;
     use flate2::write::{DeflateEncoder, ZlibEncoder};
-    use flate2::{Compress, Compression, FlushCompress};
 
     use super::*;
 
@@ -182,6 +271,61 @@ mod tests {
         let mut wrong = stored;
         *wrong.last_mut().unwrap() ^= 1;
         malformed(inflate_zlib(&wrong, &mut out[..20_000]));
+    }
+
+    /// Bytes that do not shrink.
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 1u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn what_is_deflated_inflates_to_itself_and_takes_no_more_than_it_may() {
+        for len in [1, 511, 65_535, 65_536, 65_537, 2 << 20] {
+            let units = [noise(len), vec![0; len], text().into_iter().cycle().take(len).collect()];
+            for unit in units {
+                for level in [6, 0, 9, 1, 6] {
+                    let mut out = vec![0xaa; most_zlib(len) + 7];
+                    let made = deflate_zlib(level, &unit, &mut out).unwrap();
+                    assert!(made <= most_zlib(len), "{len} at {level}");
+                    let mut back = vec![0; len];
+                    assert_eq!(inflate_zlib(&out[..made], &mut back).unwrap(), made);
+                    assert!(back == unit, "{len} at {level}");
+                    let mut again = vec![0; most_zlib(len)];
+                    assert_eq!(deflate_zlib(level, &unit, &mut again).unwrap(), made);
+                    assert!(again[..made] == out[..made], "the same bytes every time");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn noise_is_stored_within_the_bound() {
+        let unit = noise(65_536);
+        let mut out = vec![0; most_zlib(unit.len())];
+        assert_eq!(store_zlib(&unit, &mut out).unwrap(), out.len());
+        let mut back = vec![0; unit.len()];
+        inflate_zlib(&out, &mut back).unwrap();
+        assert!(back == unit);
+        assert!(store_zlib(&unit, &mut out[..65_000]).is_err());
+        assert!(deflate_zlib(6, &unit, &mut out[..65_000]).is_err());
+    }
+
+    #[test]
+    fn a_deflate_stream_is_wrapped_with_its_checksum() {
+        let stream = deflated();
+        let mut out = vec![0; stream.len() + 6];
+        assert_eq!(wrap_zlib(&stream, &text(), &mut out), Some(stream.len() + 6));
+        let mut back = vec![0; text().len()];
+        assert_eq!(inflate_zlib(&out, &mut back).unwrap(), out.len());
+        assert!(back == text());
+        assert_eq!(wrap_zlib(&stream, &text(), &mut out[..stream.len() + 5]), None);
     }
 
     #[test]
