@@ -5,7 +5,7 @@
 
 use diskferry_core::error::{Error, Result};
 use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Bytes of a sector: the unit of every address in a VMDK.
 pub(crate) const SECTOR: u64 = 512;
@@ -41,7 +41,7 @@ impl Sectors {
     }
 }
 
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawHeader {
     magic: [u8; 4],
@@ -199,6 +199,41 @@ impl SparseHeader {
         })
     }
 
+    /// The header as it is stored; what [`parse`](Self::parse) takes.
+    pub(crate) fn to_bytes(&self) -> [u8; HEADER_LEN] {
+        let (compressed, compression) = match self.grains {
+            Grains::Plain => (0, 0),
+            Grains::Compressed { markers: false } => (FLAG_COMPRESSED, 1),
+            Grains::Compressed { markers: true } => (FLAG_COMPRESSED | FLAG_MARKERS, 1),
+        };
+        let redundant = if self.redundant.is_some() { FLAG_REDUNDANT } else { 0 };
+        let zeroed = if self.zeroed_grains { FLAG_ZEROED } else { 0 };
+        let (descriptor_offset, descriptor_size) = self.descriptor.unwrap_or((Sectors(0), Sectors(0)));
+        let raw = RawHeader {
+            magic: MAGIC,
+            version: U32::new(self.version),
+            flags: U32::new(FLAG_NEWLINES | redundant | zeroed | compressed),
+            capacity: U64::new(self.capacity.0),
+            grain_size: U64::new(self.grain.0),
+            descriptor_offset: U64::new(descriptor_offset.0),
+            descriptor_size: U64::new(descriptor_size.0),
+            table_entries: U32::new(self.table_entries),
+            redundant_directory: U64::new(self.redundant.unwrap_or(Sectors(0)).0),
+            directory: U64::new(match self.directory {
+                DirectoryAt::Sector(sector) => sector.0,
+                DirectoryAt::Footer => AT_END,
+            }),
+            overhead: U64::new(self.overhead.0),
+            unclean: u8::from(self.unclean),
+            single_end_line: b'\n',
+            non_end_line: b' ',
+            double_end_line: *b"\r\n",
+            compression: U16::new(compression),
+            pad: [0; 433],
+        };
+        zerocopy::transmute!(raw)
+    }
+
     /// Bytes of a grain.
     pub(crate) const fn grain_bytes(&self) -> u64 {
         // At most 1 GiB, see `parse`.
@@ -225,7 +260,7 @@ fn grains(flags: u32, compression: u16) -> Result<Grains> {
     }
 }
 
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawMarker {
     value: U64,
@@ -275,6 +310,23 @@ impl Marker {
             (0, kind) => Err(Error::malformed(format!("marker type {kind}; 0 to 3 are known"))),
             (size, _) => Ok(Self::Grain { lba: value, size }),
         }
+    }
+
+    /// The marker as it is stored. Of a grain's only the first [`GRAIN_MARKER_LEN`] are the marker; any other fills a
+    /// sector, the rest of which is zeros.
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
+        let (value, size, kind) = match self {
+            Self::Grain { lba, size } => (lba, size, 0),
+            Self::Table(sectors) => (sectors, 0, 1),
+            Self::Directory(sectors) => (sectors, 0, 2),
+            Self::Footer(sectors) => (sectors, 0, 3),
+            Self::End => (Sectors(0), 0, 0),
+        };
+        zerocopy::transmute!(RawMarker {
+            value: U64::new(value.0),
+            size: U32::new(size),
+            kind: U32::new(kind)
+        })
     }
 }
 

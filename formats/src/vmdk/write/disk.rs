@@ -1,0 +1,176 @@
+//! What both kinds have in common: the size of the disk, and what it is called.
+
+use diskferry_core::digest::sha256;
+use diskferry_core::error::{Error, ErrorKind, Result};
+
+use super::super::header::{SECTOR, Sectors};
+use crate::Format;
+
+/// Sectors of a grain: 64 KiB, as VMware's tools and all others write.
+pub(super) const GRAIN_SECTORS: u64 = 128;
+/// Bytes of a grain.
+pub(super) const GRAIN: u64 = GRAIN_SECTORS * SECTOR;
+/// Entries of a grain table: what the specification fixes them to.
+pub(super) const TABLE_ENTRIES: u64 = 512;
+/// Bytes of an entry of a table or a directory.
+pub(super) const ENTRY: u64 = 4;
+/// Bytes of a grain table.
+pub(super) const TABLE: u64 = TABLE_ENTRIES * ENTRY;
+/// Sectors of a grain table.
+pub(super) const TABLE_SECTORS: u64 = TABLE / SECTOR;
+/// Where the descriptor begins, in sectors: right behind the header.
+pub(super) const DESCRIPTOR_AT: u64 = 1;
+/// Sectors that the descriptor has: room for a tool that lengthens it, and what qemu rewrites as a whole.
+pub(super) const DESCRIPTOR_SECTORS: u64 = 20;
+
+/// Most grains: their number fits 32 bits, for VMware's tools and VirtualBox. 256 TiB but for one grain.
+const MOST_GRAINS: u64 = u32::MAX as u64;
+/// Bytes of the largest target: its last sector's number fits 32 bits, as each entry of a table must.
+pub(super) const MOST_BYTES: u64 = (1 << 32) * SECTOR;
+
+/// What identifies the content of a disk: the `longContentID`, whose last four bytes are the CID.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ContentId(pub(super) [u8; 16]);
+
+impl ContentId {
+    /// The CID.
+    pub(super) fn cid(self) -> u32 {
+        let [.., a, b, c, d] = self.0;
+        u32::from_be_bytes([a, b, c, d])
+    }
+
+    /// True where the CID means something else than a content: none, a disk never written to, or nothing at all.
+    fn is_reserved(self) -> bool {
+        matches!(self.cid(), 0 | 0xffff_fffe | 0xffff_ffff)
+    }
+
+    /// Derives one. It changes with the content's source and size, and with nothing else of a run.
+    fn derived(variant: &str, virtual_bytes: u64, fingerprint: &[u8; 32]) -> Self {
+        let size = virtual_bytes.to_le_bytes();
+        let hash = sha256(&[Format::Vmdk.name().as_bytes(), variant.as_bytes(), &size, fingerprint]);
+        let mut id = [0; 16];
+        id.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
+        if Self(id).is_reserved() {
+            id.iter_mut().skip(12).take(1).for_each(|byte| *byte ^= 0x10);
+        }
+        Self(id)
+    }
+}
+
+/// What was asked for of the disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct DiskOptions {
+    align: Option<u64>,
+    id: Option<ContentId>,
+}
+
+impl DiskOptions {
+    /// # Errors
+    /// `usage` where the virtual size cannot be a multiple of `align`, or `id` ends in a reserved CID.
+    pub(super) fn new(align: Option<u64>, id: Option<ContentId>) -> Result<Self> {
+        if let Some(align) = align
+            && (align == 0 || !align.is_multiple_of(SECTOR))
+        {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("the option align cannot be {align} bytes: a VMDK counts sectors of {SECTOR}"),
+            ));
+        }
+        if let Some(id) = id.filter(|id| id.is_reserved()) {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "the option id cannot end in {:08x}: as a CID that does not name a content",
+                    id.cid()
+                ),
+            ));
+        }
+        Ok(Self { align, id })
+    }
+
+    /// See [`diskferry_core::target::Layout::virtual_bytes`].
+    ///
+    /// # Errors
+    /// `destination_unsuitable` for no sector at all, for a part of one, and for more than can be counted.
+    pub(super) fn virtual_bytes(&self, source_bytes: u64) -> Result<u64> {
+        let bytes = match self.align {
+            None => source_bytes,
+            Some(align) => source_bytes.checked_next_multiple_of(align).unwrap_or(u64::MAX),
+        };
+        if source_bytes == 0 {
+            return Err(unsuitable("the disk has no byte, and a VMDK has one sector at least".to_owned())
+                .hint("convert to raw, or to qcow2"));
+        }
+        if bytes.div_ceil(GRAIN) > MOST_GRAINS {
+            return Err(unsuitable(format!(
+                "the disk would have {bytes} bytes, and a VMDK extent holds up to {} (2^32 - 1 grains of 64 KiB)",
+                MOST_GRAINS.saturating_mul(GRAIN)
+            ))
+            .hint("convert to qcow2"));
+        }
+        if !bytes.is_multiple_of(SECTOR) {
+            return Err(unsuitable(format!(
+                "the disk has {bytes} bytes, and a VMDK counts whole sectors of {SECTOR}"
+            ))
+            .hint("-o align=512 rounds the size up, with zeros"));
+        }
+        Ok(bytes)
+    }
+
+    /// What the disk is called.
+    pub(super) fn id(&self, variant: &str, virtual_bytes: u64, fingerprint: &[u8; 32]) -> ContentId {
+        self.id.unwrap_or_else(|| ContentId::derived(variant, virtual_bytes, fingerprint))
+    }
+}
+
+/// The sectors of a size that was checked to be whole ones.
+pub(super) fn sectors(bytes: u64) -> Sectors {
+    Sectors(bytes.div_ceil(SECTOR))
+}
+
+/// The address of `bytes` as an entry of a table or a directory has it.
+///
+/// # Errors
+/// `destination_unsuitable` where it has too many bits.
+pub(super) fn entry(bytes: u64) -> Result<u32> {
+    u32::try_from(bytes.div_ceil(SECTOR)).map_err(|_| {
+        unsuitable(format!(
+            "what the disk holds takes more than {MOST_BYTES} bytes, which is what the tables of a VMDK can address"
+        ))
+        .hint("convert to qcow2")
+    })
+}
+
+pub(super) fn unsuitable(message: String) -> Error {
+    Error::new(ErrorKind::DestinationUnsuitable, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_derived_id_never_ends_in_a_reserved_cid() {
+        for cid in [0u32, 0xffff_fffe, 0xffff_ffff] {
+            let mut id = [7; 16];
+            id[12..].copy_from_slice(&cid.to_be_bytes());
+            assert!(ContentId(id).is_reserved());
+            assert!(DiskOptions::new(None, Some(ContentId(id))).is_err());
+            id[12] ^= 0x10;
+            assert!(!ContentId(id).is_reserved());
+        }
+    }
+
+    #[test]
+    fn an_id_follows_from_the_source_and_the_size() {
+        let one = ContentId::derived("streamOptimized", 512, &[1; 32]);
+        assert_eq!(one, ContentId::derived("streamOptimized", 512, &[1; 32]));
+        for other in [
+            ContentId::derived("monolithicSparse", 512, &[1; 32]),
+            ContentId::derived("streamOptimized", 1024, &[1; 32]),
+            ContentId::derived("streamOptimized", 512, &[2; 32]),
+        ] {
+            assert_ne!(one, other);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Grains as a stream has them: marker, zlib stream, zeros up to the sector.
+
+use diskferry_core::error::{Error, Result};
+use diskferry_core::extent::Compression;
+use diskferry_core::target::{Coding, Encoder};
+
+use super::super::header::{GRAIN_MARKER_LEN, HEADER_LEN, Marker, Sectors};
+use super::disk::{GRAIN, GRAIN_SECTORS};
+use crate::codec::{deflate_zlib, most_zlib, wrap_zlib};
+
+/// Bytes of a grain as memory counts them.
+const UNIT: usize = 64 << 10;
+/// Bytes of a sector, likewise.
+const SECTOR_LEN: usize = HEADER_LEN;
+
+const _: () = assert!(UNIT as u64 == GRAIN);
+
+/// Deflates grains. A stream has no plain ones: what does not shrink is stored inside its zlib stream.
+#[derive(Debug)]
+pub(super) struct GrainEncoder {
+    level: u32,
+    recompress: bool,
+}
+
+impl GrainEncoder {
+    /// Deflates at `level`, from 0 to 9, and carries over what is deflated already unless all is to be deflated anew.
+    pub(super) fn new(level: u32, recompress: bool) -> Self {
+        Self { level, recompress }
+    }
+
+    /// Puts the marker before the `len` bytes of a zlib stream and zeros behind them.
+    fn frame(unit: u64, len: usize, out: &mut [u8]) -> Result<Coding> {
+        let wrong = || Error::internal(format!("grain {unit} became {len} bytes"));
+        let lba = Sectors(unit.checked_mul(GRAIN_SECTORS).ok_or_else(wrong)?);
+        let marker = Marker::Grain { lba, size: u32::try_from(len).map_err(|_| wrong())? }.to_bytes();
+        let (marker, _) = marker.split_at_checked(GRAIN_MARKER_LEN).ok_or_else(wrong)?;
+        out.get_mut(..GRAIN_MARKER_LEN).ok_or_else(wrong)?.copy_from_slice(marker);
+        let end = GRAIN_MARKER_LEN.saturating_add(len);
+        let whole = end.checked_next_multiple_of(SECTOR_LEN).ok_or_else(wrong)?;
+        out.get_mut(end..whole).ok_or_else(wrong)?.fill(0);
+        Ok(Coding::Coded(whole))
+    }
+}
+
+impl Encoder for GrainEncoder {
+    fn unit_bytes(&self) -> u64 {
+        GRAIN
+    }
+
+    fn most_bytes(&self) -> usize {
+        most_zlib(UNIT).saturating_add(GRAIN_MARKER_LEN).next_multiple_of(SECTOR_LEN)
+    }
+
+    fn encode(&self, unit: u64, guest: &[u8], out: &mut [u8]) -> Result<Coding> {
+        let body = out.get_mut(GRAIN_MARKER_LEN..).unwrap_or_default();
+        let len = deflate_zlib(self.level, guest, body)?;
+        Self::frame(unit, len, out)
+    }
+
+    fn carries(&self) -> Option<Compression> {
+        (!self.recompress).then_some(Compression::Deflate)
+    }
+
+    fn carry(&self, unit: u64, guest: &[u8], stream: &[u8], out: &mut [u8]) -> Result<Option<Coding>> {
+        // Longer than what is stored: another deflater made it, and it is better made anew.
+        let body = out.get_mut(GRAIN_MARKER_LEN..).and_then(|body| body.get_mut(..most_zlib(guest.len())));
+        match wrap_zlib(stream, guest, body.unwrap_or_default()) {
+            Some(len) => Self::frame(unit, len, out).map(Some),
+            None => Ok(None),
+        }
+    }
+}

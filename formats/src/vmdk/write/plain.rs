@@ -1,0 +1,245 @@
+//! The layout of monolithicSparse: grains one behind the other in guest order, behind all tables.
+//!
+//! Packed and placed are one: grains lie where their rank among the grains says, and only who counts them differs. Packed,
+//! a grain counts from its first byte that is not zero; placed, from the map, those that turn out to be zeros too.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use diskferry_core::address::{GuestRange, TargetOffset, TargetRange};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, Result, Warning};
+use diskferry_core::scan::Scanned;
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Write, Writes};
+use diskferry_core::transfer::Order;
+use diskferry_core::units::UnitMap;
+
+use super::super::header::SECTOR;
+use super::disk::{DiskOptions, GRAIN, MOST_BYTES, entry, sectors, unsuitable};
+use super::front::Front;
+use crate::placing::{not_asked_for, nothing};
+use crate::{Declared, Format, detect};
+
+const VARIANT: &str = "monolithicSparse";
+
+/// The layout of a monolithicSparse target.
+pub(super) struct PlainLayout {
+    disk: DiskOptions,
+    placed: bool,
+    begun: Option<Begun>,
+}
+
+/// What is known while the disk flows.
+struct Begun {
+    virtual_bytes: u64,
+    fingerprint: [u8; 32],
+    front: Front,
+    /// The grains that there are: so far, or in the map.
+    grains: UnitMap,
+    /// Where the target is written up to, from the first grain on.
+    written: u64,
+    /// The last bytes written are those of a grain, and a reader would take them for the footer of a VHD.
+    misleading: bool,
+}
+
+impl PlainLayout {
+    pub(super) fn new(disk: DiskOptions, order: WriteOrder) -> Self {
+        Self { disk, placed: order == WriteOrder::Sequential, begun: None }
+    }
+
+    fn begun(&mut self) -> Result<&mut Begun> {
+        self.begun.as_mut().ok_or_else(|| Error::internal("a layout was not begun"))
+    }
+}
+
+impl Layout for PlainLayout {
+    fn format(&self) -> &'static str {
+        Format::Vmdk.name()
+    }
+
+    fn variant(&self) -> String {
+        VARIANT.to_owned()
+    }
+
+    fn takes(&self) -> Takes {
+        Takes::Bytes(Order::Guest)
+    }
+
+    fn unit(&self) -> Option<u64> {
+        Some(GRAIN)
+    }
+
+    fn needs_map(&self) -> bool {
+        self.placed
+    }
+
+    fn virtual_bytes(&self, source_bytes: u64) -> Result<u64> {
+        self.disk.virtual_bytes(source_bytes)
+    }
+
+    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
+        let Some(virtual_bytes) = facts.virtual_bytes else { return Ok(None) };
+        let front = Front::new(sectors(virtual_bytes));
+        let all = virtual_bytes.div_ceil(GRAIN);
+        let (count, last) = match &facts.map {
+            Some(map) => (map.count(), map.last()),
+            None => (all, all.checked_sub(1)),
+        };
+        let bytes = end_of(front, count, guarded(last, virtual_bytes));
+        if self.placed && facts.map.is_some() {
+            entry(bytes.saturating_sub(SECTOR))?;
+            return Ok(Some(Output { bytes, exact: true }));
+        }
+        // More is refused when it comes: how many grains are zeros shows only then.
+        Ok(Some(Output { bytes: bytes.min(MOST_BYTES), exact: false }))
+    }
+
+    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
+        let virtual_bytes = facts.virtual_bytes.ok_or_else(|| {
+            unsuitable(format!(
+                "a {VARIANT} vmdk has its tables in front, and so needs the size of the disk before its first byte"
+            ))
+            .hint("name the source by its path or URL, or write raw")
+        })?;
+        self.disk.virtual_bytes(virtual_bytes)?;
+        let front = Front::new(sectors(virtual_bytes));
+        let mut begun = Begun {
+            virtual_bytes,
+            fingerprint: facts.fingerprint,
+            front,
+            grains: UnitMap::new(GRAIN),
+            written: front.grains_at(),
+            misleading: false,
+        };
+        let mut writes = nothing();
+        if self.placed {
+            let map = facts.map.as_ref().filter(|map| map.unit() == GRAIN);
+            begun.grains = map.cloned().ok_or_else(|| Error::internal("placed without a map"))?;
+            begun.misleading = guarded(begun.grains.last(), virtual_bytes);
+            entry(end_of(front, begun.grains.count(), begun.misleading).saturating_sub(SECTOR))?;
+            let id = self.disk.id(VARIANT, virtual_bytes, &facts.fingerprint);
+            writes = front.writes(id, begun.grains.clone())?;
+        }
+        self.begun = Some(begun);
+        Ok(writes)
+    }
+
+    fn place(&mut self, part: Part) -> Result<Vec<Write>> {
+        let placed = self.placed;
+        let begun = self.begun()?;
+        match part {
+            Part::Zero(_) => Ok(Vec::new()),
+            Part::Bytes(scanned) => begun.place(&scanned, placed),
+            Part::Unit(_) => Err(not_asked_for()),
+        }
+    }
+
+    fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {
+        let (placed, disk) = (self.placed, self.disk);
+        let begun = self.begun.take().ok_or_else(|| Error::internal("a layout was not begun"))?;
+        if begun.virtual_bytes != virtual_bytes {
+            return Err(Error::internal(format!(
+                "a disk of {} bytes turned out to have {virtual_bytes}",
+                begun.virtual_bytes
+            )));
+        }
+        let end = end_of(begun.front, begun.grains.count(), begun.misleading);
+        let rest = zeros(begun.written, end).into_iter();
+        if placed {
+            return Ok((Box::new(rest), end));
+        }
+        let id = disk.id(VARIANT, virtual_bytes, &begun.fingerprint);
+        Ok((Box::new(rest.chain(begun.front.writes(id, begun.grains)?)), end))
+    }
+
+    fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
+        detect::recognise(target, Format::Vmdk)
+    }
+
+    fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {
+        Box::pin(crate::open(target, Declared::Format(Format::Vmdk)))
+    }
+}
+
+impl Begun {
+    /// Places the runs that are not zeros; what lies between two of them in the target are zeros.
+    fn place(&mut self, scanned: &Scanned, placed: bool) -> Result<Vec<Write>> {
+        let mut writes = Vec::new();
+        let mut open: Option<(u64, Vec<Bytes>)> = None;
+        for (guest, zero) in scanned.ranges() {
+            if zero || guest.is_empty() {
+                continue;
+            }
+            let to = self.locate(guest, placed)?;
+            let bytes = scanned.slice(guest);
+            if !placed {
+                self.misleading = guest.end().is_aligned(GRAIN) && ends_like_a_vhd(&bytes);
+            }
+            match &mut open {
+                Some((_, pieces)) if to == self.written => pieces.push(bytes),
+                _ => {
+                    writes.extend(open.take().map(bytes_at));
+                    writes.extend(zeros(self.written, to));
+                    open = Some((to, vec![bytes]));
+                }
+            }
+            self.written = to.saturating_add(guest.len());
+        }
+        writes.extend(open.map(bytes_at));
+        Ok(writes)
+    }
+
+    /// Where a run of the disk goes in the target. All of its grains follow each other there.
+    fn locate(&mut self, guest: GuestRange, placed: bool) -> Result<u64> {
+        let first = guest.start().get() / GRAIN;
+        if !placed {
+            self.grains.add(guest)?;
+            entry(end_of(self.front, self.grains.count(), false).saturating_sub(SECTOR))?;
+        }
+        let last = guest.end().get().div_ceil(GRAIN).saturating_sub(1);
+        let ranks = self.grains.rank(first).zip(self.grains.rank(last));
+        let (first_rank, _) = ranks
+            .filter(|(from, to)| to.saturating_sub(*from) == last.saturating_sub(first))
+            .ok_or_else(|| Error::internal(format!("the map does not have the bytes {guest} that came")))?;
+        let start = first_rank.saturating_mul(GRAIN).saturating_add(guest.start().get() % GRAIN);
+        let to = self.front.grains_at().saturating_add(start);
+        if to < self.written {
+            return Err(Error::internal(format!("the bytes {guest} came out of order")));
+        }
+        Ok(to)
+    }
+}
+
+/// Where a target with so many grains ends. A guarded one has a grain of zeros at its end that no table names.
+fn end_of(front: Front, grains: u64, guarded: bool) -> u64 {
+    let grains = grains.saturating_add(u64::from(guarded));
+    front.grains_at().saturating_add(grains.saturating_mul(GRAIN))
+}
+
+/// Whether the target must not end with the last grain, since what the guest has there is not known and could be the footer
+/// of a VHD. Where the disk ends inside the grain, zeros are the end; where there is no grain, the tables are.
+fn guarded(last: Option<u64>, virtual_bytes: u64) -> bool {
+    last.is_some_and(|last| last.saturating_add(1).saturating_mul(GRAIN) <= virtual_bytes)
+}
+
+/// Whether the footer of a VHD begins where it would at the end of a file that ends with `bytes`.
+fn ends_like_a_vhd(bytes: &[u8]) -> bool {
+    const COOKIE: &[u8] = b"conectix";
+    // Old writers left the last byte of the footer's 512 out.
+    [512, 511].iter().any(|len| {
+        let start = bytes.len().checked_sub(*len);
+        start.and_then(|start| bytes.get(start..)).is_some_and(|footer| footer.starts_with(COOKIE))
+    })
+}
+
+fn bytes_at((at, pieces): (u64, Vec<Bytes>)) -> Write {
+    Write::Bytes(TargetOffset::new(at), pieces)
+}
+
+fn zeros(from: u64, to: u64) -> Option<Write> {
+    let range = TargetRange::between(TargetOffset::new(from), TargetOffset::new(to));
+    (!range.is_empty()).then_some(Write::Zero(range))
+}

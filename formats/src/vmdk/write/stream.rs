@@ -1,0 +1,301 @@
+//! The layout of streamOptimized: written front to back, as it is read.
+//!
+//! Source: VMware, *Virtual Disk Format 1.1* (and 5.0), "Stream-Optimized Compressed Sparse Extents".
+//!
+//! ```text
+//! header │ descriptor │ zeros │ grain, …, grain │ table │ grain, … │ table │ directory │ footer │ end of stream
+//! sector 0   1                  128
+//! ```
+//!
+//! Each thing from sector 128 on stands behind a marker. Grains come in ascending order, a table behind the grains that it
+//! names, if there are any. The header says that the directory is at the end, and the footer, the header once more, where.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use diskferry_core::address::{TargetOffset, TargetRange};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, Result, Warning};
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::target::{Coding, Encoded, Encoder, Facts, Layout, Output, Part, Takes, Write, Writes};
+
+use super::super::header::{DirectoryAt, Grains, HEADER_LEN, Marker, SECTOR, Sectors, SparseHeader};
+use super::descriptor::{Kind, descriptor};
+use super::disk::{
+    ContentId, DESCRIPTOR_AT, DESCRIPTOR_SECTORS, DiskOptions, ENTRY, GRAIN, GRAIN_SECTORS, MOST_BYTES,
+    TABLE, TABLE_ENTRIES, TABLE_SECTORS, entry, sectors, unsuitable,
+};
+use super::encode::GrainEncoder;
+use crate::placing::{not_asked_for, nothing};
+use crate::{Declared, Format, detect};
+
+const VARIANT: &str = "streamOptimized";
+/// What the descriptor says: what vSphere's exports say, which cannot be written to in place.
+const KIND: Kind = Kind { create_type: VARIANT, access: "RDONLY", file: "generated-stream.vmdk" };
+/// Where the first grain is, in sectors: at a grain's multiple, as VMware's tools have it.
+const OVERHEAD: u64 = 128;
+/// Most entries of the directory that one write holds: 512 KiB.
+const ENTRIES_AT_ONCE: u64 = 1 << 17;
+
+/// The layout of a streamOptimized target.
+pub(super) struct StreamLayout {
+    disk: DiskOptions,
+    encoder: Arc<GrainEncoder>,
+    /// The header is written first, since nothing can be written later.
+    header_first: bool,
+    virtual_bytes: Option<u64>,
+    fingerprint: [u8; 32],
+    /// Where the target is written up to, from the first grain on.
+    end: u64,
+    /// The table of the grains that were written last.
+    table: Option<Table>,
+    /// The tables that were written: index, and sector.
+    directory: Vec<(u64, u32)>,
+}
+
+/// A grain table that is being filled.
+struct Table {
+    index: u64,
+    entries: Vec<u32>,
+}
+
+impl StreamLayout {
+    pub(super) fn new(disk: DiskOptions, encoder: GrainEncoder, order: WriteOrder) -> Self {
+        Self {
+            disk,
+            encoder: Arc::new(encoder),
+            header_first: order == WriteOrder::Sequential,
+            virtual_bytes: None,
+            fingerprint: [0; 32],
+            end: OVERHEAD * SECTOR,
+            table: None,
+            directory: Vec::new(),
+        }
+    }
+
+    /// What stands in front of the grains.
+    fn front(&self, virtual_bytes: u64) -> Result<Writes> {
+        let capacity = sectors(virtual_bytes);
+        let id: ContentId = self.disk.id(VARIANT, virtual_bytes, &self.fingerprint);
+        let header = header(capacity, DirectoryAt::Footer).to_bytes();
+        let pieces = vec![Bytes::copy_from_slice(&header), descriptor(&KIND, capacity, id)?.into()];
+        let used = TargetOffset::new((DESCRIPTOR_AT + DESCRIPTOR_SECTORS) * SECTOR);
+        let padding = TargetRange::between(used, TargetOffset::new(OVERHEAD * SECTOR));
+        Ok(Box::new([Write::Bytes(TargetOffset::ZERO, pieces), Write::Zero(padding)].into_iter()))
+    }
+
+    /// Places a grain, behind the table of those before it if they have another one.
+    fn grain(&mut self, grain: Encoded) -> Result<Vec<Write>> {
+        let whole = grain.bytes.len() as u64;
+        if grain.coding != Coding::Coded(grain.bytes.len()) || !whole.is_multiple_of(SECTOR) {
+            return Err(Error::internal(format!(
+                "grain {} came in {whole} bytes, {:?}",
+                grain.unit, grain.coding
+            )));
+        }
+        let start = self.end;
+        let index = grain.unit / TABLE_ENTRIES;
+        let mut pieces = Vec::new();
+        if self.table.as_ref().is_some_and(|table| table.index != index) {
+            pieces.push(self.flush()?);
+        }
+        let at = entry(self.end)?;
+        let table = self.table.get_or_insert_with(|| Table { index, entries: Vec::new() });
+        let slot = usize::try_from(grain.unit % TABLE_ENTRIES).unwrap_or(usize::MAX);
+        if table.index != index || slot < table.entries.len() {
+            return Err(Error::internal(format!("grain {} came out of order", grain.unit)));
+        }
+        table.entries.resize(slot, 0);
+        table.entries.push(at);
+        self.end = self.end.saturating_add(whole);
+        entry(self.end.saturating_sub(SECTOR))?;
+        pieces.push(grain.bytes);
+        Ok(vec![Write::Bytes(TargetOffset::new(start), pieces)])
+    }
+
+    /// The table of the grains that were written last, behind its marker.
+    fn flush(&mut self) -> Result<Bytes> {
+        let Some(table) = self.table.take() else { return Ok(Bytes::new()) };
+        let mut bytes = marker(Marker::Table(Sectors(TABLE_SECTORS)));
+        let first = bytes.len() as u64;
+        bytes.extend(table.entries.iter().flat_map(|entry| entry.to_le_bytes()));
+        bytes.resize(usize::try_from(first.saturating_add(TABLE)).unwrap_or(usize::MAX), 0);
+        self.directory.push((table.index, entry(self.end.saturating_add(first))?));
+        self.end = self.end.saturating_add(bytes.len() as u64);
+        Ok(bytes.into())
+    }
+}
+
+impl Layout for StreamLayout {
+    fn format(&self) -> &'static str {
+        Format::Vmdk.name()
+    }
+
+    fn variant(&self) -> String {
+        VARIANT.to_owned()
+    }
+
+    fn takes(&self) -> Takes {
+        let encoder: Arc<GrainEncoder> = Arc::clone(&self.encoder);
+        Takes::Units(encoder)
+    }
+
+    fn unit(&self) -> Option<u64> {
+        Some(GRAIN)
+    }
+
+    fn needs_map(&self) -> bool {
+        false
+    }
+
+    fn virtual_bytes(&self, source_bytes: u64) -> Result<u64> {
+        self.disk.virtual_bytes(source_bytes)
+    }
+
+    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
+        let Some(virtual_bytes) = facts.virtual_bytes else { return Ok(None) };
+        let all = virtual_bytes.div_ceil(GRAIN);
+        let (grains, tables) = match &facts.map {
+            Some(map) => (map.count(), map.groups(TABLE_ENTRIES)),
+            None => (all, all.div_ceil(TABLE_ENTRIES)),
+        };
+        let most = u64::try_from(self.encoder.most_bytes()).unwrap_or(u64::MAX);
+        let bytes = (OVERHEAD * SECTOR)
+            .saturating_add(grains.saturating_mul(most))
+            .saturating_add(tables.saturating_mul(SECTOR + TABLE))
+            .saturating_add(Tail::new(sectors(virtual_bytes), 0).len());
+        // More is refused when it comes: how much it really takes shows only then.
+        Ok(Some(Output { bytes: bytes.min(MOST_BYTES), exact: false }))
+    }
+
+    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
+        self.fingerprint = facts.fingerprint;
+        self.virtual_bytes = facts.virtual_bytes;
+        match facts.virtual_bytes {
+            Some(virtual_bytes) => {
+                self.disk.virtual_bytes(virtual_bytes)?;
+                if self.header_first { self.front(virtual_bytes) } else { Ok(nothing()) }
+            }
+            None if self.header_first => Err(unsuitable(format!(
+                "a {VARIANT} vmdk in one pass begins with the size of the disk, and the source does not know it before its end"
+            ))
+            .hint("name the source by its path or URL, write to a file, or write raw")),
+            None => Ok(nothing()),
+        }
+    }
+
+    fn place(&mut self, part: Part) -> Result<Vec<Write>> {
+        match part {
+            Part::Unit(grain) => self.grain(grain),
+            Part::Zero(_) | Part::Bytes(_) => Err(not_asked_for()),
+        }
+    }
+
+    fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {
+        if self.virtual_bytes.is_some_and(|known| known != virtual_bytes) {
+            return Err(Error::internal(format!("the disk turned out to have {virtual_bytes} bytes")));
+        }
+        let start = TargetOffset::new(self.end);
+        let table = self.flush()?;
+        let table = (!table.is_empty()).then(|| Write::Bytes(start, vec![table]));
+        let tail = Tail::new(sectors(virtual_bytes), self.end);
+        let end = self.end.saturating_add(tail.len());
+        entry(end.saturating_sub(SECTOR))?;
+        let tail = tail.writes(std::mem::take(&mut self.directory));
+        let front = if self.header_first { nothing() } else { self.front(virtual_bytes)? };
+        Ok((Box::new(table.into_iter().chain(tail).chain(front)), end))
+    }
+
+    fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
+        detect::recognise(target, Format::Vmdk)
+    }
+
+    fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {
+        Box::pin(crate::open(target, Declared::Format(Format::Vmdk)))
+    }
+}
+
+fn header(capacity: Sectors, directory: DirectoryAt) -> SparseHeader {
+    SparseHeader {
+        version: 3,
+        capacity,
+        grain: Sectors(GRAIN_SECTORS),
+        descriptor: Some((Sectors(DESCRIPTOR_AT), Sectors(DESCRIPTOR_SECTORS))),
+        table_entries: u32::try_from(TABLE_ENTRIES).unwrap_or(u32::MAX),
+        directory,
+        redundant: None,
+        overhead: Sectors(OVERHEAD),
+        zeroed_grains: false,
+        grains: Grains::Compressed { markers: true },
+        unclean: false,
+    }
+}
+
+/// A marker in the sector that it has.
+fn marker(marker: Marker) -> Vec<u8> {
+    let mut bytes = marker.to_bytes().to_vec();
+    bytes.resize(HEADER_LEN, 0);
+    bytes
+}
+
+/// What stands behind the last table: directory, footer and the end of the stream.
+#[derive(Clone, Copy)]
+struct Tail {
+    capacity: Sectors,
+    at: u64,
+    /// Entries of the directory.
+    tables: u64,
+    /// Sectors of the directory.
+    sectors: u64,
+}
+
+impl Tail {
+    fn new(capacity: Sectors, at: u64) -> Self {
+        let tables = capacity.0.div_ceil(GRAIN_SECTORS).div_ceil(TABLE_ENTRIES);
+        Self { capacity, at, tables, sectors: tables.saturating_mul(ENTRY).div_ceil(SECTOR) }
+    }
+
+    /// Bytes of all of it: two markers, the directory, the footer, and the end marker.
+    fn len(&self) -> u64 {
+        self.sectors.saturating_add(4).saturating_mul(SECTOR)
+    }
+
+    fn writes(self, directory: Vec<(u64, u32)>) -> impl Iterator<Item = Write> + Send {
+        let first = self.at.saturating_add(SECTOR);
+        let behind = first.saturating_add(self.sectors.saturating_mul(SECTOR));
+        let mark = marker(Marker::Directory(Sectors(self.sectors)));
+        let mark = Write::Bytes(TargetOffset::new(self.at), vec![mark.into()]);
+        let pieces = (0..self.tables).step_by(usize::try_from(ENTRIES_AT_ONCE).unwrap_or(usize::MAX));
+        let pieces = pieces.map(move |from| {
+            let to = from.saturating_add(ENTRIES_AT_ONCE).min(self.tables);
+            let at = TargetOffset::new(first.saturating_add(from.saturating_mul(ENTRY)));
+            piece(&directory, from, to, at)
+        });
+        let footer = header(self.capacity, DirectoryAt::Sector(Sectors(first / SECTOR)));
+        let mut end = marker(Marker::Footer(Sectors(1)));
+        end.extend(footer.to_bytes());
+        end.extend(marker(Marker::End));
+        let end = Write::Bytes(TargetOffset::new(behind), vec![end.into()]);
+        std::iter::once(mark).chain(pieces).chain(std::iter::once(end))
+    }
+}
+
+/// The entries `from..to` of the directory, up to a whole sector. A piece in which there is no table is zeros.
+fn piece(directory: &[(u64, u32)], from: u64, to: u64, at: TargetOffset) -> Write {
+    let len = to.saturating_sub(from).saturating_mul(ENTRY).div_ceil(SECTOR).saturating_mul(SECTOR);
+    let first = directory.partition_point(|(index, _)| *index < from);
+    let there = directory.iter().skip(first).take_while(|(index, _)| *index < to);
+    let mut bytes: Vec<u8> = Vec::new();
+    for (index, sector) in there {
+        let place = index.saturating_sub(from).saturating_mul(ENTRY);
+        bytes.resize(usize::try_from(place).unwrap_or(usize::MAX), 0);
+        bytes.extend(sector.to_le_bytes());
+    }
+    if bytes.is_empty() {
+        return Write::Zero(TargetRange::between(at, TargetOffset::new(at.get().saturating_add(len))));
+    }
+    bytes.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
+    Write::Bytes(at, vec![bytes.into()])
+}
