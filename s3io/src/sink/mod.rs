@@ -29,7 +29,7 @@ use crate::client::Client;
 use crate::remote::Remote;
 use crate::source::S3Source;
 use crate::url::S3Location;
-use parts::{Content, Cutter, Part, Rooms};
+use parts::{Content, Cutter, Part, Plan, Rooms};
 use publish::Published;
 use refusal::as_destination;
 use store::{Look, Store};
@@ -41,7 +41,7 @@ use upload::{Finish, Order, Shared, Upload};
 pub struct S3SinkOptions {
     /// Replace an existing object, in one step, when the new one is whole.
     pub force: bool,
-    /// Length of a part in bytes, at least 5 MiB; longer ones are taken where the target would not fit 10,000 of them. By
+    /// Length of a part in bytes, 5 MiB to 5 GiB; longer ones are taken where the target would not fit 10,000 of them. By
     /// default 8 MiB, or a quarter of the memory (8 to 64 MiB) where the length of the target is not known.
     pub part_bytes: Option<u64>,
 }
@@ -49,6 +49,8 @@ pub struct S3SinkOptions {
 impl S3SinkOptions {
     /// Shortest part but for the last ("Amazon S3 multipart upload limits" in the Amazon S3 User Guide).
     pub const LEAST_PART: u64 = 5 << 20;
+    /// Longest part (likewise).
+    pub const MOST_PART: u64 = 5 << 30;
 }
 
 /// An object being written.
@@ -85,12 +87,10 @@ impl S3Sink {
     /// `usage` where `url` is none of that form or the length of a part is too small, `destination_unsuitable` for a key
     /// that ends in a slash, `destination_exists` (without `force`), `destination_forbidden`, `destination_unavailable`.
     pub async fn create_with(client: &Client, url: &str, options: S3SinkOptions) -> Result<Self> {
-        if let Some(bytes) = options.part_bytes.filter(|bytes| *bytes < S3SinkOptions::LEAST_PART) {
-            let least = S3SinkOptions::LEAST_PART;
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!("parts of {bytes} bytes: {least} are the least"),
-            ));
+        let (least, most) = (S3SinkOptions::LEAST_PART, S3SinkOptions::MOST_PART);
+        if let Some(bytes) = options.part_bytes.filter(|bytes| !(least..=most).contains(bytes)) {
+            let message = format!("parts of {bytes} bytes: {least} to {most} are possible");
+            return Err(Error::new(ErrorKind::Usage, message));
         }
         let (store, look) = Store::open(client, locate(url)?, options.force).await?;
         let rooms = Rooms::new(client.options().connections);
@@ -230,11 +230,11 @@ impl Sink for S3Sink {
                 return Err(Error::internal("prepared twice"));
             }
             let Expected { most_bytes, exact, memory } = expected;
-            let (size, parts) = parts::plan(most_bytes, exact, memory, self.options.part_bytes)
+            let plan = Plan::new(most_bytes, exact, memory, self.options.part_bytes)
                 .map_err(|error| self.shared.store.named(&error))?;
-            tracing::debug!(url = self.url(), size, parts, "parts");
-            *cutter = Some(Cutter::new(size, &self.shared.rooms).map_err(|error| self.explain(&error))?);
-            self.shared.rooms.memory.add_permits(parts);
+            tracing::debug!(url = self.url(), ?plan, "parts");
+            *cutter = Some(Cutter::new(plan, &self.shared.rooms).map_err(|error| self.explain(&error))?);
+            self.shared.rooms.memory.add_permits(plan.rooms);
             Ok(())
         })
     }

@@ -153,6 +153,7 @@ fn closed() -> Error {
 /// The parts of a target.
 pub(super) struct Cutter {
     size: usize,
+    most_parts: u64,
     rooms: Arc<Rooms>,
     /// As many zeros as a part has.
     zeros: Bytes,
@@ -166,11 +167,12 @@ pub(super) struct Cutter {
 }
 
 impl Cutter {
-    /// Parts of `size` bytes.
-    pub(super) fn new(size: usize, rooms: &Arc<Rooms>) -> Result<Self> {
+    /// Parts by that plan.
+    pub(super) fn new(plan: Plan, rooms: &Arc<Rooms>) -> Result<Self> {
+        let Plan { size, most_parts, .. } = plan;
         let zeros = zeros(size)?;
         let rooms = Arc::clone(rooms);
-        Ok(Self { size, rooms, zeros, start: None, end: 0, head: 0, open: Vec::new() })
+        Ok(Self { size, most_parts, rooms, zeros, start: None, end: 0, head: 0, open: Vec::new() })
     }
 
     /// Takes what is written at `at`, and gives the parts that became full to `send`. Waits for memory.
@@ -217,7 +219,10 @@ impl Cutter {
     /// Notes where is written. True where the bytes that were left out begin to come.
     fn follow(&mut self, at: u64, len: u64) -> Result<bool> {
         let end = at.saturating_add(len);
-        let most = (self.size as u64).saturating_mul(MOST_PARTS).min(MOST_BYTES);
+        let most = (self.size as u64).saturating_mul(self.most_parts).min(MOST_BYTES);
+        if end > most && self.most_parts < MOST_PARTS {
+            return Err(Error::internal(format!("written up to {end}, and {most} bytes were announced")));
+        }
         if end > most {
             return Err(Error::new(
                 ErrorKind::DestinationUnsuitable,
@@ -284,46 +289,65 @@ impl Cutter {
     }
 }
 
-/// How long parts are, and how many of them fit the memory.
-///
-/// # Errors
-/// `destination_unsuitable` where the target has too many bytes, or the memory is too small.
-pub(super) fn plan(
-    most_bytes: Option<u64>,
-    exact: bool,
-    memory: u64,
-    wanted: Option<u64>,
-) -> Result<(usize, usize)> {
-    const MIB: u64 = 1 << 20;
-    /// The best length of a request: see the facts on throughput in the S3 User Guide's performance guidelines.
-    const LEAST: u64 = 8 * MIB;
-    /// Enough for 640 GB; more memory than that a part does not need.
-    const MOST: u64 = 64 * MIB;
-    let unsuitable = |message: String| Error::new(ErrorKind::DestinationUnsuitable, message);
-    let size = match most_bytes {
-        Some(bytes) if exact && bytes > MOST_BYTES => {
+/// How an upload is cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Plan {
+    /// Bytes of a part.
+    pub(super) size: usize,
+    /// How many parts there may be.
+    pub(super) most_parts: u64,
+    /// How many have room in the memory at a time.
+    pub(super) rooms: usize,
+}
+
+impl Plan {
+    /// For a target of at most `most_bytes`.
+    ///
+    /// # Errors
+    /// `destination_unsuitable` where the target has too many bytes, or the memory is too small.
+    pub(super) fn new(
+        most_bytes: Option<u64>,
+        exact: bool,
+        memory: u64,
+        wanted: Option<u64>,
+    ) -> Result<Self> {
+        const MIB: u64 = 1 << 20;
+        /// The best length of a request, see "Performance design patterns" in the Amazon S3 User Guide.
+        const LEAST: u64 = 8 * MIB;
+        /// Enough for 640 GB; more memory than that a part does not need.
+        const MOST: u64 = 64 * MIB;
+        let unsuitable = |message: String| Error::new(ErrorKind::DestinationUnsuitable, message);
+        let size = match most_bytes {
+            Some(bytes) if exact && bytes > MOST_BYTES => {
+                return Err(unsuitable(format!(
+                    "the target has {bytes} bytes, and an object has at most {MOST_BYTES}"
+                )));
+            }
+            Some(bytes) => {
+                let each = bytes.min(MOST_BYTES).div_ceil(MOST_PARTS).next_multiple_of(MIB);
+                each.max(wanted.unwrap_or(LEAST))
+            }
+            // Room for four side by side.
+            None => wanted.unwrap_or((memory / 4 / MIB * MIB).clamp(LEAST, MOST)),
+        };
+        // One part is never uploaded as one, so it may be as short as it likes.
+        let single = most_bytes.filter(|bytes| *bytes <= size);
+        let size = single.map_or(size, |bytes| bytes.max(1).next_multiple_of(MIB).min(size));
+        let needed = if single.is_some() { 1 } else { 2 };
+        let rooms = memory / size;
+        if rooms < needed {
+            let mib = (needed * size).div_ceil(MIB);
             return Err(unsuitable(format!(
-                "the target has {bytes} bytes, and an object has at most {MOST_BYTES}"
-            )));
+                "{needed} parts of {size} bytes are held at least, and there are {memory} bytes of memory for them"
+            ))
+            .hint(format!("raise --memory: at least {mib} MiB for parts are needed")));
         }
-        Some(bytes) => {
-            let each = bytes.min(MOST_BYTES).div_ceil(MOST_PARTS).next_multiple_of(MIB);
-            each.max(wanted.unwrap_or(LEAST))
-        }
-        // Room for four side by side.
-        None => wanted.unwrap_or((memory / 4 / MIB * MIB).clamp(LEAST, MOST)),
-    };
-    let parts = memory / size;
-    if parts < 2 {
-        return Err(unsuitable(format!(
-            "two parts of {} MiB each are held at least, and there are {memory} bytes of memory for them",
-            size.div_ceil(MIB)
-        ))
-        .hint(format!("raise --memory: at least {} MiB for parts are needed", (2 * size).div_ceil(MIB))));
+        Ok(Self {
+            size: usize::try_from(size).map_err(|_| unsuitable(format!("a part of {size} bytes")))?,
+            most_parts: if single.is_some() { 1 } else { MOST_PARTS },
+            rooms: usize::try_from(rooms).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS),
+        })
     }
-    let parts = usize::try_from(parts).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-    let size = usize::try_from(size).map_err(|_| unsuitable(format!("a part of {size} bytes")))?;
-    Ok((size, parts))
 }
 
 #[cfg(test)]
@@ -335,6 +359,10 @@ mod tests {
 
     use super::*;
 
+    fn plan(size: usize) -> Plan {
+        Plan { size, most_parts: MOST_PARTS, rooms: 2 }
+    }
+
     /// Parts that are uploaded the moment they are full: the room of two is always enough.
     fn cut(len: usize, left_out: usize, step: usize, zeros: Range<usize>) -> BTreeMap<u64, Vec<u8>> {
         const SIZE: usize = 1000;
@@ -343,7 +371,7 @@ mod tests {
         truth[zeros.clone()].fill(0);
         let rooms = Arc::new(Rooms::new(1));
         rooms.memory.add_permits(2);
-        let mut cutter = Cutter::new(SIZE, &rooms).unwrap();
+        let mut cutter = Cutter::new(plan(SIZE), &rooms).unwrap();
         let parts = Mutex::new(BTreeMap::new());
         let send = |part: Part| {
             let before = parts.lock().unwrap().insert(part.index, part.bytes.to_vec());
@@ -390,7 +418,7 @@ mod tests {
     fn what_is_written_out_of_order_or_missing_is_a_defect_and_no_wrong_bytes() {
         let rooms = Arc::new(Rooms::new(1));
         rooms.memory.add_permits(2);
-        let mut cutter = Cutter::new(1000, &rooms).unwrap();
+        let mut cutter = Cutter::new(plan(1000), &rooms).unwrap();
         let mut put = |at: u64, len: u64| {
             cutter.put(at, Content::Zeros(len), &|_| {}).now_or_never().unwrap().map_err(|error| error.kind())
         };
@@ -410,18 +438,39 @@ mod tests {
     #[test]
     fn parts_are_as_long_as_they_must_be_and_two_of_them_fit() {
         const MIB: u64 = 1 << 20;
-        let plan = |bytes, memory: u64| plan(bytes, false, memory * MIB, None).unwrap();
-        assert_eq!(plan(Some(1), 64), (8 << 20, 8));
+        let plan = |bytes, memory: u64| {
+            let plan = Plan::new(bytes, false, memory * MIB, None).unwrap();
+            (plan.size, plan.rooms)
+        };
+        assert_eq!(plan(Some(8 * MIB + 1), 64), (8 << 20, 8));
         assert_eq!(plan(Some(80_000 * MIB), 64), (8 << 20, 8));
         assert_eq!(plan(Some(80_000 * MIB + 1), 64), (9 << 20, 7));
         assert_eq!(plan(Some(2 << 40), 1024), (210 << 20, 4));
         assert_eq!(plan(None, 64), (16 << 20, 4));
         assert_eq!(plan(None, 16), (8 << 20, 2));
         assert_eq!(plan(None, 9999), (64 << 20, 156));
-        let error = super::plan(None, false, 16 * MIB - 1, None).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::DestinationUnsuitable);
+        let refused = |bytes, exact, memory| {
+            let error = Plan::new(bytes, exact, memory, None).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::DestinationUnsuitable);
+            error
+        };
+        let error = refused(None, false, 16 * MIB - 1);
         assert!(error.hint_text().is_some_and(|hint| hint.contains("16 MiB")), "{error:?}");
-        let error = super::plan(Some(MOST_BYTES + 1), true, 4096 * MIB, None).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::DestinationUnsuitable);
+        refused(Some(8 * MIB + 1), true, 16 * MIB - 1);
+        refused(Some(MOST_BYTES + 1), true, 4096 * MIB);
+    }
+
+    #[test]
+    fn a_target_of_one_part_takes_the_memory_of_no_more() {
+        const MIB: u64 = 1 << 20;
+        for (bytes, size) in [(0, MIB), (1, MIB), (MIB + 1, 2 * MIB), (8 * MIB, 8 * MIB)] {
+            let plan = Plan::new(Some(bytes), true, size, None).unwrap();
+            assert_eq!((plan.size as u64, plan.most_parts, plan.rooms), (size, 1, 1));
+            assert!(Plan::new(Some(bytes), true, size - 1, None).is_err());
+        }
+        let plan = Plan::new(Some(1), true, MIB, None).unwrap();
+        let mut cutter = Cutter::new(plan, &Arc::new(Rooms::new(1))).unwrap();
+        let put = cutter.put(0, Content::Zeros(MIB + 1), &|_| {}).now_or_never().unwrap();
+        assert_eq!(put.unwrap_err().kind(), ErrorKind::Internal, "more than was announced");
     }
 }

@@ -175,3 +175,19 @@ pub(super) fn as_destination(error: &Error) -> Error {
         None => made,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_error_of_a_destination_speaks_of_a_source() {
+        for kind in ErrorKind::ALL {
+            let made = as_destination(&Error::new(*kind, "why").hint("read it with --s3-anonymous"));
+            assert!(!made.kind().code().starts_with("source"), "{kind}");
+        }
+        let forbidden = as_destination(&Error::new(ErrorKind::SourceForbidden, "no credentials can be had"));
+        assert_eq!(forbidden.kind(), ErrorKind::DestinationForbidden);
+        assert!(forbidden.hint_text().is_some_and(|hint| hint.contains("AWS_PROFILE")));
+    }
+}
