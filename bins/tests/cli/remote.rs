@@ -202,3 +202,57 @@ fn an_interrupted_demo_leaves_nothing() {
     assert!(run.err.starts_with("error[cancelled]: "), "{}", run.err);
     assert!(dir.names().is_empty(), "{:?}", dir.names());
 }
+
+#[test]
+fn an_object_becomes_an_object_in_every_format() {
+    let sample = diskferry_corpus::sample("vmdk-stream");
+    let store = Store::with(&[sample.name], ServerOptions::default());
+    let source = format!("s3://images/import/{}", sample.file_name());
+    for (name, options) in [
+        ("a.raw", &[][..]),
+        ("a.qcow2", &[][..]),
+        ("b.qcow2", &["-o", "compression=zlib"][..]),
+        ("a.vhd", &[][..]),
+        ("b.vhd", &["-o", "subformat=fixed"][..]),
+        ("a.vmdk", &[][..]),
+        ("b.vmdk", &["-o", "subformat=streamOptimized"][..]),
+    ] {
+        let target = format!("s3://images/library/{name}");
+        let mut convert = store.program();
+        convert.args(["convert", &source, &target, "--verify", "--memory", "32M", "--json"]).args(options);
+        let report = said(&mut convert).ends(0).json();
+        assert_eq!(report["digest"]["hex"], sample.digest_hex, "{name}");
+        assert_eq!(report["target"]["url"], target, "{name}");
+        let again = said(&mut convert).ends(6).error();
+        assert_eq!(again["code"], "destination_exists", "{name}");
+        let forced = said(convert.arg("--force")).ends(0).json();
+        assert_eq!(forced["target"]["bytes"], report["target"]["bytes"], "{name}");
+        let digest = said(store.program().args(["digest", &target, "--json"])).ends(0).json();
+        assert_eq!(digest["hex"], sample.digest_hex, "{name}");
+    }
+    let onto_itself = said(store.program().args(["convert", &source, &source, "--force", "--json"])).ends(2);
+    assert_eq!(onto_itself.error()["code"], "usage");
+}
+
+#[test]
+fn a_store_that_takes_no_object_has_its_code() {
+    let store = Store::with(&["qcow2-v3"], ServerOptions::default());
+    let source = "s3://images/import/v3.qcow2";
+    let refused = |program: &mut Command, target: &str| {
+        said(program.args(["convert", source, target, "--json"])).ends(6).error()["code"].clone()
+    };
+    assert_eq!(refused(&mut store.program(), "s3://nowhere/a.raw"), "destination_unavailable");
+    assert_eq!(refused(&mut store.program(), "s3://images/a/"), "destination_unsuitable");
+    let small = said(store.program().args([
+        "convert",
+        source,
+        "s3://images/a.raw",
+        "--memory",
+        "16M",
+        "--json",
+    ]));
+    let error = small.ends(6).error();
+    assert_eq!(error["code"], "destination_unsuitable");
+    assert!(error.to_string().contains("--memory"), "{error}");
+    said(store.program().args(["info", "s3://images/a.raw"])).ends(5);
+}
