@@ -62,7 +62,8 @@ async fn parts_are_equal_but_the_last_and_the_first_comes_when_its_bytes_do() {
     assert!(receipt.etag.is_some_and(|etag| etag.ends_with("-4\"")));
     let mut parts: Vec<_> =
         puts(&server).iter().map(|put| (put.request.part.unwrap(), put.request.body)).collect();
-    assert_eq!(parts.iter().position(|part| part.0 == 1), Some(parts.len() - 1), "{parts:?}");
+    // Beside the last one, which is only known to be that when the first bytes come.
+    assert!(parts.iter().position(|part| part.0 == 1) >= Some(2), "{parts:?}");
     parts.sort_unstable();
     let part = PART as u64;
     assert_eq!(parts, [(1, part), (2, part), (3, part), (4, 77)]);
