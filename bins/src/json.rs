@@ -114,9 +114,9 @@ pub(crate) struct Measured {
     pub(crate) variant: String,
     pub(crate) sizes: SizesRow,
     pub(crate) accepted: bool,
-    /// Of a prediction: whether `output_bytes` is exact; else it is an upper bound.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) output_exact: Option<bool>,
+    /// There where `output_bytes` is a prediction and no more than an upper bound.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) output_upper_bound: bool,
     pub(crate) rules: Vec<RuleRow>,
     pub(crate) smallest_capacity_gib: Option<u64>,
     pub(crate) warnings: Vec<Remark>,
@@ -128,7 +128,7 @@ impl Measured {
         source: Source,
         geometry: &Geometry,
         sizes: &Sizes,
-        output_exact: Option<bool>,
+        output_upper_bound: bool,
         verdict: &Verdict,
         all: &[Warning],
         cost: Traffic,
@@ -139,7 +139,7 @@ impl Measured {
             variant: geometry.variant.clone(),
             sizes: sizes.into(),
             accepted: verdict.accepted(),
-            output_exact,
+            output_upper_bound,
             rules: verdict.rules.iter().map(RuleRow::from).collect(),
             smallest_capacity_gib: verdict.smallest_capacity_gib,
             warnings: warnings(all),

@@ -78,8 +78,8 @@ pub(crate) fn warnings(all: &[Warning]) -> String {
     all.iter().map(|warning| format!("warning[{}]: {}\n", warning.code, warning.message)).collect()
 }
 
-/// The sizes that are known; `exact` says whether the target's is.
-pub(crate) fn sizes(facts: &mut Facts, sizes: &Sizes, exact: Option<bool>) {
+/// The sizes that are known; `upper_bound` says that the target's is no more than that.
+pub(crate) fn sizes(facts: &mut Facts, sizes: &Sizes, upper_bound: bool) {
     facts.fact("object", bytes(sizes.object_bytes));
     facts.fact("virtual disk", maybe_bytes(sizes.virtual_bytes));
     facts.fact("allocated", maybe_bytes(sizes.allocated_bytes));
@@ -89,7 +89,7 @@ pub(crate) fn sizes(facts: &mut Facts, sizes: &Sizes, exact: Option<bool>) {
         facts.fact("real content", bytes(content) + &end);
     }
     if let Some(output) = sizes.output_bytes {
-        let most = if exact == Some(false) { "at most " } else { "" };
+        let most = if upper_bound { "at most " } else { "" };
         facts.fact("output", format!("{most}{}", bytes(output)));
     }
 }

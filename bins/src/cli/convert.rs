@@ -144,7 +144,7 @@ pub(crate) fn document(source: json::Source, report: &Report) -> Result<json::Co
             json::Source { object_bytes: report.sizes.object_bytes, ..source },
             &report.geometry,
             &report.sizes,
-            None,
+            false,
             &report.verdict,
             &report.warnings,
             movement.source,
@@ -174,7 +174,7 @@ fn text(document: &json::Converted, report: &Report, verified: bool) -> String {
     let (source, what) = (printable(&document.measured.source.url), render::format(&report.geometry));
     facts.fact("from", format!("{source} ({what})"));
     facts.fact("format", target_format(&document.target));
-    render::sizes(&mut facts, &report.sizes, None);
+    render::sizes(&mut facts, &report.sizes, false);
     if let Some(digest) = &report.digest {
         let verified = if verified { ", read back and the same" } else { "" };
         facts.fact("digest", format!("sha256:{digest}{verified}"));

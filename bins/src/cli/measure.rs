@@ -40,14 +40,15 @@ pub(crate) async fn run(ctx: &Context, args: &Measure) -> Result<Answer> {
     };
     let source = json::Source::of(&disk);
     let Measured { sizes, verdict, warnings, output, cost } = &measured;
-    let exact = output.map(|output| output.exact);
+    let upper_bound = output.is_some_and(|output| !output.exact);
     if ctx.common.json {
-        let document = json::Measured::new(source, disk.geometry(), sizes, exact, verdict, warnings, *cost);
+        let document =
+            json::Measured::new(source, disk.geometry(), sizes, upper_bound, verdict, warnings, *cost);
         output::print_json(&document).await?;
     } else {
         let mut facts = Facts::under(&source.url);
         facts.fact("format", render::format(disk.geometry()));
-        render::sizes(&mut facts, sizes, exact);
+        render::sizes(&mut facts, sizes, upper_bound);
         render::rules(&mut facts, verdict);
         facts.fact("verdict", if verdict.accepted() { "accepted" } else { "refused" });
         if let Some(gib) = verdict.smallest_capacity_gib {

@@ -193,7 +193,7 @@ fn an_interrupted_demo_leaves_nothing() {
     command.arg("demo").env("TMPDIR", dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     let began = Instant::now();
-    while dir.names().len() < 2 {
+    while dir.names().is_empty() {
         assert!(began.elapsed() < Duration::from_secs(60), "the demo never began");
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -236,21 +236,15 @@ fn an_object_becomes_an_object_in_every_format() {
 
 #[test]
 fn a_store_that_takes_no_object_has_its_code() {
-    let store = Store::with(&["qcow2-v3"], ServerOptions::default());
+    let store = Store::with(&["qcow2-v3", "qcow2-40g-ext4"], ServerOptions::default());
     let source = "s3://images/import/v3.qcow2";
     let refused = |program: &mut Command, target: &str| {
         said(program.args(["convert", source, target, "--json"])).ends(6).error()["code"].clone()
     };
     assert_eq!(refused(&mut store.program(), "s3://nowhere/a.raw"), "destination_unavailable");
     assert_eq!(refused(&mut store.program(), "s3://images/a/"), "destination_unsuitable");
-    let small = said(store.program().args([
-        "convert",
-        source,
-        "s3://images/a.raw",
-        "--memory",
-        "16M",
-        "--json",
-    ]));
+    let large = ["convert", "s3://images/import/linux-40g.qcow2", "s3://images/a.raw"];
+    let small = said(store.program().args(large).args(["--memory", "16M", "--json"]));
     let error = small.ends(6).error();
     assert_eq!(error["code"], "destination_unsuitable");
     assert!(error.to_string().contains("--memory"), "{error}");
