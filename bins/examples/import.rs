@@ -1,10 +1,9 @@
-//! What an import backend writes around diskferry: an image in S3 becomes a raw disk on this host.
+//! What an import backend writes around diskferry: an image in one bucket becomes a QCOW2 in another.
 //!
-//!     cargo run --example import -- s3://images/centos7.vmdk centos7.raw
+//!     cargo run --example import -- s3://images/centos7.vmdk s3://library/centos7.qcow2
 //!
 //! Credentials, region and endpoint come from the AWS SDK's environment and files.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -13,19 +12,19 @@ use diskferry_core::error::{Error, ErrorKind, Result};
 use diskferry_core::limits::Limits;
 use diskferry_core::measure::measure;
 use diskferry_core::progress::Progress;
-use diskferry_core::sink::file::{FileSink, FileSinkOptions};
 use diskferry_formats::{Declared, Format, TargetOptions};
-use diskferry_s3io::{Client, ClientOptions, S3Source};
+use diskferry_s3io::{Client, ClientOptions, S3Sink, S3Source};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Imports the image at `url`, whose format is found out, as the raw disk `target`.
+/// Imports the image at `url`, whose format is found out, as the QCOW2 object `target`, which must not be there.
 ///
-/// Cancelling `cancel`, or dropping the future, stops everything and leaves no target but one that is being published.
+/// Cancelling `cancel` stops everything and leaves no target but one that is being published. So does dropping the future; the
+/// upload is then taken back by a task of the client's, which [`Client::settle`] waits for.
 pub async fn import(
     client: &Client,
     url: &str,
-    target: &Path,
+    target: &str,
     limits: Limits,
     progress: watch::Sender<Progress>,
     cancel: CancellationToken,
@@ -36,17 +35,20 @@ pub async fn import(
     // What the tables tell is enough to refuse most of what does not fit, before a byte of data is read.
     measure(&disk, &limits).await?.verdict.enforce()?;
 
-    let sink = FileSink::create(target, FileSinkOptions::default()).await?;
-    let target = diskferry_formats::create(Format::Raw, Box::new(sink), &TargetOptions::default())?;
-    Conversion::new(disk, target).limits(limits).on_progress(progress).cancel(cancel).run().await
+    let sink = S3Sink::create(client, target).await?;
+    let target = diskferry_formats::create(Format::Qcow2, Box::new(sink), &TargetOptions::default())?;
+    Conversion::new(disk, target).verify(true).limits(limits).on_progress(progress).cancel(cancel).run().await
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let ended = match arguments.as_slice() {
-        [url, target] => run(url, Path::new(target)).await,
-        _ => Err(Error::new(ErrorKind::Usage, "import needs s3://BUCKET/KEY and a file to write")),
+        [url, target] => run(url, target).await,
+        _ => Err(Error::new(
+            ErrorKind::Usage,
+            "import needs s3://BUCKET/KEY twice: what to read, and what to write",
+        )),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -57,7 +59,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(url: &str, target: &Path) -> Result<()> {
+async fn run(url: &str, target: &str) -> Result<()> {
     let client = Client::new(ClientOptions::default()).await?;
     let limits = Limits { capacity: Some(40 << 30), ..Limits::default() };
     let (sender, mut receiver) = watch::channel(Progress::default());

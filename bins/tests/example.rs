@@ -4,11 +4,14 @@
 #[path = "../examples/import.rs"]
 mod import;
 
+use std::sync::Arc;
+
 use diskferry_core::error::{ErrorKind, Result};
 use diskferry_core::limits::Limits;
 use diskferry_core::progress::{Phase, Progress};
-use diskferry_s3io::Client;
+use diskferry_formats::{Declared, Format};
 use diskferry_s3io::server::{Server, ServerOptions};
+use diskferry_s3io::{Client, S3Source};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -17,15 +20,16 @@ async fn the_example_imports_refuses_and_is_cancelled() -> Result<()> {
     let server = Server::start(ServerOptions::default()).expect("a server");
     let client = Client::new(server.client_options()).await?;
     let sample = diskferry_corpus::sample("qcow2-40g-ext4");
-    server.create_bucket("images").await?;
+    for bucket in ["images", "library"] {
+        server.create_bucket(bucket).await?;
+    }
     server.put("images", sample.file_name(), sample.bytes()).await?;
     let url = format!("s3://images/{}", sample.file_name());
-    let dir = tempfile::tempdir().expect("a directory");
-    let target = dir.path().join("disk.raw");
+    let target = "s3://library/disk.qcow2";
     let begin = |capacity: u64, cancel: CancellationToken| {
         let (sender, receiver) = watch::channel(Progress::default());
         let limits = Limits { capacity: Some(capacity), ..Limits::default() };
-        (import::import(&client, &url, &target, limits, sender, cancel), receiver)
+        (import::import(&client, &url, target, limits, sender, cancel), receiver)
     };
 
     let (refused, _) = begin(20 << 30, CancellationToken::new());
@@ -35,12 +39,15 @@ async fn the_example_imports_refuses_and_is_cancelled() -> Result<()> {
     cancel.cancel();
     let (cancelled, _) = begin(40 << 30, cancel);
     assert_eq!(cancelled.await.expect_err("it was cancelled").kind(), ErrorKind::Cancelled);
-    assert!(!target.exists());
+    let nothing = S3Source::open(&client, target).await.expect_err("nothing was published");
+    assert_eq!(nothing.kind(), ErrorKind::SourceNotFound);
 
     let (imported, progress) = begin(40 << 30, CancellationToken::new());
     let report = imported.await?;
     assert_eq!(report.digest.expect("a digest is made").to_string(), sample.digest_hex);
-    assert_eq!(std::fs::metadata(&target).expect("the target").len(), sample.virtual_bytes);
+    let written = S3Source::open(&client, target).await?;
+    let disk = diskferry_formats::open(Arc::new(written), Declared::Format(Format::Qcow2)).await?;
+    assert_eq!(disk.virtual_bytes(), sample.virtual_bytes);
     assert_eq!(
         (progress.borrow().phase, progress.borrow().done_bytes),
         (Phase::Finish, sample.virtual_bytes)
