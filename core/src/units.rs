@@ -112,6 +112,11 @@ impl UnitMap {
         self.runs.iter().skip(first).map(|run| (run.start..run.end, run.rank))
     }
 
+    /// As [`runs`](Self::runs), for who makes tables from them later.
+    pub fn into_runs(self) -> impl Iterator<Item = Range<u64>> + Send {
+        self.runs.into_iter().map(|run| run.start..run.end)
+    }
+
     /// How many groups of `units` neighbours each, such as the entries of one table, hold any: which tables a two-level
     /// map needs.
     pub fn groups(&self, units: u64) -> u64 {

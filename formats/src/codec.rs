@@ -6,15 +6,18 @@ use std::cell::RefCell;
 use diskferry_core::error::{Error, Result};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use zlib_rs::adler32::adler32;
-use zstd::zstd_safe::{self, DCtx};
+use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
+use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, ResetDirective};
 
 thread_local! {
     /// One inflater a thread: its window and tables are allocated once.
     static INFLATER: RefCell<Decompress> = RefCell::new(Decompress::new(false));
-    /// One deflater a thread, likewise, with the level that it was made for.
-    static ZLIB_DEFLATER: RefCell<Option<(u32, Compress)>> = const { RefCell::new(None) };
+    /// One deflater a thread, likewise, with what it was made for: all units of a target are deflated in one way.
+    static DEFLATER: RefCell<Option<(Deflate, Compress)>> = const { RefCell::new(None) };
     /// One zstd context a thread, likewise.
     static UNZSTD: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
+    /// One to compress.
+    static ZSTD: RefCell<CCtx<'static>> = RefCell::new(CCtx::create());
 }
 
 /// Inflates a raw deflate stream (RFC 1951) into exactly `out.len()` bytes. Whether an end marker follows is of no
@@ -108,6 +111,19 @@ const STORED_BLOCK: usize = 65_535;
 const STORED_HEADER: usize = 5;
 /// What RFC 1950 puts before the deflate stream: 32 KiB of window, the default level, and a check of the two bytes.
 const ZLIB_HEADER: [u8; 2] = [0x78, 0x9c];
+/// The largest window of deflate, 32 KiB.
+const MOST_WINDOW_BITS: u8 = 15;
+/// What zstd answers where its output does not fit.
+const ZSTD_DOES_NOT_FIT: usize = (ZSTD_ErrorCode::ZSTD_error_dstSize_tooSmall as usize).wrapping_neg();
+
+/// A way to deflate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Deflate {
+    zlib: bool,
+    level: u32,
+    window_bits: u8,
+}
+
 /// The Adler-32 behind it.
 const ZLIB_TRAILER: usize = 4;
 
@@ -127,19 +143,66 @@ pub const fn most_zlib(len: usize) -> usize {
 pub fn deflate_zlib(level: u32, unit: &[u8], out: &mut [u8]) -> Result<usize> {
     let most = most_zlib(unit.len());
     let room = out.get_mut(..most).ok_or_else(|| Error::internal("too little room to deflate into"))?;
-    ZLIB_DEFLATER.with_borrow_mut(|kept| {
+    match deflate(Deflate { zlib: true, level, window_bits: MOST_WINDOW_BITS }, unit, room)? {
+        Some(length) => Ok(length),
+        None => store_zlib(unit, room),
+    }
+}
+
+/// Deflates `unit` into the beginning of `out` as a raw stream (RFC 1951) with its end marker, in which no match reaches
+/// back further than `1 << window_bits` bytes, 9 to 15 bits, at `level`, 0 to 9. Gives the stream's length; `None` where
+/// it does not fit `out`.
+///
+/// # Errors
+/// `internal` where bits or level are not in range.
+pub fn deflate_raw(level: u32, window_bits: u8, unit: &[u8], out: &mut [u8]) -> Result<Option<usize>> {
+    deflate(Deflate { zlib: false, level, window_bits }, unit, out)
+}
+
+fn deflate(how: Deflate, unit: &[u8], out: &mut [u8]) -> Result<Option<usize>> {
+    if how.level > 9 || !(9..=MOST_WINDOW_BITS).contains(&how.window_bits) {
+        return Err(Error::internal(format!("there is no such way to deflate: {how:?}")));
+    }
+    DEFLATER.with_borrow_mut(|kept| {
         let (_, state) = match kept {
-            Some(kept) if kept.0 == level => {
+            Some(kept) if kept.0 == how => {
                 kept.1.reset();
                 kept
             }
-            _ => kept.insert((level, Compress::new(Compression::new(level), true))),
+            _ => {
+                let level = Compression::new(how.level);
+                kept.insert((how, Compress::new_with_window_bits(level, how.zlib, how.window_bits)))
+            }
         };
-        match state.compress(unit, room, FlushCompress::Finish) {
+        match state.compress(unit, out, FlushCompress::Finish) {
             Ok(Status::StreamEnd) => usize::try_from(state.total_out())
+                .map(Some)
                 .map_err(|_| Error::internal("a deflated unit is longer than the address space")),
-            Ok(Status::Ok | Status::BufError) => store_zlib(unit, room),
+            Ok(Status::Ok | Status::BufError) => Ok(None),
             Err(error) => Err(Error::internal(format!("deflating a unit failed: {error}"))),
+        }
+    })
+}
+
+/// Compresses `unit` into the beginning of `out` as one zstd frame (RFC 8878) without a checksum, at `level`, 1 to 22.
+/// Gives the frame's length; `None` where it does not fit `out`.
+///
+/// # Errors
+/// `internal` where there is no memory for it.
+pub fn zstd(level: u32, unit: &[u8], out: &mut [u8]) -> Result<Option<usize>> {
+    ZSTD.with_borrow_mut(|context| {
+        let failed = |code| {
+            let why = zstd_safe::get_error_name(code);
+            Error::internal(format!("compressing a unit failed: {why}"))
+        };
+        // One that did not fit was left in the middle.
+        context.reset(ResetDirective::SessionOnly).map_err(failed)?;
+        let level = i32::try_from(level).unwrap_or(i32::MAX);
+        context.set_parameter(CParameter::CompressionLevel(level)).map_err(failed)?;
+        match context.compress2(out, unit) {
+            Ok(length) => Ok(Some(length)),
+            Err(ZSTD_DOES_NOT_FIT) => Ok(None),
+            Err(code) => Err(failed(code)),
         }
     })
 }

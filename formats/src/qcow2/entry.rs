@@ -3,7 +3,7 @@
 //! Source: `docs/interop/qcow2.rst`, "Cluster mapping". Bit 63 of an entry only says that its reference count is
 //! one: it is of no matter to a reader and is not looked at. All other reserved bits must be zero.
 
-use diskferry_core::address::StoredOffset;
+use diskferry_core::address::{StoredOffset, TargetOffset};
 use diskferry_core::error::{Error, Result};
 
 use super::grid::Grid;
@@ -17,6 +17,8 @@ const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
 const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
 /// A standard entry's cluster reads as zeros; version 3 without extended L2 only.
 const ZERO: u64 = 1;
+/// The table or the cluster has a reference count of one: it may be written in place.
+const COPIED: u64 = 1 << 63;
 /// The cluster is compressed.
 const COMPRESSED: u64 = 1 << 62;
 /// What remains of a compressed entry behind its two flags.
@@ -125,7 +127,7 @@ pub(super) fn extended(grid: Grid, entry: u64, bitmap: u64) -> Result<Mapping> {
 /// offset, whose width goes down as clusters grow.
 fn compressed(grid: Grid, entry: u64) -> Result<Mapping> {
     let fields = entry & COMPRESSED_FIELDS;
-    let offset_bits = 62u32.saturating_sub(grid.cluster_bits().saturating_sub(8));
+    let offset_bits = compressed_offset_bits(grid);
     let mask = 1u64.checked_shl(offset_bits).unwrap_or_default().wrapping_sub(1);
     let (offset, more) = (fields & mask, fields.checked_shr(offset_bits).unwrap_or_default());
     if offset >= OFFSET_LIMIT {
@@ -135,6 +137,29 @@ fn compressed(grid: Grid, entry: u64) -> Result<Mapping> {
     }
     let len = more.saturating_add(1).saturating_mul(SECTOR).saturating_sub(offset % SECTOR);
     Ok(Mapping::Compressed { at: StoredOffset::new(offset), len })
+}
+
+fn compressed_offset_bits(grid: Grid) -> u32 {
+    62u32.saturating_sub(grid.cluster_bits().saturating_sub(8))
+}
+
+/// The L1 entry of a table at `at`, or the L2 entry of a cluster there, to which nothing else refers.
+pub(super) fn to_one(at: TargetOffset) -> u64 {
+    COPIED | at.get()
+}
+
+/// The L2 entry of a stream of `len` bytes at `at`. Compressed clusters never have bit 63. `None` where the address is
+/// beyond what the entry has room for, from 2⁴⁹ for clusters of 2 MiB on, or beyond 56 bits.
+pub(super) fn to_stream(grid: Grid, at: TargetOffset, len: u64) -> Option<u64> {
+    let offset_bits = compressed_offset_bits(grid);
+    let last = at.get().checked_add(len.max(1))?.saturating_sub(1);
+    if at.get() >= OFFSET_LIMIT.min(1u64.checked_shl(offset_bits)?) {
+        return None;
+    }
+    let more = (last / SECTOR).saturating_sub(at.get() / SECTOR);
+    let fields = more.checked_shl(offset_bits)? | at.get();
+    // More sectors than a cluster has do not fit.
+    (more.leading_zeros() >= offset_bits.saturating_add(2)).then_some(COMPRESSED | fields)
 }
 
 fn reserved(entry: u64) -> Result<()> {
@@ -230,6 +255,26 @@ mod tests {
             standard(large, Version::V3, entry).unwrap(),
             Mapping::Compressed { at: StoredOffset::new(0x1_ffff_ffff_fe00), len: 0x2000 * 512 }
         );
+    }
+
+    #[test]
+    fn entries_that_are_written_say_what_they_are_read_as() {
+        assert_eq!(v3(to_one(TargetOffset::new(0x5_0000))).unwrap(), Mapping::Data(AT));
+        for bits in Grid::CLUSTER_BITS {
+            let grid = Grid::new(bits, false);
+            let (cluster, most) = (grid.cluster_bytes(), OFFSET_LIMIT.min(1 << compressed_offset_bits(grid)));
+            for at in [cluster, cluster + 1, 5 * cluster - 1, 1 << 40, most - 513, most - 1] {
+                for len in [1, 2, 511, cluster / 2, cluster - 1] {
+                    let entry = to_stream(grid, TargetOffset::new(at), len).unwrap();
+                    let mapping = standard(grid, Version::V3, entry).unwrap();
+                    let Mapping::Compressed { at: start, len: room } = mapping else { panic!("{mapping:?}") };
+                    assert_eq!(start.get(), at, "{bits} bits");
+                    assert!(room >= len && room < len + SECTOR && (at + room).is_multiple_of(SECTOR));
+                }
+            }
+            assert_eq!(to_stream(grid, TargetOffset::new(most), 1), None);
+            assert_eq!(to_stream(grid, TargetOffset::new(cluster), 3 * cluster), None);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use diskferry_core::address::{StoredOffset, StoredRange};
 use diskferry_core::error::{Error, Result};
 use zerocopy::byteorder::{BigEndian, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const END: u32 = 0;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
@@ -19,7 +19,7 @@ const PREFIX_BYTES: u64 = 8;
 /// The type of incompatible bits in the feature name table.
 const INCOMPATIBLE: u8 = 0;
 
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawPrefix {
     kind: U32<BigEndian>,
@@ -27,7 +27,7 @@ struct RawPrefix {
 }
 const _: () = assert!(size_of::<RawPrefix>() as u64 == PREFIX_BYTES);
 
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawFeature {
     kind: u8,
@@ -45,6 +45,17 @@ struct RawBitmaps {
     directory_offset: U64<BigEndian>,
 }
 const _: () = assert!(size_of::<RawBitmaps>() == 24);
+
+/// An extension that names one incompatible bit, for readers that do not know it. Of `name` the first 45 bytes count.
+pub(super) fn naming_incompatible(bit: u8, name: &str) -> Vec<u8> {
+    let mut feature = RawFeature { kind: INCOMPATIBLE, bit, name: [0; 46] };
+    for (to, from) in feature.name.iter_mut().zip(name.bytes().take(45)) {
+        *to = from;
+    }
+    let length = u32::try_from(size_of::<RawFeature>()).unwrap_or_default();
+    let prefix = RawPrefix { kind: U32::new(FEATURE_NAMES), length: U32::new(length) };
+    [prefix.as_bytes(), feature.as_bytes()].concat()
+}
 
 /// What the extensions say, as far as it matters here.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

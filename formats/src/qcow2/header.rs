@@ -3,12 +3,12 @@
 //! Source: QEMU's `docs/interop/qcow2.rst`, section "Header". All numbers are big-endian. Version 2 has 72 bytes;
 //! version 3 adds feature bits, the width of reference counts and the header's own length, 104 bytes or more.
 
-use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_core::address::{StoredOffset, StoredRange, TargetOffset};
 use diskferry_core::error::{Error, Result};
 use zerocopy::byteorder::{BigEndian, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::extensions::{Extensions, FeatureNames};
+use super::extensions::{Extensions, FeatureNames, naming_incompatible};
 use super::grid::Grid;
 
 /// The first four bytes.
@@ -19,13 +19,16 @@ const V2_BYTES: u64 = 72;
 /// Length of the shortest version 3 header; the compression type is the byte behind it.
 const V3_BYTES: u64 = 104;
 /// Most bytes of the active L1 table, as QEMU takes.
-const MAX_L1_BYTES: u64 = 32 << 20;
+pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
 /// Most bytes of the refcount table, as QEMU takes.
-const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
+pub(super) const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 /// Most internal snapshots, as QEMU takes.
 const MAX_SNAPSHOTS: u32 = 65_536;
 /// Longest name of a backing file, as the specification says.
 const MAX_BACKING_NAME: u64 = 1023;
+
+/// Reference counts that version 2 has, and that are written: 16 bits.
+const REFCOUNT_ORDER: u32 = 4;
 
 /// Incompatible feature bits.
 mod incompatible {
@@ -42,7 +45,7 @@ const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1 << 0;
 const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
 
 /// The part that both versions have.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
 #[repr(C)]
 struct RawV2 {
     magic: [u8; 4],
@@ -62,7 +65,7 @@ struct RawV2 {
 const _: () = assert!(size_of::<RawV2>() as u64 == V2_BYTES);
 
 /// What version 3 adds.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
 #[repr(C)]
 struct RawV3 {
     incompatible_features: U64<BigEndian>,
@@ -72,6 +75,15 @@ struct RawV3 {
     header_length: U32<BigEndian>,
 }
 const _: () = assert!(size_of::<RawV3>() as u64 == V3_BYTES - V2_BYTES);
+
+/// What is behind it where the header says to be long enough.
+#[derive(IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+struct RawAdded {
+    compression_type: u8,
+    padding: [u8; 7],
+}
+const _: () = assert!(size_of::<RawAdded>() == 8);
 
 /// Places of header fields, for errors.
 mod field {
@@ -240,6 +252,55 @@ impl Header {
     }
 }
 
+/// What a header says of an image that is written: version 3, reference counts of 16 bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct NewHeader {
+    pub(super) grid: Grid,
+    pub(super) virtual_bytes: u64,
+    pub(super) l1_entries: u32,
+    pub(super) l1_at: TargetOffset,
+    pub(super) refcount_table_at: TargetOffset,
+    pub(super) refcount_table_clusters: u32,
+    pub(super) compression: Compression,
+}
+
+impl NewHeader {
+    /// The header and its extensions; zeros follow to the end of the cluster, and end the extensions.
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        let zstd = self.compression == Compression::Zstd;
+        let added = RawAdded { compression_type: u8::from(zstd), padding: [0; 7] };
+        let raw = RawV2 {
+            magic: *MAGIC,
+            version: U32::new(3),
+            backing_file_offset: U64::ZERO,
+            backing_file_size: U32::ZERO,
+            cluster_bits: U32::new(self.grid.cluster_bits()),
+            size: U64::new(self.virtual_bytes),
+            crypt_method: U32::ZERO,
+            l1_size: U32::new(self.l1_entries),
+            l1_table_offset: U64::new(self.l1_at.get()),
+            refcount_table_offset: U64::new(self.refcount_table_at.get()),
+            refcount_table_clusters: U32::new(self.refcount_table_clusters),
+            nb_snapshots: U32::ZERO,
+            snapshots_offset: U64::ZERO,
+        };
+        let length = size_of::<RawV2>().saturating_add(size_of::<RawV3>()).saturating_add(added.as_bytes().len());
+        let v3 = RawV3 {
+            incompatible_features: U64::new(if zstd { incompatible::COMPRESSION } else { 0 }),
+            compatible_features: U64::ZERO,
+            autoclear_features: U64::ZERO,
+            refcount_order: U32::new(REFCOUNT_ORDER),
+            header_length: U32::new(u32::try_from(length).unwrap_or_default()),
+        };
+        let mut bytes = [raw.as_bytes(), v3.as_bytes(), added.as_bytes()].concat();
+        if zstd {
+            let bit = u8::try_from(incompatible::COMPRESSION.trailing_zeros()).unwrap_or_default();
+            bytes.extend(naming_incompatible(bit, "compression type"));
+        }
+        bytes
+    }
+}
+
 fn at(offset: u64) -> StoredOffset {
     StoredOffset::new(offset)
 }
@@ -321,7 +382,7 @@ fn compression(head: &[u8], header_bytes: u64, incompatible: u64) -> Result<Comp
 }
 
 fn refcount_bits(v3: Option<&RawV3>) -> Result<u32> {
-    let order = v3.map_or(4, |v3| v3.refcount_order.get());
+    let order = v3.map_or(REFCOUNT_ORDER, |v3| v3.refcount_order.get());
     if order > 6 {
         return Err(Error::malformed(format!("refcount_order is {order} and must be 0 to 6"))
             .at(field::REFCOUNT_ORDER));

@@ -1,18 +1,236 @@
-//! Writing QCOW2.
+//! Writing QCOW2: version 3, reference counts of 16 bits, nothing that a reader could be without but zstd where asked for.
 
-use diskferry_core::error::{Error, Result};
+mod compressed;
+mod encode;
+mod plain;
+mod regions;
+mod table;
+
+use std::sync::Arc;
+
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, ErrorKind, Result, Warning};
 use diskferry_core::sink::WriteOrder;
-use diskferry_core::target::Layout;
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Writes};
+use diskferry_core::transfer::Order;
+use diskferry_core::units::UnitMap;
 
+use super::grid::Grid;
+use super::header::Compression;
 use crate::options::Options;
+use crate::placing::{not_asked_for, nothing};
+use crate::{Declared, Format, detect};
+
+use compressed::Compressed;
+use encode::Compressor;
+use plain::Plain;
+use regions::{Regions, check_size, entries_of_table};
 
 /// What `-o help` says of it.
 pub(crate) const HELP: &str = "\
 qcow2
-  (not built yet)
+  cluster_size=SIZE            size of a cluster, 512 to 2M, a power of two (default: 64K)
+  compression=none|zlib|zstd   how clusters are compressed (default: none)
+  level=N                      how hard: zlib 1 to 9 (default: 6), zstd 1 to 19 (default: 3)
+  recompress=on|off            compress anew what the source has compressed in the same way (default: off)
 ";
 
+/// Clusters of 64 KiB, as qemu-img makes them.
+const CLUSTER_BYTES: u64 = 64 << 10;
+/// Size of a sector, which is what QEMU counts disks in.
+const SECTOR: u64 = 512;
+
 /// The layout that `options` ask for, for a sink that takes writes in `order`.
-pub(crate) fn layout(_options: &mut Options<'_>, _order: WriteOrder) -> Result<Box<dyn Layout>> {
-    Err(Error::unsupported("writing qcow2 is not built yet"))
+///
+/// # Errors
+/// `usage` for options that cannot be; `destination_unsuitable` for compression where writes are strictly in order.
+pub(crate) fn layout(options: &mut Options<'_>, order: WriteOrder) -> Result<Box<dyn Layout>> {
+    let grid = grid(options.size("cluster_size")?)?;
+    let words = [("none", None), ("zlib", Some(Compression::Zlib)), ("zstd", Some(Compression::Zstd))];
+    let compression = options.choice("compression", &words)?.flatten();
+    let (levels, usual) = match compression {
+        Some(Compression::Zstd) => (1..=19, 3),
+        Some(Compression::Zlib) | None => (1..=9, 6),
+    };
+    let level = options.number("level", levels)?;
+    let recompress = options.switch("recompress")?;
+    let Some(compression) = compression else {
+        if level.is_some() || recompress.is_some() {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "the options level and recompress are for a target that is compressed",
+            )
+            .hint("ask for -o compression=zlib or -o compression=zstd too"));
+        }
+        let placed = order == WriteOrder::Sequential;
+        let data = Data::Plain(Plain::packed(grid));
+        return Ok(Box::new(Qcow2Layout { grid, placed, header: Compression::Zlib, data, virtual_bytes: None }));
+    };
+    if order == WriteOrder::Sequential {
+        return Err(Error::new(
+            ErrorKind::DestinationUnsuitable,
+            "a compressed qcow2 cannot be written in one pass: where its tables lie shows when all is compressed",
+        )
+        .hint(
+            "write there raw, qcow2 without compression, vhd, or vmdk (monolithicSparse, or streamOptimized to have it \
+             compressed), or write this one to a file or to S3",
+        ));
+    }
+    let carry = recompress != Some(true);
+    let compressor = Compressor { grid, compression, level: level.unwrap_or(usual), carry };
+    let data = Data::Compressed(Arc::new(compressor), Compressed::new(grid));
+    Ok(Box::new(Qcow2Layout { grid, placed: false, header: compression, data, virtual_bytes: None }))
+}
+
+/// The grid of clusters of that size.
+fn grid(cluster_bytes: Option<u64>) -> Result<Grid> {
+    let bytes = cluster_bytes.unwrap_or(CLUSTER_BYTES);
+    let grid = Grid::new(bytes.checked_ilog2().unwrap_or_default(), false);
+    if grid.cluster_bytes() != bytes {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("the option cluster_size cannot be {bytes} bytes: it is a power of two from 512 to 2M"),
+        ));
+    }
+    Ok(grid)
+}
+
+/// The layout of a QCOW2 target.
+struct Qcow2Layout {
+    grid: Grid,
+    /// True where everything follows from the map, and the header is written first.
+    placed: bool,
+    /// What the header says of compression; zlib where there is none.
+    header: Compression,
+    data: Data,
+    /// Size of the disk, once it is known.
+    virtual_bytes: Option<u64>,
+}
+
+/// The part behind the header.
+enum Data {
+    Plain(Plain),
+    Compressed(Arc<Compressor>, Compressed),
+}
+
+impl Qcow2Layout {
+    fn regions(&self, virtual_bytes: u64) -> Regions {
+        match &self.data {
+            Data::Plain(plain) => plain.regions(virtual_bytes),
+            Data::Compressed(_, compressed) => compressed.regions(virtual_bytes),
+        }
+    }
+}
+
+impl Layout for Qcow2Layout {
+    fn format(&self) -> &'static str {
+        Format::Qcow2.name()
+    }
+
+    fn variant(&self) -> String {
+        "v3".to_owned()
+    }
+
+    fn takes(&self) -> Takes {
+        match &self.data {
+            Data::Plain(_) => Takes::Bytes(Order::Guest),
+            Data::Compressed(compressor, _) => Takes::Units(Arc::<Compressor>::clone(compressor)),
+        }
+    }
+
+    fn unit(&self) -> Option<u64> {
+        Some(self.grid.cluster_bytes())
+    }
+
+    fn needs_map(&self) -> bool {
+        self.placed
+    }
+
+    fn virtual_bytes(&self, source_bytes: u64) -> Result<u64> {
+        check_size(self.grid, source_bytes)?;
+        Ok(source_bytes)
+    }
+
+    /// A unit never takes more than a cluster: streams that lie between plain clusters are shorter than clusters.
+    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
+        let Some(virtual_bytes) = facts.virtual_bytes else { return Ok(None) };
+        let full;
+        let units = match &facts.map {
+            Some(map) => map,
+            None => {
+                full = UnitMap::full(self.grid.cluster_bytes(), virtual_bytes);
+                &full
+            }
+        };
+        let tables = units.groups(entries_of_table(self.grid));
+        let regions = Regions::new(self.grid, virtual_bytes, units.count(), tables);
+        let exact = self.placed && facts.map.is_some();
+        match exact {
+            true => regions.check()?,
+            false => check_size(self.grid, virtual_bytes)?,
+        }
+        Ok(Some(Output { bytes: regions.bytes(), exact }))
+    }
+
+    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
+        if let Some(virtual_bytes) = facts.virtual_bytes {
+            check_size(self.grid, virtual_bytes)?;
+        }
+        if !self.placed {
+            return Ok(nothing());
+        }
+        let (Some(virtual_bytes), Some(map)) = (facts.virtual_bytes, &facts.map) else {
+            return Err(Error::internal("a placed layout was not given the map of the disk"));
+        };
+        self.data = Data::Plain(Plain::placed(self.grid, map.clone()));
+        let regions = self.regions(virtual_bytes);
+        regions.check()?;
+        self.virtual_bytes = Some(virtual_bytes);
+        Ok(Box::new(regions.header(self.header)?.into_iter()))
+    }
+
+    fn place(&mut self, part: Part) -> Result<Vec<diskferry_core::target::Write>> {
+        match (&mut self.data, part) {
+            (Data::Plain(_), Part::Zero(_)) => Ok(Vec::new()),
+            (Data::Plain(plain), Part::Bytes(scanned)) => plain.place(&scanned),
+            (Data::Compressed(_, compressed), Part::Unit(encoded)) => compressed.place(encoded),
+            _ => Err(not_asked_for()),
+        }
+    }
+
+    fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {
+        if self.virtual_bytes.is_some_and(|begun| begun != virtual_bytes) {
+            return Err(Error::internal("the disk has not the size that its map was made for"));
+        }
+        self.virtual_bytes = Some(virtual_bytes);
+        let regions = self.regions(virtual_bytes);
+        regions.check()?;
+        let behind = match &mut self.data {
+            Data::Plain(plain) => plain.finish(&regions)?,
+            Data::Compressed(_, compressed) => compressed.finish(&regions)?,
+        };
+        let header = if self.placed { Vec::new() } else { regions.header(self.header)? };
+        Ok((Box::new(behind.chain(header)), regions.bytes()))
+    }
+
+    fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
+        let mut warnings = detect::recognise(target, Format::Qcow2)?;
+        if let Some(bytes) = self.virtual_bytes.filter(|bytes| !bytes.is_multiple_of(SECTOR)) {
+            warnings.push(Warning::new(
+                "size_not_whole_sectors",
+                format!(
+                    "the disk has {bytes} bytes, as the target says; QEMU counts whole sectors of {SECTOR} bytes and \
+                     will leave out the last {}",
+                    bytes.checked_rem(SECTOR).unwrap_or_default()
+                ),
+            ));
+        }
+        Ok(warnings)
+    }
+
+    fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {
+        Box::pin(async { crate::open(target, Declared::Format(Format::Qcow2)).await })
+    }
 }

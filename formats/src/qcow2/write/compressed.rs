@@ -1,0 +1,228 @@
+//! Data that is compressed: streams of bytes one behind the other, as they come, and clusters that would not have become
+//! smaller.
+//!
+//! ```text
+//! | cluster         | cluster         | cluster         | cluster         |
+//! | stream | stream | stream | strea  m | s | zeros     | plain           | stream …
+//! ```
+
+use std::sync::Arc;
+
+use diskferry_core::address::{TargetOffset, TargetRange};
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::target::{Coding, Encoded, Write, Writes};
+use diskferry_core::units::UnitMap;
+
+use super::regions::{Regions, check_data, entries_of_table};
+use super::table::Run;
+use crate::qcow2::entry;
+use crate::qcow2::grid::Grid;
+
+/// Streams are gathered to writes of so many bytes: most are short.
+const WRITE: usize = 256 << 10;
+/// How often a cluster can be referred to: reference counts have 16 bits.
+const MOST_REFERENCES: u64 = u16::MAX as u64;
+/// A unit that is not compressed, in the list of lengths. No stream is empty.
+const PLAIN: u32 = 0;
+
+/// The units of an image as they are written: all that is kept is which there are, and four bytes for each.
+#[derive(Debug)]
+pub(super) struct Compressed {
+    grid: Grid,
+    units: UnitMap,
+    lengths: Vec<u32>,
+    cursor: Cursor,
+    /// Streams that are not written yet, and where they begin.
+    gathered: Vec<u8>,
+    gathered_at: u64,
+}
+
+impl Compressed {
+    pub(super) fn new(grid: Grid) -> Self {
+        Self {
+            grid,
+            units: UnitMap::new(grid.cluster_bytes()),
+            lengths: Vec::new(),
+            cursor: Cursor::new(grid),
+            gathered: Vec::new(),
+            gathered_at: 0,
+        }
+    }
+
+    /// Takes the next unit.
+    ///
+    /// # Errors
+    /// `destination_unsuitable` where it becomes too much; `internal` where it is none, or not the next.
+    pub(super) fn place(&mut self, encoded: Encoded) -> Result<Vec<Write>> {
+        let Encoded { unit, coding, bytes } = encoded;
+        let length = self.length(coding, bytes.len())?;
+        if self.units.last().is_some_and(|last| last >= unit) {
+            return Err(Error::internal(format!("unit {unit} does not come behind the last one")));
+        }
+        self.units.add_units(unit..unit.saturating_add(1))?;
+        let before = self.cursor.at;
+        let at = self.cursor.take(length);
+        if length != PLAIN && entry::to_stream(self.grid, TargetOffset::new(at), length.into()).is_none() {
+            return Err(Error::new(
+                ErrorKind::DestinationUnsuitable,
+                format!(
+                    "a compressed cluster would lie at byte {at} of the image, beyond what QCOW2 can say with clusters \
+                     of {} bytes",
+                    self.grid.cluster_bytes()
+                ),
+            )
+            .hint("ask for smaller clusters with -o cluster_size, or for compression=none"));
+        }
+        check_data(self.grid, self.cursor.clusters())?;
+        self.lengths.push(length);
+        let mut writes = Vec::new();
+        let zeros = TargetRange::between(TargetOffset::new(before), TargetOffset::new(at));
+        if !zeros.is_empty() {
+            writes.extend(self.flush());
+            writes.push(Write::Zero(zeros));
+        }
+        if length != PLAIN {
+            if self.gathered.is_empty() {
+                self.gathered_at = at;
+            }
+            self.gathered.extend_from_slice(&bytes);
+            if self.gathered.len() >= WRITE {
+                writes.extend(self.flush());
+            }
+            return Ok(writes);
+        }
+        writes.extend(self.flush());
+        match writes.last_mut() {
+            Some(Write::Bytes(_, pieces)) => pieces.push(bytes),
+            _ => writes.push(Write::Bytes(TargetOffset::new(at), vec![bytes])),
+        }
+        Ok(writes)
+    }
+
+    /// What stands in the list of lengths.
+    fn length(&self, coding: Coding, bytes: usize) -> Result<u32> {
+        let cluster = self.grid.cluster_bytes();
+        let length = u32::try_from(bytes).unwrap_or(u32::MAX);
+        match coding {
+            Coding::Plain if u64::from(length) == cluster => Ok(PLAIN),
+            Coding::Coded(len) if len == bytes && length != PLAIN && u64::from(length) < cluster => Ok(length),
+            _ => Err(Error::internal(format!("{bytes} bytes are no cluster of {cluster} as {coding:?}"))),
+        }
+    }
+
+    fn flush(&mut self) -> Option<Write> {
+        let bytes = std::mem::take(&mut self.gathered);
+        (!bytes.is_empty()).then(|| Write::Bytes(TargetOffset::new(self.gathered_at), vec![bytes.into()]))
+    }
+
+    /// The regions of the image.
+    pub(super) fn regions(&self, virtual_bytes: u64) -> Regions {
+        let tables = self.units.groups(entries_of_table(self.grid));
+        Regions::new(self.grid, virtual_bytes, self.cursor.clusters(), tables)
+    }
+
+    /// The end of the data, and the tables.
+    ///
+    /// # Errors
+    /// See [`Regions::tables`].
+    pub(super) fn finish(&mut self, regions: &Regions) -> Result<Writes> {
+        let grid = self.grid;
+        let units = std::mem::replace(&mut self.units, UnitMap::new(grid.cluster_bytes()));
+        let lengths = Arc::new(std::mem::take(&mut self.lengths));
+        let zeros = TargetRange::between(TargetOffset::new(self.cursor.at), regions.data_range().end());
+        let rest = self.flush().into_iter().chain((!zeros.is_empty()).then_some(Write::Zero(zeros)));
+        let entries = Units::new(grid, Arc::clone(&lengths)).map(move |(at, length)| match length {
+            PLAIN => entry::to_one(at),
+            // Each was looked at when it was placed.
+            _ => entry::to_stream(grid, at, length.into()).unwrap_or_default(),
+        });
+        let tables = regions.tables(units, entries, counts(grid, Units::new(grid, lengths)))?;
+        Ok(Box::new(rest.chain(tables)))
+    }
+}
+
+/// Where the next unit goes. Where each of them went follows from their lengths.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Cursor {
+    cluster: u64,
+    /// Behind the last unit.
+    at: u64,
+    /// How many streams lie in the cluster that `at` is in the middle of.
+    streams: u64,
+}
+
+impl Cursor {
+    fn new(grid: Grid) -> Self {
+        // Behind the header.
+        Self { cluster: grid.cluster_bytes().max(1), at: grid.cluster_bytes(), streams: 0 }
+    }
+
+    /// Gives the place of a unit: right behind the last one, unless it needs a cluster of its own or the last cluster
+    /// holds as many streams as can be counted.
+    fn take(&mut self, length: u32) -> u64 {
+        if length == PLAIN || self.streams >= MOST_REFERENCES {
+            self.at = self.at.div_ceil(self.cluster).saturating_mul(self.cluster);
+        }
+        let at = self.at;
+        let end = at.saturating_add(if length == PLAIN { self.cluster } else { length.into() });
+        let cluster_of = |at: u64| at.checked_div(self.cluster).unwrap_or_default();
+        let same = cluster_of(at) == cluster_of(end);
+        let before = if at.is_multiple_of(self.cluster) { 0 } else { self.streams };
+        self.streams = match end.checked_rem(self.cluster) {
+            Some(0) | None => 0,
+            Some(_) if same => before.saturating_add(1),
+            Some(_) => 1,
+        };
+        self.at = end;
+        at
+    }
+
+    /// How many clusters of data there are.
+    fn clusters(&self) -> u64 {
+        self.at.div_ceil(self.cluster).saturating_sub(1)
+    }
+}
+
+/// The units once more, each with its place and what stands in the list of lengths.
+struct Units {
+    lengths: Arc<Vec<u32>>,
+    next: usize,
+    cursor: Cursor,
+}
+
+impl Units {
+    fn new(grid: Grid, lengths: Arc<Vec<u32>>) -> Self {
+        Self { lengths, next: 0, cursor: Cursor::new(grid) }
+    }
+}
+
+impl Iterator for Units {
+    type Item = (TargetOffset, u32);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = *self.lengths.get(self.next)?;
+        self.next = self.next.saturating_add(1);
+        Some((TargetOffset::new(self.cursor.take(length)), length))
+    }
+}
+
+/// How many units lie in each cluster, as its reference counts.
+fn counts(grid: Grid, units: impl Iterator<Item = (TargetOffset, u32)> + Send) -> impl Iterator<Item = Run> + Send {
+    let cluster = grid.cluster_bytes();
+    let mut touched = units
+        .flat_map(move |(at, length)| {
+            let length = if length == PLAIN { cluster } else { length.into() };
+            let last = at.get().saturating_add(length).saturating_sub(1);
+            let cluster_of = |at: u64| at.checked_div(cluster).unwrap_or_default();
+            cluster_of(at.get())..=cluster_of(last)
+        })
+        .peekable();
+    std::iter::from_fn(move || {
+        let index = touched.next()?;
+        let mut value = 1u64;
+        while touched.next_if_eq(&index).is_some() {
+            value = value.saturating_add(1);
+        }
+        Some(Run { index, count: 1, value, step: 0 })
+    })
+}
