@@ -8,6 +8,7 @@ use diskferry_core::conversion::{Conversion, Report};
 use diskferry_core::disk::Disk;
 use diskferry_core::error::{Error, ErrorKind, Result};
 use diskferry_core::limits::{Human, Limits};
+use diskferry_core::measure::{Depth, measure_at};
 use diskferry_corpus::{Sample, sample};
 use diskferry_formats::{self as formats, Declared, Format, TargetOptions, partition};
 use diskferry_s3io::server::{Server, ServerOptions, Shape};
@@ -129,13 +130,16 @@ impl Demo<'_> {
 
     /// What `diskferry convert s3://… s3://… --verify` does.
     async fn import(&self, client: &Client, sample: &Sample, limits: Limits) -> Result<Report> {
-        let disk = self.ctx.guard(open(client, sample)).await?;
+        let disk = Arc::new(self.ctx.guard(open(client, sample)).await?);
+        let resources = self.ctx.resources()?;
+        let known = measure_at(&disk, &limits, Depth::Quick, None, &resources);
+        self.ctx.guard(known).await?.verdict.enforce()?;
         let afterwards = if limits.capacity.is_some() { Afterwards::Gone } else { Afterwards::Stays };
         let sink = self.ctx.guard(S3Sink::create(client, &target(sample))).await?;
         let target = formats::create(Format::Qcow2, Box::new(sink), &compressed())?;
         let conversion = Conversion::new(disk, target)
             .limits(limits)
-            .resources(self.ctx.resources()?)
+            .resources(resources)
             .verify(true)
             .stall_timeout(Some(self.ctx.common.stall_timeout))
             .cancel(self.ctx.cancel.clone());

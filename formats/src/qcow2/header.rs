@@ -284,7 +284,8 @@ impl NewHeader {
             nb_snapshots: U32::ZERO,
             snapshots_offset: U64::ZERO,
         };
-        let length = size_of::<RawV2>().saturating_add(size_of::<RawV3>()).saturating_add(added.as_bytes().len());
+        let length =
+            size_of::<RawV2>().saturating_add(size_of::<RawV3>()).saturating_add(added.as_bytes().len());
         let v3 = RawV3 {
             incompatible_features: U64::new(if zstd { incompatible::COMPRESSION } else { 0 }),
             compatible_features: U64::ZERO,

@@ -66,7 +66,13 @@ pub(crate) fn layout(options: &mut Options<'_>, order: WriteOrder) -> Result<Box
         }
         let placed = order == WriteOrder::Sequential;
         let data = Data::Plain(Plain::packed(grid));
-        return Ok(Box::new(Qcow2Layout { grid, placed, header: Compression::Zlib, data, virtual_bytes: None }));
+        return Ok(Box::new(Qcow2Layout {
+            grid,
+            placed,
+            header: Compression::Zlib,
+            data,
+            virtual_bytes: None,
+        }));
     };
     if order == WriteOrder::Sequential {
         return Err(Error::new(

@@ -105,7 +105,9 @@ impl Compressed {
         let length = u32::try_from(bytes).unwrap_or(u32::MAX);
         match coding {
             Coding::Plain if u64::from(length) == cluster => Ok(PLAIN),
-            Coding::Coded(len) if len == bytes && length != PLAIN && u64::from(length) < cluster => Ok(length),
+            Coding::Coded(len) if len == bytes && length != PLAIN && u64::from(length) < cluster => {
+                Ok(length)
+            }
             _ => Err(Error::internal(format!("{bytes} bytes are no cluster of {cluster} as {coding:?}"))),
         }
     }
@@ -207,7 +209,10 @@ impl Iterator for Units {
 }
 
 /// How many units lie in each cluster, as its reference counts.
-fn counts(grid: Grid, units: impl Iterator<Item = (TargetOffset, u32)> + Send) -> impl Iterator<Item = Run> + Send {
+fn counts(
+    grid: Grid,
+    units: impl Iterator<Item = (TargetOffset, u32)> + Send,
+) -> impl Iterator<Item = Run> + Send {
     let cluster = grid.cluster_bytes();
     let mut touched = units
         .flat_map(move |(at, length)| {

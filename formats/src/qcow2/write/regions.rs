@@ -108,7 +108,8 @@ impl Regions {
     /// `internal` where a number does not fit its field, which [`check`](Self::check) sees to.
     pub(super) fn header(&self, compression: Compression) -> Result<Vec<Write>> {
         let field = |number: u64| {
-            u32::try_from(number).map_err(|_| Error::internal(format!("{number} does not fit a QCOW2 header")))
+            u32::try_from(number)
+                .map_err(|_| Error::internal(format!("{number} does not fit a QCOW2 header")))
         };
         let l1 = self.l1_range();
         let header = NewHeader {
@@ -238,9 +239,7 @@ pub(super) fn check_size(grid: Grid, virtual_bytes: u64) -> Result<()> {
         .map(|bits| Grid::new(bits, false))
         .find(|grid| l1_bytes(*grid, virtual_bytes) <= MAX_L1_BYTES);
     Err(match enough {
-        Some(enough) => {
-            error.hint(format!("ask for -o cluster_size={} or larger", enough.cluster_bytes()))
-        },
+        Some(enough) => error.hint(format!("ask for -o cluster_size={} or larger", enough.cluster_bytes())),
         None => error,
     })
 }
