@@ -208,7 +208,8 @@ impl Sink for StrictSink {
             let mut at = at.get();
             for piece in pieces {
                 let len = piece.len() as u64;
-                self.put(at, len, Some(piece));
+                // A copy, for the piece holds room of the budget.
+                self.put(at, len, Some(Bytes::copy_from_slice(&piece)));
                 at += len;
             }
             Ok(())

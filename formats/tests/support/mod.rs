@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod files;
+pub(crate) mod made;
 pub(crate) mod qcow2;
 pub(crate) mod qemu;
 pub(crate) mod sparse;
