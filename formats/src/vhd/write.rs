@@ -27,9 +27,9 @@ use crate::options::Options;
 /// What `-o help` says of it.
 pub(crate) const HELP: &str = "\
 vhd
-  subformat=dynamic|fixed  blocks of 2 MiB as the disk needs them (default), or every byte
-  align=SIZE               round the virtual size up to a multiple, with zeros; some clouds ask for 1MiB
-  id=UUID                  unique id; by default derived from the source
+  subformat=KIND       dynamic (the default): blocks of 2 MiB as the disk needs them; or fixed: every byte
+  align=SIZE           rounds the virtual size up to a multiple of SIZE, with zeros; some clouds ask for 1MiB
+  id=UUID              the unique id (default: derived from the source)
 ";
 
 /// The largest disk, 2,040 GiB: the limit of Virtual PC, of Windows and of the clouds.
