@@ -167,6 +167,19 @@ fn the_metadata_is_what_the_specification_says() {
 }
 
 #[test]
+fn the_geometry_is_that_of_qemu_where_the_disk_is_a_geometry() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("qemu.vhd");
+    for size in ["35K", "10M", "36M", "120M", "200M", "300M", "1G", "31G", "32G", "40G", "120G"] {
+        support::qemu::qemu_img(&["create", "-q", "-f", "vpc", path.to_str().unwrap(), size]);
+        let theirs = std::fs::read(&path).unwrap();
+        let len = oracle::qemu_virtual_bytes(&path, "vhd");
+        let (ours, _) = written_in(Any, made(len, []).0, Format::Vhd, "").unwrap();
+        assert_eq!(ours[56..60], theirs[56..60], "{size}: cylinders, heads, sectors of {len} bytes");
+    }
+}
+
+#[test]
 fn blocks_follow_each_other_in_guest_order_and_zeros_have_none() {
     let at = |block: u64| block * BLOCK;
     let pieces = [
@@ -315,6 +328,26 @@ fn a_disk_of_2040_gib_is_written_and_read_back() {
         let back = Conversion::reading(disk).limits(Limits { capacity: None, image: ImageLimit::None });
         assert_eq!(run(back.run()).unwrap().digest, report.digest, "{options}");
         std::fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn qemu_goes_on_writing_where_we_ended() {
+    let mut truth = vec![0; 9 * MIB as usize + 512];
+    truth[5 * MIB as usize..6 * MIB as usize].copy_from_slice(&noise(MIB as usize, 1));
+    for order in EVERY_ORDER {
+        let dir = support::qemu::written(&[("disk.vhd", &vhd(order, &truth, ""))]);
+        let path = dir.path().join("disk.vhd");
+        // Into a block that is there, one that is not, and the last one, which the disk's end cuts.
+        let commands = ["write -P 85 4M 4096", "write -P 86 1M 512", "write -P 87 9M 512"];
+        oracle::qemu_io(&path, "vhd", &commands);
+        let mut changed = truth.clone();
+        changed[4 * MIB as usize..][..4096].fill(85);
+        changed[MIB as usize..][..512].fill(86);
+        changed[9 * MIB as usize..].fill(87);
+        assert_same(&oracle::guest_bytes(&path, "vhd"), &changed, "for qemu");
+        let disk = open_vhd(std::fs::read(&path).unwrap());
+        assert_same(&read_all(&disk), &changed, "for us");
     }
 }
 

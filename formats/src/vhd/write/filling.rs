@@ -219,3 +219,90 @@ fn by_block(range: GuestRange) -> impl Iterator<Item = (u64, GuestRange)> {
         (!piece.is_empty()).then_some((index, piece))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diskferry_core::error::ErrorKind;
+
+    fn range(start: u64, end: u64) -> GuestRange {
+        GuestRange::between(GuestOffset::new(start), GuestOffset::new(end))
+    }
+
+    fn data(at: u64) -> Part {
+        Part::Bytes(Scanned::new(GuestOffset::new(at), vec![1; 4096].into(), None))
+    }
+
+    fn map(blocks: &[u64]) -> Stored {
+        let mut map = UnitMap::new(BLOCK);
+        blocks.iter().for_each(|block| map.add_units(*block..block + 1).unwrap());
+        Stored::of(2048, map).unwrap()
+    }
+
+    fn kind<T>(result: Result<T>) -> Option<ErrorKind> {
+        result.err().map(|error| error.kind())
+    }
+
+    #[test]
+    fn ranges_are_cut_at_the_edges_of_blocks() {
+        let cut: Vec<_> = by_block(range(BLOCK - 512, 3 * BLOCK + 512)).collect();
+        let expected = [
+            (0, range(BLOCK - 512, BLOCK)),
+            (1, range(BLOCK, 2 * BLOCK)),
+            (2, range(2 * BLOCK, 3 * BLOCK)),
+            (3, range(3 * BLOCK, 3 * BLOCK + 512)),
+        ];
+        assert_eq!(cut, expected);
+        assert_eq!(by_block(range(5, 5)).count(), 0);
+    }
+
+    #[test]
+    fn a_map_that_does_not_keep_its_word_is_a_defect_of_ours() {
+        let internal = Some(ErrorKind::Internal);
+        assert_eq!(kind(Stored::of(2048, UnitMap::new(4096))), internal, "of another unit");
+        let mut unnamed = Filling::known(map(&[1]));
+        assert_eq!(kind(unnamed.place(&data(0))), internal, "data where none was to be");
+        let mut skipped = Filling::known(map(&[0, 1]));
+        assert_eq!(kind(skipped.place(&data(BLOCK))), internal, "a block that is to be stored never came");
+        let mut short = Filling::known(map(&[0, 1]));
+        short.place(&data(0)).unwrap();
+        assert_eq!(kind(short.finish()), internal, "the last block never came");
+    }
+
+    #[test]
+    fn parts_out_of_order_are_a_defect_of_ours() {
+        for mut filling in [Filling::found(2048), Filling::known(map(&[0, 1]))] {
+            filling.place(&data(0)).unwrap();
+            filling.place(&data(BLOCK)).unwrap();
+            assert_eq!(kind(filling.place(&data(8192))), Some(ErrorKind::Internal));
+        }
+    }
+
+    #[test]
+    fn a_block_that_the_table_cannot_name_is_refused() {
+        let last = (u64::from(UNUSED) - 1) * SECTOR;
+        assert_eq!(kind(Filling::found(last).place(&data(0))), None);
+        let beyond = Filling::found(last + SECTOR).place(&data(0));
+        assert_eq!(kind(beyond), Some(ErrorKind::DestinationUnsuitable));
+    }
+
+    #[test]
+    fn neighbours_are_one_write() {
+        let mut filling = Filling::found(2048);
+        let guest = [vec![1; BLOCK as usize], vec![2; 4096], vec![0; 4096], vec![3; 4096]].concat();
+        let writes =
+            filling.place(&Part::Bytes(Scanned::new(GuestOffset::ZERO, guest.into(), None))).unwrap();
+        let shape: Vec<_> = writes
+            .iter()
+            .map(|write| match write {
+                Write::Bytes(at, pieces) => (at.get(), pieces.iter().map(Bytes::len).collect()),
+                Write::Zero(range) => (range.start().get(), vec![]),
+            })
+            .collect();
+        let second = 2048 + STRIDE + 512;
+        let block = BLOCK as usize;
+        let expected =
+            [(2048, vec![512, block, 512, 4096]), (second + 4096, vec![]), (second + 8192, vec![4096])];
+        assert_eq!(shape, expected);
+    }
+}
