@@ -34,3 +34,28 @@ async fn compressed_qcow2_conforms() {
         }
     }
 }
+
+#[tokio::test]
+async fn dynamic_vhd_conforms() {
+    check(Format::Vhd, &[], &EVERY_ORDER, 2 << 20, 512).await;
+    check(Format::Vhd, &[("align", "1M")], &EVERY_ORDER, 2 << 20, 1).await;
+}
+
+#[tokio::test]
+async fn fixed_vhd_conforms() {
+    check(Format::Vhd, &[("subformat", "fixed")], &EVERY_ORDER, 65536, 512).await;
+    check(Format::Vhd, &[("subformat", "fixed"), ("align", "512")], &EVERY_ORDER, 65536, 1).await;
+}
+
+#[tokio::test]
+async fn monolithic_sparse_vmdk_conforms() {
+    check(Format::Vmdk, &[], &EVERY_ORDER, 65536, 512).await;
+    check(Format::Vmdk, &[("align", "4K")], &EVERY_ORDER, 65536, 1).await;
+}
+
+#[tokio::test]
+async fn stream_optimized_vmdk_conforms() {
+    let kind = ("subformat", "streamOptimized");
+    check(Format::Vmdk, &[kind], &EVERY_ORDER, 65536, 512).await;
+    check(Format::Vmdk, &[kind, ("align", "1M"), ("level", "1")], &EVERY_ORDER, 65536, 1).await;
+}

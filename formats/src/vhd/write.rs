@@ -9,7 +9,6 @@
 //! from the geometry.
 
 mod dynamic;
-mod filling;
 mod fixed;
 
 use diskferry_core::digest::sha256;

@@ -19,10 +19,19 @@ use diskferry_core::units::UnitMap;
 
 use super::super::footer::{self, Kind};
 use super::super::{SECTOR, header};
-use super::filling::{BLOCK, BLOCK_BYTES, Filling, Stored};
 use super::{Size, footer_of, unsuitable};
-use crate::placing::nothing;
+use crate::placing::{Filling, Stored, not_asked_for, nothing};
 use crate::{Declared, Format, detect};
+
+/// Guest bytes of a block: what everyone writes, and all that some readers read.
+const BLOCK_BYTES: u32 = 2 << 20;
+/// The same, to count with.
+const BLOCK: u64 = BLOCK_BYTES as u64;
+/// The bitmap before each block, a bit a sector: all of them hold what they should, zeros too.
+const BITMAP: &[u8] = &[0xff; BLOCK_BYTES as usize / 512 / 8];
+const _: () = assert!((BITMAP.len() as u64).is_multiple_of(SECTOR));
+/// The entry of a block that is not stored.
+const UNUSED: u32 = u32::MAX;
 
 /// Where the header is: behind the copy of the footer.
 const HEADER_AT: u64 = footer::LEN as u64;
@@ -84,7 +93,7 @@ impl Layout for DynamicLayout {
     fn output(&self, facts: &Facts) -> Result<Option<Output>> {
         let Some(virtual_bytes) = facts.virtual_bytes else { return Ok(None) };
         let map = facts.map.clone().unwrap_or_else(|| UnitMap::full(BLOCK, virtual_bytes));
-        let end = Stored::of(Table::of(virtual_bytes)?.end(), map)?.end();
+        let end = Stored::new(Table::of(virtual_bytes)?.end(), BITMAP, map).end();
         let bytes = end.saturating_add(footer::LEN as u64);
         Ok(Some(Output { bytes, exact: self.placed && facts.map.is_some() }))
     }
@@ -100,35 +109,40 @@ impl Layout for DynamicLayout {
         let footer = footer_of(KIND, virtual_bytes, self.id, facts);
         let (filling, writes) = if self.placed {
             let map = facts.map.clone().ok_or_else(|| Error::internal("a VHD is placed without a map"))?;
-            let stored = Stored::of(table.end(), map)?;
+            let stored = Stored::new(table.end(), BITMAP, map);
+            check_end(stored.end())?;
             (Filling::known(stored.clone()), table.front(footer, stored))
         } else {
-            (Filling::found(table.end()), nothing())
+            (Filling::found(table.end(), BITMAP, BLOCK, Box::new(check_end)), nothing())
         };
         self.begun = Some(Begun { virtual_bytes, footer, filling });
         Ok(writes)
     }
 
     fn place(&mut self, part: Part) -> Result<Vec<Write>> {
-        self.begun.as_mut().ok_or_else(not_begun)?.filling.place(&part)
+        let begun = self.begun.as_mut().ok_or_else(not_begun)?;
+        match part {
+            Part::Zero(_) => Ok(Vec::new()),
+            Part::Bytes(scanned) => begun.filling.place(&scanned),
+            Part::Unit(_) => Err(not_asked_for()),
+        }
     }
 
     fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {
-        let mut begun = self.begun.take().ok_or_else(not_begun)?;
+        let begun = self.begun.take().ok_or_else(not_begun)?;
         if begun.virtual_bytes != virtual_bytes {
             return Err(Error::internal(format!(
                 "a VHD was begun for a disk of {} bytes, and it has {virtual_bytes}",
                 begun.virtual_bytes
             )));
         }
-        let mut writes = begun.filling.finish()?;
-        let stored = begun.filling.stored();
+        let (mut writes, stored) = begun.filling.finish();
         let at = TargetOffset::new(stored.end());
         writes.push(Write::Bytes(at, vec![Bytes::from_owner(begun.footer)]));
         let len = at.get().saturating_add(footer::LEN as u64);
         let front = match self.placed {
             true => nothing(),
-            false => Table::of(virtual_bytes)?.front(begun.footer, stored.clone()),
+            false => Table::of(virtual_bytes)?.front(begun.footer, stored),
         };
         Ok((Box::new(writes.into_iter().chain(front)), len))
     }
@@ -139,6 +153,24 @@ impl Layout for DynamicLayout {
 
     fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {
         Box::pin(crate::open(target, Declared::Format(Format::Vhd)))
+    }
+}
+
+/// The entry of block `index` in the table: the sector at which its bitmap begins.
+fn entry(stored: &Stored, index: u64) -> u32 {
+    let sector = stored.begin(index).map(|begin| begin / SECTOR);
+    sector.and_then(|sector| u32::try_from(sector).ok()).unwrap_or(UNUSED)
+}
+
+/// Whether the table can name a block that ends there.
+fn check_end(end: u64) -> Result<()> {
+    let begin = end.saturating_sub(BLOCK).saturating_sub(BITMAP.len() as u64);
+    match begin / SECTOR < u64::from(UNUSED) {
+        true => Ok(()),
+        false => Err(unsuitable(format!(
+            "a block would begin at {begin}, and the table of a VHD counts sectors in 32 bits"
+        ))
+        .hint("convert to qcow2, vmdk or raw")),
     }
 }
 
@@ -181,10 +213,24 @@ impl Table {
         let pieces = std::iter::from_fn(move || {
             let from = next;
             next = from.saturating_add(PIECE_ENTRIES).min(all);
-            let piece: Vec<u8> = (from..next).flat_map(|index| stored.entry(index).to_be_bytes()).collect();
+            let piece: Vec<u8> = (from..next).flat_map(|index| entry(&stored, index).to_be_bytes()).collect();
             let at = TargetOffset::new(from.saturating_mul(4).saturating_add(TABLE_AT));
             (from < next).then(|| Write::Bytes(at, vec![piece.into()]))
         });
         Box::new(std::iter::once(first).chain(pieces))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diskferry_core::error::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_block_that_the_table_cannot_name_is_refused() {
+        let last = (u64::from(UNUSED) - 1) * SECTOR + BITMAP.len() as u64 + BLOCK;
+        check_end(last).unwrap();
+        assert_eq!(check_end(last + SECTOR).unwrap_err().kind(), ErrorKind::DestinationUnsuitable);
     }
 }

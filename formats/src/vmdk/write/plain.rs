@@ -5,8 +5,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use diskferry_core::address::{GuestRange, TargetOffset, TargetRange};
+use diskferry_core::address::GuestRange;
 use diskferry_core::disk::Disk;
 use diskferry_core::error::{Error, Result, Warning};
 use diskferry_core::scan::Scanned;
@@ -15,12 +14,11 @@ use diskferry_core::source::wrap::HeadTail;
 use diskferry_core::source::{BoxFuture, Source};
 use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Write, Writes};
 use diskferry_core::transfer::Order;
-use diskferry_core::units::UnitMap;
 
 use super::super::header::SECTOR;
 use super::disk::{DiskOptions, GRAIN, MOST_BYTES, entry, sectors, unsuitable};
 use super::front::Front;
-use crate::placing::{not_asked_for, nothing};
+use crate::placing::{Filling, Stored, not_asked_for, nothing, zeros};
 use crate::{Declared, Format, detect};
 
 const VARIANT: &str = "monolithicSparse";
@@ -37,10 +35,7 @@ struct Begun {
     virtual_bytes: u64,
     fingerprint: [u8; 32],
     front: Front,
-    /// The grains that there are: so far, or in the map.
-    grains: UnitMap,
-    /// Where the target is written up to, from the first grain on.
-    written: u64,
+    grains: Filling,
     /// The last bytes written are those of a grain, and a reader would take them for the footer of a VHD.
     misleading: bool,
 }
@@ -106,24 +101,20 @@ impl Layout for PlainLayout {
         })?;
         self.disk.virtual_bytes(virtual_bytes)?;
         let front = Front::new(sectors(virtual_bytes));
-        let mut begun = Begun {
-            virtual_bytes,
-            fingerprint: facts.fingerprint,
-            front,
-            grains: UnitMap::new(GRAIN),
-            written: front.grains_at(),
-            misleading: false,
-        };
+        let check = |end: u64| entry(end.saturating_sub(SECTOR)).map(drop);
+        let (mut grains, mut misleading) =
+            (Filling::found(front.grains_at(), b"", GRAIN, Box::new(check)), false);
         let mut writes = nothing();
         if self.placed {
-            let map = facts.map.as_ref().filter(|map| map.unit() == GRAIN);
-            begun.grains = map.cloned().ok_or_else(|| Error::internal("placed without a map"))?;
-            begun.misleading = guarded(begun.grains.last(), virtual_bytes);
-            entry(end_of(front, begun.grains.count(), begun.misleading).saturating_sub(SECTOR))?;
+            let map = facts.map.clone().ok_or_else(|| Error::internal("placed without a map"))?;
+            misleading = guarded(map.last(), virtual_bytes);
+            check(end_of(front, map.count(), misleading))?;
             let id = self.disk.id(VARIANT, virtual_bytes, &facts.fingerprint);
-            writes = front.writes(id, begun.grains.clone())?;
+            writes = front.writes(id, map.clone())?;
+            grains = Filling::known(Stored::new(front.grains_at(), b"", map));
         }
-        self.begun = Some(begun);
+        let fingerprint = facts.fingerprint;
+        self.begun = Some(Begun { virtual_bytes, fingerprint, front, grains, misleading });
         Ok(writes)
     }
 
@@ -132,7 +123,12 @@ impl Layout for PlainLayout {
         let begun = self.begun()?;
         match part {
             Part::Zero(_) => Ok(Vec::new()),
-            Part::Bytes(scanned) => begun.place(&scanned, placed),
+            Part::Bytes(scanned) => {
+                if let (false, Some(last)) = (placed, last_content(&scanned)) {
+                    begun.misleading = last.end().is_aligned(GRAIN) && ends_like_a_vhd(&scanned.slice(last));
+                }
+                begun.grains.place(&scanned)
+            }
             Part::Unit(_) => Err(not_asked_for()),
         }
     }
@@ -146,13 +142,14 @@ impl Layout for PlainLayout {
                 begun.virtual_bytes
             )));
         }
-        let end = end_of(begun.front, begun.grains.count(), begun.misleading);
-        let rest = zeros(begun.written, end).into_iter();
+        let (rest, grains) = begun.grains.finish();
+        let end = end_of(begun.front, grains.units().count(), begun.misleading);
+        let rest = rest.into_iter().chain(zeros(grains.end(), end));
         if placed {
             return Ok((Box::new(rest), end));
         }
         let id = disk.id(VARIANT, virtual_bytes, &begun.fingerprint);
-        Ok((Box::new(rest.chain(begun.front.writes(id, begun.grains)?)), end))
+        Ok((Box::new(rest.chain(begun.front.writes(id, grains.units().clone())?)), end))
     }
 
     fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
@@ -164,53 +161,9 @@ impl Layout for PlainLayout {
     }
 }
 
-impl Begun {
-    /// Places the runs that are not zeros; what lies between two of them in the target are zeros.
-    fn place(&mut self, scanned: &Scanned, placed: bool) -> Result<Vec<Write>> {
-        let mut writes = Vec::new();
-        let mut open: Option<(u64, Vec<Bytes>)> = None;
-        for (guest, zero) in scanned.ranges() {
-            if zero || guest.is_empty() {
-                continue;
-            }
-            let to = self.locate(guest, placed)?;
-            let bytes = scanned.slice(guest);
-            if !placed {
-                self.misleading = guest.end().is_aligned(GRAIN) && ends_like_a_vhd(&bytes);
-            }
-            match &mut open {
-                Some((_, pieces)) if to == self.written => pieces.push(bytes),
-                _ => {
-                    writes.extend(open.take().map(bytes_at));
-                    writes.extend(zeros(self.written, to));
-                    open = Some((to, vec![bytes]));
-                }
-            }
-            self.written = to.saturating_add(guest.len());
-        }
-        writes.extend(open.map(bytes_at));
-        Ok(writes)
-    }
-
-    /// Where a run of the disk goes in the target. All of its grains follow each other there.
-    fn locate(&mut self, guest: GuestRange, placed: bool) -> Result<u64> {
-        let first = guest.start().get() / GRAIN;
-        if !placed {
-            self.grains.add(guest)?;
-            entry(end_of(self.front, self.grains.count(), false).saturating_sub(SECTOR))?;
-        }
-        let last = guest.end().get().div_ceil(GRAIN).saturating_sub(1);
-        let ranks = self.grains.rank(first).zip(self.grains.rank(last));
-        let (first_rank, _) = ranks
-            .filter(|(from, to)| to.saturating_sub(*from) == last.saturating_sub(first))
-            .ok_or_else(|| Error::internal(format!("the map does not have the bytes {guest} that came")))?;
-        let start = first_rank.saturating_mul(GRAIN).saturating_add(guest.start().get() % GRAIN);
-        let to = self.front.grains_at().saturating_add(start);
-        if to < self.written {
-            return Err(Error::internal(format!("the bytes {guest} came out of order")));
-        }
-        Ok(to)
-    }
+/// The last run that is not zeros.
+fn last_content(scanned: &Scanned) -> Option<GuestRange> {
+    scanned.ranges().filter(|(_, zero)| !zero).map(|(range, _)| range).last()
 }
 
 /// Where a target with so many grains ends. A guarded one has a grain of zeros at its end that no table names.
@@ -233,13 +186,4 @@ fn ends_like_a_vhd(bytes: &[u8]) -> bool {
         let start = bytes.len().checked_sub(*len);
         start.and_then(|start| bytes.get(start..)).is_some_and(|footer| footer.starts_with(COOKIE))
     })
-}
-
-fn bytes_at((at, pieces): (u64, Vec<Bytes>)) -> Write {
-    Write::Bytes(TargetOffset::new(at), pieces)
-}
-
-fn zeros(from: u64, to: u64) -> Option<Write> {
-    let range = TargetRange::between(TargetOffset::new(from), TargetOffset::new(to));
-    (!range.is_empty()).then_some(Write::Zero(range))
 }
