@@ -31,6 +31,9 @@ const TARGETS: &[Kind] = &[
     kind(Format::Raw, "", EVERY_ORDER, 1),
     kind(Format::Vhd, "align=512", EVERY_ORDER, 512),
     kind(Format::Vhd, "subformat=fixed,align=512", EVERY_ORDER, 512),
+    kind(Format::Qcow2, "", EVERY_ORDER, 1),
+    kind(Format::Qcow2, "compression=zlib", &[Any, Ascending], 1),
+    kind(Format::Qcow2, "compression=zstd,cluster_size=16K", &[Any, Ascending], 1),
     kind(Format::Vmdk, "align=512", EVERY_ORDER, 512),
     kind(Format::Vmdk, "subformat=streamOptimized,align=512", EVERY_ORDER, 512),
 ];
@@ -138,7 +141,13 @@ proptest! {
                 let written = written_in(order(*second, n + m), disk, second.format, second.options);
                 let (target, report) = written.unwrap_or_else(|error| panic!("{pair}: {error:?}"));
                 prop_assert_eq!(report.digest, Some(digest_of(&guest)), "{}", &pair);
-                prop_assert_eq!(&report.warnings, &[], "{}", &pair);
+                let known: &[_] = match guest.len() % SECTOR {
+                    0 => &[],
+                    // QEMU would leave out the last bytes of a QCOW2.
+                    _ => &["size_not_whole_sectors"],
+                };
+                let expected = report.warnings.iter().all(|warning| known.contains(&warning.code));
+                prop_assert!(expected, "{}: {:?}", &pair, &report.warnings);
                 let disk = open_bytes(target, Declared::Format(second.format)).unwrap();
                 assert_same(&read_all(&disk), &guest, &pair);
                 prop_assert_eq!(warnings(&disk), [""; 0], "{}", &pair);
