@@ -178,8 +178,13 @@ fn deflate(how: Deflate, unit: &[u8], out: &mut [u8]) -> Result<Option<usize>> {
             Ok(Status::StreamEnd) => usize::try_from(state.total_out())
                 .map(Some)
                 .map_err(|_| Error::internal("a deflated unit is longer than the address space")),
-            Ok(Status::Ok | Status::BufError) => Ok(None),
-            Err(error) => Err(Error::internal(format!("deflating a unit failed: {error}"))),
+            // It stopped in the middle, and zlib-rs 0.6 loses room of its own with each reset there, until it has none.
+            stopped => {
+                *kept = None;
+                stopped
+                    .map(|_| None)
+                    .map_err(|error| Error::internal(format!("deflating a unit failed: {error}")))
+            }
         }
     })
 }

@@ -1,0 +1,123 @@
+//! Streams that the source has already: carried over, or compressed anew where that is asked for.
+
+use diskferry_core::disk::Disk;
+use diskferry_core::extent::{Compression, ExtentKind, Tally};
+use diskferry_core::sink::WriteOrder::Any;
+use diskferry_corpus::oracle;
+use diskferry_formats::Format;
+use flate2::{Decompress, FlushDecompress, Status};
+
+use crate::support::{assert_same, block_on, extents, noise, open_as, pattern, qemu};
+use crate::{convert, judge};
+
+/// The compressed streams of an image, each with its guest address.
+fn streams(disk: &Disk) -> Vec<(u64, Compression, Vec<u8>)> {
+    let mut found = Vec::new();
+    for extent in extents(disk).unwrap() {
+        let ExtentKind::Coded(coded) = &extent.kind else { continue };
+        let bytes = block_on(disk.file(coded.stored.file).unwrap().read(coded.stored.range)).unwrap();
+        let mut out = vec![0; extent.guest.len() as usize];
+        let stream = coded.codec.decode(extent.guest, &bytes, &mut out, &mut Tally::default()).unwrap();
+        if let Some(stream) = stream {
+            found.push((extent.guest.start().get(), stream.compression, bytes[stream.bytes].to_vec()));
+        }
+    }
+    found
+}
+
+/// True where a reader that keeps only the last 4 KiB can inflate a stream.
+fn keeps_to_4k(stream: &[u8]) -> bool {
+    let mut state = Decompress::new_with_window_bits(false, 12);
+    let mut out = [0; 512];
+    loop {
+        let taken = state.total_in() as usize;
+        match state.decompress(&stream[taken..], &mut out, FlushDecompress::None) {
+            Ok(Status::StreamEnd) => return true,
+            Ok(_) => assert!(taken < stream.len() || state.total_out() > 0),
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Clusters of all kinds; matches lie up to 20 KiB apart.
+fn guest() -> Vec<u8> {
+    let mut guest = pattern(1 << 20, 1);
+    for repeats in 0..4 {
+        let block = noise(20_000, repeats);
+        guest.extend([&block[..], &block, &block, &pattern(5536, 2)].concat());
+    }
+    guest.extend(noise(100_000, 3));
+    guest.resize((4 << 20) + 512, 0);
+    guest
+}
+
+fn whole(image: Vec<u8>, guest: &[u8]) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image.qcow2");
+    std::fs::write(&path, image).unwrap();
+    judge(&path, guest.len() as u64);
+    assert_same(&oracle::guest_bytes(&path, "qcow2"), guest, "what qemu-img reads");
+}
+
+#[test]
+fn clusters_that_qemu_deflated_or_compressed_are_carried_over() {
+    let guest = guest();
+    for kind in ["zlib", "zstd"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (raw, path) = (dir.path().join("raw"), dir.path().join("image"));
+        std::fs::write(&raw, &guest).unwrap();
+        oracle::make(&raw, "qcow2", &[&format!("compression_type={kind}")], &["-c"], &path);
+        let source = std::fs::read(&path).unwrap();
+        let theirs = streams(&open_as(Format::Qcow2, source.clone()).unwrap());
+        let open = || open_as(Format::Qcow2, source.clone()).unwrap();
+        let (image, _) = convert(open(), &[("compression", kind)], Any).unwrap();
+        assert!(
+            streams(&open_as(Format::Qcow2, image.clone()).unwrap()) == theirs,
+            "{kind}: the very same streams"
+        );
+        whole(image, &guest);
+        let options = [("compression", kind), ("recompress", "on"), ("level", "9")];
+        let (image, _) = convert(open(), &options, Any).unwrap();
+        assert!(
+            streams(&open_as(Format::Qcow2, image.clone()).unwrap()) != theirs,
+            "{kind}: compressed anew"
+        );
+        whole(image, &guest);
+        // Another cluster size, another unit.
+        let options = [("compression", kind), ("cluster_size", "32K")];
+        whole(convert(open(), &options, Any).unwrap().0, &guest);
+    }
+}
+
+#[test]
+fn grains_with_a_wide_window_are_carried_over_unless_recompressed() {
+    let guest = guest();
+    let source = qemu::convert(&guest, "vmdk", "subformat=streamOptimized");
+    let theirs = streams(&open_as(Format::Vmdk, source.clone()).unwrap());
+    let wide = theirs.iter().filter(|(.., stream)| !keeps_to_4k(stream)).count();
+    assert!(wide >= 4, "{wide} of {} grains reach back further than 4 KiB", theirs.len());
+    let open = || open_as(Format::Vmdk, source.clone()).unwrap();
+    let (image, _) = convert(open(), &[("compression", "zlib")], Any).unwrap();
+    let ours = streams(&open_as(Format::Qcow2, image.clone()).unwrap());
+    assert!(!ours.is_empty() && ours.iter().all(|stream| theirs.contains(stream)));
+    assert!(ours.iter().any(|(.., stream)| !keeps_to_4k(stream)));
+    whole(image, &guest);
+    let (image, _) = convert(open(), &[("compression", "zlib"), ("recompress", "on")], Any).unwrap();
+    let ours = streams(&open_as(Format::Qcow2, image.clone()).unwrap());
+    assert!(!ours.is_empty() && ours.iter().all(|(.., stream)| keeps_to_4k(stream)));
+    whole(image, &guest);
+}
+
+#[test]
+fn what_is_deflated_keeps_to_4k_at_every_level() {
+    let guest = guest();
+    for level in ["1", "2", "3", "4", "5", "6", "7", "8", "9"] {
+        for size in ["8K", "64K", "2M"] {
+            let options = [("compression", "zlib"), ("level", level), ("cluster_size", size)];
+            let (image, _) = convert(crate::disks::flat(&guest), &options, Any).unwrap();
+            let ours = streams(&open_as(Format::Qcow2, image).unwrap());
+            assert!(!ours.is_empty());
+            assert!(ours.iter().all(|(.., stream)| keeps_to_4k(stream)), "level {level}, clusters of {size}");
+        }
+    }
+}

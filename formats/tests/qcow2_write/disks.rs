@@ -1,0 +1,47 @@
+//! Disks to write: pieces of data on a disk of any size, the rest of which is a hole or zeros.
+
+use std::sync::Arc;
+
+use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::disk::{BlockMap, Disk, Geometry, Warnings};
+use diskferry_core::error::Result;
+use diskferry_core::extent::{Extent, ExtentKind, Extents, Stored};
+use diskferry_core::source::memory::MemorySource;
+use diskferry_core::source::{BoxFuture, Source};
+
+/// A disk whose map says where its pieces are.
+pub(crate) fn sparse(virtual_bytes: u64, pieces: &[(u64, Vec<u8>)]) -> Disk {
+    let mut stored = Vec::new();
+    let mut extents = Extents::new();
+    let mut at = GuestOffset::ZERO;
+    for (start, bytes) in pieces {
+        let start = GuestOffset::new(*start);
+        extents.push(Extent::new(GuestRange::between(at, start), ExtentKind::Hole));
+        let guest = GuestRange::new(start, bytes.len() as u64).unwrap();
+        let range = StoredRange::new(StoredOffset::new(stored.len() as u64), bytes.len() as u64).unwrap();
+        extents.push(Extent::new(guest, ExtentKind::Data(Stored { file: FileIndex(0), range })));
+        stored.extend_from_slice(bytes);
+        at = guest.end();
+    }
+    extents.push(Extent::new(GuestRange::between(at, GuestOffset::new(virtual_bytes)), ExtentKind::Hole));
+    let geometry = Geometry { format: "test", virtual_bytes, ..Geometry::default() };
+    let source: Arc<dyn Source> = Arc::new(MemorySource::new("pieces", stored));
+    Disk::new(geometry, vec![source], Box::new(List(extents.into_vec())), Warnings::new(), Vec::new())
+}
+
+/// A disk that is one piece.
+pub(crate) fn flat(guest: &[u8]) -> Disk {
+    sparse(guest.len() as u64, &[(0, guest.to_vec())])
+}
+
+struct List(Vec<Extent>);
+
+impl BlockMap for List {
+    fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
+        Box::pin(async move { Ok(self.0.iter().filter_map(|extent| extent.clip(window)).collect()) })
+    }
+
+    fn allocated_without_tables(&self) -> Option<u64> {
+        None
+    }
+}

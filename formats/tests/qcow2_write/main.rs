@@ -1,0 +1,56 @@
+//! QCOW2 as it is written, judged by qemu-img.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod carried;
+mod disks;
+mod images;
+mod random;
+mod refused;
+mod sizes;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use diskferry_core::conformance::StrictSink;
+use diskferry_core::conversion::{Conversion, Report};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::Result;
+use diskferry_core::limits::{ImageLimit, Limits};
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::target::{Layout, Target};
+use diskferry_formats::{Format, TargetOptions, layout};
+
+/// The layout of these options.
+fn made(options: &[(&str, &str)], order: WriteOrder) -> Result<Box<dyn Layout>> {
+    let pairs = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    layout(Format::Qcow2, &TargetOptions { pairs }, order)
+}
+
+/// Converts a disk to a sink that takes nothing but what its order allows.
+fn convert(
+    disk: impl Into<Arc<Disk>>,
+    options: &[(&str, &str)],
+    order: WriteOrder,
+) -> Result<(Vec<u8>, Report)> {
+    let sink = StrictSink::new(order);
+    let target = Target { layout: made(options, order)?, sink: Box::new(sink.clone()) };
+    let limits = Limits { capacity: None, image: ImageLimit::None };
+    let report =
+        support::block_on(Conversion::new(disk.into(), target).limits(limits).stall_timeout(None).run())?;
+    Ok((sink.published().0, report))
+}
+
+/// `qemu-img check` is content with an image, and its disk has that size.
+fn judge(path: &Path, virtual_bytes: u64) {
+    use diskferry_corpus::oracle::{qemu_check, qemu_virtual_bytes};
+    qemu_check(path, "qcow2");
+    assert_eq!(qemu_virtual_bytes(path, "qcow2"), virtual_bytes / 512 * 512, "{}", path.display());
+}
+
+/// The digest of what is on a disk.
+fn digest(disk: Disk) -> Option<diskferry_core::digest::Digest> {
+    let limits = Limits { capacity: None, image: ImageLimit::None };
+    support::block_on(Conversion::reading(disk).limits(limits).stall_timeout(None).run()).unwrap().digest
+}
