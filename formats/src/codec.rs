@@ -441,4 +441,32 @@ mod tests {
         *frame.last_mut().unwrap() ^= 1;
         malformed(unzstd(&frame, &mut out));
     }
+
+    #[test]
+    fn what_does_not_fit_is_none_however_often_and_harms_nothing_after_it() {
+        let mut state = 1u64;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .take(65_536)
+        .collect();
+        let mut out = vec![0; 65_535];
+        let mut back = vec![0; 20_000];
+        for _ in 0..50 {
+            for level in [1, 6, 9] {
+                assert_eq!(deflate_raw(level, 12, &noise, &mut out).unwrap(), None);
+            }
+            let len = deflate_raw(9, 12, &text(), &mut out).unwrap().unwrap();
+            assert_eq!(inflate_unit(&out[..len], &mut back).unwrap(), (len, true));
+            assert_eq!(back, text());
+            assert_eq!(zstd(3, &noise, &mut out).unwrap(), None);
+            let len = zstd(3, &text(), &mut out).unwrap().unwrap();
+            back.fill(0);
+            assert_eq!(unzstd(&out[..len], &mut back).unwrap(), len);
+            assert_eq!(back, text());
+        }
+        assert_eq!(deflate_raw(10, 12, &noise, &mut out).unwrap_err().kind(), ErrorKind::Internal);
+        assert_eq!(deflate_raw(9, 8, &noise, &mut out).unwrap_err().kind(), ErrorKind::Internal);
+    }
 }

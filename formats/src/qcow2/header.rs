@@ -506,3 +506,34 @@ fn unknown_features(bits: u64, names: &FeatureNames) -> Error {
     Error::unsupported(format!("the image needs features that are not supported: {}", all.join(", ")))
         .at(field::INCOMPATIBLE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_that_is_written_says_what_it_is_read_as() {
+        for (compression, bytes) in [(Compression::Zlib, 112), (Compression::Zstd, 168)] {
+            let grid = Grid::new(9, false);
+            let new = NewHeader {
+                grid,
+                virtual_bytes: 70_001,
+                l1_entries: 3,
+                l1_at: TargetOffset::new(1024),
+                refcount_table_at: TargetOffset::new(512),
+                refcount_table_clusters: 1,
+                compression,
+            };
+            let mut image = new.to_bytes();
+            assert_eq!(image.len(), bytes);
+            image.resize(2048, 0);
+            let header = Header::parse(&image, 2048).unwrap();
+            assert_eq!((header.version, header.grid, header.virtual_bytes), (Version::V3, grid, 70_001));
+            assert_eq!(header.l1, StoredRange::new(at(1024), 24).unwrap());
+            assert_eq!(header.refcount_table, StoredRange::new(at(512), 512).unwrap());
+            assert_eq!((header.refcount_bits, header.compression), (16, compression));
+            let name = header.extensions.feature_names.incompatible(3);
+            assert_eq!(name.is_some(), compression == Compression::Zstd, "{name:?}");
+        }
+    }
+}

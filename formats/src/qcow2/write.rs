@@ -33,12 +33,17 @@ pub(crate) const HELP: &str = "\
 qcow2
   cluster_size=SIZE            size of a cluster, 512 to 2M, a power of two (default: 64K)
   compression=none|zlib|zstd   how clusters are compressed (default: none)
-  level=N                      how hard: zlib 1 to 9 (default: 6), zstd 1 to 19 (default: 3)
+  level=N                      how hard: zlib 1 to 9 (default: 9), zstd 1 to 19 (default: 3)
   recompress=on|off            compress anew what the source has compressed in the same way (default: off)
 ";
 
 /// Clusters of 64 KiB, as qemu-img makes them.
 const CLUSTER_BYTES: u64 = 64 << 10;
+/// The level that comes to the length of qemu-img's images, which are deflated at zlib's level 6: below 9, zlib-rs looks for
+/// no match of three bytes, and with a window of 4 KiB programs come out 4 to 5 % longer.
+const ZLIB_LEVEL: u32 = 9;
+/// zstd's own default, as qemu-img's.
+const ZSTD_LEVEL: u32 = 3;
 /// Size of a sector, which is what QEMU counts disks in.
 const SECTOR: u64 = 512;
 
@@ -51,8 +56,8 @@ pub(crate) fn layout(options: &mut Options<'_>, order: WriteOrder) -> Result<Box
     let words = [("none", None), ("zlib", Some(Compression::Zlib)), ("zstd", Some(Compression::Zstd))];
     let compression = options.choice("compression", &words)?.flatten();
     let (levels, usual) = match compression {
-        Some(Compression::Zstd) => (1..=19, 3),
-        Some(Compression::Zlib) | None => (1..=9, 6),
+        Some(Compression::Zstd) => (1..=19, ZSTD_LEVEL),
+        Some(Compression::Zlib) | None => (1..=9, ZLIB_LEVEL),
     };
     let level = options.number("level", levels)?;
     let recompress = options.switch("recompress")?;

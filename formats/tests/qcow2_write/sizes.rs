@@ -50,7 +50,6 @@ fn compressed_images_are_about_as_small_as_qemu_makes_them() {
             let (image, _) =
                 convert(flat(&guest), &[("cluster_size", size), ("compression", kind)], Any).unwrap();
             let ours = image.len() as u64;
-            println!("{kind} {size}: ours {ours}, qemu {theirs}: {:.4}", ours as f64 / theirs as f64);
             assert!(
                 ours <= theirs + theirs * 3 / 100,
                 "{kind}, clusters of {size}: {ours} bytes, {theirs} by qemu-img"

@@ -231,3 +231,73 @@ fn counts(
         Some(Run { index, count: 1, value, step: 0 })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Places units and counts, by another way, what lies in each cluster.
+    fn placed(grid: Grid, lengths: Vec<u32>) -> (Vec<u64>, Vec<u64>) {
+        let cluster = grid.cluster_bytes();
+        let lengths = Arc::new(lengths);
+        let mut expected: Vec<u64> = Vec::new();
+        let mut places = Vec::new();
+        let mut end = cluster;
+        for (at, length) in Units::new(grid, Arc::clone(&lengths)) {
+            assert!(at.get() >= end && at.get() < end + cluster, "{at} behind {end}");
+            assert!(length != PLAIN || at.is_aligned(cluster));
+            end = at.get() + if length == PLAIN { cluster } else { length.into() };
+            let (first, last) = (at.get() / cluster, (end - 1) / cluster);
+            expected.resize(last as usize + 1, 0);
+            expected[first as usize..=last as usize].iter_mut().for_each(|count| *count += 1);
+            places.push(at.get());
+        }
+        let mut found = vec![0; expected.len()];
+        for run in counts(grid, Units::new(grid, lengths)) {
+            assert_eq!((run.count, found[run.index as usize]), (1, 0));
+            found[run.index as usize] = run.value;
+        }
+        assert_eq!(found, expected);
+        (places, expected)
+    }
+
+    #[test]
+    fn streams_follow_each_other_and_plain_units_have_clusters_of_their_own() {
+        let (places, counts) =
+            placed(Grid::new(9, false), vec![100, 412, 1, PLAIN, 500, 500, 500, PLAIN, PLAIN, 511]);
+        assert_eq!(places, [512, 612, 1024, 1536, 2048, 2548, 3048, 3584, 4096, 4608]);
+        assert_eq!(counts, [0, 2, 1, 1, 2, 2, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn no_cluster_is_referred_to_more_often_than_can_be_counted() {
+        let grid = Grid::new(21, false);
+        let (places, counts) = placed(grid, vec![1; 200_000]);
+        assert_eq!(counts, [0, 65_535, 65_535, 65_535, 3395]);
+        assert_eq!(places[65_535], 4 << 20);
+        // One that begins in the last bytes of a cluster counts in the next one too.
+        let mut lengths = vec![1; 65_534];
+        lengths.extend([(2 << 20) - 65_534 + 7, 5]);
+        lengths.extend(vec![1; 70_000]);
+        let (_, counts) = placed(grid, lengths);
+        assert_eq!(&counts[..3], [0, 65_535, 65_535]);
+    }
+
+    #[test]
+    fn what_is_no_unit_or_not_the_next_is_not_placed() {
+        let mut data = Compressed::new(Grid::new(9, false));
+        let unit = |unit, coding, len| Encoded { unit, coding, bytes: vec![1; len].into() };
+        data.place(unit(7, Coding::Coded(20), 20)).unwrap();
+        for wrong in [
+            unit(7, Coding::Coded(20), 20),
+            unit(3, Coding::Plain, 512),
+            unit(8, Coding::Plain, 511),
+            unit(8, Coding::Coded(0), 0),
+            unit(8, Coding::Coded(19), 20),
+            unit(8, Coding::Coded(512), 512),
+        ] {
+            assert_eq!(data.place(wrong).unwrap_err().kind(), ErrorKind::Internal);
+        }
+        data.place(unit(8, Coding::Plain, 512)).unwrap();
+    }
+}

@@ -109,3 +109,68 @@ impl<I: Iterator<Item = Run>> Iterator for Table<I> {
         Some(Write::Bytes(self.place(first), vec![Bytes::from(bytes)]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes of a table that begins at 1,000, and how many writes it came in; each begins where the last one ended.
+    fn made(entries: u64, width: Width, runs: Vec<Run>) -> (Vec<u8>, usize) {
+        let place = TargetRange::new(TargetOffset::new(1000), entries * width.bytes()).unwrap();
+        let (mut bytes, mut writes) = (Vec::new(), 0);
+        for write in Table::new(place, width, runs.into_iter()) {
+            writes += 1;
+            match write {
+                Write::Bytes(at, pieces) => {
+                    assert_eq!(at.get(), 1000 + bytes.len() as u64);
+                    pieces.iter().for_each(|piece| bytes.extend_from_slice(piece));
+                }
+                Write::Zero(range) => {
+                    assert_eq!(range.start().get(), 1000 + bytes.len() as u64);
+                    bytes.resize(bytes.len() + range.len() as usize, 0);
+                }
+            }
+        }
+        assert_eq!(bytes.len() as u64, place.len());
+        (bytes, writes)
+    }
+
+    fn run(index: u64, count: u64, value: u64, step: u64) -> Run {
+        Run { index, count, value, step }
+    }
+
+    #[test]
+    fn runs_are_where_they_belong_and_zeros_between() {
+        for width in [Width::Two, Width::Eight] {
+            let gap = GAP / width.bytes();
+            let runs = vec![
+                run(0, 2, 5, 1),
+                run(2, 0, 9, 9),
+                run(3, 1, 7, 0),
+                run(gap + 4, 70_000, 1, 0),
+                run(200_000, 3, 100, 10),
+            ];
+            let (bytes, writes) = made(300_000, width, runs);
+            let entry = |index: u64| {
+                let start = (index * width.bytes()) as usize;
+                bytes[start..start + width.bytes() as usize]
+                    .iter()
+                    .fold(0u64, |all, byte| all << 8 | u64::from(*byte))
+            };
+            for (index, value) in
+                [(0, 5), (1, 6), (2, 0), (3, 7), (4, 0), (gap + 3, 0), (gap + 4, 1), (gap + 70_003, 1)]
+            {
+                assert_eq!(entry(index), value, "entry {index}, {width:?}");
+            }
+            assert_eq!([199_999, 200_000, 200_001, 200_002, 200_003].map(entry), [0, 100, 110, 120, 0]);
+            assert!(writes < 20, "{writes}");
+        }
+    }
+
+    #[test]
+    fn a_table_without_entries_is_zeros_and_runs_behind_its_end_are_nothing() {
+        assert_eq!(made(0, Width::Eight, vec![run(0, 1, 1, 1)]), (vec![], 0));
+        assert_eq!(made(100, Width::Eight, vec![]), (vec![0; 800], 1));
+        assert_eq!(made(2, Width::Two, vec![run(1, 5, 0x102, 1)]), (vec![0, 0, 1, 2], 1));
+    }
+}
