@@ -105,6 +105,20 @@ pub fn unzstd(stored: &[u8], out: &mut [u8]) -> Result<usize> {
     })
 }
 
+/// True for one whole zstd frame (RFC 8878, section 3.1.1) that asks for no more memory than every decoder gives: those
+/// that read a cluster piece by piece, as QEMU does, refuse windows of more than 128 MiB. We decode into the cluster
+/// itself, and any window will do.
+pub(crate) fn is_modest_frame(stream: &[u8]) -> bool {
+    const MAGIC: [u8; 4] = 0xfd2f_b528u32.to_le_bytes();
+    const SINGLE_SEGMENT: u8 = 1 << 5;
+    const MOST_WINDOW_LOG: u8 = 27;
+    let Some(([magic @ .., descriptor, window], _)) = stream.split_first_chunk::<6>() else { return false };
+    let whole = zstd_safe::find_frame_compressed_size(stream) == Ok(stream.len());
+    // The mantissa adds up to seven eighths.
+    let modest = descriptor & SINGLE_SEGMENT != 0 || (window >> 3) < MOST_WINDOW_LOG - 10;
+    *magic == MAGIC && whole && modest
+}
+
 /// Most bytes of a stored block of deflate.
 const STORED_BLOCK: usize = 65_535;
 /// The bytes before a stored block: its kind, its length, and this inverted.
@@ -394,6 +408,18 @@ mod tests {
         assert_eq!(inflate_zlib(&out, &mut back).unwrap(), out.len());
         assert!(back == text());
         assert_eq!(wrap_zlib(&stream, &text(), &mut out[..stream.len() + 5]), None);
+    }
+
+    #[test]
+    fn a_frame_is_modest_where_every_decoder_takes_it() {
+        let frame = zstd::bulk::compress(&text(), 3).unwrap();
+        assert!(is_modest_frame(&frame));
+        assert!(!is_modest_frame(&[&frame[..], &frame].concat()), "two of them");
+        assert!(!is_modest_frame(&frame[..frame.len() - 1]) && !is_modest_frame(b""));
+        // An empty raw block behind a window descriptor.
+        let with_window = |descriptor| [&[0x28, 0xb5, 0x2f, 0xfd, 0, descriptor][..], &[1, 0, 0]].concat();
+        assert!(is_modest_frame(&with_window(16 << 3 | 7)));
+        assert!(!is_modest_frame(&with_window(17 << 3 | 1)), "more than 128 MiB");
     }
 
     #[test]

@@ -55,8 +55,11 @@ impl Encoder for Compressor {
     }
 
     fn carry(&self, _unit: u64, _guest: &[u8], stream: &[u8], out: &mut [u8]) -> Result<Option<Coding>> {
-        let room =
-            out.get_mut(..stream.len()).filter(|_| !stream.is_empty() && stream.len() < self.cluster());
+        let suits = match self.compression {
+            Compression::Zlib => !stream.is_empty(),
+            Compression::Zstd => codec::is_modest_frame(stream),
+        };
+        let room = out.get_mut(..stream.len()).filter(|_| suits && stream.len() < self.cluster());
         Ok(room.map(|room| {
             room.copy_from_slice(stream);
             Coding::Coded(stream.len())
