@@ -121,13 +121,12 @@ fn grains_with_a_wide_window_are_carried_over_unless_recompressed() {
 #[test]
 fn what_is_deflated_keeps_to_4k_at_every_level() {
     let guest = guest();
-    for level in ["1", "2", "3", "4", "5", "6", "7", "8", "9"] {
-        for size in ["8K", "64K", "2M"] {
-            let options = [("compression", "zlib"), ("level", level), ("cluster_size", size)];
-            let (image, _) = convert(crate::disks::flat(&guest), &options, Any).unwrap();
-            let ours = streams(&open_as(Format::Qcow2, image).unwrap());
-            assert!(!ours.is_empty());
-            assert_eq!(beyond_4k(&ours), 0, "level {level}, clusters of {size}");
-        }
+    let levels = ["1", "2", "3", "4", "5", "6", "7", "8", "9"].map(|level| (level, "64K"));
+    for (level, size) in levels.into_iter().chain([("9", "8K"), ("9", "2M"), ("1", "2M")]) {
+        let options = [("compression", "zlib"), ("level", level), ("cluster_size", size)];
+        let (image, _) = convert(crate::disks::flat(&guest), &options, Any).unwrap();
+        let ours = streams(&open_as(Format::Qcow2, image).unwrap());
+        assert!(!ours.is_empty());
+        assert_eq!(beyond_4k(&ours), 0, "level {level}, clusters of {size}");
     }
 }

@@ -54,13 +54,14 @@ fn check(guest: &[u8], cluster: &str) {
 
 #[test]
 fn disks_of_any_size_are_whole_and_clean() {
-    for (cluster, bytes) in [("512", 512), ("4K", 4096), ("64K", 65536), ("2M", 2 << 20)] {
+    for (cluster, bytes) in [("512", 512), ("4K", 4096), ("64K", 65536)] {
         for size in [bytes - 512, bytes, bytes + 512, 3 * bytes + 4096 - 512, 5 * bytes + 1000] {
             check(&sample(size), cluster);
         }
     }
     check(&[], "64K");
     check(&[7; 512], "2M");
+    check(&sample((4 << 20) + 512), "2M");
 }
 
 #[test]
@@ -105,10 +106,10 @@ fn streams_share_clusters_and_plain_ones_lie_between() {
 
 #[test]
 fn many_tiny_streams_share_one_large_cluster() {
-    // 2,048 clusters of one byte each: a whole disk in one cluster of the image.
-    let guest: Vec<u8> = (0..2048u32).flat_map(|n| vec![n as u8 | 1; 8192]).collect();
+    // 512 clusters of one byte each: some 20 bytes a stream.
+    let guest: Vec<u8> = (0..512u32).flat_map(|n| vec![n as u8 | 1; 8192]).collect();
     check(&guest, "8K");
-    let guest: Vec<u8> = (0..9u8).flat_map(|n| vec![n + 1; 2 << 20]).collect();
+    let guest: Vec<u8> = (0..4u8).flat_map(|n| vec![n + 1; 2 << 20]).collect();
     check(&guest, "2M");
 }
 
