@@ -10,7 +10,7 @@
 //! ```
 //!
 //! `header` and `descriptor` are pure. `read` opens an image and makes its [`map`] of [`sparse`], [`scan`]ned and flat
-//! parts; `stream` reads a streamOptimized image in one pass.
+//! parts; `stream` reads a streamOptimized image in one pass. `write` lays out the two kinds that are one sparse file.
 
 mod descriptor;
 mod directory;

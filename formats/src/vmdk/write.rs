@@ -11,6 +11,7 @@
 mod descriptor;
 mod disk;
 mod encode;
+mod ending;
 mod front;
 mod plain;
 mod stream;

@@ -8,9 +8,9 @@
 //!
 //! Every table of the disk has its room and its entry in the directory, whether it holds a grain or not. It could be left
 //! out: readers take an entry of 0 for 32 MiB of nothing. But the disk is there to be written to, and writers expect its
-//! tables: VMware's tools make all of them when they create a disk, and qemu, on writing where there is none,
-//! writes to nowhere. What they cost are zeros, 128 KiB a GiB of disk: holes in a file, and in an object the
-//! hundredth part of a percent.
+//! tables: VMware's tools make all of them when they create a disk, and qemu 10.0, told to write where there is none,
+//! writes over the header. What they cost are zeros, 128 KiB a GiB of disk: holes in a file, and in an object about a
+//! hundredth of a percent.
 
 use std::sync::Arc;
 
@@ -188,8 +188,7 @@ fn at(sector: u64) -> TargetOffset {
     TargetOffset::new(sector.saturating_mul(SECTOR))
 }
 
-/// The number of a sector as an entry has it. All were checked to fit before: [`Layout`](super::plain::PlainLayout) refuses a
-/// disk or a grain whose sector would not.
+/// The number of a sector as an entry has it. All fit: a disk with more tables, or more grains, was refused before.
 fn number(sector: u64) -> u32 {
     u32::try_from(sector).unwrap_or(u32::MAX)
 }
@@ -199,3 +198,108 @@ fn len(bytes: u64) -> usize {
 }
 
 const _: () = assert!(GRAIN.is_multiple_of(SECTOR) && ENTRIES_AT_ONCE.is_multiple_of(SECTOR / ENTRY));
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// What is written, by sector: those that hold other than zeros. Every byte must be in exactly one write.
+    fn written(front: Front, grains: &UnitMap) -> BTreeMap<u64, Vec<u8>> {
+        let mut sectors = BTreeMap::new();
+        let mut next = 0;
+        for write in front.writes(ContentId([1; 16]), grains.clone()).unwrap() {
+            match write {
+                Write::Zero(range) => {
+                    assert_eq!(range.start().get(), next);
+                    next = range.end().get();
+                }
+                Write::Bytes(at, pieces) => {
+                    assert_eq!(at.get(), next);
+                    let bytes = pieces.concat();
+                    assert!(bytes.len() <= 1 << 20, "{} bytes at once", bytes.len());
+                    for (index, sector) in bytes.chunks(512).enumerate() {
+                        assert_eq!(sector.len(), 512);
+                        if sector.iter().any(|byte| *byte != 0) {
+                            sectors.insert(next / SECTOR + index as u64, sector.to_vec());
+                        }
+                    }
+                    next += bytes.len() as u64;
+                }
+            }
+        }
+        assert_eq!(next, front.grains_at());
+        sectors
+    }
+
+    fn entry(sectors: &BTreeMap<u64, Vec<u8>>, sector: u64, index: u64) -> u64 {
+        let Some(bytes) = sectors.get(&(sector + index / 128)) else { return 0 };
+        let at = (index % 128) as usize * 4;
+        u64::from(u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()))
+    }
+
+    #[test]
+    fn tables_name_the_grains_there_are_and_no_others() {
+        // More tables than one write holds, tables that several runs share, tables without a grain, and the last.
+        let capacity = 40_000 * 512 - 7;
+        let runs = [
+            0..1,
+            3..9,
+            500..512,
+            600..601,
+            2048..2050,
+            9000..200_000,
+            200_001..200_002,
+            capacity - 1..capacity,
+        ];
+        let mut grains = UnitMap::new(GRAIN);
+        runs.iter().cloned().for_each(|run| grains.add_units(run).unwrap());
+        let front = Front::new(Sectors(capacity * GRAIN_SECTORS));
+        let sectors = written(front, &grains);
+        for copy in [REDUNDANT_AT, front.second()] {
+            let mut found = 0;
+            for table in 0..front.tables {
+                let at = entry(&sectors, copy, table);
+                assert_eq!(at, copy + front.directory + table * TABLE_SECTORS);
+                // Empty tables are not looked into, as most are.
+                if (at..at + TABLE_SECTORS).all(|sector| !sectors.contains_key(&sector)) {
+                    assert!(
+                        !grains.runs().any(|run| run.start / 512 <= table && table <= (run.end - 1) / 512)
+                    );
+                    continue;
+                }
+                for slot in 0..TABLE_ENTRIES {
+                    let rank = grains.rank(table * TABLE_ENTRIES + slot);
+                    let expected = rank.map_or(0, |rank| front.grains_at() / SECTOR + rank * GRAIN_SECTORS);
+                    assert_eq!(entry(&sectors, at, slot), expected, "table {table}, entry {slot}");
+                    found += u64::from(expected > 0);
+                }
+            }
+            assert_eq!(found, grains.count());
+        }
+    }
+
+    #[test]
+    fn a_directory_of_any_length_comes_in_pieces() {
+        // 5 TiB, with a grain in the last table.
+        let count = 5u64 << 24;
+        let front = Front::new(Sectors(count * GRAIN_SECTORS));
+        let mut grains = UnitMap::new(GRAIN);
+        grains.add_units(count - 1..count).unwrap();
+        let sectors = written(front, &grains);
+        assert!(front.tables > ENTRIES_AT_ONCE);
+        for copy in [REDUNDANT_AT, front.second()] {
+            let last = entry(&sectors, copy, front.tables - 1);
+            assert_eq!(last, copy + front.directory + (front.tables - 1) * TABLE_SECTORS);
+            assert_eq!(entry(&sectors, last, 511), front.grains_at() / SECTOR);
+            assert_eq!(entry(&sectors, last, 510), 0);
+        }
+    }
+
+    #[test]
+    fn what_is_in_front_of_the_largest_disk_can_be_addressed() {
+        let front = Front::new(Sectors(u64::from(u32::MAX) * GRAIN_SECTORS));
+        assert!(front.overhead() < u64::from(u32::MAX));
+    }
+}

@@ -5,10 +5,8 @@
 
 use std::sync::Arc;
 
-use diskferry_core::address::GuestRange;
 use diskferry_core::disk::Disk;
 use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::scan::Scanned;
 use diskferry_core::sink::WriteOrder;
 use diskferry_core::source::wrap::HeadTail;
 use diskferry_core::source::{BoxFuture, Source};
@@ -17,6 +15,7 @@ use diskferry_core::transfer::Order;
 
 use super::super::header::SECTOR;
 use super::disk::{DiskOptions, GRAIN, MOST_BYTES, entry, sectors, unsuitable};
+use super::ending::{Ending, GUARD};
 use super::front::Front;
 use crate::placing::{Filling, Stored, not_asked_for, nothing, zeros};
 use crate::{Declared, Format, detect};
@@ -36,8 +35,8 @@ struct Begun {
     fingerprint: [u8; 32],
     front: Front,
     grains: Filling,
-    /// The last bytes written are those of a grain, and a reader would take them for the footer of a VHD.
-    misleading: bool,
+    /// What they end with.
+    ending: Ending,
 }
 
 impl PlainLayout {
@@ -79,11 +78,8 @@ impl Layout for PlainLayout {
         let Some(virtual_bytes) = facts.virtual_bytes else { return Ok(None) };
         let front = Front::new(sectors(virtual_bytes));
         let all = virtual_bytes.div_ceil(GRAIN);
-        let (count, last) = match &facts.map {
-            Some(map) => (map.count(), map.last()),
-            None => (all, all.checked_sub(1)),
-        };
-        let bytes = end_of(front, count, guarded(last, virtual_bytes));
+        let count = facts.map.as_ref().map_or(all, UnitMap::count);
+        let bytes = end_of(front, count, count > 0);
         if self.placed && facts.map.is_some() {
             entry(bytes.saturating_sub(SECTOR))?;
             return Ok(Some(Output { bytes, exact: true }));
@@ -102,19 +98,17 @@ impl Layout for PlainLayout {
         self.disk.virtual_bytes(virtual_bytes)?;
         let front = Front::new(sectors(virtual_bytes));
         let check = |end: u64| entry(end.saturating_sub(SECTOR)).map(drop);
-        let (mut grains, mut misleading) =
-            (Filling::found(front.grains_at(), b"", GRAIN, Box::new(check)), false);
+        let mut grains = Filling::found(front.grains_at(), b"", GRAIN, Box::new(check));
         let mut writes = nothing();
         if self.placed {
             let map = facts.map.clone().ok_or_else(|| Error::internal("placed without a map"))?;
-            misleading = guarded(map.last(), virtual_bytes);
-            check(end_of(front, map.count(), misleading))?;
+            check(end_of(front, map.count(), map.count() > 0))?;
             let id = self.disk.id(VARIANT, virtual_bytes, &facts.fingerprint);
             writes = front.writes(id, map.clone())?;
             grains = Filling::known(Stored::new(front.grains_at(), b"", map));
         }
         let fingerprint = facts.fingerprint;
-        self.begun = Some(Begun { virtual_bytes, fingerprint, front, grains, misleading });
+        self.begun = Some(Begun { virtual_bytes, fingerprint, front, grains, ending: Ending::default() });
         Ok(writes)
     }
 
@@ -124,8 +118,8 @@ impl Layout for PlainLayout {
         match part {
             Part::Zero(_) => Ok(Vec::new()),
             Part::Bytes(scanned) => {
-                if let (false, Some(last)) = (placed, last_content(&scanned)) {
-                    begun.misleading = last.end().is_aligned(GRAIN) && ends_like_a_vhd(&scanned.slice(last));
+                if !placed {
+                    begun.ending.note(&scanned);
                 }
                 begun.grains.place(&scanned)
             }
@@ -143,7 +137,10 @@ impl Layout for PlainLayout {
             )));
         }
         let (rest, grains) = begun.grains.finish();
-        let end = end_of(begun.front, grains.units().count(), begun.misleading);
+        let count = grains.units().count();
+        // Placed, the length was said before the guest's last bytes were known.
+        let guarded = if placed { count > 0 } else { begun.ending.is_misleading() };
+        let end = end_of(begun.front, count, guarded);
         let rest = rest.into_iter().chain(zeros(grains.end(), end));
         if placed {
             return Ok((Box::new(rest), end));
@@ -161,29 +158,8 @@ impl Layout for PlainLayout {
     }
 }
 
-/// The last run that is not zeros.
-fn last_content(scanned: &Scanned) -> Option<GuestRange> {
-    scanned.ranges().filter(|(_, zero)| !zero).map(|(range, _)| range).last()
-}
-
-/// Where a target with so many grains ends. A guarded one has a grain of zeros at its end that no table names.
+/// Where a target with so many grains ends, with a [`GUARD`] behind them or without.
 fn end_of(front: Front, grains: u64, guarded: bool) -> u64 {
-    let grains = grains.saturating_add(u64::from(guarded));
-    front.grains_at().saturating_add(grains.saturating_mul(GRAIN))
-}
-
-/// Whether the target must not end with the last grain, since what the guest has there is not known and could be the footer
-/// of a VHD. Where the disk ends inside the grain, zeros are the end; where there is no grain, the tables are.
-fn guarded(last: Option<u64>, virtual_bytes: u64) -> bool {
-    last.is_some_and(|last| last.saturating_add(1).saturating_mul(GRAIN) <= virtual_bytes)
-}
-
-/// Whether the footer of a VHD begins where it would at the end of a file that ends with `bytes`.
-fn ends_like_a_vhd(bytes: &[u8]) -> bool {
-    const COOKIE: &[u8] = b"conectix";
-    // Old writers left the last byte of the footer's 512 out.
-    [512, 511].iter().any(|len| {
-        let start = bytes.len().checked_sub(*len);
-        start.and_then(|start| bytes.get(start..)).is_some_and(|footer| footer.starts_with(COOKIE))
-    })
+    let guard = if guarded { GUARD } else { 0 };
+    front.grains_at().saturating_add(grains.saturating_mul(GRAIN)).saturating_add(guard)
 }

@@ -299,3 +299,38 @@ fn piece(directory: &[(u64, u32)], from: u64, to: u64, at: TargetOffset) -> Writ
     bytes.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
     Write::Bytes(at, vec![bytes.into()])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_any_length_comes_in_pieces_and_names_every_table() {
+        // Entries at the edges of writes; a write without any; the last of all.
+        let last = (1 << 23) - 1;
+        let directory = [(0, 7), (131_071, 8), (131_072, 9), (262_145, 10), (last, 11)];
+        let tail = Tail::new(Sectors(u64::from(u32::MAX) * GRAIN_SECTORS), 65_536);
+        let mut next = 65_536;
+        let mut bytes = Vec::new();
+        for write in tail.writes(directory.to_vec()) {
+            match write {
+                Write::Zero(range) => {
+                    assert_eq!(range.start().get(), next);
+                    bytes.resize(bytes.len() + range.len() as usize, 0);
+                    next = range.end().get();
+                }
+                Write::Bytes(at, pieces) => {
+                    assert_eq!(at.get(), next);
+                    assert!(pieces.concat().len() <= 1 << 20);
+                    bytes.extend(pieces.concat());
+                    next = 65_536 + bytes.len() as u64;
+                }
+            }
+        }
+        assert_eq!(bytes.len() as u64, tail.len());
+        let (entries, _) = bytes[512..bytes.len() - 1536].as_chunks::<4>();
+        let entries: Vec<_> = entries.iter().map(|entry| u32::from_le_bytes(*entry)).collect();
+        let found = (0..).zip(entries).filter(|(_, entry)| *entry != 0).collect::<Vec<(u64, u32)>>();
+        assert_eq!(found, directory);
+    }
+}
