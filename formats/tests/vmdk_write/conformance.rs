@@ -1,0 +1,33 @@
+//! The suite of all layouts.
+
+use diskferry_core::conformance::check_layout;
+use diskferry_core::sink::WriteOrder::{Any, Ascending, Sequential};
+use diskferry_formats::{Format, layout};
+
+use crate::made::{STREAM, options};
+
+async fn check(given: &[(&str, &str)]) {
+    let options = options(given);
+    let make = |order| layout(Format::Vmdk, &options, order);
+    check_layout(&make, &[Any, Ascending, Sequential], 65_536, 512).await;
+}
+
+#[tokio::test]
+async fn monolithic_sparse_conforms() {
+    check(&[]).await;
+}
+
+#[tokio::test]
+async fn monolithic_sparse_that_is_aligned_conforms() {
+    check(&[("align", "1M")]).await;
+}
+
+#[tokio::test]
+async fn stream_optimized_conforms() {
+    check(&[STREAM]).await;
+}
+
+#[tokio::test]
+async fn stream_optimized_that_is_aligned_conforms() {
+    check(&[STREAM, ("align", "1M"), ("level", "1"), ("recompress", "on")]).await;
+}
