@@ -7,6 +7,9 @@ use diskferry_core::size;
 
 use crate::Format;
 
+/// What disks are counted in by formats that do not count bytes.
+const SECTOR: u64 = 512;
+
 /// Options of a target format, as `-o KEY=VALUE` on the command line.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TargetOptions {
@@ -71,6 +74,18 @@ impl<'a> Options<'a> {
             .ok_or_else(|| wrong(key, value, "it is a UUID such as 123e4567-e89b-12d3-a456-426614174000"))
     }
 
+    /// The option `align`, of a format that counts sectors.
+    pub(crate) fn sectors(&mut self) -> Result<WholeSectors> {
+        let align = self.size("align")?;
+        match align {
+            Some(bytes) if bytes == 0 || !bytes.is_multiple_of(SECTOR) => Err(Error::new(
+                ErrorKind::Usage,
+                format!("the option align cannot be {bytes} bytes: it is a multiple of {SECTOR}"),
+            )),
+            _ => Ok(WholeSectors { format: self.format, align }),
+        }
+    }
+
     /// What was given must all have been asked for.
     pub(crate) fn finish(self) -> Result<()> {
         let unknown = self.pairs.iter().find(|(key, _)| !self.asked.contains(&key.as_str()));
@@ -80,6 +95,35 @@ impl<'a> Options<'a> {
                     .hint("`-o help` lists the options of each format"))
             }
             None => Ok(()),
+        }
+    }
+}
+
+/// Which sizes a disk can have in a format that counts sectors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WholeSectors {
+    format: Format,
+    /// What they are rounded up to a multiple of, in bytes.
+    align: Option<u64>,
+}
+
+impl WholeSectors {
+    /// The size that a disk of `source_bytes` is written with, in bytes.
+    ///
+    /// # Errors
+    /// `destination_unsuitable` where it is no whole number of sectors and is not to be rounded up.
+    pub(crate) fn size(self, source_bytes: u64) -> Result<u64> {
+        match self.align {
+            Some(align) => Ok(source_bytes.checked_next_multiple_of(align).unwrap_or(u64::MAX)),
+            None if source_bytes.is_multiple_of(SECTOR) => Ok(source_bytes),
+            None => Err(Error::new(
+                ErrorKind::DestinationUnsuitable,
+                format!(
+                    "the disk has {source_bytes} bytes, and a {} counts whole sectors of {SECTOR}",
+                    self.format
+                ),
+            )
+            .hint("let its size be rounded up, with zeros: -o align=512")),
         }
     }
 }

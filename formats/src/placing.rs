@@ -55,6 +55,11 @@ impl Stored {
         &self.units
     }
 
+    /// The units that are stored, when nobody asks any more where.
+    pub(crate) fn into_units(self) -> UnitMap {
+        self.units
+    }
+
     /// Bytes from one unit to the next.
     fn stride(&self) -> u64 {
         self.units.unit().saturating_add(self.prefix.len() as u64)

@@ -18,10 +18,9 @@ use diskferry_core::target::{Facts, Layout};
 
 use self::dynamic::DynamicLayout;
 use self::fixed::FixedLayout;
-use super::SECTOR;
 use super::footer::{self, Kind};
 use crate::Format;
-use crate::options::Options;
+use crate::options::{Options, WholeSectors};
 
 /// What `-o help` says of it.
 pub(crate) const HELP: &str = "\
@@ -47,7 +46,7 @@ enum Subformat {
 pub(crate) fn layout(options: &mut Options<'_>, order: WriteOrder) -> Result<Box<dyn Layout>> {
     let words = [("dynamic", Subformat::Dynamic), ("fixed", Subformat::Fixed)];
     let subformat = options.choice("subformat", &words)?.unwrap_or(Subformat::Dynamic);
-    let size = Size { align: align(options)? };
+    let size = options.sectors()?;
     let id = options.uuid("id")?;
     Ok(match subformat {
         Subformat::Dynamic => Box::new(DynamicLayout::new(size, id, order)),
@@ -55,44 +54,14 @@ pub(crate) fn layout(options: &mut Options<'_>, order: WriteOrder) -> Result<Box
     })
 }
 
-/// The option `align`, in bytes.
-fn align(options: &mut Options<'_>) -> Result<Option<u64>> {
-    let align = options.size("align")?;
-    match align {
-        Some(bytes) if bytes == 0 || !bytes.is_multiple_of(SECTOR) => Err(Error::new(
-            ErrorKind::Usage,
-            format!("the option align cannot be {bytes} bytes: it is a multiple of {SECTOR}"),
-        )),
-        _ => Ok(align),
-    }
-}
-
-/// Which sizes a disk can have.
-#[derive(Clone, Copy, Debug)]
-struct Size {
-    /// What they are rounded up to a multiple of, in bytes.
-    align: Option<u64>,
-}
-
-impl Size {
-    /// The size that a disk of `source_bytes` is written with.
-    ///
-    /// # Errors
-    /// `destination_unsuitable` where it is no whole number of sectors and is not to be rounded up, or too large.
-    fn of(self, source_bytes: u64) -> Result<u64> {
-        let bytes = match self.align {
-            Some(align) => source_bytes.checked_next_multiple_of(align).unwrap_or(u64::MAX),
-            None if source_bytes.is_multiple_of(SECTOR) => source_bytes,
-            None => {
-                return Err(unsuitable(format!(
-                    "the disk has {source_bytes} bytes, and a VHD counts sectors of {SECTOR}"
-                ))
-                .hint("let its size be rounded up, with zeros: -o align=512"));
-            }
-        };
-        check_most(bytes)?;
-        Ok(bytes)
-    }
+/// The size that a disk of `source_bytes` is written with.
+///
+/// # Errors
+/// `destination_unsuitable` where it is no whole number of sectors and is not to be rounded up, or too large.
+fn size_of(sectors: WholeSectors, source_bytes: u64) -> Result<u64> {
+    let bytes = sectors.size(source_bytes)?;
+    check_most(bytes)?;
+    Ok(bytes)
 }
 
 /// A disk or a part of it that ends at `bytes` must not be larger than the format allows.

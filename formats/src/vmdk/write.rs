@@ -11,7 +11,6 @@
 mod descriptor;
 mod disk;
 mod encode;
-mod ending;
 mod front;
 mod plain;
 mod stream;
@@ -55,7 +54,7 @@ pub(crate) fn layout(options: &mut Options<'_>, order: WriteOrder) -> Result<Box
     let subformat = options.choice("subformat", &kinds)?.unwrap_or(Subformat::MonolithicSparse);
     let level = options.number("level", 0..=9)?;
     let recompress = options.switch("recompress")?;
-    let disk = DiskOptions::new(options.size("align")?, options.uuid("id")?.map(ContentId))?;
+    let disk = DiskOptions::new(options.sectors()?, options.uuid("id")?.map(ContentId))?;
     match subformat {
         Subformat::StreamOptimized => {
             let encoder = GrainEncoder::new(level.unwrap_or(DEFAULT_LEVEL), recompress.unwrap_or(false));

@@ -56,7 +56,7 @@ impl Plain {
         let cluster = self.grid.cluster_bytes();
         let clusters = std::mem::replace(self, Self::packed(self.grid)).clusters;
         let (rest, stored) = clusters.finish();
-        let units = stored.units().clone();
+        let units = stored.into_units();
         let count = units.count();
         let first = entry::to_one(regions.data_range().start());
         let entries = (0..count).map(move |rank| first.saturating_add(rank.saturating_mul(cluster)));

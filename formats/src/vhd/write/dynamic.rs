@@ -19,7 +19,8 @@ use diskferry_core::units::UnitMap;
 
 use super::super::footer::{self, Kind};
 use super::super::{SECTOR, header};
-use super::{Size, footer_of, unsuitable};
+use super::{footer_of, size_of, unsuitable};
+use crate::options::WholeSectors;
 use crate::placing::{Filling, Stored, not_asked_for, nothing};
 use crate::{Declared, Format, detect};
 
@@ -45,7 +46,7 @@ const KIND: Kind = Kind::Dynamic(StoredOffset::new(HEADER_AT));
 
 /// The layout of a dynamic VHD.
 pub(super) struct DynamicLayout {
-    size: Size,
+    size: WholeSectors,
     id: Option<[u8; 16]>,
     /// True where the table comes first.
     placed: bool,
@@ -60,7 +61,7 @@ struct Begun {
 }
 
 impl DynamicLayout {
-    pub(super) fn new(size: Size, id: Option<[u8; 16]>, order: WriteOrder) -> Self {
+    pub(super) fn new(size: WholeSectors, id: Option<[u8; 16]>, order: WriteOrder) -> Self {
         Self { size, id, placed: order == WriteOrder::Sequential, begun: None }
     }
 }
@@ -87,7 +88,7 @@ impl Layout for DynamicLayout {
     }
 
     fn virtual_bytes(&self, source_bytes: u64) -> Result<u64> {
-        self.size.of(source_bytes)
+        size_of(self.size, source_bytes)
     }
 
     fn output(&self, facts: &Facts) -> Result<Option<Output>> {

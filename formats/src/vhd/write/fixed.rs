@@ -13,20 +13,21 @@ use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Write, Writes};
 
 use super::super::footer::{Kind, LEN};
 use super::super::has_marks;
-use super::{Size, check_most, footer_of, unsuitable};
+use super::{check_most, footer_of, size_of, unsuitable};
+use crate::options::WholeSectors;
 use crate::raw::write::RawLayout;
 use crate::{Declared, Format, detect};
 
 /// The layout of a fixed VHD: its own map. The size of the disk may show at its end.
 pub(super) struct FixedLayout {
-    size: Size,
+    size: WholeSectors,
     id: Option<[u8; 16]>,
     raw: RawLayout,
     facts: Facts,
 }
 
 impl FixedLayout {
-    pub(super) fn new(size: Size, id: Option<[u8; 16]>, order: WriteOrder) -> Self {
+    pub(super) fn new(size: WholeSectors, id: Option<[u8; 16]>, order: WriteOrder) -> Self {
         Self { size, id, raw: RawLayout::new(order), facts: Facts::default() }
     }
 }
@@ -53,7 +54,7 @@ impl Layout for FixedLayout {
     }
 
     fn virtual_bytes(&self, source_bytes: u64) -> Result<u64> {
-        match self.size.of(source_bytes)? {
+        match size_of(self.size, source_bytes)? {
             0 => Err(unsuitable(
                 "the disk has no bytes, and a fixed VHD of none is a mere footer, which others take for the beginning of a dynamic one",
             )

@@ -5,6 +5,7 @@ use diskferry_core::error::{Error, ErrorKind, Result};
 
 use super::super::header::{SECTOR, Sectors};
 use crate::Format;
+use crate::options::WholeSectors;
 
 /// Sectors of a grain: 64 KiB, as VMware's tools and all others write.
 pub(super) const GRAIN_SECTORS: u64 = 128;
@@ -58,24 +59,16 @@ impl ContentId {
 }
 
 /// What was asked for of the disk.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct DiskOptions {
-    align: Option<u64>,
+    size: WholeSectors,
     id: Option<ContentId>,
 }
 
 impl DiskOptions {
     /// # Errors
-    /// `usage` where the virtual size cannot be a multiple of `align`, or `id` ends in a reserved CID.
-    pub(super) fn new(align: Option<u64>, id: Option<ContentId>) -> Result<Self> {
-        if let Some(align) = align
-            && (align == 0 || !align.is_multiple_of(SECTOR))
-        {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!("the option align cannot be {align} bytes: a VMDK counts sectors of {SECTOR}"),
-            ));
-        }
+    /// `usage` where `id` ends in a reserved CID.
+    pub(super) fn new(size: WholeSectors, id: Option<ContentId>) -> Result<Self> {
         if let Some(id) = id.filter(|id| id.is_reserved()) {
             return Err(Error::new(
                 ErrorKind::Usage,
@@ -85,7 +78,7 @@ impl DiskOptions {
                 ),
             ));
         }
-        Ok(Self { align, id })
+        Ok(Self { size, id })
     }
 
     /// See [`diskferry_core::target::Layout::virtual_bytes`].
@@ -93,10 +86,7 @@ impl DiskOptions {
     /// # Errors
     /// `destination_unsuitable` for no sector at all, for a part of one, and for more than can be counted.
     pub(super) fn virtual_bytes(&self, source_bytes: u64) -> Result<u64> {
-        let bytes = match self.align {
-            None => source_bytes,
-            Some(align) => source_bytes.checked_next_multiple_of(align).unwrap_or(u64::MAX),
-        };
+        let bytes = self.size.size(source_bytes)?;
         if source_bytes == 0 {
             return Err(unsuitable("the disk has no byte, and a VMDK has one sector at least".to_owned())
                 .hint("convert to raw, or to qcow2"));
@@ -107,12 +97,6 @@ impl DiskOptions {
                 MOST_GRAINS.saturating_mul(GRAIN)
             ))
             .hint("convert to qcow2"));
-        }
-        if !bytes.is_multiple_of(SECTOR) {
-            return Err(unsuitable(format!(
-                "the disk has {bytes} bytes, and a VMDK counts whole sectors of {SECTOR}"
-            ))
-            .hint("-o align=512 rounds the size up, with zeros"));
         }
         Ok(bytes)
     }
@@ -148,14 +132,17 @@ pub(super) fn unsuitable(message: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::{Options, TargetOptions};
 
     #[test]
     fn a_derived_id_never_ends_in_a_reserved_cid() {
+        let none = TargetOptions::default();
+        let sectors = Options::new(Format::Vmdk, &none).sectors().unwrap();
         for cid in [0u32, 0xffff_fffe, 0xffff_ffff] {
             let mut id = [7; 16];
             id[12..].copy_from_slice(&cid.to_be_bytes());
             assert!(ContentId(id).is_reserved());
-            assert!(DiskOptions::new(None, Some(ContentId(id))).is_err());
+            assert!(DiskOptions::new(sectors, Some(ContentId(id))).is_err());
             id[12] ^= 0x10;
             assert!(!ContentId(id).is_reserved());
         }

@@ -15,7 +15,6 @@ use diskferry_core::transfer::Order;
 
 use super::super::header::SECTOR;
 use super::disk::{DiskOptions, GRAIN, MOST_BYTES, entry, sectors, unsuitable};
-use super::ending::{Ending, GUARD};
 use super::front::Front;
 use crate::placing::{Filling, Stored, not_asked_for, nothing, zeros};
 use crate::{Declared, Format, detect};
@@ -35,8 +34,6 @@ struct Begun {
     fingerprint: [u8; 32],
     front: Front,
     grains: Filling,
-    /// What they end with.
-    ending: Ending,
 }
 
 impl PlainLayout {
@@ -78,8 +75,8 @@ impl Layout for PlainLayout {
         let Some(virtual_bytes) = facts.virtual_bytes else { return Ok(None) };
         let front = Front::new(sectors(virtual_bytes));
         let all = virtual_bytes.div_ceil(GRAIN);
-        let count = facts.map.as_ref().map_or(all, UnitMap::count);
-        let bytes = end_of(front, count, count > 0);
+        let count = facts.map.as_ref().map_or(all, |map| map.count());
+        let bytes = end_of(front, count);
         if self.placed && facts.map.is_some() {
             entry(bytes.saturating_sub(SECTOR))?;
             return Ok(Some(Output { bytes, exact: true }));
@@ -102,27 +99,21 @@ impl Layout for PlainLayout {
         let mut writes = nothing();
         if self.placed {
             let map = facts.map.clone().ok_or_else(|| Error::internal("placed without a map"))?;
-            check(end_of(front, map.count(), map.count() > 0))?;
+            check(end_of(front, map.count()))?;
             let id = self.disk.id(VARIANT, virtual_bytes, &facts.fingerprint);
             writes = front.writes(id, map.clone())?;
             grains = Filling::known(Stored::new(front.grains_at(), b"", map));
         }
         let fingerprint = facts.fingerprint;
-        self.begun = Some(Begun { virtual_bytes, fingerprint, front, grains, ending: Ending::default() });
+        self.begun = Some(Begun { virtual_bytes, fingerprint, front, grains });
         Ok(writes)
     }
 
     fn place(&mut self, part: Part) -> Result<Vec<Write>> {
-        let placed = self.placed;
         let begun = self.begun()?;
         match part {
             Part::Zero(_) => Ok(Vec::new()),
-            Part::Bytes(scanned) => {
-                if !placed {
-                    begun.ending.note(&scanned);
-                }
-                begun.grains.place(&scanned)
-            }
+            Part::Bytes(scanned) => begun.grains.place(&scanned),
             Part::Unit(_) => Err(not_asked_for()),
         }
     }
@@ -137,16 +128,13 @@ impl Layout for PlainLayout {
             )));
         }
         let (rest, grains) = begun.grains.finish();
-        let count = grains.units().count();
-        // Placed, the length was said before the guest's last bytes were known.
-        let guarded = if placed { count > 0 } else { begun.ending.is_misleading() };
-        let end = end_of(begun.front, count, guarded);
+        let end = end_of(begun.front, grains.units().count());
         let rest = rest.into_iter().chain(zeros(grains.end(), end));
         if placed {
             return Ok((Box::new(rest), end));
         }
         let id = disk.id(VARIANT, virtual_bytes, &begun.fingerprint);
-        Ok((Box::new(rest.chain(begun.front.writes(id, grains.units().clone())?)), end))
+        Ok((Box::new(rest.chain(begun.front.writes(id, grains.into_units())?)), end))
     }
 
     fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
@@ -158,8 +146,12 @@ impl Layout for PlainLayout {
     }
 }
 
-/// Where a target with so many grains ends, with a [`GUARD`] behind them or without.
-fn end_of(front: Front, grains: u64, guarded: bool) -> u64 {
-    let guard = if guarded { GUARD } else { 0 };
+/// Zeros behind the last grain, which no table names. The grains are the end of the file, and whatever the guest has there,
+/// a reader must not take it for the footer of a VHD: so far before the end none looks for one.
+const GUARD: u64 = crate::vhd::TAIL_LEN.div_ceil(GRAIN).saturating_mul(GRAIN);
+
+/// Where a target with so many grains ends.
+fn end_of(front: Front, grains: u64) -> u64 {
+    let guard = if grains > 0 { GUARD } else { 0 };
     front.grains_at().saturating_add(grains.saturating_mul(GRAIN)).saturating_add(guard)
 }
