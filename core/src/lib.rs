@@ -36,3 +36,4 @@ pub mod transfer;
 pub mod units;
 mod verify;
 pub mod walk;
+mod watch;

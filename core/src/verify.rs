@@ -1,6 +1,7 @@
 //! Reading a target back through its own reader: what the guest will see is what was read from the source.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::account::Account;
 use crate::digest::{Digest, Tree};
@@ -9,8 +10,9 @@ use crate::limits::ImageLimit;
 use crate::sink::{Receipt, Sink};
 use crate::target::Layout;
 use crate::transfer::{Order, Transfer, TransferOptions};
+use crate::watch::Watch;
 
-/// Reads the target of `len` bytes back and compares digests.
+/// Reads the target of `len` bytes back and compares digests. It may stand still for `stall`.
 ///
 /// # Errors
 /// `verification_failed`: it cannot be read, or is another disk.
@@ -20,6 +22,7 @@ pub(crate) async fn check(
     len: u64,
     expected: Option<Digest>,
     options: &TransferOptions,
+    stall: Option<Duration>,
 ) -> Result<()> {
     let expected = expected.ok_or_else(|| Error::internal("a target is verified without a digest"))?;
     let failed = |why: String| Error::new(ErrorKind::VerificationFailed, format!("{}: {why}", sink.url()));
@@ -33,8 +36,18 @@ pub(crate) async fn check(
     let options = TransferOptions { order: Order::Any, carry: None, ..options.clone() };
     let mut transfer = Transfer::of_disk(Arc::new(disk), options);
     let mut account = Account::new(Some(Tree::new()), ImageLimit::None);
-    while let Some(item) = transfer.next().await.map_err(unread)? {
-        account.add(&item)?;
+    let mut watch = stall.map(Watch::new);
+    loop {
+        tokio::select! {
+            biased;
+            item = transfer.next() => match item.map_err(unread)? {
+                Some(item) => account.add(&item)?,
+                None => break,
+            },
+            watch = Watch::tick(&mut watch) => {
+                watch.look(Some(&transfer), None, account.seen_bytes, 0).map_err(unread)?;
+            }
+        }
     }
     let found = account.digest(transfer.virtual_bytes().unwrap_or_default())?;
     match found {

@@ -1,7 +1,6 @@
 //! A conversion from end to end: measured and limited on the way, published only when whole.
 
 mod run;
-mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! One run of a conversion, from what the facts forbid to what is published.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,7 +9,6 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch::Sender;
 
-use super::watch::Watch;
 use super::{Input, Movement, Report, Resources};
 use crate::account::Account;
 use crate::address::{GuestOffset, GuestRange};
@@ -25,6 +25,7 @@ use crate::sink::{Expected, ReadBack, Receipt, Sink};
 use crate::target::{Facts, Layout, Part, Takes, Write, Writes};
 use crate::transfer::{Order, Transfer, TransferOptions};
 use crate::verify;
+use crate::watch::Watch;
 
 /// Bytes that may wait for the sink before nothing more is taken from the source: enough to keep it busy, few enough to
 /// be in the caches still when their turn comes.
@@ -238,7 +239,7 @@ impl<'a> Run<'a> {
                 watch = Watch::tick(&mut watch) => {
                     let writing = sink.filter(|_| !writes.is_empty());
                     let zeroed = self.zeroed.load(Ordering::Relaxed);
-                    watch.look(&flow.transfer, writing, flow.account.seen_bytes, zeroed)?;
+                    watch.look(Some(&flow.transfer), writing, flow.account.seen_bytes, zeroed)?;
                 }
             }
             self.show(Phase::Transfer, Shown::of(flow));
@@ -270,26 +271,42 @@ impl<'a> Run<'a> {
             return Ok((None, Vec::new()));
         };
         let (writes, len) = layout.finish(virtual_bytes)?;
-        for write in writes {
-            self.written.note(&write);
-            apply(sink, write, Arc::clone(&self.zeroed)).await?;
-        }
+        self.write_end(sink, writes).await?;
         let layout = &*layout;
         let looks = layout.recognise(&std::mem::take(&mut self.written).of(sink.url(), len))?;
         let when = sink.capabilities().read_back;
         if self.verify && when == ReadBack::Before {
             self.show(Phase::Verify, shown);
-            verify::check(layout, sink, len, digest, options).await?;
+            verify::check(layout, sink, len, digest, options, self.stall).await?;
         }
         let receipt = sink.finish(len).await?;
         if self.verify && when == ReadBack::After {
             self.show(Phase::Verify, shown);
-            if let Err(error) = verify::check(layout, sink, len, digest, options).await {
+            if let Err(error) = verify::check(layout, sink, len, digest, options, self.stall).await {
                 return Err(verify::taken_back(error, sink, &receipt).await);
             }
         }
         self.show(Phase::Finish, shown);
         Ok((Some((layout.format(), layout.variant(), receipt)), looks))
+    }
+
+    /// What a layout leaves to the end, one write after the other.
+    async fn write_end(&mut self, sink: &dyn Sink, writes: Writes) -> Result<()> {
+        let mut watch = self.stall.map(Watch::new);
+        for write in writes {
+            self.written.note(&write);
+            let mut writing = pin!(apply(sink, write, Arc::clone(&self.zeroed)));
+            loop {
+                tokio::select! {
+                    biased;
+                    written = &mut writing => break written?,
+                    watch = Watch::tick(&mut watch) => {
+                        watch.look(None, Some(sink), 0, self.zeroed.load(Ordering::Relaxed))?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Tells how far it is.

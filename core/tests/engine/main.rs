@@ -4,4 +4,5 @@ mod made;
 mod stall;
 mod stream;
 mod torn;
+mod verify;
 mod whole;

@@ -8,12 +8,14 @@ use bytes::Bytes;
 use diskferry_core::address::{StoredRange, TargetOffset, TargetRange};
 use diskferry_core::budget::Budget;
 use diskferry_core::conversion::{Conversion, Resources};
-use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, ErrorKind, Result, Warning};
 use diskferry_core::sink::memory::MemorySink;
 use diskferry_core::sink::{Expected, Receipt, Sink, SinkCapabilities};
 use diskferry_core::source::memory::MemorySource;
+use diskferry_core::source::wrap::HeadTail;
 use diskferry_core::source::{BoxFuture, Capabilities, Identity as SourceIdentity, Segment, Source, Traffic};
-use diskferry_core::target::Target;
+use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Target, Write, Writes};
 use diskferry_core::transfer::Order;
 
 use crate::made::{Identity, Made, block_on, made, resources};
@@ -66,10 +68,10 @@ impl Source for Silent {
     }
 }
 
-/// A sink that never writes, or takes long to finish.
+/// A sink that stands still from a place on, and takes long to finish.
 struct Lazy {
     inner: MemorySink,
-    writes: bool,
+    stuck_from: u64,
 }
 
 impl Sink for Lazy {
@@ -90,7 +92,10 @@ impl Sink for Lazy {
     }
 
     fn read_back(&self, len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
-        self.inner.read_back(len)
+        Box::pin(async move {
+            let bytes = self.inner.read_back(len).await?.read(StoredRange::first(len)).await?;
+            Ok(Arc::new(Silent(MemorySource::new("silent", bytes))) as Arc<dyn Source>)
+        })
     }
 
     fn retract(&self, receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
@@ -98,7 +103,10 @@ impl Sink for Lazy {
     }
 
     fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
-        if self.writes { self.inner.write(at, pieces) } else { Box::pin(jumping(std::future::pending())) }
+        if at.get() < self.stuck_from {
+            return self.inner.write(at, pieces);
+        }
+        Box::pin(jumping(std::future::pending()))
     }
 
     fn zero(&self, range: TargetRange) -> BoxFuture<'_, Result<()>> {
@@ -121,10 +129,69 @@ fn small() -> Made {
     made(65536, &[(2, 1, 0), (3, 3, 1), (5, 2, 2)], 0)
 }
 
-fn lazy(writes: bool) -> (Target, MemorySink) {
+/// The disk's bytes, and a footer behind them.
+struct WithFooter(Identity);
+
+impl WithFooter {
+    const LEN: u64 = 512;
+}
+
+impl Layout for WithFooter {
+    fn format(&self) -> &'static str {
+        self.0.format()
+    }
+
+    fn variant(&self) -> String {
+        self.0.variant()
+    }
+
+    fn takes(&self) -> Takes {
+        self.0.takes()
+    }
+
+    fn unit(&self) -> Option<u64> {
+        self.0.unit()
+    }
+
+    fn needs_map(&self) -> bool {
+        self.0.needs_map()
+    }
+
+    fn virtual_bytes(&self, source_bytes: u64) -> Result<u64> {
+        self.0.virtual_bytes(source_bytes)
+    }
+
+    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
+        let longer = |output: Output| Output { bytes: output.bytes + Self::LEN, ..output };
+        Ok(self.0.output(facts)?.map(longer))
+    }
+
+    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
+        self.0.begin(facts)
+    }
+
+    fn place(&mut self, part: Part) -> Result<Vec<Write>> {
+        self.0.place(part)
+    }
+
+    fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {
+        let footer = Write::Bytes(TargetOffset::new(virtual_bytes), vec![vec![7; Self::LEN as usize].into()]);
+        Ok((Box::new(std::iter::once(footer)), virtual_bytes + Self::LEN))
+    }
+
+    fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
+        self.0.recognise(target)
+    }
+
+    fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {
+        self.0.open(target)
+    }
+}
+
+fn lazy(layout: impl Layout + 'static, stuck_from: u64) -> (Target, MemorySink) {
     let inner = MemorySink::new();
-    let sink = Lazy { inner: inner.clone(), writes };
-    (Target { layout: Box::new(Identity(Order::Any)), sink: Box::new(sink) }, inner)
+    let sink = Lazy { inner: inner.clone(), stuck_from };
+    (Target { layout: Box::new(layout), sink: Box::new(sink) }, inner)
 }
 
 #[test]
@@ -138,7 +205,7 @@ fn a_source_that_stands_still_is_unavailable() {
 
 #[test]
 fn a_destination_that_stands_still_is_unavailable() {
-    let (target, sink) = lazy(false);
+    let (target, sink) = lazy(Identity(Order::Any), 0);
     let run = Conversion::new(small().disk(), target).resources(resources()).run();
     let error: Error = block_on(run).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DestinationUnavailable, "{error}");
@@ -146,8 +213,28 @@ fn a_destination_that_stands_still_is_unavailable() {
 }
 
 #[test]
+fn a_destination_that_stands_still_at_the_very_end_is_unavailable() {
+    let made = small();
+    let (target, sink) = lazy(WithFooter(Identity(Order::Any)), made.guest.len() as u64);
+    let run = Conversion::new(made.disk(), target).resources(resources()).run();
+    let error: Error = block_on(run).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DestinationUnavailable, "{error}");
+    assert_eq!(sink.published(), None);
+}
+
+#[test]
+fn a_target_that_stands_still_while_it_is_read_back_is_not_verified() {
+    let (target, sink) = lazy(Identity(Order::Any), u64::MAX);
+    let run = Conversion::new(small().disk(), target).resources(resources()).verify(true).run();
+    let error: Error = block_on(run).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::VerificationFailed, "{error}");
+    assert!(error.is_retryable() && error.message().contains("60 seconds"), "{error}");
+    assert_eq!(sink.published(), None);
+}
+
+#[test]
 fn a_target_may_take_long_to_be_finished() {
-    let (target, sink) = lazy(true);
+    let (target, sink) = lazy(Identity(Order::Any), u64::MAX);
     let made = small();
     block_on(Conversion::new(made.disk(), target).resources(resources()).run()).unwrap();
     assert!(sink.published().unwrap() == made.guest);
@@ -158,7 +245,8 @@ fn to_wait_for_room_that_others_hold_is_no_stall() {
     let budget = Budget::new(Budget::SMALLEST);
     let resources = Resources { budget: Some(budget.clone()), ..resources() };
     block_on(async {
-        let room = budget.take(Budget::SMALLEST).await.unwrap();
+        let room = (budget.keep(u64::MAX).await.unwrap(), budget.take(u64::MAX).await.unwrap());
+        assert_eq!(budget.used(), budget.total());
         let run = Conversion::reading(small().disk()).resources(resources).run();
         let later = async {
             jumping(tokio::time::sleep(LONG)).await;

@@ -10,7 +10,7 @@ use crate::transfer::Transfer;
 ///
 /// It counts its own ticks, not the time: a process that was stopped for a while, or got no processor, saw nothing
 /// move since it did not look.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     timeout: Duration,
     ticks: tokio::time::Interval,
     seen: [u64; 5],
@@ -21,7 +21,7 @@ impl Watch {
     /// Ticks without a change that make a stall.
     const TICKS: u32 = 8;
 
-    pub(super) fn new(timeout: Duration) -> Self {
+    pub(crate) fn new(timeout: Duration) -> Self {
         let each = (timeout / Self::TICKS).max(Duration::from_millis(1));
         let mut ticks = tokio::time::interval(each);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -29,7 +29,7 @@ impl Watch {
         Self { timeout, ticks, seen: [u64::MAX; 5], idle: 0 }
     }
 
-    pub(super) async fn tick(watch: &mut Option<Self>) -> &mut Self {
+    pub(crate) async fn tick(watch: &mut Option<Self>) -> &mut Self {
         match watch {
             Some(watch) => {
                 watch.ticks.tick().await;
@@ -39,20 +39,21 @@ impl Watch {
         }
     }
 
-    /// Whether something moved since the last tick. `writing` is the sink where writes are under way, `done` are the
-    /// guest bytes that came, `zeroed` those of the target that were zeroed.
-    pub(super) fn look(
+    /// Whether something moved since the last tick. `transfer` is what is read, `writing` the sink where writes are under
+    /// way, `done` are the guest bytes that came, `zeroed` those of the target that were zeroed.
+    pub(crate) fn look(
         &mut self,
-        transfer: &Transfer,
+        transfer: Option<&Transfer>,
         writing: Option<&dyn Sink>,
         done: u64,
         zeroed: u64,
     ) -> Result<()> {
-        let fetched = transfer.traffic().bytes;
+        let fetched = transfer.map_or(0, |transfer| transfer.traffic().bytes);
+        let mapped = transfer.map_or(0, Transfer::mapped_bytes);
         let written = writing.map_or(0, Sink::written);
-        let seen = [fetched, transfer.mapped_bytes(), written, done, zeroed];
-        // Whoever holds the room that this one waits for is watched itself.
-        let others_turn = writing.is_none() && transfer.waits_for_room();
+        let seen = [fetched, mapped, written, done, zeroed];
+        // Whoever holds the room that this one waits for is watched itself, from the first byte to the last.
+        let others_turn = writing.is_none() && transfer.is_some_and(Transfer::waits_for_room);
         if seen != self.seen || others_turn {
             (self.seen, self.idle) = (seen, 0);
             return Ok(());
