@@ -13,7 +13,7 @@ use super::{Input, Movement, Report, Resources};
 use crate::account::Account;
 use crate::address::{GuestOffset, GuestRange};
 use crate::digest::{Digest, Tree};
-use crate::disk::Geometry;
+use crate::disk::{Disk, Geometry};
 use crate::encode::Encoding;
 use crate::error::{Error, ErrorKind, Result, Warning};
 use crate::flow::Flow;
@@ -94,7 +94,11 @@ impl<'a> Run<'a> {
         let budget = options.budget.clone();
         let keeps = Keeps::of(budget.total(), takes.as_ref(), self.sink);
         let room = if keeps.all() > 0 { Some(budget.keep(keeps.all()).await?) } else { None };
-        let first = self.begin(&input, &geometry, keeps.sink).await?;
+        let (disk, known) = match &input {
+            Input::Disk(disk) => (Some(Arc::clone(disk)), Some(disk.virtual_bytes())),
+            Input::Stream(stream) => (None, stream.virtual_bytes_known().then_some(geometry.virtual_bytes)),
+        };
+        let first = self.begin(disk, known, geometry.fingerprint, keeps.sink).await?;
         let mut encoding = None;
         if let Some(Takes::Units(encoder)) = takes {
             encoding = Some(Encoding::new(encoder, Arc::clone(&options.pool), keeps.encoded / 2));
@@ -171,25 +175,28 @@ impl<'a> Run<'a> {
         Ok(geometry.clone())
     }
 
-    /// Prepares layout and sink, which may hold `memory` bytes; gives the first writes.
-    async fn begin(&mut self, input: &Input, geometry: &Geometry, memory: u64) -> Result<Writes> {
+    /// Prepares layout and sink, which may hold `memory` bytes; gives the first writes. A stream has no `disk`, and a raw
+    /// one no `known` size.
+    async fn begin(
+        &mut self,
+        disk: Option<Arc<Disk>>,
+        known: Option<u64>,
+        fingerprint: [u8; 32],
+        memory: u64,
+    ) -> Result<Writes> {
         let (Some(layout), Some(sink)) = (&mut self.layout, self.sink) else {
             return Ok(Box::new(std::iter::empty()));
         };
-        let known = match input {
-            Input::Disk(disk) => Some(disk.virtual_bytes()),
-            Input::Stream(stream) => stream.virtual_bytes_known().then_some(geometry.virtual_bytes),
-        };
         let virtual_bytes = known.map(|bytes| layout.virtual_bytes(bytes)).transpose()?;
-        let mut facts = Facts { virtual_bytes, fingerprint: geometry.fingerprint, map: None };
+        let mut facts = Facts { virtual_bytes, fingerprint, map: None };
         let can = sink.capabilities();
         let walk = layout.needs_map()
             || (can.buffers && layout.output(&facts)?.is_some_and(|output| output.bytes > WORTH_A_WALK));
         if let (true, Some(unit)) = (walk, layout.unit()) {
-            facts.map = match input {
-                Input::Disk(disk) => measure::walk(disk, Some(unit)).await?.1,
-                Input::Stream(_) if layout.needs_map() => return Err(no_map(&**layout)),
-                Input::Stream(_) => None,
+            facts.map = match &disk {
+                Some(disk) => measure::walk(disk, Some(unit)).await?.1,
+                None if layout.needs_map() => return Err(no_map(&**layout)),
+                None => None,
             };
         }
         let output = layout.output(&facts)?;

@@ -159,3 +159,11 @@ fn a_source_that_gives_less_than_asked_is_a_defect_and_no_panic() {
         block_on(Conversion::reading(made.disk_over(Arc::new(Short::new(&made.store)))).run()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal);
 }
+
+#[test]
+fn a_run_can_be_handed_to_any_thread() {
+    fn spawned(_: impl Future<Output: Send> + Send + 'static) {}
+    let sink = Box::new(MemorySink::new());
+    let target = Target { layout: Box::new(Identity(Order::Any)), sink };
+    spawned(Conversion::new(made(4096, &[(0, 1, 0)], 0).disk(), target).run());
+}
