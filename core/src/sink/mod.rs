@@ -104,7 +104,8 @@ pub trait Sink: Send + Sync {
     /// `destination_*` codes.
     fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>>;
 
-    /// Writes `pieces`, one behind the other, from `at` on.
+    /// Writes `pieces`, one behind the other, from `at` on. They take room of the budget that they were read in: a sink lets
+    /// go of them before it answers, and what it gathers it copies into memory of its own ([`Expected::memory`]).
     ///
     /// # Errors
     /// The `destination_*` codes. Dropping the future leaves it open which of the bytes were written.
