@@ -42,10 +42,15 @@ impl Base {
     /// A disk with an MBR and an ext4 that is filled from this machine's `/usr/share`: real files, free space, holes
     /// and an odd length. Made at `dir/base.raw`.
     pub fn ext4(dir: &Path) -> Self {
+        Self::ext4_holding(dir, 12 * MIB)
+    }
+
+    /// As [`ext4`](Self::ext4), with so many bytes of files at most: for tests that write it often.
+    pub fn ext4_holding(dir: &Path, bytes: u64) -> Self {
         let part = dir.join("base.part");
         set_len_new(&part, BASE_BYTES - MIB);
         let files = dir.join("base.d");
-        some_files(Path::new("/usr/share"), &files, 12 * MIB);
+        some_files(Path::new("/usr/share"), &files, bytes);
         let seeded = "hash_seed=d15cfe44-0000-4000-8000-00000000ba5e,nodiscard";
         tool("mkfs.ext4", &["-q", "-F", "-b", "1024", "-E", seeded, "-d", text(&files), text(&part)]);
         let _ = fs::remove_dir_all(&files);
