@@ -22,6 +22,8 @@ struct Kind {
 }
 
 const EVERY_ORDER: &[WriteOrder] = &[Any, Ascending, Sequential];
+/// What compresses into tables knows its front last.
+const WITH_THE_FRONT_LAST: &[WriteOrder] = &[Any, Ascending];
 
 const fn kind(format: Format, options: &'static str, orders: &'static [WriteOrder], multiple: u64) -> Kind {
     Kind { format, options, orders, multiple }
@@ -32,10 +34,21 @@ const TARGETS: &[Kind] = &[
     kind(Format::Vhd, "align=512", EVERY_ORDER, 512),
     kind(Format::Vhd, "subformat=fixed,align=512", EVERY_ORDER, 512),
     kind(Format::Qcow2, "", EVERY_ORDER, 1),
-    kind(Format::Qcow2, "compression=zlib", &[Any, Ascending], 1),
-    kind(Format::Qcow2, "compression=zstd,cluster_size=16K", &[Any, Ascending], 1),
+    kind(Format::Qcow2, "compression=zlib", WITH_THE_FRONT_LAST, 1),
+    kind(Format::Qcow2, "compression=zstd", WITH_THE_FRONT_LAST, 1),
     kind(Format::Vmdk, "align=512", EVERY_ORDER, 512),
     kind(Format::Vmdk, "subformat=streamOptimized,align=512", EVERY_ORDER, 512),
+];
+
+/// Units of other sizes; one of these joins in each case.
+const OTHER_SIZES: &[Kind] = &[
+    kind(Format::Qcow2, "cluster_size=512", EVERY_ORDER, 1),
+    kind(Format::Qcow2, "cluster_size=2M", EVERY_ORDER, 1),
+    kind(Format::Qcow2, "compression=zlib,cluster_size=512", WITH_THE_FRONT_LAST, 1),
+    kind(Format::Qcow2, "compression=zlib,cluster_size=2M,level=1", WITH_THE_FRONT_LAST, 1),
+    kind(Format::Qcow2, "compression=zstd,cluster_size=4K", WITH_THE_FRONT_LAST, 1),
+    kind(Format::Qcow2, "compression=zstd,cluster_size=16K", WITH_THE_FRONT_LAST, 1),
+    kind(Format::Vmdk, "subformat=streamOptimized,level=9,align=1M", EVERY_ORDER, 1 << 20),
 ];
 
 /// A disk: its size in bytes, and what lies where. Elsewhere are holes.
@@ -94,7 +107,7 @@ fn length() -> impl Strategy<Value = u64> {
         (1u64..40).prop_map(|blocks| blocks * 4096),
         (1u64..40, 0u64..3).prop_map(|(grains, edge)| grains * 65536 - 512 + edge * 512),
         Just(2 << 20),
-        1u64..1 << 20,
+        1u64..400_000,
     ]
 }
 
@@ -105,7 +118,7 @@ fn shape() -> impl Strategy<Value = Shape> {
         Just(Some(Content::Pattern)),
         Just(Some(Content::Zeros))
     ];
-    let runs = prop::collection::vec((length(), content, any::<u64>()), 0..10);
+    let runs = prop::collection::vec((length(), content, any::<u64>()), 0..8);
     (runs, 1u64..100_000, any::<bool>()).prop_map(|(parts, rest, ends_in_a_hole)| {
         let mut runs = Vec::new();
         let mut at = 0;
@@ -124,30 +137,30 @@ fn lengthened(mut guest: Vec<u8>, kind: Kind) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_disk_comes_back_equal_through_every_pair_of_formats(shape in shape(), turn in 0usize..6) {
+    fn every_disk_comes_back_equal_through_every_pair_of_formats(shape in shape(), turn in 0usize..6, other in prop::sample::select(OTHER_SIZES)) {
         let order = |kind: Kind, pair: usize| kind.orders[(turn + pair) % kind.orders.len()];
-        for (n, first) in TARGETS.iter().enumerate() {
-            let guest = lengthened(shape.guest(), *first);
+        let targets: Vec<Kind> = TARGETS.iter().copied().chain([other]).collect();
+        let whole = shape.guest();
+        for (n, first) in targets.iter().enumerate() {
+            let guest = lengthened(whole.clone(), *first);
             let disk = made(shape.len, shape.pieces()).0;
             let (between, report) = written_in(order(*first, n), disk, first.format, first.options).unwrap();
             prop_assert_eq!(report.digest, Some(digest_of(&guest)), "to {:?}", first);
-            for (m, second) in TARGETS.iter().enumerate() {
+            for (m, second) in targets.iter().enumerate() {
                 let pair = format!("{first:?} to {second:?}");
                 let guest = lengthened(guest.clone(), *second);
                 let disk = open_bytes(between.clone(), Declared::Format(first.format)).unwrap();
                 let written = written_in(order(*second, n + m), disk, second.format, second.options);
                 let (target, report) = written.unwrap_or_else(|error| panic!("{pair}: {error:?}"));
                 prop_assert_eq!(report.digest, Some(digest_of(&guest)), "{}", &pair);
-                let known: &[_] = match guest.len() % SECTOR {
-                    0 => &[],
-                    // QEMU would leave out the last bytes of a QCOW2.
-                    _ => &["size_not_whole_sectors"],
-                };
-                let expected = report.warnings.iter().all(|warning| known.contains(&warning.code));
-                prop_assert!(expected, "{}: {:?}", &pair, &report.warnings);
+                // QEMU leaves out the end of a QCOW2 that is no whole sector, and the layout says so.
+                let cut = second.format == Format::Qcow2 && !guest.len().is_multiple_of(SECTOR);
+                let codes: Vec<_> = report.warnings.iter().map(|warning| warning.code).collect();
+                let expected = if cut { &["size_not_whole_sectors"][..] } else { &[] };
+                prop_assert_eq!(codes, expected, "{}", &pair);
                 let disk = open_bytes(target, Declared::Format(second.format)).unwrap();
                 assert_same(&read_all(&disk), &guest, &pair);
                 prop_assert_eq!(warnings(&disk), [""; 0], "{}", &pair);
