@@ -52,6 +52,16 @@ pub(crate) fn parse(dst: &OsStr) -> Result<Destination> {
             Err(Error::new(ErrorKind::DestinationUnsuitable, "an HTTP URL cannot be written to")
                 .hint("name an object s3://bucket/key, with --endpoint-url for another store than AWS"))
         }
+        // The rest of the URL may hold a password.
+        (_, Some(scheme))
+            if scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.')) =>
+        {
+            Err(Error::new(
+                ErrorKind::DestinationUnsuitable,
+                format!("a destination of the scheme {scheme}:// cannot be written to"),
+            )
+            .hint("name a path, a device, s3://bucket/key or `-`; a path with :// in it starts with ./"))
+        }
         _ if is_block_device(dst) => Ok(Destination::Device(dst.into())),
         _ => Ok(Destination::File(dst.into())),
     }
@@ -180,7 +190,7 @@ mod tests {
         assert_eq!(parsed("S3://b/k"), Destination::S3("S3://b/k".to_owned()));
         assert_eq!(parsed("./-"), Destination::File("./-".into()));
         assert_eq!(parsed("/dev/null"), Destination::File("/dev/null".into()));
-        for url in ["http://h/k", "https://h/k"] {
+        for url in ["http://h/k", "https://h/k", "ftp://user:secret@h/k", "file:///k"] {
             assert_eq!(parse(OsStr::new(url)).unwrap_err().kind(), ErrorKind::DestinationUnsuitable, "{url}");
         }
         assert_eq!(parse(OsStr::new("")).unwrap_err().kind(), ErrorKind::Usage);

@@ -21,7 +21,7 @@ use crate::kept::HeadAndTail;
 use crate::limits::{Limits, Sizes};
 use crate::measure;
 use crate::progress::{Phase, Progress};
-use crate::sink::{Expected, ReadBack, Receipt, Sink};
+use crate::sink::{Expected, ReadBack, Receipt, Sink, memory_of};
 use crate::target::{Facts, Layout, Part, Takes, Write, Writes};
 use crate::transfer::{Order, Transfer, TransferOptions};
 use crate::verify;
@@ -339,7 +339,7 @@ impl<'a> Run<'a> {
 
 /// What a run keeps of the budget to its end, in bytes.
 struct Keeps {
-    /// Buffers of the sink: a quarter of a large budget, half of a small one.
+    /// Buffers of the sink.
     sink: u64,
     /// Encoded units on their way to the sink.
     encoded: u64,
@@ -350,7 +350,7 @@ impl Keeps {
         let buffers = sink.is_some_and(|sink| sink.capabilities().buffers);
         let encodes = matches!(takes, Some(Takes::Units(_)));
         Self {
-            sink: if buffers { (total / 4).max((total / 2).min(64 << 20)) } else { 0 },
+            sink: if buffers { memory_of(total) } else { 0 },
             encoded: if encodes { WAITING.min(total / 8) } else { 0 },
         }
     }

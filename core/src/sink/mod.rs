@@ -70,6 +70,29 @@ pub struct Expected {
     pub memory: u64,
 }
 
+/// What a sink that buffers may hold of a budget of `budget` bytes: a quarter of a large one, half of a small one.
+pub const fn memory_of(budget: u64) -> u64 {
+    /// Up to here it is half.
+    const HALF: u64 = 64 << 20;
+    let (quarter, half) = (budget / 4, budget / 2);
+    if half <= HALF {
+        half
+    } else if quarter > HALF {
+        quarter
+    } else {
+        HALF
+    }
+}
+
+/// The smallest budget of which a sink may hold `memory` bytes.
+pub const fn budget_for(memory: u64) -> u64 {
+    if memory_of(memory.saturating_mul(2)) >= memory {
+        memory.saturating_mul(2)
+    } else {
+        memory.saturating_mul(4)
+    }
+}
+
 /// What was published.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Receipt {
@@ -146,4 +169,19 @@ pub trait Sink: Send + Sync {
     /// # Errors
     /// The `destination_*` codes: it may be there still.
     fn retract(&self, receipt: &Receipt) -> BoxFuture<'_, Result<bool>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_for_a_sink_gives_it_what_it_asked_for() {
+        for memory in [1, 5 << 20, 16 << 20, 64 << 20, (64 << 20) + 1, 1 << 30] {
+            let budget = budget_for(memory);
+            assert!(memory_of(budget) >= memory, "{memory}");
+            assert!(memory_of(budget / 2) < memory, "{memory}");
+        }
+        assert_eq!([32, 64, 128, 256, 1024].map(|mib| memory_of(mib << 20) >> 20), [16, 32, 64, 64, 256]);
+    }
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use diskferry_core::buffer::{Buffer, zeros};
 use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::sink::budget_for;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Most parts of an upload ("Amazon S3 multipart upload limits" in the Amazon S3 User Guide).
@@ -336,11 +337,11 @@ impl Plan {
         let needed = if single.is_some() { 1 } else { 2 };
         let rooms = memory / size;
         if rooms < needed {
-            let mib = (needed * size).div_ceil(MIB);
+            let mib = budget_for(needed * size).div_ceil(MIB);
             return Err(unsuitable(format!(
                 "{needed} parts of {size} bytes are held at least, and there are {memory} bytes of memory for them"
             ))
-            .hint(format!("raise --memory: at least {mib} MiB for parts are needed")));
+            .hint(format!("raise --memory to {mib}M at least, of which parts get their share")));
         }
         Ok(Self {
             size: usize::try_from(size).map_err(|_| unsuitable(format!("a part of {size} bytes")))?,
