@@ -456,7 +456,7 @@ mod tests {
             error
         };
         let error = refused(None, false, 16 * MIB - 1);
-        assert!(error.hint_text().is_some_and(|hint| hint.contains("16 MiB")), "{error:?}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("32M")), "{error:?}");
         refused(Some(8 * MIB + 1), true, 16 * MIB - 1);
         refused(Some(MOST_BYTES + 1), true, 4096 * MIB);
     }
