@@ -265,7 +265,7 @@ async fn too_little_memory_is_refused_naming_what_is_needed() {
     let expected = Expected { most_bytes: Some(1 << 40), exact: false, memory: 64 << 20 };
     let error = sink.prepare(expected).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DestinationUnsuitable, "{error}");
-    assert!(error.hint_text().is_some_and(|hint| hint.contains("210 MiB")), "{error}");
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("840M")), "{error}");
 }
 
 async fn upload_with(server: &Server, checksum: Checksum, len: usize) -> Result<Receipt> {
