@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::address::{GuestOffset, GuestRange};
 use crate::conversion::{Conversion, Report, Resources};
 use crate::disk::Disk;
 use crate::error::{Result, Warning};
@@ -10,6 +9,7 @@ use crate::limits::{Limits, Sizes, Verdict};
 use crate::source::Traffic;
 use crate::target::{Facts, Layout, Output};
 use crate::units::UnitMap;
+use crate::walk::allocation;
 
 /// How deep to look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -76,7 +76,7 @@ pub async fn measure_at(
             }
         }
         Depth::Tables => {
-            let (allocated, map) = walk(disk, layout.and_then(Layout::unit)).await?;
+            let (allocated, map) = allocation(disk, layout.and_then(Layout::unit)).await?;
             sizes.allocated_bytes = Some(allocated);
             output = layout.map_or(Ok(None), |layout| predict(disk, layout, map))?;
         }
@@ -130,33 +130,9 @@ impl Measured {
     /// # Errors
     /// Those of the map; `destination_unsuitable` where the layout cannot hold the disk.
     pub async fn predict(&mut self, disk: &Disk, layout: &dyn Layout) -> Result<()> {
-        let (_, map) = walk(disk, layout.unit()).await?;
+        let (_, map) = allocation(disk, layout.unit()).await?;
         self.output = predict(disk, layout, map)?;
         self.sizes.output_bytes = self.output.map(|output| output.bytes);
         Ok(())
     }
-}
-
-/// Walks the whole map, some tables at a time: the guest bytes that are mapped to stored data, and the units of a target
-/// that they touch.
-pub(crate) async fn walk(disk: &Disk, unit: Option<u64>) -> Result<(u64, Option<UnitMap>)> {
-    let mut units = unit.map(UnitMap::new);
-    if let (Some(known), None) = (disk.allocated_without_tables(), &units) {
-        return Ok((known, None));
-    }
-    let end = GuestOffset::new(disk.virtual_bytes());
-    let mut at = GuestOffset::ZERO;
-    let mut allocated = 0u64;
-    while at < end {
-        for extent in disk.extents(GuestRange::between(at, end)).await? {
-            at = extent.guest.end();
-            if extent.is_allocated() {
-                allocated = allocated.saturating_add(extent.guest.len());
-            }
-            if let (Some(units), false) = (&mut units, extent.is_zero()) {
-                units.add(extent.guest)?;
-            }
-        }
-    }
-    Ok((allocated, units))
 }

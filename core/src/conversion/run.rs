@@ -19,12 +19,12 @@ use crate::error::{Error, ErrorKind, Result, Warning};
 use crate::flow::Flow;
 use crate::kept::HeadAndTail;
 use crate::limits::{Limits, Sizes};
-use crate::measure;
 use crate::progress::{Phase, Progress};
 use crate::sink::{Expected, ReadBack, Receipt, Sink, memory_of};
 use crate::target::{Facts, Layout, Part, Takes, Write, Writes};
 use crate::transfer::{Order, Transfer, TransferOptions};
 use crate::verify;
+use crate::walk::allocation;
 use crate::watch::Watch;
 
 /// Bytes that may wait for the sink before nothing more is taken from the source: enough to keep it busy, few enough to
@@ -194,7 +194,7 @@ impl<'a> Run<'a> {
             || (can.buffers && layout.output(&facts)?.is_some_and(|output| output.bytes > WORTH_A_WALK));
         if let (true, Some(unit)) = (walk, layout.unit()) {
             facts.map = match &disk {
-                Some(disk) => measure::walk(disk, Some(unit)).await?.1,
+                Some(disk) => allocation(disk, Some(unit)).await?.1,
                 None if layout.needs_map() => return Err(no_map(&**layout)),
                 None => None,
             };
