@@ -33,7 +33,7 @@ impl HeadAndTail {
                     self.reaches(end);
                     self.note_head(at, piece);
                     let tail_start = self.end.saturating_sub(HeadTail::TAIL);
-                    if end > tail_start {
+                    if end > tail_start && !piece.is_empty() {
                         let skip = usize::try_from(tail_start.saturating_sub(at)).unwrap_or_default();
                         self.tail.insert(at.max(tail_start), piece.slice(skip..).to_vec());
                     }

@@ -200,13 +200,15 @@ impl<'a> Run<'a> {
             };
         }
         let output = layout.output(&facts)?;
+        // A device is changed from here on: what the layout refuses, it refuses before.
+        let writes = layout.begin(&facts)?;
         sink.prepare(Expected {
             most_bytes: output.map(|output| output.bytes),
             exact: output.is_some_and(|output| output.exact),
             memory,
         })
         .await?;
-        layout.begin(&facts)
+        Ok(writes)
     }
 
     /// Everything from the source to the target: reading and writing go on side by side.
