@@ -24,8 +24,9 @@ struct Run {
 }
 
 impl UnitMap {
-    /// Most runs: 96 MiB of memory, and a disk of 512 GiB in which every other 64 KiB are there.
-    pub const MOST_RUNS: usize = 4 << 20;
+    /// Most runs: 24 MiB of memory, however an image is made to have more, and a disk of 128 GiB in which every other 64 KiB
+    /// are there.
+    pub const MOST_RUNS: usize = 1 << 20;
 
     /// None yet, of `unit` bytes each.
     pub fn new(unit: u64) -> Self {
