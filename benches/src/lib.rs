@@ -1,14 +1,10 @@
-//! What the benchmarks share: content that compresses as real disks do.
+//! What the benchmarks share: content that compresses as real disks do, and images that are all tables.
+
+pub mod images;
 
 /// `len` bytes that look like text and code: a small vocabulary, repeated with changes. Deterministic.
 pub fn content(len: usize) -> Vec<u8> {
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    let mut next = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
+    let mut next = numbers();
     let words: Vec<Vec<u8>> =
         (0..512).map(|_| (0..next() % 12 + 2).map(|_| (next() % 64 + 32) as u8).collect()).collect();
     let mut bytes = Vec::with_capacity(len + 16);
@@ -21,4 +17,27 @@ pub fn content(len: usize) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+/// `units` units of [`content`], one behind the other, each unlike the others: what a codec meets in an image.
+pub fn units(units: usize, len: usize) -> Vec<Vec<u8>> {
+    content(units * len).chunks(len).map(<[u8]>::to_vec).collect()
+}
+
+/// A disk of `len` bytes whose first `content_bytes` hold [`content`], and whose rest is zeros.
+pub fn disk(len: usize, content_bytes: usize) -> Vec<u8> {
+    let mut bytes = content(content_bytes);
+    bytes.resize(len, 0);
+    bytes
+}
+
+/// Numbers that look random and are the same every time.
+fn numbers() -> impl FnMut() -> u64 {
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    }
 }
