@@ -9,9 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Bytes, BytesMut};
 use diskferry_core::address::StoredRange;
 use diskferry_core::error::Result;
-use diskferry_core::source::{
-    BoxFuture, Capabilities, Identity, Segment, Source, Traffic, check_range,
-};
+use diskferry_core::source::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic, check_range};
 
 /// Guest bytes of a cluster, and of a grain.
 pub const UNIT: u64 = 64 << 10;
@@ -243,7 +241,14 @@ pub fn vhd(disk_bytes: u64, order: Order) -> Skeleton {
 const TABLE_ENTRIES: u64 = 512;
 const SPAN: u64 = TABLE_ENTRIES * UNIT;
 
-fn vmdk_header(disk_bytes: u64, flags: u32, version: u32, directory: u64, redundant: u64, overhead: u64) -> Record {
+fn vmdk_header(
+    disk_bytes: u64,
+    flags: u32,
+    version: u32,
+    directory: u64,
+    redundant: u64,
+    overhead: u64,
+) -> Record {
     let compressed = u16::from(flags & 1 << 16 != 0);
     Record::new(512)
         .put(0, b"KDMV")

@@ -182,31 +182,27 @@ impl Extent {
         })
     }
 
-    /// Joins `next` to this extent if the two are one: neighbours of one kind whose stored bytes, if any, follow
-    /// each other. Coded units never join. Gives `next` back where they stay two.
-    fn join(&mut self, next: Self) -> Option<Self> {
+    /// Takes `next` in if the two are one: neighbours of one kind whose stored bytes, if any, follow each other. Coded
+    /// units never are.
+    fn take_in(&mut self, next: &Self) -> bool {
         if self.guest.end() != next.guest.start() {
-            return Some(next);
+            return false;
         }
-        let guest = GuestRange::between(self.guest.start(), next.guest.end());
-        let follow = |a: &Stored, b: &Stored| {
-            (a.file == b.file && a.range.end() == b.range.start())
-                .then(|| Stored { file: a.file, range: StoredRange::between(a.range.start(), b.range.end()) })
-        };
-        let kind = match (&self.kind, &next.kind) {
-            (ExtentKind::Data(a), ExtentKind::Data(b)) => follow(a, b).map(ExtentKind::Data),
-            (ExtentKind::Sparse(a), ExtentKind::Sparse(b)) => follow(a, b).map(ExtentKind::Sparse),
-            (ExtentKind::Zero, ExtentKind::Zero) => Some(ExtentKind::Zero),
-            (ExtentKind::Hole, ExtentKind::Hole) => Some(ExtentKind::Hole),
-            _ => None,
-        };
-        match kind {
-            Some(kind) => {
-                *self = Self { guest, kind };
-                None
+        let one = match (&mut self.kind, &next.kind) {
+            (ExtentKind::Data(a), ExtentKind::Data(b)) | (ExtentKind::Sparse(a), ExtentKind::Sparse(b)) => {
+                let follows = a.file == b.file && a.range.end() == b.range.start();
+                if follows {
+                    a.range = StoredRange::between(a.range.start(), b.range.end());
+                }
+                follows
             }
-            None => Some(next),
+            (ExtentKind::Zero, ExtentKind::Zero) | (ExtentKind::Hole, ExtentKind::Hole) => true,
+            _ => false,
+        };
+        if one {
+            self.guest = GuestRange::between(self.guest.start(), next.guest.end());
         }
+        one
     }
 }
 
@@ -226,11 +222,9 @@ impl Extents {
             return;
         }
         debug_assert!(self.0.last().is_none_or(|last| last.guest.end() == extent.guest.start()));
-        let rest = match self.0.last_mut() {
-            Some(last) => last.join(extent),
-            None => Some(extent),
-        };
-        self.0.extend(rest);
+        if !self.0.last_mut().is_some_and(|last| last.take_in(&extent)) {
+            self.0.push(extent);
+        }
     }
 
     /// How many there are.

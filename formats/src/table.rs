@@ -103,6 +103,11 @@ impl Tables {
         Ok(found.into_iter().flatten().collect())
     }
 
+    /// `ranges` one after the other, see [`Ahead`].
+    pub(crate) fn ahead(&self, ranges: Vec<StoredRange>) -> Ahead<'_> {
+        Ahead { tables: self, ranges, next: 0, loaded: Vec::new() }
+    }
+
     async fn fetch(&self, runs: &[StoredRange]) -> Result<BTreeMap<StoredOffset, Bytes>> {
         let at_once = self.source.capabilities().in_flight.max(1);
         let mut waiting = runs.iter();
@@ -119,6 +124,38 @@ impl Tables {
             under_way.extend(waiting.next().map(start));
         }
         Ok(fetched)
+    }
+}
+
+/// Tables that are taken one after the other, by a walk that may stop before it has come to the last. Once one is not
+/// kept, it and all behind it are loaded together.
+pub(crate) struct Ahead<'a> {
+    tables: &'a Tables,
+    ranges: Vec<StoredRange>,
+    next: usize,
+    /// The ranges from one on, in the reverse order.
+    loaded: Vec<Bytes>,
+}
+
+impl Ahead<'_> {
+    /// The next table.
+    ///
+    /// # Errors
+    /// Those of [`Tables::load`]; `internal` behind the last.
+    pub(crate) async fn next(&mut self) -> Result<Bytes> {
+        let rest = self.ranges.get(self.next..).unwrap_or_default();
+        let first = *rest.first().ok_or_else(|| Error::internal("more tables are taken than were named"))?;
+        self.next = self.next.saturating_add(1);
+        if let Some(bytes) = self.loaded.pop() {
+            return Ok(bytes);
+        }
+        let kept = self.tables.kept.lock().unwrap_or_else(PoisonError::into_inner).get(first);
+        if let Some(bytes) = kept {
+            return Ok(bytes);
+        }
+        self.loaded = self.tables.load(rest).await?;
+        self.loaded.reverse();
+        self.loaded.pop().ok_or_else(|| Error::internal("a table was not loaded"))
     }
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput};
-use diskferry_benches::images::{Clusters, Grains, Order, Skeleton, UNIT, qcow2, vhd, vmdk_sparse, vmdk_stream};
+use diskferry_benches::images::{
+    Clusters, Grains, Order, Skeleton, UNIT, qcow2, vhd, vmdk_sparse, vmdk_stream,
+};
 use diskferry_core::disk::Disk;
 use diskferry_core::limits::Limits;
 use diskferry_core::measure::measure;
@@ -16,7 +18,11 @@ const DISK: u64 = 50 << 30;
 
 /// Measures `disk` anew from its tables: opened each time, since a disk keeps what it has read.
 fn measured(disk: &Arc<Disk>) -> u64 {
-    block_on(measure(disk, &Limits::default())).expect("a sound image").sizes.allocated_bytes.expect("tables tell")
+    block_on(measure(disk, &Limits::default()))
+        .expect("a sound image")
+        .sizes
+        .allocated_bytes
+        .expect("tables tell")
 }
 
 /// Opens an image and measures it.
@@ -36,7 +42,8 @@ pub(super) fn walks(c: &mut Criterion) {
     ];
     for (name, make, allocated) in images {
         let source = make().source();
-        let disk = || Arc::new(block_on(open(Arc::clone(&source), Declared::Unknown)).expect("a sound image"));
+        let disk =
+            || Arc::new(block_on(open(Arc::clone(&source), Declared::Unknown)).expect("a sound image"));
         group.throughput(Throughput::Elements(disk().virtual_bytes() / UNIT));
         assert_eq!(measured(&disk()), allocated, "{name}");
         group.bench_function(name, |b| b.iter_with_setup(disk, |disk| measured(&disk)));

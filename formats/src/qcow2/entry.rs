@@ -24,7 +24,7 @@ const COMPRESSED: u64 = 1 << 62;
 /// What remains of a compressed entry behind its two flags.
 const COMPRESSED_FIELDS: u64 = COMPRESSED - 1;
 /// Offsets have 56 bits, also where a compressed entry has room for more.
-const OFFSET_LIMIT: u64 = 1 << 56;
+pub(super) const OFFSET_LIMIT: u64 = 1 << 56;
 /// The unit in which a compressed entry counts its length.
 const SECTOR: u64 = 512;
 

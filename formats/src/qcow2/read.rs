@@ -69,6 +69,7 @@ struct Map {
     /// What no entry may lead into.
     metadata: [(StoredRange, &'static str); 3],
     source: Arc<dyn Source>,
+    object_bytes: u64,
     tables: Tables,
     codec: Arc<dyn Codec>,
     warnings: Warnings,
@@ -95,6 +96,7 @@ impl Map {
             codec: Arc::new(Compressed { compression: header.compression, cluster_bytes }),
             tables: Tables::new(Arc::clone(&source)),
             header,
+            object_bytes: source.len(),
             source,
             warnings,
             shared_little: AtomicU32::new(0),
@@ -103,14 +105,13 @@ impl Map {
 
     async fn walk(&self, window: GuestRange) -> Result<Vec<Extent>> {
         let pieces = self.pieces(window).await?;
-        let ranges: Vec<StoredRange> = pieces.iter().filter_map(|piece| piece.entries).collect();
-        let mut tables = self.tables.load(&ranges).await?.into_iter();
+        let mut tables = self.tables.ahead(pieces.iter().filter_map(|piece| piece.entries).collect());
         let mut extents = Extents::new();
         for piece in pieces {
             match piece.entries {
                 None => push(&mut extents, window, piece.guest, ExtentKind::Hole),
                 Some(range) => {
-                    let table = tables.next().ok_or_else(|| Error::internal("an L2 table was not loaded"))?;
+                    let table = tables.next().await?;
                     self.push_slice(&mut extents, window, piece.guest, range.start(), &table)?;
                 }
             }
@@ -124,6 +125,10 @@ impl Map {
     /// The same extents, with what the source knows to be holes of a sparse file told apart; fewer, where there are
     /// very many.
     async fn with_holes(&self, extents: Vec<Extent>) -> Result<Vec<Extent>> {
+        let worth = |extent: &Extent| matches!(extent.kind, ExtentKind::Data(Stored { range, .. }) if range.len() >= HOLES_WORTH);
+        if !extents.iter().any(worth) {
+            return Ok(extents);
+        }
         let mut told = Extents::new();
         for extent in extents {
             let ExtentKind::Data(Stored { range, .. }) = extent.kind else {
@@ -206,11 +211,11 @@ impl Map {
         let mapped = tables.saturating_mul(grid.cluster_bytes());
         let free = ENTRIES_FREE.saturating_mul(grid.l2_entry_bytes());
         let share = free.checked_div(self.l1.len().div_ceil(L1_PAGE)).unwrap_or_default();
-        if mapped > share.max(self.source.len()) {
+        if mapped > share.max(self.object_bytes) {
             return Err(Error::malformed(format!(
                 "{tables} entries of the L1 table in {page} lead to L2 tables, more than an object of {} bytes \
                  can hold: many share one",
-                self.source.len()
+                self.object_bytes
             ))
             .at(page.start()));
         }
@@ -223,10 +228,10 @@ impl Map {
         let whole = self.stored(table, self.header.grid.cluster_bytes())?;
         self.check_metadata("an L1 entry", whole)?;
         let used = whole.split_at(self.header.grid.l2_bytes(guest.len())).0;
-        if used.end().get() > self.source.len() {
+        if used.end().get() > self.object_bytes {
             return Err(Error::truncated(format!(
                 "an L2 table is at {used} and the object ends at {}",
-                self.source.len()
+                self.object_bytes
             )));
         }
         Ok(())
@@ -276,30 +281,77 @@ impl Map {
         let first = before.checked_div(grid.cluster_bytes()).unwrap_or_default();
         let mut rest = guest.skip(first.saturating_mul(grid.cluster_bytes()));
         let mut place = place.get().saturating_add(first.saturating_mul(entry_bytes));
+        let skip = usize::try_from(first.saturating_mul(entry_bytes) / 8).unwrap_or(usize::MAX);
         let mut words = <[U64<BigEndian>]>::ref_from_bytes(table)
             .map_err(|_| Error::internal("an L2 table is no whole number of entries"))?
-            .iter()
-            .map(|word| word.get())
-            .skip(usize::try_from(first.saturating_mul(entry_bytes) / 8).unwrap_or(usize::MAX));
+            .get(skip..)
+            .unwrap_or_default();
         while !rest.is_empty() && rest.start() < window.end() && extents.len() < BATCH_EXTENTS {
-            let (cluster, behind) = rest.split_at(grid.cluster_bytes());
             let missing = || Error::internal("an L2 table is shorter than what it maps");
-            let word = words.next().ok_or_else(missing)?;
-            let mapping = if grid.extended_l2() {
-                entry::extended(grid, word, words.next().ok_or_else(missing)?)
+            let (word, after) = words.split_first().ok_or_else(missing)?;
+            let (mapping, after) = if grid.extended_l2() {
+                let (bitmap, after) = after.split_first().ok_or_else(missing)?;
+                (entry::extended(grid, word.get(), bitmap.get()), after)
             } else {
-                entry::standard(grid, self.header.version, word)
+                (entry::standard(grid, self.header.version, word.get()), after)
             };
-            mapping
-                .and_then(|mapping| self.push_cluster(extents, window, cluster, mapping))
-                .map_err(|error| error.at(place))?;
+            let mapping = mapping.map_err(|error| error.at(place))?;
+            let mut clusters = 1u64;
+            if !grid.extended_l2() {
+                // Whole runs at once: most of a disk is made of few.
+                let wanted = GuestRange::between(rest.start(), window.end()).len();
+                let most = wanted.div_ceil(grid.cluster_bytes().max(1)).saturating_sub(1);
+                let most = usize::try_from(most).unwrap_or(usize::MAX);
+                let same = self.run(mapping, word.get(), after.get(..most).unwrap_or(after));
+                clusters = clusters.saturating_add(same);
+            }
+            let (run, behind) = rest.split_at(clusters.saturating_mul(grid.cluster_bytes()));
+            match mapping {
+                Mapping::Data(at) if clusters > 1 => {
+                    let range = StoredRange::between(at, at.checked_add(run.len()).unwrap_or(at));
+                    push(extents, window, run, ExtentKind::Data(Stored { file: FILE, range }));
+                }
+                _ => self.push_cluster(extents, window, run, mapping).map_err(|error| error.at(place))?,
+            }
+            let more = usize::try_from(clusters.saturating_sub(1)).unwrap_or(usize::MAX);
+            words = after.get(more..).unwrap_or_default();
             rest = behind;
-            place = place.saturating_add(entry_bytes);
+            place = place.saturating_add(clusters.saturating_mul(entry_bytes));
         }
         Ok(())
     }
 
-    /// Appends one cluster, as far as the window meets it.
+    /// How many of the standard entries `after` go on with what `word`, which means `mapping`, begins: unmapped clusters, or
+    /// clusters whose data follows on, away from all metadata and from the object's end.
+    fn run(&self, mapping: Mapping, word: u64, after: &[U64<BigEndian>]) -> u64 {
+        let step = self.header.grid.cluster_bytes();
+        let same = match mapping {
+            Mapping::Hole if word == 0 => after.iter().take_while(|next| next.get() == 0).count(),
+            Mapping::Data(at) => {
+                let free = self.free_from(at);
+                let whole = free.checked_div(step).unwrap_or_default();
+                let most = usize::try_from(whole.saturating_sub(1)).unwrap_or(usize::MAX);
+                let mut expected = word;
+                let follows = |next: &&U64<BigEndian>| {
+                    expected = expected.wrapping_add(step);
+                    next.get() == expected
+                };
+                after.iter().take(most).take_while(follows).count()
+            }
+            _ => 0,
+        };
+        same as u64
+    }
+
+    /// How many bytes from `at` on lie before the next metadata and the object's end.
+    fn free_from(&self, at: StoredOffset) -> u64 {
+        let taken = self.metadata.iter().map(|(taken, _)| *taken).filter(|taken| taken.end() > at);
+        let end =
+            taken.map(|taken| taken.start().get()).fold(self.object_bytes.min(entry::OFFSET_LIMIT), u64::min);
+        end.saturating_sub(at.get())
+    }
+
+    /// Appends one cluster, or a run of them that nothing is stored for, as far as the window meets it.
     fn push_cluster(
         &self,
         extents: &mut Extents,
@@ -346,19 +398,19 @@ impl Map {
         let whole = self.stored(at, unit)?;
         self.check_metadata("an L2 entry", whole)?;
         let range = whole.split_at(needed).0;
-        if range.end().get() > self.source.len() {
+        if range.end().get() > self.object_bytes {
             return Err(Error::truncated(format!(
                 "a cluster's data is at {range} and the object ends at {}",
-                self.source.len()
+                self.object_bytes
             )));
         }
-        if whole.end().get() > self.source.len() {
+        if whole.end().get() > self.object_bytes {
             self.warnings.add(Warning::new(
                 "short_last_cluster",
                 format!(
                     "the last cluster is at {whole} and the object ends at {}: only bytes behind the disk's end are \
                      missing",
-                    self.source.len()
+                    self.object_bytes
                 ),
             ));
         }
@@ -370,11 +422,11 @@ impl Map {
     fn compressed(&self, at: StoredOffset, len: u64) -> Result<Coded> {
         let said = self.stored(at, len)?;
         self.check_metadata("a compressed L2 entry", said.split_at(1).0)?;
-        match said.intersection(StoredRange::first(self.source.len())) {
+        match said.intersection(StoredRange::first(self.object_bytes)) {
             Some(range) => Ok(Coded { stored: Stored { file: FILE, range }, codec: Arc::clone(&self.codec) }),
             None => Err(Error::truncated(format!(
                 "a compressed cluster is at {said} and the object ends at {}",
-                self.source.len()
+                self.object_bytes
             ))),
         }
     }
@@ -395,8 +447,11 @@ impl Map {
 }
 
 fn push(extents: &mut Extents, window: GuestRange, guest: GuestRange, kind: ExtentKind) {
-    if let Some(extent) = Extent::new(guest, kind).clip(window) {
+    let extent = Extent::new(guest, kind);
+    if window.contains(guest) {
         extents.push(extent);
+    } else {
+        extent.clip(window).into_iter().for_each(|part| extents.push(part));
     }
 }
 

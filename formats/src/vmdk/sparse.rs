@@ -13,16 +13,19 @@ use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, 
 use diskferry_core::disk::{BATCH_EXTENTS, Warnings};
 use diskferry_core::error::{Error, Result};
 use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Extents, Stored};
+use diskferry_core::scan::is_zero;
 use diskferry_core::source::Source;
 use futures_util::lock::Mutex;
 
 use super::directory::{Directory, Grain, Layout, Page, TableAt};
 use super::grain::{Bound, GrainCodec};
 use super::header::{GRAIN_MARKER_LEN, SECTOR, most_compressed};
-use crate::table::Tables;
+use crate::table::{Ahead, Tables};
 
 /// Bytes of grain tables that are loaded at once.
 const TABLES_AT_ONCE: u64 = 4 << 20;
+/// Tables that lie one behind the other are read as one, so many at most: 64 KiB of the usual ones.
+const TABLES_IN_ONE: u64 = 32;
 /// Tables that are looked into first for what the last grain in view ends at.
 const FEW_TABLES: u64 = 32;
 /// Most pages of a directory that are loaded ahead while it is empty.
@@ -56,7 +59,7 @@ impl Compressed {
 /// The map of one sparse extent.
 pub(crate) struct SparseMap {
     file: FileIndex,
-    source: Arc<dyn Source>,
+    object_bytes: u64,
     tables: Tables,
     directory: Directory,
     /// Guest address of its first byte.
@@ -71,6 +74,57 @@ struct Table {
     index: u64,
     at: TableAt,
     bytes: Bytes,
+}
+
+/// Hands out the tables of a part of the directory, in its order.
+struct Reader<'a> {
+    named: std::vec::IntoIter<(u64, TableAt)>,
+    ahead: Ahead<'a>,
+    runs: std::vec::IntoIter<StoredRange>,
+    run: Option<(StoredRange, Bytes)>,
+}
+
+impl Reader<'_> {
+    async fn next(&mut self) -> Result<Option<Table>> {
+        let Some((index, at)) = self.named.next() else { return Ok(None) };
+        loop {
+            if let Some((range, bytes)) = &self.run
+                && range.contains(at.range)
+            {
+                let skip = at.range.start().get().saturating_sub(range.start().get());
+                let bounds = usize::try_from(skip).ok().zip(usize::try_from(at.range.len()).ok());
+                let bounds = bounds.and_then(|(skip, len)| Some(skip..skip.checked_add(len)?));
+                let bounds = bounds.filter(|bounds| bounds.end <= bytes.len());
+                let bounds = bounds.ok_or_else(|| Error::internal("tables came short"))?;
+                return Ok(Some(Table { index, at, bytes: bytes.slice(bounds) }));
+            }
+            let range = self.runs.next().ok_or_else(|| Error::internal("a table is in no run"))?;
+            self.run = Some((range, self.ahead.next().await?));
+        }
+    }
+}
+
+/// Byte addresses, sorted, that no grain reaches beyond, looked up in rising order for the most part.
+struct Ends<'a> {
+    all: &'a [u64],
+    /// Index behind the last answer.
+    next: usize,
+}
+
+impl Ends<'_> {
+    /// The first address above `start`.
+    fn above(&mut self, start: u64) -> Option<u64> {
+        const NEAR: usize = 4;
+        let before = self.next.checked_sub(1).and_then(|index| self.all.get(index));
+        let near = self.all.get(self.next..).unwrap_or_default();
+        let near = near.iter().take(NEAR).position(|end| *end > start);
+        let index = match near {
+            Some(steps) if before.is_none_or(|end| *end <= start) => self.next.saturating_add(steps),
+            _ => self.all.partition_point(|end| *end <= start),
+        };
+        self.next = index;
+        self.all.get(index).copied()
+    }
 }
 
 impl SparseMap {
@@ -89,8 +143,8 @@ impl SparseMap {
         Ok(Self {
             file,
             tables: Tables::new(Arc::clone(&source)),
-            directory: Directory::new(Arc::clone(&source), layout, guest.len(), warnings)?,
-            source,
+            object_bytes: source.len(),
+            directory: Directory::new(source, layout, guest.len(), warnings)?,
             base: guest.start().get(),
             bytes: guest.len(),
             compressed,
@@ -154,51 +208,96 @@ impl SparseMap {
         out: &mut Extents,
     ) -> Result<u64> {
         let span = self.directory.layout().span();
-        let mut tables = self.load(page, first, last).await?;
         let mut last = last;
+        let mut tables = self.reader(page, first, last)?;
+        let mut in_hand = Vec::new();
         let mut ends = Arc::default();
         if let Some(compressed) = &self.compressed {
-            // More grains than this answer has room for are loaded with the others, and looked at when they are asked for.
+            // No more than this answer has room for; the others are loaded with them, and looked at when they are asked for.
             let mut starts = Vec::new();
-            for table in &tables {
+            while let Some(table) = tables.next().await? {
                 self.starts(&table.bytes, &mut starts);
+                let index = table.index;
+                in_hand.push(table);
                 if starts.len() > BATCH_EXTENTS {
-                    last = table.index.saturating_add(1);
+                    last = index.saturating_add(1);
                     break;
                 }
             }
-            tables.retain(|table| table.index < last);
-            ends = self.ends(compressed, page, &tables, starts, last).await?;
+            ends = self.ends(compressed, page, &in_hand, starts, last).await?;
         }
-        let mut tables = tables.into_iter().peekable();
-        for index in first..last {
-            if at >= end || out.len() >= BATCH_EXTENTS {
-                break;
+        let mut ends = Ends { all: &ends, next: 0 };
+        let mut in_hand = in_hand.into_iter();
+        while at < end && out.len() < BATCH_EXTENTS {
+            let next = match &self.compressed {
+                Some(_) => in_hand.next(),
+                None => tables.next().await?,
+            };
+            let from = next.as_ref().map_or(last, |table| table.index).saturating_mul(span).min(end);
+            if at < from {
+                out.push(Extent::new(self.guest(at, from), ExtentKind::Hole));
+                at = from;
             }
-            let to = index.saturating_add(1).saturating_mul(span).min(end);
-            match tables.next_if(|table| table.index == index) {
-                Some(table) => self.table(table, &ends, at, to, out).await?,
-                None => out.push(Extent::new(self.guest(at, to), ExtentKind::Hole)),
-            }
+            let Some(table) = next else { break };
+            let to = table.index.saturating_add(1).saturating_mul(span).min(end);
+            self.table(table, &mut ends, at, to, out).await?;
             at = to;
         }
         Ok(at)
     }
 
-    async fn load(&self, page: &Page, first: u64, last: u64) -> Result<Vec<Table>> {
-        let mut found = Vec::new();
-        for index in first..last {
-            if let Some(at) = self.directory.table(page, index)? {
-                found.push((index, at));
+    /// The tables of entries `first..last`. Those around them are read with them where they lie side by side, always in the
+    /// same groups, so that they are kept for who asks next.
+    fn reader(&self, page: &Page, first: u64, last: u64) -> Result<Reader<'_>> {
+        let begin = first.saturating_sub(first % TABLES_IN_ONE).max(page.first);
+        let end = last.next_multiple_of(TABLES_IN_ONE).min(page.end);
+        let mut named = Vec::new();
+        let mut runs: Vec<StoredRange> = Vec::new();
+        // Where the last run began, and whether it has a table that is wanted.
+        let (mut group, mut wanted) = (None, true);
+        for index in begin..end {
+            let is_wanted = (first..last).contains(&index);
+            let at = match self.directory.table(page, index) {
+                Ok(at) => at,
+                Err(error) if is_wanted => return Err(error),
+                // What is wrong with the others is said when they are.
+                Err(_) => None,
+            };
+            let Some(at) = at else { continue };
+            let joined = runs
+                .last_mut()
+                .filter(|run| group == Some(index / TABLES_IN_ONE) && run.end() == at.range.start());
+            match joined {
+                Some(run) => *run = StoredRange::between(run.start(), at.range.end()),
+                None => {
+                    if !wanted {
+                        runs.pop();
+                    }
+                    runs.push(at.range);
+                    (group, wanted) = (Some(index / TABLES_IN_ONE), false);
+                }
+            }
+            if is_wanted {
+                wanted = true;
+                named.push((index, at));
             }
         }
-        let ranges: Vec<StoredRange> = found.iter().map(|(_, at)| at.range).collect();
-        let loaded = self.tables.load(&ranges).await?;
-        Ok(found.into_iter().zip(loaded).map(|((index, at), bytes)| Table { index, at, bytes }).collect())
+        if !wanted {
+            runs.pop();
+        }
+        let ahead = self.tables.ahead(runs.clone());
+        Ok(Reader { named: named.into_iter(), ahead, runs: runs.into_iter(), run: None })
     }
 
     /// Maps what one table covers of `at..to`; where it does not hold up, its redundant copy.
-    async fn table(&self, table: Table, ends: &[u64], at: u64, to: u64, out: &mut Extents) -> Result<()> {
+    async fn table(
+        &self,
+        table: Table,
+        ends: &mut Ends<'_>,
+        at: u64,
+        to: u64,
+        out: &mut Extents,
+    ) -> Result<()> {
         let found = match (self.grains(&table, at, to), table.at.redundant) {
             (Err(error), Some(range)) => {
                 let at_redundant = TableAt { range, redundant: None };
@@ -218,14 +317,9 @@ impl SparseMap {
                     ExtentKind::Coded(self.coded(compressed, start, ends))
                 }
                 (Grain::At(start), None) => {
-                    let grain_bytes = self.directory.layout().grain_bytes;
-                    let skip = from.checked_rem(grain_bytes).unwrap_or_default();
-                    let start = StoredOffset::new(start.saturating_add(skip));
-                    let range = StoredRange::between(
-                        start,
-                        StoredOffset::new(start.get().saturating_add(until.saturating_sub(from))),
-                    );
-                    ExtentKind::Data(Stored { file: self.file, range })
+                    let start = StoredOffset::new(start);
+                    let end = StoredOffset::new(start.get().saturating_add(until.saturating_sub(from)));
+                    ExtentKind::Data(Stored { file: self.file, range: StoredRange::between(start, end) })
                 }
             };
             out.push(Extent::new(self.guest(from, until), kind));
@@ -233,24 +327,27 @@ impl SparseMap {
         Ok(())
     }
 
-    /// The grains of a table that meet `at..to`, checked: from where to where each goes, and what it is. One that is
-    /// compressed is whole.
+    /// The grains of a table that meet `at..to`, checked: from where to where each goes, and what it is; those that are one
+    /// as one. One that is compressed is whole.
     fn grains(&self, table: &Table, at: u64, to: u64) -> Result<Vec<(u64, u64, Grain)>> {
+        if is_zero(&table.bytes) {
+            return Ok(vec![(at, to, Grain::Hole)]);
+        }
         let layout = self.directory.layout();
         let start_of_table = table.index.saturating_mul(layout.span());
-        let mut found = Vec::new();
+        let mut found: Vec<(u64, u64, Grain)> = Vec::new();
         let mut from = at;
+        let skipped = at.saturating_sub(start_of_table).checked_div(layout.grain_bytes).unwrap_or_default();
+        let mut index = skipped;
         while from < to {
-            let index =
-                from.saturating_sub(start_of_table).checked_div(layout.grain_bytes).unwrap_or_default();
             let place =
-                table.at.range.start().get().saturating_add(index.saturating_mul(layout.entries.width()));
+                || table.at.range.start().get().saturating_add(index.saturating_mul(layout.entries.width()));
             let start = start_of_table.saturating_add(index.saturating_mul(layout.grain_bytes));
             let end = start.saturating_add(layout.grain_bytes).min(self.bytes);
             let entry = layout.entries.get(&table.bytes, index).ok_or_else(|| {
                 Error::internal(format!("grain table {} has no entry {index}", table.index))
             })?;
-            let grain = layout.entries.grain(entry, layout.grain_bytes).map_err(|error| error.at(place))?;
+            let grain = layout.entries.grain(entry, layout.grain_bytes).map_err(|error| error.at(place()))?;
             let needed = match (&self.compressed, grain) {
                 (_, Grain::Hole | Grain::Zero) => 0,
                 (Some(compressed), _) if compressed.markers => GRAIN_MARKER_LEN as u64,
@@ -258,18 +355,35 @@ impl SparseMap {
                 (None, _) => end.saturating_sub(start),
             };
             if let Grain::At(stored) = grain
-                && stored.checked_add(needed).is_none_or(|end| end > self.source.len())
+                && stored.checked_add(needed).is_none_or(|end| end > self.object_bytes)
             {
                 return Err(Error::truncated(format!(
                     "the grain of guest offset {} lies at {stored}, and the object ends at {}",
                     self.base.saturating_add(start),
-                    self.source.len()
+                    self.object_bytes
                 ))
-                .at(place));
+                .at(place()));
             }
-            let whole = matches!(grain, Grain::At(_)) && self.compressed.is_some();
-            found.push(if whole { (start, end, grain) } else { (from, end.min(to), grain) });
+            let until = end.min(to);
+            match (grain, found.last_mut()) {
+                (Grain::At(_), _) if self.compressed.is_some() => found.push((start, end, grain)),
+                (Grain::Hole, Some((_, last, Grain::Hole))) | (Grain::Zero, Some((_, last, Grain::Zero))) => {
+                    *last = until;
+                }
+                (Grain::At(stored), Some((first, last, Grain::At(run))))
+                    if run.saturating_add(last.saturating_sub(*first)) == stored =>
+                {
+                    *last = until;
+                }
+                // The window may begin in the middle of a grain.
+                (Grain::At(stored), _) => {
+                    let stored = stored.saturating_add(from.saturating_sub(start));
+                    found.push((from, until, Grain::At(stored)));
+                }
+                _ => found.push((from, until, grain)),
+            }
             from = end;
+            index = index.saturating_add(1);
         }
         Ok(found)
     }
@@ -298,7 +412,8 @@ impl SparseMap {
         if let Some(highest) = highest {
             self.end_of_last(page, highest, last, &mut ends).await?;
         }
-        ends.sort_unstable();
+        // Stable: that finds the runs which are sorted already.
+        ends.sort();
         Ok(ends.into())
     }
 
@@ -314,11 +429,10 @@ impl SparseMap {
             }
             let to = from.saturating_add(count).min(page.end);
             // What is wrong with those tables is said when they are mapped.
-            let tables = (from..to).filter_map(|index| self.directory.table(page, index).ok().flatten());
-            let ranges: Vec<StoredRange> = tables.map(|at| at.range).collect();
-            ends.extend(ranges.iter().map(|range| range.start().get()));
-            for table in self.tables.load(&ranges).await? {
-                self.starts(&table, ends);
+            let Ok(mut tables) = self.reader(page, from, to) else { break };
+            while let Some(table) = tables.next().await? {
+                ends.push(table.at.range.start().get());
+                self.starts(&table.bytes, ends);
             }
             from = to;
         }
@@ -333,11 +447,12 @@ impl SparseMap {
         }
         let mut ends = vec![self.directory.layout().directory];
         ends.extend(compressed.footer);
-        for table in self.load(page, 0, self.directory.len()).await? {
+        let mut tables = self.reader(page, 0, self.directory.len())?;
+        while let Some(table) = tables.next().await? {
             ends.push(table.at.range.start().get());
             self.starts(&table.bytes, &mut ends);
         }
-        ends.sort_unstable();
+        ends.sort();
         let ends: Arc<[u64]> = ends.into();
         *all = Some(Arc::clone(&ends));
         Ok(ends)
@@ -353,16 +468,15 @@ impl SparseMap {
         }));
     }
 
-    fn coded(&self, compressed: &Compressed, start: u64, ends: &[u64]) -> Coded {
+    fn coded(&self, compressed: &Compressed, start: u64, ends: &mut Ends<'_>) -> Coded {
         let most =
             most_compressed(self.directory.layout().grain_bytes).saturating_add(GRAIN_MARKER_LEN as u64);
         let most = most.checked_next_multiple_of(SECTOR).unwrap_or(most);
-        let follows = ends.partition_point(|end| *end <= start);
         let bound = start.saturating_add(most);
-        let used = ends.get(follows).map_or(bound, |next| bound.min(*next));
-        let end = used.min(self.source.len());
+        let used = ends.above(start).map_or(bound, |next| bound.min(next));
+        let end = used.min(self.object_bytes);
         let codec =
-            if end < used || end == self.source.len() { &compressed.object } else { &compressed.used };
+            if end < used || end == self.object_bytes { &compressed.object } else { &compressed.used };
         let range = StoredRange::between(StoredOffset::new(start), StoredOffset::new(end));
         Coded { stored: Stored { file: self.file, range }, codec: Arc::clone(codec) }
     }
