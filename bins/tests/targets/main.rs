@@ -2,6 +2,7 @@
 
 mod carried;
 mod every;
+mod memory;
 mod pipes;
 mod same;
 mod stores;
