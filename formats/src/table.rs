@@ -1,15 +1,15 @@
 //! Tables of an image, loaded in bulk and kept as far as a bound allows.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_core::address::{FileIndex, StoredOffset, StoredRange};
 use diskferry_core::error::{Error, Result};
 use diskferry_core::source::Source;
 use futures_util::stream::{FuturesUnordered, TryStreamExt};
 
-/// Most bytes of tables that are kept of one file.
+/// Most bytes of tables that are kept of an image, however many files it has.
 const KEPT: u64 = 16 << 20;
 /// Tables no further apart than this are read in one request. Small: what lies between tables is mostly data, which is
 /// fetched when its turn comes.
@@ -19,51 +19,69 @@ const LONGEST: u64 = 4 << 20;
 
 /// Reads and keeps the tables of one file.
 ///
-/// What was used longest ago goes first once more than [`KEPT`] bytes are held. A load of more than that is answered
-/// all the same: the caller bounds what it asks for at once.
+/// A load of more than is kept is answered all the same: the caller bounds what it asks for at once.
 pub(crate) struct Tables {
     source: Arc<dyn Source>,
-    kept: Mutex<Kept>,
+    file: FileIndex,
+    kept: Shelf,
 }
+
+/// Where the tables of all files of an image are kept. What was used longest ago goes first once more than [`KEPT`] bytes
+/// are held. Clones are the same shelf.
+#[derive(Clone, Default)]
+pub(crate) struct Shelf(Arc<Mutex<Kept>>);
+
+impl Shelf {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Place = (FileIndex, StoredRange);
 
 #[derive(Default)]
 struct Kept {
-    tables: HashMap<StoredRange, (Bytes, u64)>,
-    by_age: BTreeMap<u64, StoredRange>,
+    tables: HashMap<Place, (Bytes, u64)>,
+    by_age: BTreeMap<u64, Place>,
     bytes: u64,
     clock: u64,
 }
 
 impl Kept {
-    fn get(&mut self, range: StoredRange) -> Option<Bytes> {
+    fn get(&mut self, place: Place) -> Option<Bytes> {
         self.clock = self.clock.saturating_add(1);
-        let (bytes, age) = self.tables.get_mut(&range)?;
+        let (bytes, age) = self.tables.get_mut(&place)?;
         self.by_age.remove(age);
-        self.by_age.insert(self.clock, range);
+        self.by_age.insert(self.clock, place);
         *age = self.clock;
         Some(bytes.clone())
     }
 
-    fn put(&mut self, range: StoredRange, bytes: Bytes) {
+    fn put(&mut self, place: Place, bytes: Bytes) {
         self.clock = self.clock.saturating_add(1);
-        if let Some((_, age)) = self.tables.insert(range, (bytes, self.clock)) {
+        if let Some((_, age)) = self.tables.insert(place, (bytes, self.clock)) {
             self.by_age.remove(&age);
         } else {
-            self.bytes = self.bytes.saturating_add(range.len());
+            self.bytes = self.bytes.saturating_add(place.1.len());
         }
-        self.by_age.insert(self.clock, range);
+        self.by_age.insert(self.clock, place);
         while self.bytes > KEPT {
             let Some((_, oldest)) = self.by_age.pop_first() else { break };
             self.tables.remove(&oldest);
-            self.bytes = self.bytes.saturating_sub(oldest.len());
+            self.bytes = self.bytes.saturating_sub(oldest.1.len());
         }
     }
 }
 
 impl Tables {
-    /// The tables of `source`.
+    /// The tables of an image in one file.
     pub(crate) fn new(source: Arc<dyn Source>) -> Self {
-        Self { source, kept: Mutex::new(Kept::default()) }
+        Self::on(Shelf::default(), FileIndex(0), source)
+    }
+
+    /// The tables of a file of an image, kept with those of its others.
+    pub(crate) fn on(kept: Shelf, file: FileIndex, source: Arc<dyn Source>) -> Self {
+        Self { source, file, kept }
     }
 
     /// One table.
@@ -81,15 +99,15 @@ impl Tables {
     /// Those of [`Source::read`]: the caller has checked that the ranges lie in the object.
     pub(crate) async fn load(&self, ranges: &[StoredRange]) -> Result<Vec<Bytes>> {
         let mut found: Vec<Option<Bytes>> = {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            ranges.iter().map(|range| kept.get(*range)).collect()
+            let mut kept = self.kept.kept();
+            ranges.iter().map(|range| kept.get((self.file, *range))).collect()
         };
         let mut missing: Vec<StoredRange> =
             ranges.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(range, _)| *range).collect();
         missing.sort_unstable();
         missing.dedup();
         let fetched = self.fetch(&runs(&missing)).await?;
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.kept();
         for (range, slot) in ranges.iter().zip(&mut found) {
             if slot.is_some() {
                 continue;
@@ -97,7 +115,7 @@ impl Tables {
             let bytes = cut(&fetched, *range)?;
             // A copy: a slice would keep the whole request alive for as long as one table of it is kept.
             let bytes = Bytes::copy_from_slice(&bytes);
-            kept.put(*range, bytes.clone());
+            kept.put((self.file, *range), bytes.clone());
             *slot = Some(bytes);
         }
         Ok(found.into_iter().flatten().collect())
@@ -149,7 +167,7 @@ impl Ahead<'_> {
         if let Some(bytes) = self.loaded.pop() {
             return Ok(bytes);
         }
-        let kept = self.tables.kept.lock().unwrap_or_else(PoisonError::into_inner).get(first);
+        let kept = self.tables.kept.kept().get((self.tables.file, first));
         if let Some(bytes) = kept {
             return Ok(bytes);
         }

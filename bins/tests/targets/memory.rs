@@ -67,7 +67,8 @@ fn holds(what: &str, command: &mut Command, digest: &str) {
         .unwrap_or_else(|error| panic!("{what}: {error}: {said}"));
     assert_eq!(report["digest"]["hex"], digest, "{what}");
     let own = report["transfer"]["peak_memory_bytes"].as_u64().unwrap();
-    assert!(own >= ended.peak || ended.peak - own < MIB, "{what}: {own} said, {} seen", ended.peak);
+    // It still has to print what it says.
+    assert!(own + 4 * MIB >= ended.peak, "{what}: {own} said, {} seen", ended.peak);
     let peak = own.max(ended.peak);
     println!("{:>4} MiB  {what}", peak / MIB);
     assert!(peak <= CEILING, "{what}: {} MiB of memory, of {} at most", peak / MIB, CEILING / MIB);

@@ -1,11 +1,14 @@
 //! The block map of a disk: its extents one behind the other.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use diskferry_core::address::{FileIndex, GuestRange, StoredOffset};
 use diskferry_core::disk::{BATCH_EXTENTS, BlockMap};
 use diskferry_core::error::Result;
 use diskferry_core::extent::{Extent, ExtentKind, Extents};
 use diskferry_core::source::{BoxFuture, Source};
-use std::sync::Arc;
+use futures_util::future::join_all;
 
 use super::scan::ScanMap;
 use super::sparse::SparseMap;
@@ -39,15 +42,60 @@ pub(crate) struct Part {
 }
 
 /// The extents of a disk, in guest order.
-pub(crate) struct VmdkMap(pub(crate) Vec<Part>);
+pub(crate) struct VmdkMap {
+    parts: Vec<Part>,
+    /// How many of them, from the first on, have been prepared or were passed by.
+    prepared: AtomicUsize,
+}
+
+/// Most extents whose first tables are loaded at once.
+const AHEAD: usize = 32;
+/// Most bytes of their tables together: a part of those that are kept.
+const AHEAD_BYTES: u64 = 8 << 20;
+
+impl VmdkMap {
+    /// The map of a disk of these extents.
+    pub(crate) fn new(parts: Vec<Part>) -> Self {
+        Self { parts, prepared: AtomicUsize::new(0) }
+    }
+
+    /// Loads the first tables of several extents that `window` meets, from number `first` on, side by side: a disk in many
+    /// files is walked in as few round trips as one in one.
+    async fn prepare(&self, first: usize, window: GuestRange) {
+        if self.prepared.load(Ordering::Relaxed) > first {
+            return;
+        }
+        let mut bytes = 0u64;
+        let mut next = first;
+        let mut maps = Vec::new();
+        for part in self.parts.iter().skip(first).take(AHEAD) {
+            let Some(wanted) = part.guest.intersection(window) else { break };
+            if let PartMap::Sparse(map) = &part.map {
+                bytes = bytes.saturating_add(map.tables_bytes());
+                if bytes > AHEAD_BYTES {
+                    break;
+                }
+                maps.push(map.prepare(wanted));
+            }
+            next = next.saturating_add(1);
+        }
+        // One alone asks for the same when it is mapped.
+        if maps.len() > 1 {
+            self.prepared.fetch_max(next, Ordering::Relaxed);
+            // What is wrong with one is said when it is mapped.
+            let _said_then = join_all(maps).await;
+        }
+    }
+}
 
 impl BlockMap for VmdkMap {
     fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
         Box::pin(async move {
             let mut out = Extents::new();
-            let first = self.0.partition_point(|part| part.guest.end() <= window.start());
-            for part in self.0.iter().skip(first) {
+            let first = self.parts.partition_point(|part| part.guest.end() <= window.start());
+            for (number, part) in self.parts.iter().enumerate().skip(first) {
                 let Some(wanted) = part.guest.intersection(window) else { break };
+                self.prepare(number, window).await;
                 match &part.map {
                     PartMap::Flat { file, source, start } => {
                         let skip = wanted.start().get().saturating_sub(part.guest.start().get());
@@ -68,7 +116,7 @@ impl BlockMap for VmdkMap {
     }
 
     fn allocated_without_tables(&self) -> Option<u64> {
-        self.0.iter().try_fold(0u64, |sum, part| match part.map {
+        self.parts.iter().try_fold(0u64, |sum, part| match part.map {
             PartMap::Flat { .. } => sum.checked_add(part.guest.len()),
             PartMap::Zero => Some(sum),
             PartMap::Sparse(_) | PartMap::Scanned(_) => None,

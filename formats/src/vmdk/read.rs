@@ -18,7 +18,7 @@ use super::header::{DirectoryAt, Grains, HEADER_LEN, MAGIC, SECTOR, Sectors, Spa
 use super::map::{Part, PartMap, VmdkMap};
 use super::scan::ScanMap;
 use super::set;
-use super::sparse::{Compressed, SparseMap};
+use super::sparse::{Compressed, Shared, SparseMap};
 use crate::detect::Recognised;
 use crate::{Format, Opening};
 
@@ -134,9 +134,10 @@ async fn open_hosted(opening: Opening) -> Result<Disk> {
     let refusals =
         described.iter().flat_map(|(found, line)| refusals(found, std::slice::from_ref(line))).collect();
     let source: Arc<dyn Source> = Arc::clone(&file) as _;
-    let opened = sparse_part(FileIndex(0), &source, &file, &header, GuestRange::first(size), &warnings)?;
+    let shared = Shared { warnings, ..Shared::default() };
+    let opened = sparse_part(FileIndex(0), &source, &file, &header, GuestRange::first(size), &shared)?;
     geometry.features.extend(opened.features);
-    Ok(finish(geometry, vec![source], vec![opened.part], warnings, refusals))
+    Ok(finish(geometry, vec![source], vec![opened.part], shared.warnings, refusals))
 }
 
 /// A disk of these parts, or one that is only described where it is refused.
@@ -148,7 +149,7 @@ pub(crate) fn finish(
     refusals: Vec<Refusal>,
 ) -> Disk {
     if refusals.is_empty() {
-        Disk::new(geometry, files, Box::new(VmdkMap(parts)), warnings, refusals)
+        Disk::new(geometry, files, Box::new(VmdkMap::new(parts)), warnings, refusals)
     } else {
         Disk::refused(geometry, files, warnings, refusals)
     }
@@ -307,8 +308,9 @@ pub(crate) fn sparse_part(
     file: &HeadTail,
     header: &SparseHeader,
     guest: GuestRange,
-    warnings: &Warnings,
+    shared: &Shared,
 ) -> Result<Opened> {
+    let warnings = &shared.warnings;
     let source = Arc::clone(source);
     if let Grains::Compressed { .. } = header.grains
         && header.grain_bytes() > MAX_UNIT_BYTES
@@ -363,7 +365,7 @@ pub(crate) fn sparse_part(
             Some(Compressed::new(guest.start().get(), layout.grain_bytes, markers, footer_at))
         }
     };
-    let map = SparseMap::new(index, source, guest, layout, compressed, warnings.clone())?;
+    let map = SparseMap::new(index, source, guest, layout, compressed, shared.clone())?;
     Ok(Opened { part: Part { guest, map: PartMap::Sparse(map) }, features })
 }
 
@@ -376,10 +378,10 @@ pub(crate) fn esx_part(
     source: &Arc<dyn Source>,
     extent: EsxExtent,
     guest: GuestRange,
-    warnings: &Warnings,
+    shared: &Shared,
 ) -> Result<Part> {
     let source = Arc::clone(source);
-    let map = SparseMap::new(index, source, guest, extent.layout, None, warnings.clone())?;
+    let map = SparseMap::new(index, source, guest, extent.layout, None, shared.clone())?;
     Ok(Part { guest, map: PartMap::Sparse(map) })
 }
 
@@ -415,8 +417,9 @@ fn open_cowd(opening: &Opening) -> Result<Disk> {
     };
     let refusals = if extent.child { vec![cowd_child()] } else { Vec::new() };
     let source: Arc<dyn Source> = Arc::clone(file) as _;
-    let part = esx_part(FileIndex(0), &source, extent, GuestRange::first(size), &warnings)?;
-    Ok(finish(geometry, vec![source], vec![part], warnings, refusals))
+    let shared = Shared { warnings, ..Shared::default() };
+    let part = esx_part(FileIndex(0), &source, extent, GuestRange::first(size), &shared)?;
+    Ok(finish(geometry, vec![source], vec![part], shared.warnings, refusals))
 }
 
 /// The refusal of a COWD extent that says that it is a difference.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset};
-use diskferry_core::disk::{Disk, Geometry, Warnings};
+use diskferry_core::disk::{Disk, Geometry};
 use diskferry_core::error::{Error, ErrorKind, Refusal, Result};
 use diskferry_core::source::wrap::HeadTail;
 use diskferry_core::source::{SiblingName, Source, read_up_to};
@@ -18,10 +18,11 @@ use super::esx::{COWD_MAGIC, parse_cowd};
 use super::header::{Grains, SparseHeader};
 use super::map::{Part, PartMap};
 use super::read::{cowd_child, esx_part, extent_size, features, finish, open_se, refusals, sparse_part};
+use super::sparse::Shared;
 use crate::{Format, Opening};
 
-/// Siblings that are opened at once.
-const AT_ONCE: usize = 8;
+/// Siblings that are opened at once: a disk of 50 GiB in pieces of 2 GiB, the usual size, has 25. Each waits for two answers.
+const AT_ONCE: usize = 32;
 /// Of so many siblings head and tail are kept, 193 KiB each: a disk of 4096 pieces would take 800 MiB.
 const HEADS_KEPT: usize = 32;
 
@@ -45,7 +46,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         features: vec![format!("extents: {}", descriptor.extents.len())],
         ..Geometry::default()
     };
-    let warnings = Warnings::new();
+    let shared = Shared::default();
     let mut files: Vec<Arc<dyn Source>> = vec![Arc::clone(&opening.file) as _];
     let mut refused = refusals(&descriptor, &descriptor.extents);
     let names = match names(&descriptor) {
@@ -56,7 +57,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         }
     };
     if !refused.is_empty() {
-        return Ok(finish(geometry, files, Vec::new(), warnings, refused));
+        return Ok(finish(geometry, files, Vec::new(), shared.warnings, refused));
     }
 
     let (indices, wanted) = wanted(&descriptor.extents, &names)?;
@@ -80,7 +81,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         }
         let source = files.get(index).ok_or_else(|| Error::internal("a sibling was not opened"))?;
         let index = FileIndex(u32::try_from(index).unwrap_or(u32::MAX));
-        let opened = part(&descriptor, line, guest, index, source, head.as_deref(), &warnings).await;
+        let opened = part(&descriptor, line, guest, index, source, head.as_deref(), &shared).await;
         let opened = opened.map_err(|error| in_file(&line.name, error))?;
         for feature in opened.features {
             if !geometry.features.contains(&feature) {
@@ -96,7 +97,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     if let [grain] = grains.as_slice() {
         geometry.cluster_bytes = Some(*grain);
     }
-    Ok(finish(geometry, files, parts, warnings, refused))
+    Ok(finish(geometry, files, parts, shared.warnings, refused))
 }
 
 /// Where each extent lies on the disk.
@@ -227,7 +228,7 @@ async fn part(
     index: FileIndex,
     source: &Arc<dyn Source>,
     head: Option<&HeadTail>,
-    warnings: &Warnings,
+    shared: &Shared,
 ) -> Result<OpenedPart> {
     let Some(file) = head else {
         let part = flat(line, guest, index, source)?;
@@ -245,7 +246,7 @@ async fn part(
             super::header::Sectors(grain_bytes.checked_div(super::header::SECTOR).unwrap_or_default());
         extent_size(line, extent.capacity, grain)?;
         let refusal = extent.child.then(cowd_child);
-        let part = esx_part(index, source, extent, guest, warnings)?;
+        let part = esx_part(index, source, extent, guest, shared)?;
         return Ok(OpenedPart { part, features: Vec::new(), grain_bytes: Some(grain_bytes), refusal });
     }
     let header = SparseHeader::parse(file.head())?;
@@ -262,7 +263,7 @@ async fn part(
         )));
     }
     extent_size(line, header.capacity, header.grain)?;
-    let opened = sparse_part(index, source, file, &header, guest, warnings)?;
+    let opened = sparse_part(index, source, file, &header, guest, shared)?;
     let mut features = features(&header);
     features.extend(opened.features);
     Ok(OpenedPart { part: opened.part, features, grain_bytes: Some(header.grain_bytes()), refusal: None })

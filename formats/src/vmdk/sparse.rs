@@ -20,7 +20,7 @@ use futures_util::lock::Mutex;
 use super::directory::{Directory, Grain, Layout, Page, TableAt};
 use super::grain::{Bound, GrainCodec};
 use super::header::{GRAIN_MARKER_LEN, SECTOR, most_compressed};
-use crate::table::{Ahead, Tables};
+use crate::table::{Ahead, Shelf, Tables};
 
 /// Bytes of grain tables that are loaded at once.
 const TABLES_AT_ONCE: u64 = 4 << 20;
@@ -54,6 +54,15 @@ impl Compressed {
             all: Mutex::new(None),
         }
     }
+}
+
+/// What the extents of a disk share.
+#[derive(Clone, Default)]
+pub(crate) struct Shared {
+    /// What is remarkable of them.
+    pub(crate) warnings: Warnings,
+    /// Where their tables are kept.
+    pub(crate) shelf: Shelf,
 }
 
 /// The map of one sparse extent.
@@ -138,11 +147,12 @@ impl SparseMap {
         guest: GuestRange,
         layout: Layout,
         compressed: Option<Compressed>,
-        warnings: Warnings,
+        shared: Shared,
     ) -> Result<Self> {
+        let Shared { warnings, shelf } = shared;
         Ok(Self {
             file,
-            tables: Tables::new(Arc::clone(&source)),
+            tables: Tables::on(shelf, file, Arc::clone(&source)),
             object_bytes: source.len(),
             directory: Directory::new(source, layout, guest.len(), warnings)?,
             base: guest.start().get(),
@@ -181,6 +191,24 @@ impl SparseMap {
             at = self.group(&page, first, last, at, end, out).await?;
         }
         Ok(())
+    }
+
+    /// Loads what mapping `window`, a part of the disk inside this extent, will ask for first.
+    ///
+    /// # Errors
+    /// See [`extents`](Self::extents), which says them again.
+    pub(crate) async fn prepare(&self, window: GuestRange) -> Result<()> {
+        let span = self.directory.layout().span().max(1);
+        let local = |at: GuestOffset| at.get().saturating_sub(self.base);
+        let first = local(window.start()).checked_div(span).unwrap_or_default();
+        let page = self.directory.page(&self.tables, first, 0).await?;
+        let last = local(window.end()).div_ceil(span).min(page.end).min(self.group_end(first));
+        self.reader(&page, first, last)?.next().await.map(drop)
+    }
+
+    /// Bytes of all its tables, if all are there.
+    pub(crate) fn tables_bytes(&self) -> u64 {
+        self.directory.len().saturating_mul(self.directory.layout().table_bytes())
     }
 
     /// Index behind the last table that is loaded together with table `index`. Groups are aligned, so that a walk that
