@@ -1,8 +1,10 @@
 //! Blocking system calls, away from the workers that carry sockets and timers.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -51,9 +53,206 @@ pub(crate) async fn blocking<T: Send + 'static>(
     let mut owned = Owned(spawn_blocking(move || work(&seen)), stop);
     match (&mut owned.0).await {
         Ok(result) => result,
-        Err(error) if error.is_cancelled() => {
-            Err(Error::new(ErrorKind::Cancelled, "the runtime shuts down").caused_by(error))
+        Err(error) if error.is_cancelled() => Err(shuts_down().caused_by(error)),
+        Err(error) => Err(panicked().caused_by(error)),
+    }
+}
+
+fn shuts_down() -> Error {
+    Error::new(ErrorKind::Cancelled, "the runtime shuts down")
+}
+
+fn panicked() -> Error {
+    Error::internal("a blocking call panicked")
+}
+
+/// Blocking work that is done one piece after the other, in the order in which it is asked for.
+///
+/// One thread does what waits, and goes on to the next piece without another being woken. For what the kernel does one at
+/// a time anyway: threads that write to one file side by side spin for its lock, and win nothing.
+#[derive(Default)]
+pub(crate) struct Lane {
+    line: Mutex<Line>,
+}
+
+#[derive(Default)]
+struct Line {
+    waiting: VecDeque<(u64, Box<dyn FnOnce() + Send>)>,
+    next: u64,
+    /// A thread does the work, or is about to.
+    served: bool,
+    panicked: bool,
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane").field("waiting", &self.line().waiting.len()).finish_non_exhaustive()
+    }
+}
+
+impl Lane {
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` in its turn. Dropping the future is as in [`blocking`].
+    ///
+    /// # Errors
+    /// Those of `work`; `cancelled` where the runtime shuts down.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub(crate) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Stop) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        struct Owned<'a>(&'a Lane, u64, Arc<AtomicBool>);
+
+        impl Drop for Owned<'_> {
+            fn drop(&mut self) {
+                self.2.store(true, Ordering::Release);
+                let mut line = self.0.line();
+                let place = line.waiting.iter().position(|(id, _)| *id == self.1);
+                let work = place.and_then(|place| line.waiting.remove(place));
+                drop(line);
+                drop(work);
+            }
         }
-        Err(error) => Err(Error::internal("a blocking call panicked").caused_by(error)),
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Stop(Arc::clone(&stop));
+        let (answer, answered) = oneshot::channel();
+        let work = Box::new(move || {
+            // Whoever waits for the answer knows that nothing is held any more.
+            let done = work(&seen);
+            let _ = answer.send(done);
+        });
+        let (id, serve) = {
+            let mut line = self.line();
+            let id = line.next;
+            line.next += 1;
+            line.waiting.push_back((id, work));
+            (id, !std::mem::replace(&mut line.served, true))
+        };
+        let _owned = Owned(self, id, stop);
+        if serve {
+            let mut server = Server { lane: Arc::clone(self), left: false };
+            spawn_blocking(move || server.serve());
+        }
+        match answered.await {
+            Ok(result) => result,
+            Err(_) if self.line().panicked => Err(panicked()),
+            Err(_) => Err(shuts_down()),
+        }
+    }
+}
+
+/// The thread that does the work of a [`Lane`]; where it never begins or breaks off, nobody is left to wait for it.
+struct Server {
+    lane: Arc<Lane>,
+    left: bool,
+}
+
+impl Server {
+    fn serve(&mut self) {
+        loop {
+            let mut line = self.lane.line();
+            let Some((_, work)) = line.waiting.pop_front() else {
+                line.served = false;
+                self.left = true;
+                return;
+            };
+            drop(line);
+            work();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.left {
+            let mut line = self.lane.line();
+            line.served = false;
+            line.panicked |= std::thread::panicking();
+            let waiting = std::mem::take(&mut line.waiting);
+            drop(line);
+            drop(waiting);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lane_does_one_thing_at_a_time_in_order() {
+        let lane = Arc::new(Lane::default());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let busy = Arc::new(AtomicBool::new(false));
+        let work = (0..100).map(|i| {
+            let (lane, seen, busy) = (Arc::clone(&lane), Arc::clone(&seen), Arc::clone(&busy));
+            async move {
+                let done = lane.run(move |_| {
+                    assert!(!busy.swap(true, Ordering::SeqCst));
+                    std::thread::yield_now();
+                    seen.lock().unwrap().push(i);
+                    busy.store(false, Ordering::SeqCst);
+                    Ok(i)
+                });
+                assert_eq!(done.await.unwrap(), i);
+            }
+        });
+        futures_util::future::join_all(work).await;
+        assert_eq!(*seen.lock().unwrap(), (0..100).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn what_is_dropped_is_not_begun_and_what_follows_is_done() {
+        let lane = Arc::new(Lane::default());
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let held = Arc::new(());
+        let mut first = Box::pin(lane.run(move |stop| {
+            wait.recv().unwrap();
+            stop.check()
+        }));
+        let kept = Arc::clone(&held);
+        let mut second = Box::pin(lane.run(move |_| {
+            drop(kept);
+            panic!("nobody waits for this");
+            #[allow(unreachable_code)]
+            Ok(())
+        }));
+        let moment = Duration::from_millis(5);
+        assert!(tokio::time::timeout(moment, &mut first).await.is_err());
+        assert!(tokio::time::timeout(moment, &mut second).await.is_err());
+        drop(second);
+        assert_eq!(Arc::strong_count(&held), 1, "it lets go of what it held");
+        let third = lane.run(|_| Ok(3));
+        drop(first);
+        go.send(()).unwrap();
+        assert_eq!(third.await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_lane_goes_on_after_a_panic() {
+        let lane = Arc::new(Lane::default());
+        let error = lane.run::<()>(|_| panic!("on purpose")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal);
+        assert_eq!(lane.run(|_| Ok(1)).await.unwrap(), 1);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_lane_whose_runtime_is_gone() {
+        let lane = Arc::new(Lane::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let handle = runtime.handle().clone();
+        runtime.shutdown_background();
+        let _inside = handle.enter();
+        let waits = std::pin::pin!(lane.run(|_| Ok(())));
+        let error = futures_util::FutureExt::now_or_never(waits).unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
     }
 }

@@ -14,7 +14,7 @@ use super::gather::Gather;
 use super::place::{Place, failed, failed_io};
 use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
-use crate::blocking::{Stop, blocking};
+use crate::blocking::{Lane, Stop, blocking};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::file::FileSource;
 use crate::source::{BoxFuture, Source};
@@ -64,6 +64,8 @@ struct Inner {
     file: File,
     place: Place,
     options: FileSinkOptions,
+    /// The kernel takes what is written to a file one call at a time.
+    lane: Arc<Lane>,
     /// Behind the last byte written.
     end: AtomicU64,
     written: AtomicU64,
@@ -104,6 +106,7 @@ impl FileSink {
                 file,
                 place,
                 options,
+                lane: Arc::default(),
                 end: AtomicU64::new(0),
                 written: AtomicU64::new(0),
                 state: Mutex::new(State::Open),
@@ -277,7 +280,7 @@ impl Sink for FileSink {
 
     fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
         let inner = Arc::clone(&self.inner);
-        Box::pin(blocking(move |stop| inner.write(at, &pieces, stop)))
+        Box::pin(self.inner.lane.run(move |stop| inner.write(at, &pieces, stop)))
     }
 
     fn zero(&self, _range: TargetRange) -> BoxFuture<'_, Result<()>> {
