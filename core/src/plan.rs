@@ -2,7 +2,8 @@
 //!
 //! The extents of a window are sorted by where they are stored, neighbours become one request, and a gap is read
 //! through only where that is cheaper than asking around it, the smallest first and no more than the window may waste.
-//! A coded unit is never split between two requests.
+//! A coded unit is never split between two requests. What is longer than a request is cut at multiples of its length in the
+//! object: stores keep large objects in parts, and a request that stays within one is answered faster.
 //!
 //! ```text
 //!  guest order    A ── B ── C ── D            extents of the window
@@ -18,7 +19,7 @@ use crate::extent::{Codec, Extent, ExtentKind};
 /// What a plan is made for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request {
-    /// Longest request in bytes; a single coded unit may be longer.
+    /// Longest request in bytes; a single coded unit may be longer. Plain data that is longer is cut at multiples of it.
     pub bytes: u64,
     /// Most bytes that the coded units of one request decode to; a single unit may decode to more.
     pub decoded: u64,
@@ -71,9 +72,10 @@ pub fn plan(extents: &[Extent], waste: u64, request: impl Fn(FileIndex) -> Reque
     }
     parts.sort_by_key(|(file, part)| (*file, part.stored, part.guest));
     let bridged = bridged(&parts, waste, &request);
+    let ends = ends(&parts, &bridged);
     let mut fetches: Vec<Fetch> = Vec::new();
-    for ((file, part), bridged) in parts.into_iter().zip(bridged) {
-        let limits = Limits { request: request(file), bridged };
+    for (((file, part), bridged), run_end) in parts.into_iter().zip(bridged).zip(ends) {
+        let limits = Limits { request: request(file), bridged, run_end };
         if part.codec.is_some() {
             place(&mut fetches, file, part, &limits);
             continue;
@@ -81,13 +83,11 @@ pub fn plan(extents: &[Extent], waste: u64, request: impl Fn(FileIndex) -> Reque
         // Plain data may be cut anywhere: what the open request has room for goes there, the rest into further ones.
         let mut rest = part;
         loop {
-            let room = match fetches.last() {
-                Some(last) if joins(last, file, &rest, &limits) => {
-                    let used = rest.stored.start().get().saturating_sub(last.range.start().get());
-                    limits.request.bytes.saturating_sub(used)
-                }
-                _ => limits.request.bytes,
+            let from = match fetches.last() {
+                Some(last) if joins(last, file, &rest, &limits) => last.range.start(),
+                _ => rest.stored.start(),
             };
+            let room = limits.cut(from.get()).saturating_sub(rest.stored.start().get());
             let (now, later) = rest.stored.split_at(room.max(1));
             let (guest_now, guest_later) = rest.guest.split_at(now.len());
             place(&mut fetches, file, Part { guest: guest_now, stored: now, codec: None }, &limits);
@@ -130,10 +130,46 @@ fn bridged(parts: &[(FileIndex, Part)], waste: u64, request: &impl Fn(FileIndex)
     bridged
 }
 
+/// For each part, where the run ends that it is in: neighbours, and what lies behind gaps that are read through.
+fn ends(parts: &[(FileIndex, Part)], bridged: &[bool]) -> Vec<u64> {
+    let mut ends: Vec<u64> = Vec::with_capacity(parts.len());
+    let mut behind: Option<(FileIndex, u64, u64, bool)> = None;
+    for ((file, part), bridged) in parts.iter().zip(bridged).rev() {
+        let own = part.stored.end().get();
+        let end = match behind {
+            Some((next, start, end, joined)) if next == *file && (joined || start <= own) => end.max(own),
+            _ => own,
+        };
+        behind = Some((*file, part.stored.start().get(), end, *bridged));
+        ends.push(end);
+    }
+    ends.reverse();
+    ends
+}
+
 /// What holds for one part.
 struct Limits {
     request: Request,
     bridged: bool,
+    run_end: u64,
+}
+
+impl Limits {
+    /// Where a request for plain data that begins at `start` is cut, if it goes on so far.
+    fn cut(&self, start: u64) -> u64 {
+        let most = self.request.bytes.max(1);
+        let whole = start.saturating_add(most);
+        if self.run_end <= whole {
+            return whole;
+        }
+        let aligned = whole.saturating_sub(whole % most);
+        // A request for the few bytes before a multiple is not worth it; the one after the next ends at one.
+        if aligned.saturating_sub(start) >= most / 8 {
+            aligned
+        } else {
+            start.saturating_add((most / 2).max(1))
+        }
+    }
 }
 
 /// True where `part` begins inside `last`, right behind it, or behind a gap to be read through, and there is room for at
@@ -143,7 +179,7 @@ fn joins(last: &Fetch, file: FileIndex, part: &Part, limits: &Limits) -> bool {
     last.file == file
         && start >= last.range.start()
         && (start <= last.range.end() || limits.bridged)
-        && start.get().saturating_sub(last.range.start().get()) < limits.request.bytes
+        && start.get() < limits.cut(last.range.start().get())
 }
 
 fn place(fetches: &mut Vec<Fetch>, file: FileIndex, part: Part, limits: &Limits) {
@@ -162,6 +198,72 @@ fn place(fetches: &mut Vec<Fetch>, file: FileIndex, part: Part, limits: &Limits)
         }
     }
     fetches.push(Fetch { file, range: part.stored, parts: vec![part], decoded });
+}
+
+impl Fetch {
+    /// Cuts it into one of at most `bytes`, or of one coded unit that is longer, and the rest.
+    #[must_use]
+    pub fn split_at(self, bytes: u64) -> (Self, Option<Self>) {
+        let Self { file, range, parts, .. } = self;
+        let edge = range.start().get().saturating_add(bytes.max(1));
+        let (mut now, mut later): (Vec<Part>, Vec<Part>) = (Vec::new(), Vec::new());
+        for part in parts {
+            if !later.is_empty() || (part.stored.start().get() >= edge && !now.is_empty()) {
+                later.push(part);
+            } else if part.stored.end().get() <= edge || (part.codec.is_some() && now.is_empty()) {
+                now.push(part);
+            } else if part.codec.is_some() {
+                later.push(part);
+            } else {
+                let keep = edge.saturating_sub(part.stored.start().get());
+                let (stored, stored_later) = part.stored.split_at(keep);
+                let (guest, guest_later) = part.guest.split_at(keep);
+                now.push(Part { guest, stored, codec: None });
+                later.push(Part { guest: guest_later, stored: stored_later, codec: None });
+            }
+        }
+        (Self::of(file, now, range), (!later.is_empty()).then(|| Self::of(file, later, range)))
+    }
+
+    fn of(file: FileIndex, parts: Vec<Part>, within: StoredRange) -> Self {
+        let start = parts.first().map_or(within.start(), |part| part.stored.start());
+        let end = parts.iter().map(|part| part.stored.end()).max().unwrap_or(start);
+        let coded = parts.iter().filter(|part| part.codec.is_some());
+        let decoded = coded.map(|part| part.guest.len()).fold(0, u64::saturating_add);
+        Self { file, range: StoredRange::between(start, end), parts, decoded }
+    }
+}
+
+/// Makes the requests at the edges of a transfer shorter, `abreast` of which are under way at once.
+///
+/// At its `start`, what comes in together is then done one after the other, and the processors have something to do soon.
+/// At its `end`, the link is busy to the last and little is left to do when the last byte has come.
+pub fn taper(fetches: Vec<Fetch>, abreast: usize, least: u64, start: bool, end: bool) -> Vec<Fetch> {
+    let abreast = abreast.max(1) as u64;
+    let longest = fetches.iter().map(|fetch| fetch.range.len()).max().unwrap_or(0);
+    let mut left: u64 = fetches.iter().map(|fetch| fetch.range.len()).sum();
+    let mut made: Vec<Fetch> = Vec::with_capacity(fetches.len());
+    for fetch in fetches {
+        let mut rest = Some(fetch);
+        while let Some(fetch) = rest.take() {
+            let mut most = longest;
+            if start && (made.len() as u64) < abreast {
+                most = most.min(longest / abreast * (made.len() as u64 + 1));
+            }
+            if end {
+                most = most.min(left / abreast);
+            }
+            let len = fetch.range.len();
+            // A rest that is shorter than the least is not worth a request of its own.
+            let most = most.max(least);
+            let (now, later) =
+                if len > most.saturating_add(least / 2) { fetch.split_at(most) } else { (fetch, None) };
+            left = left.saturating_sub(now.range.len());
+            made.push(now);
+            rest = later;
+        }
+    }
+    made
 }
 
 #[cfg(test)]
@@ -224,10 +326,10 @@ mod tests {
     proptest! {
         #[test]
         fn every_needed_byte_is_fetched_once_and_nothing_else_but_accepted_gaps(
-            extents in extents(), bytes in 512u64..30_000, gap in 0u64..400, waste in 0u64..2000,
+            extents in extents(), bytes in 512u64..30_000, gap in 0u64..400, waste in 0u64..2000, least in 1u64..20_000,
         ) {
             let limits = Request { bytes, decoded: 50_000, gap };
-            let fetches = plan(&extents, waste, |_| limits);
+            let fetches = taper(plan(&extents, waste, |_| limits), 3, least, true, true);
             let mut wasted = 0;
             for pair in fetches.windows(2) {
                 prop_assert!(pair[0].range.end() <= pair[1].range.start(), "two requests overlap");
@@ -267,12 +369,52 @@ mod tests {
         }
     }
 
-    #[test]
-    fn sequential_data_is_cut_at_the_length_of_a_request() {
-        let range = Stored { file: FileIndex(0), range: StoredRange::first(20 << 20) };
-        let extents = [Extent::new(GuestRange::first(20 << 20), ExtentKind::Data(range))];
+    /// Where requests for `len` bytes stored from `start` on are cut, in MiB, and how long they are.
+    fn cuts(start: u64, len: u64) -> Vec<(u64, u64)> {
+        let stored = StoredRange::new(StoredOffset::new(start << 20), len << 20).unwrap();
+        let range = Stored { file: FileIndex(0), range: stored };
+        let extents = [Extent::new(GuestRange::first(len << 20), ExtentKind::Data(range))];
         let limits = Request { bytes: 8 << 20, decoded: 64 << 20, gap: 0 };
-        let lens: Vec<u64> = plan(&extents, 0, |_| limits).iter().map(|fetch| fetch.range.len()).collect();
-        assert_eq!(lens, [8 << 20, 8 << 20, 4 << 20]);
+        let cut = |fetch: &Fetch| (fetch.range.start().get() >> 20, fetch.range.len() >> 20);
+        plan(&extents, 0, |_| limits).iter().map(cut).collect()
+    }
+
+    #[test]
+    fn sequential_data_is_cut_at_multiples_of_the_length_of_a_request() {
+        assert_eq!(cuts(0, 20), [(0, 8), (8, 8), (16, 4)]);
+        assert_eq!(cuts(3, 20), [(3, 5), (8, 8), (16, 7)]);
+        assert_eq!(cuts(5, 8), [(5, 8)], "what fits one request is one");
+        assert_eq!(cuts(7, 20), [(7, 1), (8, 8), (16, 8), (24, 3)]);
+    }
+
+    #[test]
+    fn a_run_that_begins_shortly_before_a_multiple_ends_its_second_request_at_one() {
+        let start = (8 << 20) - 4096;
+        let stored = StoredRange::new(StoredOffset::new(start), 32 << 20).unwrap();
+        let range = Stored { file: FileIndex(0), range: stored };
+        let extents = [Extent::new(GuestRange::first(32 << 20), ExtentKind::Data(range))];
+        let limits = Request { bytes: 8 << 20, decoded: 64 << 20, gap: 0 };
+        let ends: Vec<u64> =
+            plan(&extents, 0, |_| limits).iter().map(|fetch| fetch.range.end().get()).collect();
+        assert_eq!(ends, [start + (4 << 20), 16 << 20, 24 << 20, 32 << 20, start + (32 << 20)]);
+    }
+
+    #[test]
+    fn requests_at_the_edges_are_shorter_and_lose_nothing() {
+        let stored = StoredRange::first(128 << 20);
+        let range = Stored { file: FileIndex(0), range: stored };
+        let extents = [Extent::new(GuestRange::first(128 << 20), ExtentKind::Data(range))];
+        let limits = Request { bytes: 8 << 20, decoded: 64 << 20, gap: 0 };
+        let fetches = taper(plan(&extents, 0, |_| limits), 4, 2 << 20, true, true);
+        let lens: Vec<u64> = fetches.iter().map(|fetch| fetch.range.len() >> 20).collect();
+        assert_eq!(lens[..4], [2, 4, 2, 8], "{lens:?}");
+        assert!(lens.len() <= 16 + 8, "{lens:?}");
+        assert!(*lens.last().unwrap() <= 3, "{lens:?}");
+        let mut at = 0;
+        for fetch in &fetches {
+            assert_eq!(fetch.range.start().get(), at);
+            at = fetch.range.end().get();
+        }
+        assert_eq!(at, 128 << 20);
     }
 }

@@ -16,6 +16,8 @@ const KEPT: u64 = 16 << 20;
 const GAP: u64 = 4 << 10;
 /// Longest request for tables, so that many go side by side.
 const LONGEST: u64 = 4 << 20;
+/// Requests for tables that are made side by side over a network, and more where the source finds more worth having.
+const AT_ONCE: usize = 32;
 
 /// Reads and keeps the tables of one file.
 ///
@@ -127,7 +129,10 @@ impl Tables {
     }
 
     async fn fetch(&self, runs: &[StoredRange]) -> Result<BTreeMap<StoredOffset, Bytes>> {
-        let at_once = self.source.capabilities().in_flight.max(1);
+        let can = self.source.capabilities();
+        // What is worth having in flight is found out from data. Over a network tables cost nothing but the time to their
+        // first byte, and the source itself lets in no more than it is allowed.
+        let at_once = if can.remote { can.in_flight.max(AT_ONCE) } else { can.in_flight.max(1) };
         let mut waiting = runs.iter();
         let mut under_way = FuturesUnordered::new();
         let start = |run: &StoredRange| {

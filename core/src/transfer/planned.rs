@@ -14,7 +14,7 @@ use crate::digest::BLOCK;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentKind};
-use crate::plan::{Fetch, Request, plan};
+use crate::plan::{Fetch, Request, plan, taper};
 use crate::source::BoxFuture;
 use crate::stream::Piece;
 
@@ -22,6 +22,15 @@ use crate::stream::Piece;
 const EXTENTS: usize = 65_536;
 /// Most extents in a window that do not begin and end at a block: each may hold a partial block of 4 KiB.
 const UNALIGNED: usize = 2048;
+
+/// Stored bytes of the first window, and guest bytes of its first look at the map: data flows while the tables of the
+/// rest are read.
+const FIRST: u64 = 64 << 20;
+const FIRST_LOOK: u64 = 1 << 30;
+/// Shortest request that a longer one is cut into where a transfer begins and ends.
+const TAPERED: u64 = 2 << 20;
+/// So many requests abreast share a link where a transfer begins and ends; more would only make more of them.
+const ABREAST: usize = 4;
 
 /// Of the bytes that a window needs, at most one in so many is read through gaps on top.
 const WASTE: u64 = 128;
@@ -33,7 +42,9 @@ pub(super) struct Planned {
     budget: Budget,
     order: Order,
     kept: u64,
-    in_flight: usize,
+    connections: usize,
+    /// Some of the files are across a network.
+    remote: bool,
     mapped_to: GuestOffset,
     allocated: u64,
     mapping: Option<BoxFuture<'static, Result<Window>>>,
@@ -73,12 +84,12 @@ struct Window {
 
 impl Planned {
     pub(super) fn new(disk: Arc<Disk>, options: &TransferOptions) -> Self {
-        let worth = disk.files().iter().map(|file| file.capabilities().in_flight).max();
         Self {
             budget: options.budget.clone(),
             order: options.order,
             kept: options.kept,
-            in_flight: options.connections.or(worth).unwrap_or(1).max(1),
+            connections: options.connections.unwrap_or(usize::MAX).max(1),
+            remote: remote(&disk),
             mapped_to: GuestOffset::ZERO,
             allocated: 0,
             mapping: None,
@@ -109,7 +120,8 @@ impl Planned {
         self.admission.is_some() && self.reads.is_empty() && self.mapping.is_none()
     }
 
-    /// One round. With a `backlog` of what was read before, nothing more is asked for.
+    /// One round. With a `backlog` of what was read before, nothing more is asked for, but over a network: there, a pause
+    /// is a part of the link that is lost, and the budget bounds what waits.
     pub(super) fn advance(
         &mut self,
         cx: &mut Context<'_>,
@@ -158,8 +170,9 @@ impl Planned {
                 self.admitted.push_back((fetch, room));
             }
         }
-        while self.reads.len() < self.in_flight
-            && !backlog
+        while !self.admitted.is_empty()
+            && self.reads.len() < self.in_flight()
+            && (!backlog || self.remote)
             && let Some((fetch, room)) = self.admitted.pop_front()
         {
             moved = true;
@@ -180,6 +193,12 @@ impl Planned {
         self.verify(cx)
     }
 
+    /// How many requests are worth having in flight now: a source may find out on the way.
+    fn in_flight(&self) -> usize {
+        let worth = self.disk.files().iter().map(|file| file.capabilities().in_flight).max();
+        worth.unwrap_or(1).clamp(1, self.connections)
+    }
+
     fn mapped_all(&self) -> bool {
         self.mapped_to.get() >= self.disk.virtual_bytes()
     }
@@ -187,7 +206,7 @@ impl Planned {
     /// How many groups may wait before the next window is mapped.
     fn ahead(&self) -> usize {
         match self.order {
-            Order::Any => self.in_flight,
+            Order::Any => self.in_flight().max(ABREAST),
             Order::Guest => 0,
         }
     }
@@ -217,6 +236,10 @@ impl Planned {
     }
 }
 
+fn remote(disk: &Disk) -> bool {
+    disk.files().iter().any(|file| file.capabilities().remote)
+}
+
 async fn read(disk: Arc<Disk>, fetch: Fetch, mut room: Room) -> Result<Fetched> {
     let bytes = disk.file(fetch.file)?.read(fetch.range).await?;
     if bytes.len() as u64 != fetch.range.len() {
@@ -239,15 +262,22 @@ async fn read(disk: Arc<Disk>, fetch: Fetch, mut room: Room) -> Result<Fetched> 
 /// Maps from `from` on, as far as a window goes, and plans it.
 async fn window(disk: Arc<Disk>, from: GuestOffset, budget: u64, order: Order) -> Result<Window> {
     // In guest order all of a window is in memory at once, and the next one is fetched meanwhile.
+    let remote = remote(&disk);
+    let first = from == GuestOffset::ZERO;
     let most = match order {
         Order::Guest => budget / 3,
+        Order::Any if first && remote => FIRST,
         Order::Any => (budget * 4).max(1 << 30),
     };
     let end = GuestOffset::new(disk.virtual_bytes());
+    let mut look = if first && remote { FIRST_LOOK } else { u64::MAX };
     let mut extents: Vec<Extent> = Vec::new();
     let (mut at, mut bytes, mut unaligned, mut allocated) = (from, 0u64, 0, 0u64);
     'window: while at < end {
-        for mut extent in disk.extents(GuestRange::between(at, end)).await? {
+        let to = at.checked_add(look).map_or(end, |to| to.min(end));
+        // Where there is little, the looks become wider.
+        look = look.saturating_mul(4);
+        for mut extent in disk.extents(GuestRange::between(at, to)).await? {
             let room = most.saturating_sub(bytes).max(BLOCK);
             let cut = matches!(extent.kind, ExtentKind::Data(_)) && extent.guest.len() > room;
             if cut {
@@ -277,7 +307,7 @@ async fn window(disk: Arc<Disk>, from: GuestOffset, budget: u64, order: Order) -
         }
     }
     let needed: u64 = extents.iter().filter_map(Extent::to_fetch).map(|stored| stored.range.len()).sum();
-    let waste = needed / WASTE + if from == GuestOffset::ZERO { WASTE_ONCE } else { 0 };
+    let waste = needed / WASTE + if first { WASTE_ONCE } else { 0 };
     let fetches = plan(&extents, waste, |file| {
         let can = disk.file(file).map(|file| file.capabilities());
         Request {
@@ -286,6 +316,10 @@ async fn window(disk: Arc<Disk>, from: GuestOffset, budget: u64, order: Order) -
             gap: can.as_ref().map_or(0, |can| can.gap_bytes),
         }
     });
+    let fetches = match order {
+        Order::Any if remote => taper(fetches, ABREAST, TAPERED.min(budget / 32), first, at >= end),
+        _ => fetches,
+    };
     let mut zeros: Vec<GuestRange> = Vec::new();
     for extent in extents.iter().filter(|extent| extent.is_zero()) {
         match zeros.last_mut() {
