@@ -40,11 +40,14 @@
 
 mod answer;
 mod client;
+mod hedge;
 mod http;
 mod judge;
 mod meter;
 mod net;
 mod pace;
+mod parted;
+mod range;
 mod region;
 mod remote;
 mod retry;

@@ -2,9 +2,7 @@
 //!
 //! ```text
 //! open:  GET bytes=0-131071 ──▶ length, identity and head in one round trip
-//! read:  turn (pace) ──▶ GET, If-Match ──▶ check the answer ──▶ body into one buffer
-//!            ▲                                                     │ broken, silent, short
-//!            └────────────── wait (full jitter), from the byte reached ◀┘
+//! read:  see [`range`](crate::range)
 //! ```
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +11,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use diskferry_core::address::{StoredOffset, StoredRange};
-use diskferry_core::buffer::Filling;
 use diskferry_core::error::{Error, ErrorKind, Result, Warning};
 use diskferry_core::source::wrap::HeadTail;
 use diskferry_core::source::{BoxFuture, Capabilities, Identity, Traffic};
@@ -21,15 +18,15 @@ use http_body_util::BodyExt;
 
 use crate::answer::{Answer, Object, Pin};
 use crate::client::{Client, in_region};
-use crate::judge::{self, Asked};
+use crate::hedge::Hedges;
+use crate::judge;
 use crate::meter::Meter;
 use crate::net::Net;
-use crate::pace::{Pace, Turn};
+use crate::pace::Pace;
+use crate::parted;
 use crate::retry::{Failure, Patience, Tries};
 use crate::url::HttpLocation;
 
-/// The best length of one request.
-const REQUEST: u64 = 8 << 20;
 /// Redirects followed while opening.
 const REDIRECTS: u32 = 5;
 
@@ -43,15 +40,18 @@ pub(crate) struct Remote {
     /// How to get at the object again when its URL no longer works.
     renewal: Option<Renewal>,
     /// Redirects that may be followed yet: none after opening, some after a renewal.
-    redirects: AtomicU32,
+    pub(crate) redirects: AtomicU32,
     shown: String,
     len: u64,
-    pin: Pin,
+    pub(crate) pin: Pin,
     identity: Identity,
     head: Bytes,
-    patience: Patience,
-    pace: Pace,
+    pub(crate) patience: Patience,
+    pub(crate) pace: Pace,
+    pub(crate) hedges: Hedges,
     meter: Meter,
+    /// Best length of a request, and where requests are cut.
+    request: u64,
     warnings: Vec<Warning>,
 }
 
@@ -100,7 +100,9 @@ impl Remote {
             head: Bytes::new(),
             patience: Patience::new(options),
             pace: Pace::new(options.connections),
+            hedges: Hedges::default(),
             meter: Meter::default(),
+            request: parted::REQUEST,
             warnings,
         };
         let answer = remote.first_answer().await?;
@@ -123,6 +125,7 @@ impl Remote {
                 remote.head = head;
             }
         }
+        remote.request = parted::request_bytes(remote.identity.etag.as_deref(), remote.len);
         *remote.redirects.get_mut() = 0;
         if remote.pin.etag.is_none() && remote.pin.last_modified.is_none() && remote.len > HeadTail::HEAD {
             remote.warnings.push(Warning::new(
@@ -191,114 +194,23 @@ impl Remote {
 
     /// Sends one request, and waits for its headers no longer than is sensible.
     async fn ask(&self, object: &Object, range: Option<(u64, u64)>, pin: &Pin) -> Result<Answer, Failure> {
+        tokio::time::timeout(self.patience.silence, self.get(object, range, pin)).await.map_err(|_| {
+            Failure::broken(format!("no answer in {:.1} s", self.patience.silence.as_secs_f64()))
+        })?
+    }
+
+    /// Sends one request.
+    pub(crate) async fn get(
+        &self,
+        object: &Object,
+        range: Option<(u64, u64)>,
+        pin: &Pin,
+    ) -> Result<Answer, Failure> {
         self.meter.asked(1);
         let started = Instant::now();
-        let answer =
-            tokio::time::timeout(self.patience.silence, object.get(range, pin)).await.map_err(|_| {
-                Failure::broken(format!("no answer in {:.1} s", self.patience.silence.as_secs_f64()))
-            })??;
+        let answer = object.get(range, pin).await?;
         self.meter.measured(Some(started.elapsed()), None);
         Ok(answer)
-    }
-
-    /// The bytes `start..end`. `first` is an answer at hand whose body begins at `start`.
-    async fn fetch(&self, start: u64, end: u64, mut first: Option<Answer>) -> Result<Bytes> {
-        let want = end.saturating_sub(start);
-        let room = usize::try_from(want).map_err(|_| Error::internal("a read beyond the address space"))?;
-        let mut got = Filling::new(room)?;
-        let mut tries = Tries::new(self.patience);
-        let mut renewed_at = None;
-        while got.filled() < want {
-            let object = self.object();
-            let before = got.filled();
-            let failure = {
-                let queued = Instant::now();
-                let turn = self.pace.enter().await;
-                tries.begin(queued.elapsed());
-                match self.attempt(&object, start, end, &mut got, &mut tries, first.take(), &turn).await {
-                    // A part of it is right; too many small ones are as good as none.
-                    Ok(()) if got.filled() < want && got.filled() > before => {
-                        Failure::broken(format!("the answer held {} bytes", got.filled() - before))
-                    }
-                    Ok(()) => continue,
-                    Err(failure) => failure,
-                }
-            };
-            let reached = start.saturating_add(got.filled());
-            let failure = expired(failure, &object);
-            match self.renewal_for(&failure) {
-                Some(renewal) if renewed_at != Some(reached) => {
-                    renewed_at = Some(reached);
-                    self.renew(renewal, &object).await?;
-                }
-                _ => self.wait(&mut tries, failure).await.map_err(|error| error.at(reached))?,
-            }
-        }
-        Ok(got.freeze())
-    }
-
-    /// One request for what is missing in `got`.
-    #[expect(clippy::too_many_arguments, reason = "the state of one range's loop, used by it alone")]
-    async fn attempt(
-        &self,
-        object: &Arc<Object>,
-        start: u64,
-        end: u64,
-        got: &mut Filling,
-        tries: &mut Tries,
-        first: Option<Answer>,
-        turn: &Turn<'_>,
-    ) -> Result<(), Failure> {
-        let from = start.saturating_add(got.filled());
-        let asked = Asked { first: from, last: end.saturating_sub(1), len: self.len };
-        let answer = match first {
-            Some(answer) => answer,
-            None => self.ask(object, Some((asked.first, asked.last)), &self.pin).await?,
-        };
-        if answer.redirect.is_some() && self.redirects.load(Ordering::Relaxed) > 0 {
-            return self.follow(object, &answer).map_err(Failure::Fatal);
-        }
-        let promised = judge::status(&answer, judge::Phase::Reading)
-            .and_then(|()| judge::range(&answer, &asked, &self.pin))
-            .inspect_err(|failure| {
-                if matches!(failure, Failure::Busy { .. }) {
-                    turn.slow_down();
-                }
-            })?;
-        let started = Instant::now();
-        let mut body = answer.body;
-        let mut left = promised;
-        while left > 0 {
-            let frame = tokio::time::timeout(self.patience.silence, body.frame()).await.map_err(|_| {
-                Failure::broken(format!(
-                    "the answer fell silent for {:.1} s, {left} of its {promised} bytes missing",
-                    self.patience.silence.as_secs_f64()
-                ))
-            })?;
-            let bytes = match frame {
-                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
-                Some(Err(error)) => {
-                    let why = crate::net::causes(&*error);
-                    return Err(Failure::broken(format!(
-                        "the answer broke off, {left} of its {promised} bytes missing: {why}"
-                    )));
-                }
-                None => {
-                    return Err(Failure::broken(format!(
-                        "the answer ended early, {left} of its {promised} bytes missing"
-                    )));
-                }
-            };
-            self.meter.received(bytes.len());
-            // More than promised is not taken.
-            let take = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            got.push(bytes.get(..take).unwrap_or_default());
-            left = left.saturating_sub(take as u64);
-            tries.came(got.filled())?;
-        }
-        self.meter.measured(None, Some((promised, started.elapsed())));
-        turn.went_well();
-        Ok(())
     }
 
     /// The whole of an answer that does not say how long it is, if it ends within the head.
@@ -330,7 +242,7 @@ impl Remote {
     }
 
     /// Waits before the next try, or says why there is none.
-    async fn wait(&self, tries: &mut Tries, failure: Failure) -> Result<()> {
+    pub(crate) async fn wait(&self, tries: &mut Tries, failure: Failure) -> Result<()> {
         let wait = tries.after(failure).map_err(|error| self.named(error))?;
         self.meter.asked_again();
         tokio::time::sleep(wait).await;
@@ -338,7 +250,7 @@ impl Remote {
     }
 
     /// Goes on where the answer redirects to, unless another reader did so already.
-    fn follow(&self, from: &Arc<Object>, answer: &Answer) -> Result<()> {
+    pub(crate) fn follow(&self, from: &Arc<Object>, answer: &Answer) -> Result<()> {
         let (Object::Plain { net, at }, Some(to)) = (&**from, &answer.redirect) else { return Ok(()) };
         if !Arc::ptr_eq(from, &self.object()) {
             return Ok(());
@@ -357,7 +269,7 @@ impl Remote {
 
     /// What may help after that failure: a renewal where the URL has expired, and where it was redirected to,
     /// since servers differ in how they say that such a place is no longer valid.
-    fn renewal_for(&self, failure: &Failure) -> Option<&Renewal> {
+    pub(crate) fn renewal_for(&self, failure: &Failure) -> Option<&Renewal> {
         let renewal = self.renewal.as_ref()?;
         let helps = match failure {
             Failure::Expired(_) => true,
@@ -370,7 +282,7 @@ impl Remote {
     }
 
     /// Puts a fresh URL in the place of `stale`, unless another reader did so already.
-    async fn renew(&self, renewal: &Renewal, stale: &Arc<Object>) -> Result<()> {
+    pub(crate) async fn renew(&self, renewal: &Renewal, stale: &Arc<Object>) -> Result<()> {
         let _alone = renewal.busy.lock().await;
         if !Arc::ptr_eq(stale, &self.object()) {
             return Ok(());
@@ -390,7 +302,7 @@ impl Remote {
         Ok(())
     }
 
-    fn object(&self) -> Arc<Object> {
+    pub(crate) fn object(&self) -> Arc<Object> {
         Arc::clone(&self.object.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -448,7 +360,7 @@ impl Remote {
 
     pub(crate) fn capabilities(&self) -> Capabilities {
         Capabilities {
-            request_bytes: REQUEST,
+            request_bytes: self.request,
             gap_bytes: self.meter.gap(),
             // Fewer after the service asked for less.
             in_flight: self.pace.limit(),
@@ -478,7 +390,7 @@ fn elsewhere<'a>(client: &aws_sdk_s3::Client, answer: &'a Answer) -> Option<&'a 
 }
 
 /// A refusal of a URL whose time is over is that, whatever words the server has for it.
-fn expired(failure: Failure, object: &Object) -> Failure {
+pub(crate) fn expired(failure: Failure, object: &Object) -> Failure {
     match (failure, object) {
         (Failure::Fatal(error), Object::Plain { at, .. })
             if error.kind() == ErrorKind::SourceForbidden

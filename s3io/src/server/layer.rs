@@ -1,7 +1,7 @@
 //! The layer in front of the store: counts, delays and breaks by rule.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
-use super::line::{Connection, Cut, Lines, Shaped};
+use super::line::{Connection, Content, Cut, Lines, Shaped};
 use super::{Log, Rule, ServerOptions, Store};
 
 /// What was asked.
@@ -88,6 +88,7 @@ pub enum Fault {
 }
 
 pub(super) struct Layer {
+    root: PathBuf,
     store: Store,
     public: bool,
     region: Option<String>,
@@ -102,6 +103,7 @@ type Response = http::Response<Shaped>;
 impl Layer {
     pub(super) fn new(root: &Path, options: ServerOptions) -> io::Result<Self> {
         Ok(Self {
+            root: root.to_owned(),
             store: Store::new(root)?,
             public: options.public,
             region: options.region,
@@ -140,6 +142,7 @@ impl Layer {
                     .await?
             }
         };
+        let file = self.file(&seen, &response);
         let mut cut = None;
         for fault in &faults {
             match fault {
@@ -157,8 +160,8 @@ impl Layer {
         let status = response.status().as_u16();
         note(&self.log, seen.number, |exchange| exchange.status = status);
         let log = (Arc::clone(&self.log), seen.number);
-        Ok(response.map(|inner| Shaped {
-            inner,
+        Ok(response.map(|body| Shaped {
+            inner: file.unwrap_or(Content::Store(body)),
             layer: self,
             connection,
             log,
@@ -167,6 +170,27 @@ impl Layer {
             pending: Bytes::new(),
             next: None,
         }))
+    }
+
+    /// The object's file, at the bytes that the answer promises, where that is plain.
+    fn file(&self, seen: &Request, response: &http::Response<s3s::Body>) -> Option<Content> {
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        if seen.method != "GET" || !response.status().is_success() || seen.upload_id.is_some() {
+            return None;
+        }
+        let path = self.root.join(&seen.object);
+        let len = path.metadata().ok().filter(|meta| meta.is_file())?.len();
+        let (at, end) = match (response.status(), header("content-range")) {
+            (StatusCode::PARTIAL_CONTENT, Some(range)) => {
+                let (first, last) = range.strip_prefix("bytes ")?.split_once('/')?.0.split_once('-')?;
+                (first.parse().ok()?, last.parse::<u64>().ok()?.checked_add(1)?)
+            }
+            (StatusCode::OK, None) => (0, len),
+            _ => return None,
+        };
+        let promised: u64 = header("content-length")?.parse().ok()?;
+        let sound = end <= len && end.checked_sub(at) == Some(promised);
+        sound.then(|| Some(Content::File { file: std::fs::File::open(path).ok()?, at, end })).flatten()
     }
 
     /// Notes a request.

@@ -80,7 +80,7 @@ impl Store {
             at,
             force,
             patience: Patience::new(options),
-            pace: Pace::new(options.connections),
+            pace: Pace::writing(options.connections),
             checksum: options.checksum,
             no_checksums: AtomicBool::new(false),
             no_conditions: AtomicBool::new(false),
@@ -330,7 +330,7 @@ impl Store {
         loop {
             let queued = Instant::now();
             let turn = tokio::select! {
-                turn = self.pace.enter() => turn,
+                turn = self.pace.enter(false) => turn,
                 () = self.stopped() => return Err(self.given_up()),
             };
             tries.begin(queued.elapsed());

@@ -14,7 +14,7 @@ const LEN: usize = 3 << 20;
 const FAR: u64 = 1 << 20;
 
 /// A rule for the GETs behind the head, told how many of these came before.
-fn behind_head(
+pub(crate) fn behind_head(
     rule: impl Fn(u64) -> Vec<Fault> + Send + Sync + 'static,
 ) -> impl Fn(&Request) -> Vec<Fault> + Send + Sync + 'static {
     let count = AtomicU64::new(0);
@@ -212,9 +212,11 @@ async fn being_told_to_slow_down_lowers_the_requests_in_flight() {
     let bytes = content(LEN, 5);
     let server = serve(&bytes).await;
     let source = open(&server).await;
+    let before = source.capabilities().in_flight;
     server.set_faults(behind_head(|count| if count == 0 { vec![Fault::Status(503)] } else { Vec::new() }));
     assert!(source.read(range(FAR, 1000)).await.unwrap() == bytes[FAR as usize..][..1000]);
-    assert_eq!(source.capabilities().in_flight, 8);
+    // Halved, and raised a little by the answer that came then.
+    assert!(source.capabilities().in_flight < before, "{before}");
     assert_eq!(source.traffic().retries, 1);
 }
 

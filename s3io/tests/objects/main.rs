@@ -5,6 +5,7 @@ mod environment;
 mod faults;
 mod liars;
 mod reading;
+mod stuck;
 mod support;
 mod upload_faults;
 mod uploads;
