@@ -1,0 +1,68 @@
+//! What can go wrong: the tools, the disk, the library.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use diskferry_core::error::Error;
+
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
+
+/// Why the comparison ended.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// A tool is not installed.
+    Missing { tool: &'static str, package: &'static str },
+    /// There is no program to measure.
+    NotBuilt { program: PathBuf, release: bool },
+    /// A program that was run said no.
+    Ran { what: String, status: String, said: String },
+    /// A file, a process or a socket.
+    Io { what: String, source: io::Error },
+    /// Our own library, used for a floor.
+    Library(Error),
+    /// Something else is not as it must be.
+    Odd(String),
+}
+
+impl Failure {
+    /// For `map_err`: what was tried when the system said no.
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+
+    /// As [`io`](Self::io), about a file.
+    pub(crate) fn at(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        Self::io(format!("{what} {}", path.display()))
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Library(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { tool, package } => {
+                write!(f, "{tool} is not installed: apt-get install -y --no-install-recommends {package}")
+            }
+            Self::NotBuilt { program, release } => {
+                let flag = if *release { " --release" } else { "" };
+                write!(f, "there is no program at {}: cargo build{flag} --bin diskferry", program.display())
+            }
+            Self::Ran { what, status, said } => {
+                write!(f, "{what} ended with {status}")?;
+                if said.is_empty() { Ok(()) } else { write!(f, ":\n{said}") }
+            }
+            Self::Io { what, source } => write!(f, "{what}: {source}"),
+            Self::Library(error) => write!(f, "{error}"),
+            Self::Odd(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,116 @@
+//! What a row came to, beside its goal.
+
+use std::collections::BTreeMap;
+
+use crate::bench::{Lane, Traffic};
+use crate::rows::Row;
+use crate::stats::{Ratio, Series};
+
+/// What a row came to.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) row: Row,
+    pub(crate) times: BTreeMap<Lane, Series>,
+    /// True where qemu-img was faster with `-W`; `None` where it was not asked.
+    pub(crate) out_of_order: Option<bool>,
+    /// The most memory that diskferry had in any run.
+    pub(crate) peak_bytes: u64,
+    /// Lengths of the targets, ours and qemu-img's.
+    pub(crate) targets: Option<(u64, u64)>,
+    pub(crate) traffic: Option<Traffic>,
+}
+
+impl Outcome {
+    pub(crate) fn new(row: Row) -> Self {
+        Self { row, times: BTreeMap::new(), out_of_order: None, peak_bytes: 0, targets: None, traffic: None }
+    }
+
+    /// The median of a way, in seconds.
+    pub(crate) fn median(&self, lane: Lane) -> Option<f64> {
+        self.times.get(&lane).map(Series::median)
+    }
+
+    /// How many times our time another way took.
+    pub(crate) fn slower(&self, lane: Lane) -> Option<Ratio> {
+        self.times.get(&lane)?.over(self.times.get(&Lane::Ours)?)
+    }
+
+    /// The floor: of two, round by round the longer.
+    pub(crate) fn floor(&self) -> Option<Series> {
+        let floor = self.times.get(&Lane::Floor)?;
+        Some(self.times.get(&Lane::Decode).map_or_else(|| floor.clone(), |decode| floor.longer(decode)))
+    }
+
+    /// How many times the floor's time ours is.
+    pub(crate) fn above_floor(&self) -> Option<Ratio> {
+        self.times.get(&Lane::Ours)?.over(&self.floor()?)
+    }
+
+    /// The length of our target over that of qemu-img's.
+    pub(crate) fn size(&self) -> Option<f64> {
+        let (ours, qemu) = self.targets?;
+        (qemu > 0).then(|| ours as f64 / qemu as f64)
+    }
+
+    /// Whether the goal is met by the medians. `None` where there is none, or nothing of it was measured.
+    pub(crate) fn met(&self) -> Option<bool> {
+        let goal = &self.row.goal;
+        let least = |bound: Option<f64>, lane| Some(self.slower(lane)?.medians >= bound?);
+        let most = |bound: Option<f64>, actual: Option<f64>| Some(actual? <= bound?);
+        let bounds = [
+            least(goal.qemu, Lane::Qemu),
+            least(goal.parallel, Lane::Parallel),
+            least(goal.plain, Lane::Plain),
+            least(goal.streaming, Lane::Streaming),
+            most(goal.floor, self.above_floor().map(|ratio| ratio.medians)),
+            most(goal.size, self.size()),
+            most(goal.seconds, self.median(Lane::Ours)),
+        ];
+        bounds.into_iter().flatten().reduce(|all, met| all && met)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod made {
+    use super::*;
+    use crate::rows;
+
+    /// An outcome of the row of that name, with these seconds.
+    pub(crate) fn outcome(name: &str, times: &[(Lane, &[f64])]) -> Outcome {
+        let row = rows::all().into_iter().find(|row| row.name == name).unwrap();
+        let series = |(lane, seconds): &(Lane, &[f64])| (*lane, seconds.iter().copied().collect());
+        Outcome { times: times.iter().map(series).collect(), peak_bytes: 96 << 20, ..Outcome::new(row) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::made::outcome;
+    use super::*;
+
+    #[test]
+    fn a_goal_is_met_when_all_its_bounds_are() {
+        let lanes = |qemu: f64, floor: f64| {
+            outcome("zlib-raw", &[(Lane::Ours, &[1.0]), (Lane::Qemu, &[qemu]), (Lane::Floor, &[floor])])
+        };
+        assert_eq!(lanes(3.0, 0.8).met(), Some(true));
+        assert_eq!(lanes(2.9, 0.8).met(), Some(false));
+        assert_eq!(lanes(3.0, 0.6).met(), Some(false));
+        assert_eq!(outcome("digest", &[(Lane::Ours, &[1.0])]).met(), None);
+    }
+
+    #[test]
+    fn the_floor_of_an_import_is_the_longer_of_line_and_cores() {
+        let import =
+            outcome("s3-zlib", &[(Lane::Ours, &[2.2]), (Lane::Floor, &[2.0]), (Lane::Decode, &[0.5])]);
+        assert_eq!(import.floor().unwrap().median(), 2.0);
+        assert_eq!(import.met(), Some(true));
+    }
+
+    #[test]
+    fn a_target_may_be_no_longer_than_its_goal() {
+        let mut longer = outcome("raw-zlib", &[(Lane::Ours, &[1.0]), (Lane::Qemu, &[4.0])]);
+        longer.targets = Some((104, 100));
+        assert_eq!((longer.size(), longer.met()), (Some(1.04), Some(false)));
+    }
+}

@@ -1,0 +1,76 @@
+//! The store: the embedded S3 server in a process of its own, told what to do by lines on its standard input.
+//!
+//! | line | answer |
+//! |---|---|
+//! | | `endpoint URL`, `access KEY`, `secret KEY`, once |
+//! | `add KEY PATH` | `done` |
+//! | `forget` | `done` |
+//! | `log` | a line `FIRST LAST SENT` for each ranged GET since the last `forget`, then `done` |
+
+use std::io::{self, BufRead, Write};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use diskferry_s3io::server::{Server, ServerOptions, Shape};
+
+use crate::failure::{Failure, Result};
+
+/// The bucket of all objects.
+pub(crate) const BUCKET: &str = "images";
+
+/// An object store as a machine in the same region sees it: 30 ms to the first byte, 100 MB/s a connection, 125 MB/s
+/// (1 Gbit/s) in all.
+pub(crate) const LINE: Shape =
+    Shape { latency: Duration::from_millis(30), each: Some(100_000_000), all: Some(125_000_000) };
+
+/// Serves until standard input ends.
+///
+/// # Errors
+/// Where the server does not start, a line is none of those above, or nobody reads the answers.
+pub(crate) async fn serve() -> Result<()> {
+    let options = ServerOptions { public: true, shape: LINE, ..ServerOptions::default() };
+    let server = Server::start(options).map_err(Failure::io("starting the server"))?;
+    server.create_bucket(BUCKET).await?;
+    let keys = server.keys();
+    let opening =
+        format!("endpoint {}\naccess {}\nsecret {}\n", server.endpoint(), keys.access_key, keys.secret_key);
+    say(&opening)?;
+    for line in io::stdin().lock().lines() {
+        let line = line.map_err(Failure::io("reading a command"))?;
+        let mut words = line.splitn(3, ' ');
+        match (words.next(), words.next(), words.next()) {
+            (Some("add"), Some(key), Some(path)) => add(&server, key, Path::new(path)).await?,
+            (Some("forget"), None, None) => server.forget(),
+            (Some("log"), None, None) => say(&log(&server))?,
+            _ => return Err(Failure::Odd(format!("the server was told {line:?}"))),
+        }
+        say("done\n")?;
+    }
+    Ok(())
+}
+
+/// Shows a file as an object, without a copy of it: a small object is stored, for its ETag, and its file is put in the
+/// place of that one's.
+async fn add(server: &Server, key: &str, path: &Path) -> Result<()> {
+    server.put(BUCKET, key, key.as_bytes().to_vec()).await?;
+    let object = server.root().join(BUCKET).join(key);
+    std::fs::remove_file(&object)
+        .and_then(|()| symlink(path, &object))
+        .map_err(Failure::at("putting an object in its place:", path))
+}
+
+fn log(server: &Server) -> String {
+    let exchanges = server.exchanges();
+    let gets = exchanges.iter().filter(|exchange| exchange.request.method == "GET");
+    let lines = gets.filter_map(|get| {
+        let (first, last) = get.request.range?;
+        Some(format!("{first} {last} {}\n", get.sent))
+    });
+    lines.collect()
+}
+
+fn say(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::io("answering"))
+}

@@ -1,0 +1,143 @@
+//! The plot: an SVG with a panel for local files and one for the line, a group of bars a row. Made by hand, and the same
+//! for the same numbers. Greys and colours are such that they can be read on white and on black.
+
+use std::fmt::Write;
+
+use crate::bench::Lane;
+use crate::outcome::Outcome;
+use crate::rows::Work;
+use crate::table::seconds;
+
+/// Width of the plot, and of what stands left of the bars and right of them.
+const WIDTH: usize = 860;
+const LEFT: usize = 230;
+const RIGHT: usize = 70;
+const BAR: usize = 11;
+const GROUP_GAP: usize = 10;
+/// Room for the heading of a panel, with its legend.
+const HEADING: usize = 56;
+/// 4.5 times as light as black, and white as it.
+const TEXT: &str = "#767676";
+
+/// One bar of each row of a panel.
+struct Kind {
+    name: &'static str,
+    colour: &'static str,
+    of: fn(&Outcome) -> Option<f64>,
+}
+
+const OURS: Kind = Kind { name: "diskferry", colour: "#2a7de1", of: |outcome| outcome.median(Lane::Ours) };
+const FLOOR: Kind =
+    Kind { name: "floor", colour: "#8c8c8c", of: |outcome| outcome.floor().map(|floor| floor.median()) };
+const QEMU: Kind = Kind { name: "qemu-img", colour: "#d9822b", of: |outcome| outcome.median(Lane::Qemu) };
+const PARALLEL: Kind = Kind {
+    name: "parallel download, then qemu-img",
+    colour: "#d9822b",
+    of: |outcome| outcome.median(Lane::Parallel),
+};
+const PLAIN: Kind = Kind {
+    name: "plain download, then qemu-img",
+    colour: "#b0529c",
+    of: |outcome| outcome.median(Lane::Plain),
+};
+
+/// Draws the conversions among `outcomes`.
+pub(crate) fn svg(outcomes: &[Outcome]) -> String {
+    let pick = |keep: fn(Work) -> bool| -> Vec<&Outcome> {
+        outcomes.iter().filter(|outcome| keep(outcome.row.work)).collect()
+    };
+    let local = pick(|work| matches!(work, Work::Convert { floor: Some(_), .. }));
+    let remote = pick(|work| matches!(work, Work::Import { .. }));
+    let mut body = String::new();
+    let mut height = 0;
+    if !local.is_empty() {
+        height = panel(&mut body, height, "Local files", &[OURS, FLOOR, QEMU], &local);
+    }
+    if !remote.is_empty() {
+        let kinds = [OURS, FLOOR, PARALLEL, PLAIN];
+        height = panel(&mut body, height, "S3 → raw: 30 ms, 125 MB/s", &kinds, &remote);
+    }
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" \
+         font-size=\"12\" fill=\"{TEXT}\">\n<title>diskferry beside qemu-img and the floors, in seconds</title>\n{body}</svg>\n"
+    )
+}
+
+/// Draws one panel from `top` on, each row on a scale of its own: its slowest way has the full width. Gives where it ends.
+fn panel(body: &mut String, top: usize, title: &str, kinds: &[Kind], rows: &[&Outcome]) -> usize {
+    let _fits = writeln!(
+        body,
+        "<text x=\"8\" y=\"{}\" font-size=\"15\" font-weight=\"bold\">{title} <tspan font-size=\"12\" \
+         font-weight=\"normal\">(seconds; each row has its own scale)</tspan></text>",
+        top + 20
+    );
+    let mut x = 8;
+    for kind in kinds {
+        let (Kind { name, colour, .. }, y) = (kind, top + 30);
+        let _fits = writeln!(
+            body,
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{BAR}\" height=\"{BAR}\" fill=\"{colour}\"/><text x=\"{}\" y=\"{}\">{name}</text>",
+            x + BAR + 5,
+            y + BAR - 1
+        );
+        x += BAR + 25 + name.len() * 7;
+    }
+    let mut y = top + HEADING;
+    for row in rows {
+        let bars: Vec<(&Kind, f64)> = kinds.iter().filter_map(|kind| Some((kind, (kind.of)(row)?))).collect();
+        let longest = bars.iter().map(|(_, median)| *median).fold(f64::MIN_POSITIVE, f64::max);
+        let middle = y + bars.len() * BAR / 2 + 4;
+        let _fits = writeln!(
+            body,
+            "<text x=\"{}\" y=\"{middle}\" text-anchor=\"end\">{}</text>",
+            LEFT - 8,
+            row.row.work.title()
+        );
+        for (Kind { colour, .. }, median) in bars {
+            let width = (WIDTH - LEFT - RIGHT) as f64 * median / longest;
+            let _fits = writeln!(
+                body,
+                "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.1}\" height=\"{}\" fill=\"{colour}\"/><text x=\"{:.1}\" \
+                 y=\"{}\" font-size=\"10\">{}</text>",
+                BAR - 1,
+                LEFT as f64 + width + 4.0,
+                y + BAR - 2,
+                seconds(Some(median))
+            );
+            y += BAR;
+        }
+        y += GROUP_GAP;
+    }
+    y + GROUP_GAP
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::made::outcome;
+
+    fn plotted() -> String {
+        svg(&[
+            outcome("zlib-raw", &[(Lane::Ours, &[0.5]), (Lane::Qemu, &[2.0]), (Lane::Floor, &[0.4])]),
+            outcome("s3-raw", &[(Lane::Ours, &[9.0]), (Lane::Plain, &[30.0]), (Lane::Floor, &[8.9])]),
+            outcome("empty-raw", &[(Lane::Ours, &[0.1])]),
+        ])
+    }
+
+    #[test]
+    fn the_slowest_way_of_a_row_has_the_full_width_and_the_others_their_share() {
+        let svg = plotted();
+        let width = |seconds: f64| format!("width=\"{seconds:.1}\" height=\"10\"");
+        assert!(svg.contains(&width(560.0)) && svg.contains(&width(140.0)), "{svg}");
+        assert!(svg.contains(&width(560.0 * 0.3)), "{svg}");
+    }
+
+    #[test]
+    fn there_are_two_panels_with_what_has_a_floor() {
+        let svg = plotted();
+        assert_eq!(svg.matches("each row has its own scale").count(), 2);
+        assert!(svg.contains("zlib QCOW2 → raw") && !svg.contains("8 TiB"));
+        assert_eq!(svg, plotted());
+        assert_eq!(svg.matches("<text").count(), svg.matches("</text>").count());
+    }
+}

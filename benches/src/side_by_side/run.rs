@@ -1,0 +1,124 @@
+//! One run of one program: how long it took, and how much memory it ever had.
+//!
+//! Everything that is measured is a process of its own, floors included: what it leaves in caches of the allocator or
+//! in idle threads cannot make the next one faster or slower. The kernel counts a child's peak of memory from its
+//! parent's on, so this process stays small.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::failure::{Failure, Result};
+
+/// What a run was.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Ran {
+    /// From its start to its end.
+    pub(crate) seconds: f64,
+    /// The most memory that it had resident at any time.
+    pub(crate) peak_bytes: u64,
+    /// What it printed.
+    pub(crate) out: String,
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// Where it cannot be started, or ends other than with success; the error has what it said.
+pub(crate) fn run(command: &mut Command) -> Result<Ran> {
+    let what = command.get_program().to_string_lossy().into_owned();
+    let scratch = || tempfile::tempfile().map_err(Failure::io("making a temporary file"));
+    // Files and not pipes: a program that says much cannot wait for a reader.
+    let (mut out, mut err) = (scratch()?, scratch()?);
+    let shared = |file: &File| file.try_clone().map_err(Failure::io("sharing a temporary file"));
+    command.stdin(Stdio::null()).stdout(shared(&out)?).stderr(shared(&err)?);
+    let began = Instant::now();
+    let child = command.spawn().map_err(Failure::io(format!("starting {what}")))?;
+    let ended = usage::wait(&child).map_err(Failure::io(format!("waiting for {what}")))?;
+    let seconds = began.elapsed().as_secs_f64();
+    if !ended.status.success() {
+        let said = said(&mut err)?;
+        return Err(Failure::Ran { what: shown(command), status: ended.status.to_string(), said });
+    }
+    Ok(Ran { seconds, peak_bytes: ended.peak_bytes, out: said(&mut out)? })
+}
+
+/// A part of this program in a process of its own, which prints how many seconds the part took that counts.
+///
+/// # Errors
+/// As [`run`], and where no number is printed.
+pub(crate) fn timed(command: &mut Command) -> Result<Ran> {
+    let ran = run(command)?;
+    let seconds = ran.out.trim().parse();
+    let odd = |_| Failure::Odd(format!("{} printed no seconds", shown(command)));
+    Ok(Ran { seconds: seconds.map_err(odd)?, ..ran })
+}
+
+fn said(file: &mut File) -> Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut bytes))
+        .map_err(Failure::io("reading what a program printed"))?;
+    Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+}
+
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+/// Waiting for a child, with what the kernel counted of it: the standard library gives only the status.
+#[allow(unsafe_code, reason = "wait4 is not in the standard library")]
+mod usage {
+    use std::io;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, ExitStatus};
+
+    pub(super) struct Ended {
+        pub(super) status: ExitStatus,
+        pub(super) peak_bytes: u64,
+    }
+
+    pub(super) fn wait(child: &Child) -> io::Result<Ended> {
+        let pid = libc::pid_t::try_from(child.id()).map_err(io::Error::other)?;
+        let mut status = 0;
+        // SAFETY: `rusage` is made of integers, for which zeros are a value.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        loop {
+            // SAFETY: both pointers are to values that live through the call. The child was not waited for before and
+            // will not be after, so the id is still its own.
+            let waited = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
+            if waited == pid {
+                break;
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        // KiB, as Linux counts.
+        let peak_bytes = u64::try_from(usage.ru_maxrss).unwrap_or_default().saturating_mul(1024);
+        Ok(Ended { status: ExitStatus::from_raw(status), peak_bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_tells_what_was_printed_and_how_much_memory_there_was() {
+        let ran = run(Command::new("sh").args(["-c", "echo 0.25"])).unwrap();
+        assert_eq!(ran.out, "0.25");
+        assert!(ran.peak_bytes > 100 << 10 && ran.seconds > 0.0);
+        assert_eq!(timed(Command::new("sh").args(["-c", "echo 0.25"])).unwrap().seconds, 0.25);
+    }
+
+    #[test]
+    fn a_run_that_fails_tells_what_was_said() {
+        let error = run(Command::new("sh").args(["-c", "echo alas >&2; exit 3"])).unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.contains("alas"), "{error}");
+        assert!(timed(Command::new("true").arg("x")).is_err());
+    }
+}

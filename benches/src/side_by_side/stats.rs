@@ -1,0 +1,86 @@
+//! Medians and paired ratios.
+
+/// Seconds of the runs of one way to do a work, in the order run.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct Series(Vec<f64>);
+
+/// How two series compare.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Ratio {
+    /// The ratio of their medians.
+    pub(crate) medians: f64,
+    /// The least ratio of two runs of one round.
+    pub(crate) least: f64,
+    /// The greatest.
+    pub(crate) most: f64,
+}
+
+impl Series {
+    pub(crate) fn push(&mut self, seconds: f64) {
+        self.0.push(seconds);
+    }
+
+    /// The middle one; of an even number, the mean of the two in the middle. Zero for none.
+    pub(crate) fn median(&self) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        match sorted.get(middle.saturating_sub(1)..=middle) {
+            Some([low, high]) if sorted.len() % 2 == 0 => (low + high) / 2.0,
+            Some([.., only]) => *only,
+            _ => 0.0,
+        }
+    }
+
+    /// This one over `other`. `None` where either has no run, or the other no time.
+    pub(crate) fn over(&self, other: &Self) -> Option<Ratio> {
+        let pairs = self.0.iter().zip(&other.0).map(|(a, b)| a / b);
+        let (least, most) = pairs.fold((f64::INFINITY, 0.0f64), |(l, m), r| (l.min(r), m.max(r)));
+        let medians = self.median() / other.median();
+        (medians.is_finite() && least.is_finite()).then_some(Ratio { medians, least, most })
+    }
+
+    /// Round by round the longer of the two.
+    pub(crate) fn longer(&self, other: &Self) -> Self {
+        Self(self.0.iter().zip(&other.0).map(|(a, b)| a.max(*b)).collect())
+    }
+}
+
+impl FromIterator<f64> for Series {
+    fn from_iter<I: IntoIterator<Item = f64>>(seconds: I) -> Self {
+        Self(seconds.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(seconds: &[f64]) -> Series {
+        seconds.iter().copied().collect()
+    }
+
+    #[test]
+    fn the_median_is_the_middle_whatever_the_order() {
+        assert_eq!(series(&[9.0, 1.0, 2.0]).median(), 2.0);
+        assert_eq!(series(&[4.0, 1.0, 2.0, 100.0]).median(), 3.0);
+        assert_eq!(series(&[7.0]).median(), 7.0);
+        assert_eq!(series(&[]).median(), 0.0);
+    }
+
+    #[test]
+    fn ratios_are_of_medians_and_their_bounds_of_pairs() {
+        let ratio = series(&[2.0, 4.0, 9.0]).over(&series(&[1.0, 4.0, 2.0])).unwrap();
+        assert_eq!(ratio, Ratio { medians: 2.0, least: 1.0, most: 4.5 });
+        // A way that was run once is compared with the run beside it.
+        let ratio = series(&[30.0]).over(&series(&[10.0, 3.0, 3.0])).unwrap();
+        assert_eq!((ratio.medians, ratio.least, ratio.most), (10.0, 3.0, 3.0));
+        assert_eq!(series(&[]).over(&series(&[1.0])), None);
+        assert_eq!(series(&[1.0]).over(&series(&[0.0])), None);
+    }
+
+    #[test]
+    fn the_longer_of_two_floors_is_taken_round_by_round() {
+        assert_eq!(series(&[1.0, 5.0]).longer(&series(&[2.0, 3.0])), series(&[2.0, 5.0]));
+    }
+}

@@ -1,0 +1,173 @@
+//! The server's process, as this one sees it.
+
+use std::collections::HashSet;
+use std::env;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use crate::failure::{Failure, Result};
+use crate::part::serve::BUCKET;
+
+/// A running server. Dropping it stops it.
+#[derive(Debug)]
+pub(crate) struct Store {
+    child: Child,
+    commands: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    endpoint: String,
+    access: String,
+    secret: String,
+    added: HashSet<&'static str>,
+}
+
+/// A ranged GET that the server answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Get {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    /// Bytes of the answer that were sent.
+    pub(crate) sent: u64,
+}
+
+impl Store {
+    /// Starts it; what it keeps for itself it keeps under `work`.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub(crate) fn start(work: &Path) -> Result<Self> {
+        let program = env::current_exe().map_err(Failure::io("finding this program"))?;
+        let mut child = Command::new(program)
+            .arg("serve")
+            .env("TMPDIR", work)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(Failure::io("starting the server"))?;
+        let (Some(commands), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(Failure::Odd("the server has no pipes".to_owned()));
+        };
+        let mut store = Self {
+            child,
+            commands: Some(commands),
+            answers: BufReader::new(answers),
+            endpoint: String::new(),
+            access: String::new(),
+            secret: String::new(),
+            added: HashSet::new(),
+        };
+        store.endpoint = store.fact("endpoint ")?;
+        store.access = store.fact("access ")?;
+        store.secret = store.fact("secret ")?;
+        Ok(store)
+    }
+
+    /// Shows a file under a key, once.
+    ///
+    /// # Errors
+    /// Where the server is gone.
+    pub(crate) fn add(&mut self, key: &'static str, file: &Path) -> Result<()> {
+        if self.added.insert(key) {
+            self.tell(&format!("add {key} {}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The object's URL for programs that know S3.
+    pub(crate) fn s3_url(key: &str) -> String {
+        format!("s3://{BUCKET}/{key}")
+    }
+
+    /// Its URL for those that do not.
+    pub(crate) fn http_url(&self, key: &str) -> String {
+        format!("{}/{BUCKET}/{key}", self.endpoint)
+    }
+
+    /// Tells a command where the server is.
+    pub(crate) fn reach(&self, command: &mut Command) {
+        command
+            .env("AWS_ENDPOINT_URL", &self.endpoint)
+            .env("AWS_ACCESS_KEY_ID", &self.access)
+            .env("AWS_SECRET_ACCESS_KEY", &self.secret)
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_EC2_METADATA_DISABLED", "true");
+        for other in ["AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"] {
+            command.env_remove(other);
+        }
+    }
+
+    /// Forgets what was asked until now.
+    ///
+    /// # Errors
+    /// Where the server is gone.
+    pub(crate) fn forget(&mut self) -> Result<()> {
+        self.tell("forget").map(drop)
+    }
+
+    /// What was asked since it last forgot.
+    ///
+    /// # Errors
+    /// Where the server is gone.
+    pub(crate) fn log(&mut self) -> Result<Vec<Get>> {
+        self.tell("log")?.iter().map(|line| get(line)).collect()
+    }
+
+    /// The lines of an answer.
+    fn tell(&mut self, command: &str) -> Result<Vec<String>> {
+        let commands = self.commands.as_mut().ok_or_else(gone)?;
+        writeln!(commands, "{command}")
+            .and_then(|()| commands.flush())
+            .map_err(Failure::io("telling the server"))?;
+        let mut lines = Vec::new();
+        loop {
+            match self.line()? {
+                done if done == "done" => return Ok(lines),
+                line => lines.push(line),
+            }
+        }
+    }
+
+    fn fact(&mut self, name: &str) -> Result<String> {
+        let line = self.line()?;
+        line.strip_prefix(name).map(str::to_owned).ok_or_else(gone)
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        match self.answers.read_line(&mut line).map_err(Failure::io("hearing the server"))? {
+            0 => Err(gone()),
+            _ => Ok(line.trim_end().to_owned()),
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // The end of its input is what it waits for.
+        drop(self.commands.take());
+        let _gone = self.child.wait();
+    }
+}
+
+fn gone() -> Failure {
+    Failure::Odd("the server ended, or did not answer as it should".to_owned())
+}
+
+fn get(line: &str) -> Result<Get> {
+    let numbers: Option<Vec<u64>> = line.split(' ').map(|word| word.parse().ok()).collect();
+    match numbers.as_deref() {
+        Some(&[first, last, sent]) => Ok(Get { first, last, sent }),
+        _ => Err(Failure::Odd(format!("{line:?} is no line of the server's log"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_log_is_three_numbers() {
+        assert_eq!(get("0 131071 131072").unwrap(), Get { first: 0, last: 131_071, sent: 131_072 });
+        assert!(get("0 1").is_err() && get("a b c").is_err());
+    }
+}

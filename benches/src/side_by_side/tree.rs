@@ -1,0 +1,93 @@
+//! Files for the disk: programs and libraries of the machine, in the order of their paths, up to a size.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Failure, Result};
+
+/// Where programs and libraries are.
+const ROOTS: [&str; 2] = ["/usr/bin", "/usr/lib"];
+
+/// Puts them under `staged`, as links where that can be.
+///
+/// # Errors
+/// Where the files together are too few, or `staged` cannot be written.
+pub(crate) fn stage(staged: &Path, bytes: u64) -> Result<()> {
+    if staged.exists() {
+        fs::remove_dir_all(staged).map_err(Failure::at("removing", staged))?;
+    }
+    let mut left = bytes;
+    // Half from each root, the second also what the first had too little of.
+    for (index, root) in ROOTS.iter().enumerate() {
+        let share = if index + 1 == ROOTS.len() { left } else { bytes / ROOTS.len() as u64 };
+        let taken = take(Path::new(root), staged, share)?;
+        left = left.saturating_sub(taken);
+    }
+    // A file of the usual size more or less does not matter; a machine with hardly any does.
+    if left > bytes / 4 {
+        return Err(Failure::Odd(format!(
+            "{} hold {} bytes of files that can be read, and {bytes} are wanted: use a smaller --content",
+            ROOTS.join(" and "),
+            bytes - left
+        )));
+    }
+    Ok(())
+}
+
+/// Takes files of `root`, in the order of their paths, as long as they fit. Gives their bytes.
+fn take(root: &Path, staged: &Path, bytes: u64) -> Result<u64> {
+    let mut taken = 0;
+    let mut waiting = vec![root.to_owned()];
+    while let Some(path) = waiting.pop() {
+        // What cannot be looked at is left out: it is not the same machine everywhere anyway.
+        let Ok(facts) = fs::symlink_metadata(&path) else { continue };
+        if facts.is_dir() {
+            let Ok(entries) = fs::read_dir(&path) else { continue };
+            let mut names: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+            // The first is taken from the end.
+            names.sort_unstable_by(|a, b| b.cmp(a));
+            waiting.extend(names);
+        } else if facts.is_file() && facts.len() <= bytes - taken && place(&path, staged)? {
+            taken += facts.len();
+            if taken == bytes {
+                break;
+            }
+        }
+    }
+    Ok(taken)
+}
+
+/// False where the file cannot be read.
+fn place(path: &Path, staged: &Path) -> Result<bool> {
+    let to = staged.join(path.strip_prefix("/").unwrap_or(path));
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent).map_err(Failure::at("making", parent))?;
+    }
+    if fs::hard_link(path, &to).is_ok() {
+        return Ok(true);
+    }
+    match fs::copy(path, &to) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(false),
+        Err(error) => Err(Failure::at("copying", path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_taken_in_the_order_of_their_paths_as_long_as_they_fit() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, staged) = (dir.path().join("root"), dir.path().join("staged"));
+        fs::create_dir_all(root.join("b")).unwrap();
+        for (name, len) in [("a", 10), ("b/x", 50), ("b/y", 5), ("c", 5)] {
+            fs::write(root.join(name), vec![1; len]).unwrap();
+        }
+        assert_eq!(take(&root, &staged, 21).unwrap(), 20);
+        let placed = staged.join(root.strip_prefix("/").unwrap());
+        let there = |name: &str| placed.join(name).exists();
+        assert_eq!(["a", "b/x", "b/y", "c"].map(there), [true, false, true, true]);
+    }
+}
