@@ -26,7 +26,7 @@ impl Series {
         sorted.sort_by(f64::total_cmp);
         let middle = sorted.len() / 2;
         match sorted.get(middle.saturating_sub(1)..=middle) {
-            Some([low, high]) if sorted.len() % 2 == 0 => (low + high) / 2.0,
+            Some([low, high]) if sorted.len().is_multiple_of(2) => (low + high) / 2.0,
             Some([.., only]) => *only,
             _ => 0.0,
         }
