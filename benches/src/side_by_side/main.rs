@@ -120,7 +120,12 @@ fn compare(cli: &Cli) -> Result<()> {
     let mut outcomes = Vec::new();
     for (index, row) in rows.iter().enumerate() {
         eprintln!("{} of {}: {} ({})", index + 1, rows.len(), row.work.title(), row.name);
-        outcomes.push(bench.row(*row)?);
+        let outcome = bench.row(*row)?;
+        // Whoever ends it early keeps what is done.
+        for (lane, series) in &outcome.times {
+            eprintln!("    {lane:?} {:.3} s", series.median());
+        }
+        outcomes.push(outcome);
     }
     let conditions =
         Conditions { machine, runs, content: sizes.content, disk: sizes.disk, streaming: bench.streaming() };
