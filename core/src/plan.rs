@@ -268,6 +268,8 @@ pub fn taper(fetches: Vec<Fetch>, abreast: usize, least: u64, start: bool, end: 
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
     use crate::address::{GuestOffset, StoredOffset};
     use crate::error::{Result, Warning};
@@ -284,6 +286,10 @@ mod tests {
 
         fn decode(&self, _: GuestRange, _: &[u8], _: &mut [u8], _: &mut Tally) -> Result<Option<Stream>> {
             Ok(None)
+        }
+
+        fn as_it_is(&self, _stored: &[u8], _len: usize) -> Option<Range<usize>> {
+            None
         }
 
         fn warning(&self, _: &Tally) -> Option<Warning> {

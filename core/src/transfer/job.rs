@@ -85,7 +85,7 @@ impl Job {
         carry: Option<Carry>,
     ) -> Result<Decoded> {
         let mut decoded = Decoded { scanned: Vec::new(), fragments: Vec::new(), remarks: Vec::new() };
-        let pieces = std::mem::take(&mut self.pieces);
+        let pieces: Vec<Piece> = std::mem::take(&mut self.pieces).into_iter().map(as_it_is).collect();
         let mut rest = pieces.as_slice();
         while let Some(first) = rest.first() {
             let run = match &first.codec {
@@ -137,6 +137,19 @@ impl Job {
             }
         }
         Ok(self.room.split(total).hold(out.freeze()))
+    }
+}
+
+/// A unit whose guest bytes are stored as they are is plain bytes from here on.
+fn as_it_is(piece: Piece) -> Piece {
+    let len = piece.guest.len() as usize;
+    let range = piece.codec.as_ref().and_then(|codec| codec.as_it_is(&piece.bytes, len));
+    match range {
+        Some(range) if range.len() == len && range.end <= piece.bytes.len() => {
+            let stored_at = piece.stored_at.saturating_add(range.start as u64);
+            Piece { bytes: piece.bytes.slice(range), codec: None, stored_at, ..piece }
+        }
+        _ => piece,
     }
 }
 

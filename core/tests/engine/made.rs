@@ -1,5 +1,6 @@
 //! Disks over a map of the tests' own.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange, TargetRange};
@@ -42,6 +43,10 @@ impl Codec for Inverted {
         }
         *tally = Tally::default();
         Ok(None)
+    }
+
+    fn as_it_is(&self, _stored: &[u8], _len: usize) -> Option<Range<usize>> {
+        None
     }
 
     fn warning(&self, _: &Tally) -> Option<Warning> {

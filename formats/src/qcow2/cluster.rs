@@ -1,5 +1,7 @@
 //! Compressed clusters.
 
+use std::ops::Range;
+
 use diskferry_core::address::GuestRange;
 use diskferry_core::error::{Error, Result, Warning};
 use diskferry_core::extent::{self, Codec, Payload, Stream, Tally};
@@ -58,6 +60,10 @@ impl Codec for Compressed {
         })?;
         out.copy_from_slice(part);
         Ok(None)
+    }
+
+    fn as_it_is(&self, _stored: &[u8], _len: usize) -> Option<Range<usize>> {
+        None
     }
 
     fn warning(&self, _tally: &Tally) -> Option<Warning> {

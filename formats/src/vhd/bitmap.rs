@@ -3,6 +3,8 @@
 //! Specification, section "Block Allocation Table and Data Blocks". One bit a sector, the most significant first. A set bit says that
 //! the sector was written. Of a dynamic disk, an unset one reads zero, whatever lies there.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use diskferry_core::address::{GuestOffset, GuestRange};
 use diskferry_core::error::{Error, Result, Warning};
@@ -38,6 +40,12 @@ impl Codec for InPrefix {
         apply(bitmap, data, guest.start(), out, tally).map(|()| None)
     }
 
+    fn as_it_is(&self, stored: &[u8], len: usize) -> Option<Range<usize>> {
+        let start = usize::try_from(self.bitmap_bytes).ok()?;
+        let range = start..start.checked_add(len)?;
+        (range.end == stored.len() && shows_all(stored.get(..start)?, len)).then_some(range)
+    }
+
     fn warning(&self, tally: &Tally) -> Option<Warning> {
         hidden(tally)
     }
@@ -62,6 +70,10 @@ impl Codec for AtHand {
         apply(&self.0, stored, guest.start(), out, tally).map(|()| None)
     }
 
+    fn as_it_is(&self, stored: &[u8], len: usize) -> Option<Range<usize>> {
+        (len == stored.len() && shows_all(&self.0, len)).then_some(0..len)
+    }
+
     fn warning(&self, tally: &Tally) -> Option<Warning> {
         hidden(tally)
     }
@@ -69,6 +81,15 @@ impl Codec for AtHand {
 
 fn short(stored: &[u8]) -> Error {
     Error::internal(format!("{} bytes do not hold a block of a VHD and its bitmap", stored.len()))
+}
+
+/// True where `bitmap` says of `len` bytes that all their sectors were written.
+fn shows_all(bitmap: &[u8], len: usize) -> bool {
+    let (full, rest) = (len / BYTES_A_BYTE, len % BYTES_A_BYTE);
+    let last =
+        u8::MAX.checked_shl(8u32.saturating_sub(u32::try_from(rest.div_ceil(512)).unwrap_or(8))).unwrap_or(0);
+    bitmap.get(..full).is_some_and(|bits| bits.iter().all(|bits| *bits == 0xff))
+        && (rest == 0 || bitmap.get(full).is_some_and(|bits| bits & last == last))
 }
 
 /// Copies what the bitmap shows of `data` to `out`, which lies at `start` on the disk, zeros for the rest, and counts the
@@ -145,5 +166,25 @@ mod tests {
         for (bitmap, data) in [(&[0xff; 1][..], &[0; 8192][..]), (&[0xff; 2][..], &[0; 8191][..])] {
             assert!(apply(bitmap, data, GuestOffset::ZERO, &mut out, &mut Tally::default()).is_err());
         }
+    }
+
+    #[test]
+    fn a_block_whose_sectors_were_all_written_is_used_where_it_lies() {
+        let codec = InPrefix { bitmap_bytes: 512 };
+        let mut stored = vec![0xff; 512 + 8192];
+        assert_eq!(codec.as_it_is(&stored, 8192), Some(512..8704));
+        assert_eq!(codec.as_it_is(&stored, 8191), None);
+        stored[2] = 0;
+        assert_eq!(codec.as_it_is(&stored, 8192), Some(512..8704), "the bits of no sector");
+        stored[1] = 0b1111_1110;
+        assert_eq!(codec.as_it_is(&stored, 8192), None);
+        // The disk ends within the block.
+        assert_eq!(codec.as_it_is(&stored[..512 + 7680], 7680), Some(512..8192));
+        assert_eq!(codec.as_it_is(&stored[..512 + 7169], 7169), Some(512..7681));
+        assert_eq!(codec.as_it_is(&stored[..100], 0), None);
+        let piece = AtHand(Bytes::from_static(&[0xff, 0b1100_0000]));
+        assert_eq!(piece.as_it_is(&stored[..4096 + 1024], 4096 + 1024), Some(0..5120));
+        assert_eq!(piece.as_it_is(&stored[..4096 + 1025], 4096 + 1025), None);
+        assert_eq!(piece.as_it_is(&stored, stored.len()), None);
     }
 }

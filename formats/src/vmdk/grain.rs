@@ -1,6 +1,7 @@
 //! Compressed grains: how their stored bytes become guest bytes.
 
 use std::fmt;
+use std::ops::Range;
 
 use diskferry_core::address::GuestRange;
 use diskferry_core::error::{Error, Result, Warning};
@@ -110,6 +111,10 @@ impl Codec for GrainCodec {
             }
             Err(error) => inflate_zlib(stream, out).map(|_| None).map_err(|_| error),
         }
+    }
+
+    fn as_it_is(&self, _stored: &[u8], _len: usize) -> Option<Range<usize>> {
+        None
     }
 
     fn warning(&self, _: &Tally) -> Option<Warning> {
