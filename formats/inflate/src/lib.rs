@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_stream_of_exactly_that_length_is_inflated_and_measured() {
-        let text: Vec<u8> = (0..70_000u32).map(|i| (i * i / 7 % 251) as u8).collect();
+        let text: Vec<u8> = (0..70_000u32).map(|i| (i % 1000 * i / 7 % 251) as u8).collect();
         let mut compressor = Compressor::new(CompressionLvl::default());
         let mut inflater = Inflater::new().unwrap();
         for wrapping in [Wrapping::Raw, Wrapping::Zlib] {

@@ -12,8 +12,8 @@ use zlib_rs::{Deflate, DeflateConfig, DeflateFlush, Status};
 
 thread_local! {
     /// One of each a thread, with what it was made for: all units of a target are deflated in one way.
-    static ZLIB: RefCell<Option<(u32, Compressor)>> = const { RefCell::new(None) };
-    static RAW: RefCell<Option<((u32, u8), Deflate)>> = const { RefCell::new(None) };
+    static WIDE: RefCell<Option<(u32, Compressor)>> = const { RefCell::new(None) };
+    static NARROW: RefCell<Option<((u32, u8), Deflate)>> = const { RefCell::new(None) };
 }
 
 /// Most bytes of a stored block of deflate.
@@ -48,18 +48,7 @@ pub const fn most_zlib(len: usize) -> usize {
 pub fn deflate_zlib(level: u32, unit: &[u8], out: &mut [u8]) -> Result<usize> {
     let most = most_zlib(unit.len());
     let room = out.get_mut(..most).ok_or_else(|| Error::internal("too little room to deflate into"))?;
-    let no_such = || Error::internal(format!("there is no level {level} to deflate at"));
-    let lvl = i32::try_from(level).ok().filter(|_| level <= MOST_LEVEL).ok_or_else(no_such)?;
-    let lvl = CompressionLvl::new(lvl).map_err(|_| no_such())?;
-    let made = ZLIB.with_borrow_mut(|kept| {
-        let (_, state) = match kept {
-            Some(kept) if kept.0 == level => kept,
-            _ => kept.insert((level, Compressor::new(lvl))),
-        };
-        // Its only error is that there is no room.
-        state.zlib_compress(unit, room).ok()
-    });
-    match made {
+    match with_compressor(level, |state| state.zlib_compress(unit, room).ok())? {
         Some(length) => Ok(length),
         None => store_zlib(unit, room),
     }
@@ -72,13 +61,16 @@ pub fn deflate_zlib(level: u32, unit: &[u8], out: &mut [u8]) -> Result<usize> {
 /// # Errors
 /// `internal` where bits or level are not in range.
 pub fn deflate_raw(level: u32, window_bits: u8, unit: &[u8], out: &mut [u8]) -> Result<Option<usize>> {
+    if window_bits == MOST_WINDOW_BITS {
+        return with_compressor(level, |state| state.deflate_compress(unit, out).ok());
+    }
     let how = (level, window_bits);
     if level > MOST_LEVEL || !(9..=MOST_WINDOW_BITS).contains(&window_bits) {
         return Err(Error::internal(format!(
             "there is no way to deflate at {level} with {window_bits} bits"
         )));
     }
-    RAW.with_borrow_mut(|kept| {
+    NARROW.with_borrow_mut(|kept| {
         let (_, state) = match kept {
             Some(kept) if kept.0 == how => {
                 kept.1.reset();
@@ -107,6 +99,20 @@ pub fn deflate_raw(level: u32, window_bits: u8, unit: &[u8], out: &mut [u8]) -> 
                     .map_err(|error| Error::internal(format!("deflating a unit failed: {}", error.as_str())))
             }
         }
+    })
+}
+
+/// Lends this thread's libdeflate of that level. All that it refuses is what it has no room for.
+fn with_compressor<T>(level: u32, work: impl FnOnce(&mut Compressor) -> T) -> Result<T> {
+    let lvl = i32::try_from(level).ok().filter(|_| level <= MOST_LEVEL);
+    let lvl = lvl.and_then(|level| CompressionLvl::new(level).ok());
+    let lvl = lvl.ok_or_else(|| Error::internal(format!("there is no level {level} to deflate at")))?;
+    WIDE.with_borrow_mut(|kept| {
+        let (_, state) = match kept {
+            Some(kept) if kept.0 == level => kept,
+            _ => kept.insert((level, Compressor::new(lvl))),
+        };
+        Ok(work(state))
     })
 }
 
@@ -215,6 +221,7 @@ mod tests {
         for _ in 0..50 {
             for level in [1, 6, 9] {
                 assert_eq!(deflate_raw(level, 12, &noise, &mut out).unwrap(), None);
+                assert_eq!(deflate_raw(level, 15, &noise, &mut out).unwrap(), None);
             }
             let len = deflate_raw(9, 12, &text(), &mut out).unwrap().unwrap();
             assert_eq!(inflate_unit(&out[..len], &mut back).unwrap(), (len, true));
@@ -226,6 +233,8 @@ mod tests {
             assert_eq!(back, text());
         }
         assert_eq!(deflate_raw(10, 12, &noise, &mut out).unwrap_err().kind(), ErrorKind::Internal);
+        assert_eq!(deflate_raw(10, 15, &noise, &mut out).unwrap_err().kind(), ErrorKind::Internal);
+        assert_eq!(deflate_raw(9, 16, &noise, &mut out).unwrap_err().kind(), ErrorKind::Internal);
         assert_eq!(deflate_raw(9, 8, &noise, &mut out).unwrap_err().kind(), ErrorKind::Internal);
     }
 }
