@@ -242,6 +242,7 @@ impl<'a> Run<'a> {
                     if let (Some(layout), Some(part)) = (&mut self.layout, part) {
                         let taken = layout.place(part)?;
                         backlog += taken.iter().map(Write::bytes).sum::<u64>();
+                        taken.iter().for_each(|write| self.written.foresee(write));
                         waiting.extend(taken);
                     }
                 },
