@@ -160,6 +160,14 @@ impl BlockDeviceSink {
     }
 }
 
+/// Between two looks at a device that others have.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// So many looks at one that is claimed, a fifth of a second in all. Some claim a device only for a moment: those who
+/// search new ones for volumes, and every process that this one begins while it has the device open, which holds what it
+/// inherited until it runs its own program, also where it was closed here meanwhile.
+const BUSY_ROUNDS: u32 = 8;
+
 /// Opens the device `path` for this process alone, and tells its length.
 fn claim(path: &Path, access: OFlags, stop: &Stop) -> Result<(File, u64)> {
     let url = &path.display().to_string();
@@ -174,7 +182,16 @@ fn claim(path: &Path, access: OFlags, stop: &Stop) -> Result<(File, u64)> {
     }
     // On a block device, exclusive means: not mounted, and no other that asks for it exclusively.
     let flags = access | OFlags::EXCL | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+    let mut opened = rustix::fs::open(path, flags, Mode::empty());
+    for _ in 0..BUSY_ROUNDS {
+        if opened.as_ref().err() != Some(&Errno::BUSY) {
+            break;
+        }
+        stop.check()?;
+        std::thread::sleep(PAUSE);
+        opened = rustix::fs::open(path, flags, Mode::empty());
+    }
+    let file = match opened {
         Ok(file) => File::from(file),
         Err(Errno::BUSY) => {
             return Err(busy(url, "it is mounted, part of a volume, or another process holds it"));
@@ -202,7 +219,6 @@ fn claim(path: &Path, access: OFlags, stop: &Stop) -> Result<(File, u64)> {
 fn lock(file: &File, url: &str, stop: &Stop) -> Result<()> {
     /// udev itself holds it for a moment after each change: waited for a second in all.
     const ROUNDS: u32 = 40;
-    const PAUSE: Duration = Duration::from_millis(25);
     for round in 0..ROUNDS {
         match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(()),
