@@ -1,0 +1,47 @@
+//! Block devices as targets, over a loop device of the kernel.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::support::{Dir, Said, noise, program};
+
+/// A loop device over a file, gone at the end.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn over(file: &Path) -> Self {
+        let mut command = Command::new("losetup");
+        let output = command.args(["--find", "--show"]).arg(file).output();
+        let output = output.unwrap_or_else(|error| panic!("losetup: {error}; apt-get install mount"));
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "losetup needs root, and loop devices of the kernel: {message}");
+        Self(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn what_a_format_refuses_at_its_beginning_leaves_a_device_as_it_was() {
+    let dir = Dir::new();
+    let old = noise(4 << 20);
+    let device = Loop::over(&dir.file("disk", &old));
+    let new: Vec<u8> = noise(1 << 20).into_iter().rev().collect();
+    let image = dir.file("image.raw", &new);
+    let convert = |options: &[&str]| {
+        let mut command = program();
+        command.args(["convert", "-", "-f", "raw", "--json"]).args(options).arg(&device.0);
+        command.stdin(Stdio::from(std::fs::File::open(&image).unwrap()));
+        Said::of(command.output().unwrap())
+    };
+    // What stands in front of its blocks is as long as the disk is large, and a raw stream shows that at its end.
+    let refused = convert(&["-O", "vhd"]).ends(6);
+    assert_eq!(refused.error()["code"], "destination_unsuitable");
+    assert!(std::fs::read(&device.0).unwrap() == old, "not a byte of the device was changed");
+    convert(&["-O", "raw"]).ends(0);
+    assert!(std::fs::read(&device.0).unwrap()[..1 << 20] == new, "what is not refused is written");
+}
