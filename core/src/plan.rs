@@ -14,6 +14,7 @@
 use std::sync::Arc;
 
 use crate::address::{FileIndex, GuestRange, StoredRange};
+use crate::digest::BLOCK;
 use crate::extent::{Codec, Extent, ExtentKind};
 
 /// What a plan is made for.
@@ -216,6 +217,9 @@ impl Fetch {
                 later.push(part);
             } else {
                 let keep = edge.saturating_sub(part.stored.start().get());
+                // A block in two requests would have to be put together again.
+                let over = part.guest.start().get().saturating_add(keep) % BLOCK;
+                let keep = if keep > over { keep - over } else { keep };
                 let (stored, stored_later) = part.stored.split_at(keep);
                 let (guest, guest_later) = part.guest.split_at(keep);
                 now.push(Part { guest, stored, codec: None });

@@ -43,7 +43,8 @@ pub struct ClientOptions {
     pub checksum: Checksum,
     /// The region that the bucket of a source must be in.
     pub require_region: Option<String>,
-    /// Most requests in flight of one source, at least 1.
+    /// Most requests in flight of one source, at least 1. It begins with four and makes more for as long as they bring more;
+    /// at most two second requests, for ranges that are stuck, come on top.
     pub connections: usize,
     /// A range is given up after so long without a byte.
     pub stall_timeout: Duration,

@@ -27,6 +27,8 @@ const UNALIGNED: usize = 2048;
 /// rest are read.
 const FIRST: u64 = 64 << 20;
 const FIRST_LOOK: u64 = 1 << 30;
+/// The mean length of its requests below which it is not worth having.
+const SMALL: u64 = 1 << 20;
 /// Shortest request that a longer one is cut into where a transfer begins and ends.
 const TAPERED: u64 = 2 << 20;
 /// So many requests abreast share a link where a transfer begins and ends; more would only make more of them.
@@ -262,72 +264,115 @@ async fn read(disk: Arc<Disk>, fetch: Fetch, mut room: Room) -> Result<Fetched> 
 /// Maps from `from` on, as far as a window goes, and plans it.
 async fn window(disk: Arc<Disk>, from: GuestOffset, budget: u64, order: Order) -> Result<Window> {
     // In guest order all of a window is in memory at once, and the next one is fetched meanwhile.
-    let remote = remote(&disk);
-    let first = from == GuestOffset::ZERO;
     let most = match order {
         Order::Guest => budget / 3,
-        Order::Any if first && remote => FIRST,
         Order::Any => (budget * 4).max(1 << 30),
     };
-    let end = GuestOffset::new(disk.virtual_bytes());
-    let mut look = if first && remote { FIRST_LOOK } else { u64::MAX };
-    let mut extents: Vec<Extent> = Vec::new();
-    let (mut at, mut bytes, mut unaligned, mut allocated) = (from, 0u64, 0, 0u64);
-    'window: while at < end {
-        let to = at.checked_add(look).map_or(end, |to| to.min(end));
-        // Where there is little, the looks become wider.
-        look = look.saturating_mul(4);
-        for mut extent in disk.extents(GuestRange::between(at, to)).await? {
-            let room = most.saturating_sub(bytes).max(BLOCK);
-            let cut = matches!(extent.kind, ExtentKind::Data(_)) && extent.guest.len() > room;
-            if cut {
-                let keep = extent.guest.split_at(room - room % BLOCK).0;
-                extent = extent.clip(keep).unwrap_or(extent);
-            }
-            let guest = extent.guest;
-            let mut more = extent.to_fetch().map_or(0, |stored| stored.range.len());
-            if matches!(extent.kind, ExtentKind::Coded(_)) {
-                more = more.saturating_add(guest.len());
-            }
-            if bytes > 0 && more > most.saturating_sub(bytes) && !cut {
-                break 'window;
-            }
-            at = guest.end();
-            bytes = bytes.saturating_add(more);
-            if extent.is_allocated() {
-                allocated = allocated.saturating_add(guest.len());
-            }
-            if !(guest.start().is_aligned(BLOCK) && (guest.end().is_aligned(BLOCK) || at == end)) {
-                unaligned += 1;
-            }
-            extents.push(extent);
-            if cut || bytes >= most || unaligned >= UNALIGNED || extents.len() >= EXTENTS {
-                break 'window;
-            }
-        }
+    let (remote, first) = (remote(&disk), from == GuestOffset::ZERO);
+    let once = if first { WASTE_ONCE } else { 0 };
+    let mut mapped = Mapped { at: from, extents: Vec::new(), bytes: 0, unaligned: 0, allocated: 0 };
+    let mut fetches = None;
+    if first && remote && order == Order::Any {
+        mapped.collect(&disk, FIRST.min(most), FIRST_LOOK).await?;
+        let soon = mapped.plan(&disk, budget, once);
+        // Of a fragmented image a small window is many small requests: only a wide one is read in its order.
+        let worth = mapped.needed() / SMALL + ABREAST as u64;
+        fetches = Some(soon).filter(|fetches| fetches.len() as u64 <= worth);
     }
-    let needed: u64 = extents.iter().filter_map(Extent::to_fetch).map(|stored| stored.range.len()).sum();
-    let waste = needed / WASTE + if first { WASTE_ONCE } else { 0 };
-    let fetches = plan(&extents, waste, |file| {
-        let can = disk.file(file).map(|file| file.capabilities());
-        Request {
-            bytes: can.as_ref().map_or(1 << 20, |can| can.request_bytes).min(budget / 8),
-            decoded: budget / 8,
-            gap: can.as_ref().map_or(0, |can| can.gap_bytes),
+    let mut fetches = match fetches {
+        Some(fetches) => fetches,
+        None => {
+            mapped.collect(&disk, most, u64::MAX).await?;
+            mapped.plan(&disk, budget, once)
         }
-    });
-    let fetches = match order {
-        Order::Any if remote => taper(fetches, ABREAST, TAPERED.min(budget / 32), first, at >= end),
-        _ => fetches,
     };
-    let mut zeros: Vec<GuestRange> = Vec::new();
-    for extent in extents.iter().filter(|extent| extent.is_zero()) {
-        match zeros.last_mut() {
-            Some(last) if last.end() == extent.guest.start() => {
-                *last = GuestRange::between(last.start(), extent.guest.end());
-            }
-            _ => zeros.push(extent.guest),
-        }
+    let last = mapped.at.get() >= disk.virtual_bytes();
+    if remote && order == Order::Any {
+        fetches = taper(fetches, ABREAST, TAPERED.min(budget / 32), first, last);
     }
-    Ok(Window { end: at, allocated, zeros, fetches })
+    Ok(Window { end: mapped.at, allocated: mapped.allocated, zeros: mapped.zeros(), fetches })
+}
+
+/// A part of the map, from its start up to `at`.
+struct Mapped {
+    at: GuestOffset,
+    extents: Vec<Extent>,
+    /// What reading and decoding them takes.
+    bytes: u64,
+    unaligned: usize,
+    allocated: u64,
+}
+
+impl Mapped {
+    /// Goes on until there are `most` bytes, or as many extents as a window may have. `look` is how much of the disk is
+    /// looked at first.
+    async fn collect(&mut self, disk: &Disk, most: u64, mut look: u64) -> Result<()> {
+        let end = GuestOffset::new(disk.virtual_bytes());
+        let full =
+            |this: &Self| this.bytes >= most || this.unaligned >= UNALIGNED || this.extents.len() >= EXTENTS;
+        while self.at < end && !full(self) {
+            let to = self.at.checked_add(look).map_or(end, |to| to.min(end));
+            // Where there is little, the looks become wider.
+            look = look.saturating_mul(4);
+            for mut extent in disk.extents(GuestRange::between(self.at, to)).await? {
+                let room = most.saturating_sub(self.bytes).max(BLOCK);
+                let cut = matches!(extent.kind, ExtentKind::Data(_)) && extent.guest.len() > room;
+                if cut {
+                    let keep = extent.guest.split_at(room - room % BLOCK).0;
+                    extent = extent.clip(keep).unwrap_or(extent);
+                }
+                let guest = extent.guest;
+                let mut more = extent.to_fetch().map_or(0, |stored| stored.range.len());
+                if matches!(extent.kind, ExtentKind::Coded(_)) {
+                    more = more.saturating_add(guest.len());
+                }
+                if self.bytes > 0 && more > most.saturating_sub(self.bytes) && !cut {
+                    return Ok(());
+                }
+                self.at = guest.end();
+                self.bytes = self.bytes.saturating_add(more);
+                if extent.is_allocated() {
+                    self.allocated = self.allocated.saturating_add(guest.len());
+                }
+                if !(guest.start().is_aligned(BLOCK) && (guest.end().is_aligned(BLOCK) || self.at == end)) {
+                    self.unaligned += 1;
+                }
+                self.extents.push(extent);
+                if cut || full(self) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stored bytes that it needs.
+    fn needed(&self) -> u64 {
+        self.extents.iter().filter_map(Extent::to_fetch).map(|stored| stored.range.len()).sum()
+    }
+
+    /// The requests for it, with `once` bytes of gaps more than a share of what it needs.
+    fn plan(&self, disk: &Disk, budget: u64, once: u64) -> Vec<Fetch> {
+        plan(&self.extents, self.needed() / WASTE + once, |file| {
+            let can = disk.file(file).map(|file| file.capabilities());
+            Request {
+                bytes: can.as_ref().map_or(1 << 20, |can| can.request_bytes).min(budget / 8),
+                decoded: budget / 8,
+                gap: can.as_ref().map_or(0, |can| can.gap_bytes),
+            }
+        })
+    }
+
+    fn zeros(&self) -> Vec<GuestRange> {
+        let mut zeros: Vec<GuestRange> = Vec::new();
+        for extent in self.extents.iter().filter(|extent| extent.is_zero()) {
+            match zeros.last_mut() {
+                Some(last) if last.end() == extent.guest.start() => {
+                    *last = GuestRange::between(last.start(), extent.guest.end());
+                }
+                _ => zeros.push(extent.guest),
+            }
+        }
+        zeros
+    }
 }

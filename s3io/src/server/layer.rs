@@ -167,6 +167,7 @@ impl Layer {
             log,
             cut,
             sent: 0,
+            flushed: false,
             pending: Bytes::new(),
             next: None,
         }))

@@ -127,6 +127,8 @@ pub(super) struct Shaped {
     pub(super) log: (Arc<Log>, u64),
     pub(super) cut: Option<(u64, Cut)>,
     pub(super) sent: u64,
+    /// The answer waited for what was sent to be on its way, before it is cut.
+    pub(super) flushed: bool,
     pub(super) pending: Bytes,
     pub(super) next: Option<(Bytes, Pin<Box<Sleep>>)>,
 }
@@ -156,17 +158,26 @@ impl Body for Shaped {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         /// Small enough that a slow line flows, large enough that timers do not matter.
         const PIECE: usize = 256 << 10;
+        const FLUSH: Duration = Duration::from_millis(10);
         loop {
             if let Some((bytes, mut wait)) = self.next.take() {
                 if wait.as_mut().poll(cx).is_pending() {
                     self.next = Some((bytes, wait));
                     return Poll::Pending;
                 }
-                self.count(&bytes);
-                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                if !bytes.is_empty() {
+                    self.count(&bytes);
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
             }
             let left = match self.cut {
                 Some((at, Cut::Silence)) if self.sent >= at => return Poll::Pending,
+                Some((at, _)) if self.sent >= at && !self.flushed => {
+                    // What was sent so far is on its way before the connection ends, as over a real line.
+                    self.flushed = true;
+                    self.next = Some((Bytes::new(), Box::pin(tokio::time::sleep(FLUSH))));
+                    continue;
+                }
                 Some((at, cut)) if self.sent >= at => {
                     self.connection.reset.store(cut == Cut::Reset, Ordering::Relaxed);
                     return Poll::Ready(Some(Err(io::Error::other("cut by rule").into())));
