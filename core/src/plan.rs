@@ -229,7 +229,9 @@ impl Fetch {
         (Self::of(file, now, range), (!later.is_empty()).then(|| Self::of(file, later, range)))
     }
 
-    fn of(file: FileIndex, parts: Vec<Part>, within: StoredRange) -> Self {
+    fn of(file: FileIndex, mut parts: Vec<Part>, within: StoredRange) -> Self {
+        // Where parts lie over each other, a later one may begin before the place that an earlier one was cut at.
+        parts.sort_by_key(|part| (part.stored, part.guest));
         let start = parts.first().map_or(within.start(), |part| part.stored.start());
         let end = parts.iter().map(|part| part.stored.end()).max().unwrap_or(start);
         let coded = parts.iter().filter(|part| part.codec.is_some());
@@ -407,6 +409,18 @@ mod tests {
         let ends: Vec<u64> =
             plan(&extents, 0, |_| limits).iter().map(|fetch| fetch.range.end().get()).collect();
         assert_eq!(ends, [start + (4 << 20), 16 << 20, 24 << 20, 32 << 20, start + (32 << 20)]);
+    }
+
+    #[test]
+    fn what_is_stored_once_for_two_places_is_within_its_request_wherever_that_is_cut() {
+        let stored = Stored { file: FileIndex(0), range: StoredRange::first(8 << 20) };
+        let guest = |mib: u64| GuestRange::new(GuestOffset::new(mib << 20), 8 << 20).unwrap();
+        let extents = [0, 8].map(|mib| Extent::new(guest(mib), ExtentKind::Data(stored)));
+        let limits = Request { bytes: 8 << 20, decoded: 64 << 20, gap: 0 };
+        let fetches = taper(plan(&extents, 0, |_| limits), 4, 1 << 20, true, true);
+        let parts = || fetches.iter().flat_map(|fetch| fetch.parts.iter().map(move |part| (fetch, part)));
+        assert!(parts().all(|(fetch, part)| fetch.range.contains(part.stored)), "{fetches:?}");
+        assert_eq!(parts().map(|(_, part)| part.guest.len()).sum::<u64>(), 16 << 20);
     }
 
     #[test]
