@@ -1,21 +1,23 @@
 //! What is hot: bytes (zero scan, digest, codecs), the map, the plan, the parsers, the layouts.
 
+mod bytes;
+mod codec;
+mod layout;
 mod map;
+mod open;
+mod plan;
 
 use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
 use criterion::criterion_main;
 
 /// Runs what needs no runtime: sources in memory never wait.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    futures_executor(future)
-}
-
-fn futures_executor<T>(future: impl Future<Output = T>) -> T {
-    let mut future = std::pin::pin!(future);
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut future = pin!(future);
     loop {
-        if let std::task::Poll::Ready(done) = future.as_mut().poll(&mut context) {
+        if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return done;
         }
     }
@@ -23,9 +25,10 @@ fn futures_executor<T>(future: impl Future<Output = T>) -> T {
 
 mod group {
     #![allow(missing_docs, reason = "the macro makes a public function")]
-    use super::map::walks;
+    use super::{bytes::digest, bytes::scan, codec::codecs, layout::layouts};
+    use super::{map::walks, open::parsers, plan::planner};
 
-    criterion::criterion_group!(hot, walks);
+    criterion::criterion_group!(hot, scan, digest, codecs, walks, planner, parsers, layouts);
 }
 use group::hot;
 

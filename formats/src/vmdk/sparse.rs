@@ -278,7 +278,7 @@ impl SparseMap {
     /// same groups, so that they are kept for who asks next.
     fn reader(&self, page: &Page, first: u64, last: u64) -> Result<Reader<'_>> {
         let begin = first.saturating_sub(first % TABLES_IN_ONE).max(page.first);
-        let end = last.next_multiple_of(TABLES_IN_ONE).min(page.end);
+        let end = last.checked_next_multiple_of(TABLES_IN_ONE).unwrap_or(last).min(page.end);
         let mut named = Vec::new();
         let mut runs: Vec<StoredRange> = Vec::new();
         // Where the last run began, and whether it has a table that is wanted.

@@ -1,0 +1,36 @@
+//! From extents to requests.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput};
+use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::extent::{Extent, ExtentKind, Stored};
+use diskferry_core::plan::{Request, plan};
+
+const CLUSTER: u64 = 64 << 10;
+const CLUSTERS: u64 = 65_536;
+
+/// Clusters that are stored at the place that `place` gives, each with room of its own.
+fn clusters(place: impl Fn(u64) -> u64) -> Vec<Extent> {
+    let extent = |number: u64| {
+        let guest = GuestRange::new(GuestOffset::new(number * CLUSTER), CLUSTER).expect("fits");
+        let range = StoredRange::new(StoredOffset::new(place(number)), CLUSTER).expect("fits");
+        Extent::new(guest, ExtentKind::Data(Stored { file: FileIndex(0), range }))
+    };
+    (0..CLUSTERS).map(extent).collect()
+}
+
+/// A window of 4 GiB, planned.
+pub(super) fn planner(c: &mut Criterion) {
+    let mut group = c.benchmark_group("plan");
+    group.throughput(Throughput::Elements(CLUSTERS));
+    let request = Request { bytes: 8 << 20, decoded: 32 << 20, gap: 1 << 20 };
+    for (name, extents) in [
+        ("in_order_4GiB", clusters(|number| number * CLUSTER)),
+        ("with_gaps_4GiB", clusters(|number| number * (CLUSTER + 4096))),
+        ("shuffled_4GiB", clusters(|number| number * 40_503 % CLUSTERS * CLUSTER)),
+    ] {
+        group.bench_function(name, |b| b.iter(|| plan(black_box(&extents), 1 << 20, |_| request)));
+    }
+    group.finish();
+}
