@@ -48,10 +48,20 @@ pub const fn most_zlib(len: usize) -> usize {
 pub fn deflate_zlib(level: u32, unit: &[u8], out: &mut [u8]) -> Result<usize> {
     let most = most_zlib(unit.len());
     let room = out.get_mut(..most).ok_or_else(|| Error::internal("too little room to deflate into"))?;
-    match with_compressor(level, |state| state.zlib_compress(unit, room).ok())? {
-        Some(length) => Ok(length),
-        None => store_zlib(unit, room),
-    }
+    // The header is ours, whatever the level: a stream that is carried over gets the same.
+    let between = ZLIB_HEADER.len()..most.saturating_sub(ZLIB_TRAILER);
+    let body = room.get_mut(between).unwrap_or_default();
+    let Some(length) = with_compressor(level, |state| state.deflate_compress(unit, body).ok())? else {
+        return store_zlib(unit, room);
+    };
+    let mut frame = || {
+        let (header, rest) = room.split_at_mut_checked(ZLIB_HEADER.len())?;
+        header.copy_from_slice(&ZLIB_HEADER);
+        let end = length.checked_add(ZLIB_TRAILER)?;
+        rest.get_mut(length..end)?.copy_from_slice(&adler32(1, unit).to_be_bytes());
+        end.checked_add(ZLIB_HEADER.len())
+    };
+    frame().ok_or_else(|| Error::internal("a deflated unit is longer than its room"))
 }
 
 /// Deflates `unit` into the beginning of `out` as a raw stream (RFC 1951) with its end marker, in which no match reaches
