@@ -1,24 +1,17 @@
-//! Inflating.
+//! Inflating, by zlib-rs.
 //!
-//! Whole streams of the right length, which is what images are made of, go through libdeflate: it was measured to take
-//! four fifths of zlib-rs's time. It knows no other streams, and whatever it refuses is given to zlib-rs from its
-//! beginning, whose answer counts: a stream without its end marker is as good as another, and what is wrong is told with
-//! its place. So hostile streams cost the sum of both.
-//!
-//! libdeflate takes a few raw streams that zlib refuses: Huffman codes of a single word where either bit is that word,
-//! lengths and distances that RFC 1951 leaves undefined. No deflater makes them, they stay within `out`, and a raw stream
-//! has no checksum that would tell what was meant.
+//! libdeflate needs four fifths of its time for clusters of programs. It also takes raw streams that zlib refuses
+//! (Huffman codes of a single word where either bit is that word, lengths and distances that RFC 1951 leaves undefined) and a
+//! raw stream has no checksum that would tell what was meant: what is broken must not pass for content.
 
 use std::cell::RefCell;
 
 use diskferry_core::error::{Error, Result};
-use diskferry_inflate::{Inflater, Wrapping};
 use flate2::{Decompress, FlushDecompress, Status};
 
 thread_local! {
-    /// One of each a thread: tables and window are allocated once.
-    static WHOLE: RefCell<Option<Inflater>> = RefCell::new(Inflater::new());
-    static OTHER: RefCell<Decompress> = RefCell::new(Decompress::new(false));
+    /// One a thread: its tables and window are allocated once.
+    static INFLATER: RefCell<Decompress> = RefCell::new(Decompress::new(false));
 }
 
 /// Inflates a raw deflate stream (RFC 1951) into exactly `out.len()` bytes. Whether an end marker follows is of no
@@ -32,11 +25,7 @@ pub fn inflate_raw(stored: &[u8], out: &mut [u8]) -> Result<usize> {
 
 /// As [`inflate_raw`], and true where the stream has its end marker right behind the last byte wanted.
 pub(crate) fn inflate_unit(stored: &[u8], out: &mut [u8]) -> Result<(usize, bool)> {
-    if let Some(taken) = inflate_whole(Wrapping::Raw, stored, out) {
-        return Ok((taken, true));
-    }
-    inflate_other(Wrapping::Raw, stored, out)
-        .map(|(taken, status)| (taken, status == Some(Status::StreamEnd)))
+    inflate(false, stored, out).map(|(taken, status)| (taken, status == Some(Status::StreamEnd)))
 }
 
 /// Inflates a zlib stream (RFC 1950) into exactly `out.len()` bytes, and checks its Adler-32.
@@ -45,10 +34,7 @@ pub(crate) fn inflate_unit(stored: &[u8], out: &mut [u8]) -> Result<(usize, bool
 /// # Errors
 /// `malformed` where the stream is broken, its checksum is wrong, or it holds fewer or more bytes than `out`.
 pub fn inflate_zlib(stored: &[u8], out: &mut [u8]) -> Result<usize> {
-    if let Some(taken) = inflate_whole(Wrapping::Zlib, stored, out) {
-        return Ok(taken);
-    }
-    match inflate_other(Wrapping::Zlib, stored, out)? {
+    match inflate(true, stored, out)? {
         (taken, Some(Status::StreamEnd)) => Ok(taken),
         _ => Err(Error::malformed(format!(
             "a compressed unit does not end, with its checksum right, after {} bytes",
@@ -57,15 +43,10 @@ pub fn inflate_zlib(stored: &[u8], out: &mut [u8]) -> Result<usize> {
     }
 }
 
-/// Fills `out` from a stream that ends with it; the bytes that it took.
-fn inflate_whole(wrapping: Wrapping, stored: &[u8], out: &mut [u8]) -> Option<usize> {
-    WHOLE.with_borrow_mut(|state| state.as_mut()?.inflate(wrapping, stored, out))
-}
-
 /// Fills `out`. The status is none where the stream turned out broken behind the last byte wanted.
-fn inflate_other(wrapping: Wrapping, stored: &[u8], out: &mut [u8]) -> Result<(usize, Option<Status>)> {
-    OTHER.with_borrow_mut(|state| {
-        state.reset(wrapping == Wrapping::Zlib);
+fn inflate(zlib: bool, stored: &[u8], out: &mut [u8]) -> Result<(usize, Option<Status>)> {
+    INFLATER.with_borrow_mut(|state| {
+        state.reset(zlib);
         let result = state.decompress(stored, out, FlushDecompress::Finish);
         let made = state.total_out();
         let taken = usize::try_from(state.total_in()).unwrap_or(stored.len());
@@ -89,9 +70,8 @@ mod tests {
 
     use flate2::write::{DeflateEncoder, ZlibEncoder};
     use flate2::{Compress, Compression, FlushCompress};
-    use proptest::prelude::*;
 
-    use super::super::made::{malformed, noise, text};
+    use super::super::made::{malformed, text};
     use super::*;
 
     fn deflated() -> Vec<u8> {
@@ -160,78 +140,5 @@ mod tests {
         let mut wrong = stored;
         *wrong.last_mut().unwrap() ^= 1;
         malformed(inflate_zlib(&wrong, &mut out[..20_000]));
-    }
-
-    /// A unit of text, noise and zeros.
-    fn unit() -> impl Strategy<Value = Vec<u8>> {
-        let part = (0..3u8, 1..3000usize).prop_map(|(kind, len)| match kind {
-            0 => vec![0; len],
-            1 => noise(len),
-            _ => text().into_iter().skip(len).take(len).collect(),
-        });
-        prop::collection::vec(part, 1..12).prop_map(|parts| parts.concat())
-    }
-
-    /// How a stream comes to us.
-    #[derive(Clone, Debug)]
-    enum Harm {
-        None,
-        Followed(usize),
-        Cut(prop::sample::Index),
-        Flipped(prop::sample::Index, u8),
-        Shorter(prop::sample::Index),
-        Longer(usize),
-    }
-
-    fn harm() -> impl Strategy<Value = Harm> {
-        prop_oneof![
-            Just(Harm::None),
-            (1..600usize).prop_map(Harm::Followed),
-            any::<prop::sample::Index>().prop_map(Harm::Cut),
-            (any::<prop::sample::Index>(), 0..8u8).prop_map(|(at, bit)| Harm::Flipped(at, bit)),
-            any::<prop::sample::Index>().prop_map(Harm::Shorter),
-            (1..600usize).prop_map(Harm::Longer),
-        ]
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
-
-        #[test]
-        fn both_ways_answer_the_same(unit in unit(), level in 0..10u32, zlib: bool, flush: bool, harm in harm()) {
-            let mut stream = vec![0; unit.len() * 2 + 1000];
-            let mut deflater = Compress::new(Compression::new(level), zlib);
-            let mode = if flush { FlushCompress::Full } else { FlushCompress::Finish };
-            deflater.compress(&unit, &mut stream, mode).unwrap();
-            stream.truncate(deflater.total_out() as usize);
-            let mut wanted = unit.len();
-            match &harm {
-                Harm::None => {}
-                Harm::Followed(len) => stream.extend(noise(*len)),
-                Harm::Cut(at) => stream.truncate(at.index(stream.len())),
-                Harm::Flipped(at, bit) => {
-                    let at = at.index(stream.len());
-                    stream[at] ^= 1 << bit;
-                }
-                Harm::Shorter(len) => wanted = len.index(wanted),
-                Harm::Longer(more) => wanted += more,
-            }
-            let wrapping = if zlib { Wrapping::Zlib } else { Wrapping::Raw };
-            let (mut fast, mut slow) = (vec![1; wanted], vec![2; wanted]);
-            let whole = inflate_whole(wrapping, &stream, &mut fast);
-            let other = inflate_other(wrapping, &stream, &mut slow);
-            match (whole, other) {
-                (None, _) => {
-                    let untouched = matches!(harm, Harm::None | Harm::Followed(_)) && !flush;
-                    prop_assert!(!untouched, "what is whole takes the fast way");
-                }
-                (Some(taken), Ok((same, status))) => {
-                    prop_assert_eq!((taken, Some(Status::StreamEnd)), (same, status));
-                    prop_assert!(fast == slow);
-                }
-                // The module says why; no checksum tells either.
-                (Some(_), Err(_)) => prop_assert!(!zlib && matches!(harm, Harm::Flipped(..))),
-            }
-        }
     }
 }
