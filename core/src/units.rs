@@ -13,31 +13,32 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct UnitMap {
     unit: u64,
     runs: Vec<Run>,
+    count: u64,
 }
 
-/// Neighbours, and how many units lie in the runs before them.
+/// Where neighbours begin, and how many units lie in the runs before them: the next run tells how many there are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Run {
     start: u64,
-    end: u64,
     rank: u64,
 }
 
 impl UnitMap {
-    /// Most runs: 24 MiB of memory, however an image is made to have more, and a disk of 128 GiB in which every other 64 KiB
+    /// Most runs: 16 MiB of memory, however an image is made to have more, and a disk of 128 GiB in which every other 64 KiB
     /// are there.
     pub const MOST_RUNS: usize = 1 << 20;
 
     /// None yet, of `unit` bytes each.
     pub fn new(unit: u64) -> Self {
-        Self { unit: unit.max(1), runs: Vec::new() }
+        Self { unit: unit.max(1), runs: Vec::new(), count: 0 }
     }
 
     /// All units of a disk of `virtual_bytes`.
     pub fn full(unit: u64, virtual_bytes: u64) -> Self {
         let mut units = Self::new(unit);
         let end = virtual_bytes.div_ceil(units.unit);
-        units.runs.extend((end > 0).then_some(Run { start: 0, end, rank: 0 }));
+        units.runs.extend((end > 0).then_some(Run { start: 0, rank: 0 }));
+        units.count = end;
         units
     }
 
@@ -62,13 +63,13 @@ impl UnitMap {
     /// # Errors
     /// See [`add`](Self::add).
     pub fn add_units(&mut self, units: Range<u64>) -> Result<()> {
-        let (rank, full) = (self.count(), self.runs.len() >= Self::MOST_RUNS);
-        match self.runs.last_mut() {
-            Some(last) if units.start.saturating_add(1) < last.end => {
-                Err(Error::internal(format!("unit {} comes after {}", units.start, last.end)))
+        let full = self.runs.len() >= Self::MOST_RUNS;
+        match self.end() {
+            Some(end) if units.start.saturating_add(1) < end => {
+                Err(Error::internal(format!("unit {} comes after {end}", units.start)))
             }
-            Some(last) if units.start <= last.end => {
-                last.end = last.end.max(units.end);
+            Some(end) if units.start <= end => {
+                self.count = self.count.saturating_add(units.end.saturating_sub(end));
                 Ok(())
             }
             _ if full => Err(Error::new(
@@ -80,7 +81,8 @@ impl UnitMap {
                 ),
             )),
             _ => {
-                self.runs.push(Run { start: units.start, end: units.end, rank });
+                self.runs.push(Run { start: units.start, rank: self.count });
+                self.count = self.count.saturating_add(units.end.saturating_sub(units.start));
                 Ok(())
             }
         }
@@ -88,34 +90,55 @@ impl UnitMap {
 
     /// How many units there are.
     pub fn count(&self) -> u64 {
-        self.runs.last().map_or(0, |last| last.rank.saturating_add(last.end.saturating_sub(last.start)))
+        self.count
+    }
+
+    /// Behind the last unit.
+    fn end(&self) -> Option<u64> {
+        let last = self.runs.last()?;
+        Some(last.start.saturating_add(self.count.saturating_sub(last.rank)))
+    }
+
+    /// The runs from the one at `first` on, each with how many units lie before it.
+    fn from(&self, first: usize) -> impl Iterator<Item = (Range<u64>, u64)> + '_ {
+        let runs = self.runs.get(first..).unwrap_or_default();
+        let next = runs.iter().skip(1).map(|run| run.rank).chain(std::iter::once(self.count));
+        runs.iter()
+            .zip(next)
+            .map(|(run, next)| (run.start..run.start.saturating_add(next.saturating_sub(run.rank)), run.rank))
     }
 
     /// How many units lie before `unit`, if it is there.
     pub fn rank(&self, unit: u64) -> Option<u64> {
-        let run = self.runs.get(self.runs.partition_point(|run| run.end <= unit))?;
-        Some(run.rank.saturating_add(unit.checked_sub(run.start)?))
+        let (run, rank) = self.runs_from(unit).next()?;
+        Some(rank.saturating_add(unit.checked_sub(run.start)?))
     }
 
     /// The last unit.
     pub fn last(&self) -> Option<u64> {
-        self.runs.last().map(|last| last.end.saturating_sub(1))
+        self.end().map(|end| end.saturating_sub(1))
     }
 
     /// The units in guest order, as runs of neighbours.
     pub fn runs(&self) -> impl Iterator<Item = Range<u64>> + '_ {
-        self.runs.iter().map(|run| run.start..run.end)
+        self.from(0).map(|(run, _)| run)
     }
 
     /// As [`runs`](Self::runs), but for those that end at `unit` or before it; each with how many units lie before it.
     pub fn runs_from(&self, unit: u64) -> impl Iterator<Item = (Range<u64>, u64)> + '_ {
-        let first = self.runs.partition_point(|run| run.end <= unit);
-        self.runs.iter().skip(first).map(|run| (run.start..run.end, run.rank))
+        // The last that begins at the unit or before it may hold it.
+        let first = self.runs.partition_point(|run| run.start <= unit).saturating_sub(1);
+        self.from(first).skip_while(move |(run, _)| run.end <= unit)
     }
 
     /// As [`runs`](Self::runs), for who makes tables from them later.
     pub fn into_runs(self) -> impl Iterator<Item = Range<u64>> + Send {
-        self.runs.into_iter().map(|run| run.start..run.end)
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let (run, _) = self.from(at).next()?;
+            at += 1;
+            Some(run)
+        })
     }
 
     /// How many groups of `units` neighbours each, such as the entries of one table, hold any: which tables a two-level
@@ -123,7 +146,7 @@ impl UnitMap {
     pub fn groups(&self, units: u64) -> u64 {
         let units = units.max(1);
         let (mut groups, mut next) = (0u64, 0u64);
-        for run in &self.runs {
+        for run in self.runs() {
             let first = (run.start / units).max(next);
             let end = run.end.div_ceil(units);
             groups = groups.saturating_add(end.saturating_sub(first));
