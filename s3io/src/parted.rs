@@ -36,7 +36,7 @@ pub(crate) fn request_bytes(etag: Option<&str>, len: u64) -> u64 {
 fn share(part: u64) -> u64 {
     let least = part.div_ceil(REQUEST + REQUEST / 2).max(1);
     let shares = least..=part.div_ceil(REQUEST / 2).max(least);
-    let even = shares.into_iter().find(|shares| part % shares == 0);
+    let even = shares.into_iter().find(|shares| part.is_multiple_of(*shares));
     even.map_or(REQUEST, |shares| part / shares)
 }
 

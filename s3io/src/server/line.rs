@@ -99,9 +99,7 @@ impl Content {
         piece: usize,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
-            Self::Store(body) => {
-                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
-            }
+            Self::Store(body) => Pin::new(body).poll_frame(cx),
             Self::File { file, at, end } => {
                 let rest = usize::try_from(end.saturating_sub(*at)).unwrap_or(usize::MAX);
                 if rest == 0 {
