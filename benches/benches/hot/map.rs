@@ -25,11 +25,14 @@ fn measured(disk: &Arc<Disk>) -> u64 {
         .expect("tables tell")
 }
 
+/// Its name, how it is made, and the guest bytes that it maps.
+type Image = (&'static str, fn() -> Skeleton, u64);
+
 /// Opens an image and measures it.
 pub(super) fn walks(c: &mut Criterion) {
     let mut group = c.benchmark_group("map");
     group.sample_size(20);
-    let images: [(&str, fn() -> Skeleton, u64); 9] = [
+    let images: [Image; 9] = [
         ("qcow2_in_order", || qcow2(DISK, Clusters::Plain, Order::Guest), DISK),
         ("qcow2_fragmented", || qcow2(DISK, Clusters::Plain, Order::Shuffled), DISK),
         ("qcow2_compressed", || qcow2(DISK, Clusters::Compressed, Order::Guest), DISK),
