@@ -1,6 +1,7 @@
 //! Blocking system calls, away from the workers that carry sockets and timers.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -81,7 +82,6 @@ struct Line {
     next: u64,
     /// A thread does the work, or is about to.
     served: bool,
-    panicked: bool,
 }
 
 impl std::fmt::Debug for Lane {
@@ -123,9 +123,9 @@ impl Lane {
         let seen = Stop(Arc::clone(&stop));
         let (answer, answered) = oneshot::channel();
         let work = Box::new(move || {
-            // Whoever waits for the answer knows that nothing is held any more.
-            let done = work(&seen);
-            let _ = answer.send(done);
+            // Whoever waits for the answer knows that nothing is held any more, nor by a panic that unwinds.
+            let done = catch_unwind(AssertUnwindSafe(|| work(&seen)));
+            let _ = answer.send(done.unwrap_or_else(|_| Err(panicked())));
         });
         let (id, serve) = {
             let mut line = self.line();
@@ -141,13 +141,12 @@ impl Lane {
         }
         match answered.await {
             Ok(result) => result,
-            Err(_) if self.line().panicked => Err(panicked()),
             Err(_) => Err(shuts_down()),
         }
     }
 }
 
-/// The thread that does the work of a [`Lane`]; where it never begins or breaks off, nobody is left to wait for it.
+/// The thread that does the work of a [`Lane`]; where it never begins, nobody is left to wait for it.
 struct Server {
     lane: Arc<Lane>,
     left: bool,
@@ -173,7 +172,6 @@ impl Drop for Server {
         if !self.left {
             let mut line = self.lane.line();
             line.served = false;
-            line.panicked |= std::thread::panicking();
             let waiting = std::mem::take(&mut line.waiting);
             drop(line);
             drop(waiting);
