@@ -43,9 +43,12 @@ pub(crate) async fn open(image: &Path) -> Result<Mapped> {
     Ok(Mapped { file, extents, virtual_bytes: disk.virtual_bytes() })
 }
 
+fn is_raw(image: &Path) -> bool {
+    image.extension().is_some_and(|extension| extension == "raw")
+}
+
 async fn walk(image: &Path) -> Result<(Disk, Vec<Extent>)> {
-    let raw = image.extension().is_some_and(|extension| extension == "raw");
-    let declared = if raw { Declared::Format(Format::Raw) } else { Declared::Unknown };
+    let declared = if is_raw(image) { Declared::Format(Format::Raw) } else { Declared::Unknown };
     let disk = diskferry_formats::open(Arc::new(FileSource::open(image).await?), declared).await?;
     let end = GuestOffset::new(disk.virtual_bytes());
     let (mut at, mut extents) = (GuestOffset::ZERO, Vec::new());
@@ -60,11 +63,16 @@ async fn walk(image: &Path) -> Result<(Disk, Vec<Extent>)> {
     Ok((disk, extents))
 }
 
-/// The stored bytes that an image maps, each counted once, and the bytes that opening it and walking its map reads.
+/// The stored bytes that an image maps, each counted once, and the bytes that opening it and walking its map reads. A raw
+/// image has no map where it is an object: all of it is needed, whatever holes the file has here.
 ///
 /// # Errors
 /// Those of the library.
 pub(crate) async fn stored(image: &Path) -> Result<(u64, u64)> {
+    if is_raw(image) {
+        let whole = std::fs::metadata(image).map_err(Failure::at("looking at", image))?;
+        return Ok((whole.len(), 0));
+    }
     let (disk, extents) = walk(image).await?;
     let mut ranges: Vec<Stored> = extents.iter().filter_map(Extent::to_fetch).collect();
     ranges.sort_unstable_by_key(|stored| stored.range.start());

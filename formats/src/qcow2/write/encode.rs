@@ -55,11 +55,15 @@ impl Encoder for Compressor {
     }
 
     fn carry(&self, _unit: u64, _guest: &[u8], stream: &[u8], out: &mut [u8]) -> Result<Option<Coding>> {
+        if stream.len() >= self.cluster() {
+            // Whoever made it found nothing to save, and to try again costs as much as a new target.
+            return Ok(Some(Coding::Plain));
+        }
         let suits = match self.compression {
             Compression::Zlib => !stream.is_empty(),
             Compression::Zstd => codec::is_modest_frame(stream),
         };
-        let room = out.get_mut(..stream.len()).filter(|_| suits && stream.len() < self.cluster());
+        let room = out.get_mut(..stream.len()).filter(|_| suits);
         Ok(room.map(|room| {
             room.copy_from_slice(stream);
             Coding::Coded(stream.len())
