@@ -1,0 +1,154 @@
+//! Small objects that unfold into large disks: many references to the same stored bytes, and streams that inflate a
+//! thousandfold. Reading them ends at the limit of the content, after each stored byte was fetched about once.
+
+mod support;
+
+use std::io::Write;
+use std::sync::Arc;
+
+use diskferry_core::conversion::Conversion;
+use diskferry_core::error::ErrorKind;
+use diskferry_core::limits::{ImageLimit, Limits};
+use diskferry_core::source::memory::MemorySource;
+use diskferry_core::source::wrap::Recording;
+use diskferry_formats::{Declared, Format};
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
+use support::made::run;
+use support::qcow2::Built;
+use support::vhd::Vhd;
+use support::vmdk::{Hosted, Stream};
+use support::*;
+
+/// Clusters and grains.
+const UNIT: usize = 64 << 10;
+/// What the disks of most bombs claim to hold: two thousand units.
+const CLAIMED: usize = 2000 * UNIT;
+/// The limit that they run into, of content and of the object.
+const LIMIT: u64 = 24 << 20;
+
+/// A unit without a block of zeros that shrinks about a thousandfold.
+fn unit() -> Vec<u8> {
+    vec![0x5a; UNIT]
+}
+
+/// A QCOW2 whose entries all have the word `entry`, with `stored` in cluster 4.
+fn qcow2(entry: u64, stored: &[u8]) -> Vec<u8> {
+    let (table, data) = (3 * UNIT, 4 * UNIT);
+    let mut image = Built::new(16, CLAIMED as u64, 1, data + UNIT);
+    image.long(2 * UNIT, 1 << 63 | table as u64);
+    for index in 0..CLAIMED / UNIT {
+        image.long(table + 8 * index, entry);
+    }
+    image.0[data..data + stored.len()].copy_from_slice(stored);
+    image.0
+}
+
+/// The word of a compressed cluster that lies in cluster 4.
+fn compressed(len: usize) -> u64 {
+    let sectors = (len.div_ceil(SECTOR) - 1) as u64;
+    1 << 62 | sectors << (62 - (16 - 8)) | (4 * UNIT) as u64
+}
+
+fn deflated() -> Vec<u8> {
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(&unit()).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn qcow2_of_one_deflated_cluster() -> Vec<u8> {
+    let stream = deflated();
+    qcow2(compressed(stream.len()), &stream)
+}
+
+fn qcow2_of_one_zstd_cluster() -> Vec<u8> {
+    let stream = zstd::bulk::compress(&unit(), 19).unwrap();
+    let mut image = Built(qcow2(compressed(stream.len()), &stream));
+    // compression_type, in a longer header.
+    image.long(72, 1 << 3).int(100, 112).0[104] = 1;
+    image.0
+}
+
+fn qcow2_of_one_plain_cluster() -> Vec<u8> {
+    qcow2(1 << 63 | (4 * UNIT) as u64, &unit())
+}
+
+/// A sparse VMDK, its grain tables' entries all that of the first grain.
+fn vmdk_of_one_grain(compressed: bool) -> Vec<u8> {
+    let mut truth = vec![0; CLAIMED];
+    truth[..UNIT].copy_from_slice(&unit());
+    let built = Hosted { compressed, version: if compressed { 3 } else { 1 }, ..Hosted::default() }.build(&truth);
+    let mut image = built.bytes;
+    let tables = built.tables[0];
+    let first: [u8; 4] = image[tables..tables + 4].try_into().unwrap();
+    for index in 0..CLAIMED / UNIT {
+        image[tables + 4 * index..][..4].copy_from_slice(&first);
+    }
+    image
+}
+
+fn stream_of_grains_that_inflate_a_thousandfold() -> Vec<u8> {
+    Stream::default().build(&vec![0x5a; CLAIMED]).bytes
+}
+
+/// A dynamic VHD, all blocks of its table in the place of the first.
+fn vhd_of_one_block() -> Vec<u8> {
+    let vhd = Vhd::new(3, CLAIMED as u64);
+    let block = vhd.block_bytes as usize;
+    let mut image = vhd.dynamic(&[(0, vec![true; block / SECTOR], vec![0x5a; block])]);
+    let bat = 512 + 1024;
+    let first: [u8; 4] = image[bat..bat + 4].try_into().unwrap();
+    for index in 0..CLAIMED.div_ceil(block) {
+        image[bat + 4 * index..][..4].copy_from_slice(&first);
+    }
+    image
+}
+
+/// How reading all of `image` ends, and how many bytes of it were asked for.
+fn read_within(limit: u64, format: Format, image: Vec<u8>) -> (ErrorKind, u64) {
+    let source = Arc::new(Recording::new(Arc::new(MemorySource::new("bomb", image))));
+    let read = async {
+        let disk = diskferry_formats::open(Arc::clone(&source) as _, Declared::Format(format)).await?;
+        let limits = Limits { image: ImageLimit::Exact(limit), capacity: None };
+        Conversion::reading(disk).limits(limits).run().await
+    };
+    let kind = failure(run(read)).kind();
+    (kind, source.reads().iter().map(|range| range.len()).sum())
+}
+
+#[test]
+fn many_references_to_the_same_bytes_end_at_the_limit_of_the_content() {
+    for (name, format, image) in [
+        ("deflated cluster", Format::Qcow2, qcow2_of_one_deflated_cluster()),
+        ("zstd cluster", Format::Qcow2, qcow2_of_one_zstd_cluster()),
+        ("plain cluster", Format::Qcow2, qcow2_of_one_plain_cluster()),
+        ("plain grain", Format::Vmdk, vmdk_of_one_grain(false)),
+        ("deflated grain", Format::Vmdk, vmdk_of_one_grain(true)),
+        ("grains of a stream", Format::Vmdk, stream_of_grains_that_inflate_a_thousandfold()),
+    ] {
+        let object = image.len() as u64;
+        assert!(object < 2 << 20, "{name}: a bomb is small, not {object} bytes");
+        let (kind, read) = read_within(LIMIT, format, image);
+        assert_eq!(kind, ErrorKind::ContentTooLarge, "{name}");
+        assert!(read <= 4 * object + (1 << 20), "{name}: {read} bytes were read of {object}");
+    }
+}
+
+#[test]
+fn blocks_of_a_vhd_in_one_place_are_malformed() {
+    let image = vhd_of_one_block();
+    let object = image.len() as u64;
+    let (kind, read) = read_within(LIMIT, Format::Vhd, image);
+    assert_eq!(kind, ErrorKind::Malformed);
+    assert!(read <= 2 * object, "{read} bytes were read of {object}");
+}
+
+#[test]
+fn the_same_bombs_are_measured_up_to_the_limit_where_none_is_set_lower() {
+    // The content is what it is: below the limit, the disk is read to its end.
+    let image = qcow2_of_one_deflated_cluster();
+    let disk = open_as(Format::Qcow2, image).unwrap();
+    let limits = Limits { image: ImageLimit::Exact(CLAIMED as u64 + 1), capacity: None };
+    let report = run(Conversion::reading(disk).limits(limits).run()).unwrap();
+    assert_eq!(report.sizes.content_bytes, Some(CLAIMED as u64));
+}
