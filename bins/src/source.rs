@@ -100,7 +100,8 @@ impl<'a> Opener<'a> {
             return Err(Error::new(ErrorKind::Usage, "SRC is standard input, which is a terminal")
                 .hint("pipe the image in, or name a path or URL"));
         }
-        formats::open_stream(Box::new(StandardInput::new()?), declared(format)).await
+        let input = StandardInput::new()?.stall_timeout(Some(self.ctx.common.stall_timeout));
+        formats::open_stream(Box::new(input), declared(format)).await
     }
 
     async fn open(&self, src: &OsStr, format: Option<Format>) -> Result<Disk> {

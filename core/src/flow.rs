@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use crate::account::Account;
 use crate::encode::Encoding;
 use crate::error::Result;
+use crate::limits::Limits;
 use crate::target::Part;
 use crate::transfer::{Item, Transfer};
 
@@ -29,6 +30,17 @@ impl Flow {
     /// Those of the transfer; `content_too_large`.
     pub(crate) async fn next(&mut self) -> Result<Option<Part>> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Holds a stream to the limits while it comes. What is read by a map showed its sizes before.
+    ///
+    /// # Errors
+    /// `object_too_large` or `capacity_exceeded`.
+    pub(crate) fn admit(&self, limits: &Limits) -> Result<()> {
+        if self.transfer.is_stream() {
+            limits.admit_so_far(self.transfer.object_bytes(), self.account.seen_bytes)?;
+        }
+        Ok(())
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Part>>> {

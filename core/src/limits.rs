@@ -143,6 +143,34 @@ impl Limits {
         Verdict { rules, warnings, smallest_capacity_gib }
     }
 
+    /// Measures a stream that has not ended: `object_bytes` of it came, and `virtual_bytes` of its disk.
+    ///
+    /// # Errors
+    /// `object_too_large` or `capacity_exceeded`, as soon as that much is too much.
+    pub fn admit_so_far(&self, object_bytes: u64, virtual_bytes: u64) -> Result<()> {
+        if let Some(limit) = self.image.bytes().filter(|limit| object_bytes >= *limit) {
+            return Err(Error::new(
+                ErrorKind::ObjectTooLarge,
+                format!(
+                    "the object is at least {} and must be smaller than {}",
+                    Human(object_bytes),
+                    Human(limit)
+                ),
+            ));
+        }
+        if let Some(limit) = self.capacity.filter(|limit| virtual_bytes > *limit) {
+            return Err(Error::new(
+                ErrorKind::CapacityExceeded,
+                format!(
+                    "the virtual disk is at least {}, the declared system disk is {}",
+                    Human(virtual_bytes),
+                    Human(limit)
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     fn object_size(&self, actual: u64, warnings: &mut Vec<Warning>) -> Option<Rule> {
         const GREY: u64 = 50_000_000_000;
         let limit = self.image.bytes()?;

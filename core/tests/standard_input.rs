@@ -101,6 +101,22 @@ async fn a_descriptor_that_does_not_block_is_waited_for() {
 }
 
 #[tokio::test]
+async fn input_that_stays_silent_is_given_up() {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let timeout = Some(Duration::from_millis(40));
+    let mut input = StandardInput::over(reader.into(), "-").unwrap().stall_timeout(timeout);
+    writer.write_all(b"bytes").unwrap();
+    assert_eq!(input.next(1000).await.unwrap(), "bytes");
+    let error = input.next(1000).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SourceUnavailable);
+    assert_eq!(error.message(), "- gave nothing after 5 bytes, for 0.04 seconds");
+    // Asked again, it waits again.
+    writer.write_all(b"late").unwrap();
+    drop(writer);
+    assert_eq!(read_all(&mut input, 1000).await, b"late");
+}
+
+#[tokio::test]
 async fn a_directory_is_no_input() {
     let dir = tempfile::tempdir().unwrap();
     let mut input = StandardInput::over(File::open(dir.path()).unwrap().into(), "-").unwrap();

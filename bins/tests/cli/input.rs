@@ -75,6 +75,36 @@ fn limits_hold_for_a_pipe_too() {
 }
 
 #[test]
+fn a_pipe_without_end_ends_at_the_limits() {
+    let dir = Dir::new();
+    let out = dir.join("out.raw");
+    for (option, code) in [("--limit", "object_too_large"), ("--capacity", "capacity_exceeded")] {
+        let mut command = program();
+        command.args(["convert", "-f", "raw", "-", out.to_str().unwrap(), "--json", option, "64M"]);
+        let zeros = std::fs::File::open("/dev/zero").unwrap();
+        let said = Said::of(command.stdin(zeros).output().unwrap()).ends(4);
+        assert_eq!(said.error()["code"], code);
+    }
+    assert!(dir.names().is_empty());
+}
+
+#[test]
+fn a_silent_pipe_is_given_up() {
+    let dir = Dir::new();
+    let out = dir.join("out.raw");
+    for format in ["raw", "vmdk"] {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let mut command = program();
+        command.args(["convert", "-f", format, "-", out.to_str().unwrap(), "--json"]);
+        let said = command.args(["--stall-timeout", "0.2"]).stdin(reader).output().unwrap();
+        let error = Said::of(said).ends(5).error();
+        assert_eq!(error["code"], "source_unavailable");
+        assert_eq!(error["message"], "- gave nothing after 0 bytes, for 0.2 seconds");
+        assert!(dir.names().is_empty());
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_ends_map_quietly() {
     let dir = Dir::new();
     // Every other 4 KiB is a hole: a map far longer than a pipe holds.

@@ -237,6 +237,7 @@ impl<'a> Run<'a> {
                 Some(written) = writes.next(), if !writes.is_empty() => written?,
                 part = flow.next(), if reading && backlog < most => {
                     let part = part?;
+                    flow.admit(&self.limits)?;
                     reading = part.is_some();
                     let part = if reading { part } else { self.behind(flow)? };
                     if let (Some(layout), Some(part)) = (&mut self.layout, part) {
@@ -247,6 +248,8 @@ impl<'a> Run<'a> {
                     }
                 },
                 watch = Watch::tick(&mut watch) => {
+                    // A stream may go on without end and hold nothing.
+                    flow.admit(&self.limits)?;
                     let writing = sink.filter(|_| !writes.is_empty());
                     let zeroed = self.zeroed.load(Ordering::Relaxed);
                     watch.look(Some(&flow.transfer), writing, flow.account.seen_bytes, zeroed)?;

@@ -11,6 +11,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
@@ -33,6 +34,17 @@ pub struct StandardInput {
     fds: Arc<Fds>,
     running: Option<JoinHandle<Result<Bytes>>>,
     left: Bytes,
+    /// How many bytes came.
+    came: u64,
+    stall: Option<Duration>,
+}
+
+/// How long to wait for input.
+#[derive(Clone, Copy)]
+enum Wait {
+    No,
+    /// For the first byte: as long as that, or as it takes.
+    First(Option<Duration>),
 }
 
 #[derive(Debug)]
@@ -61,7 +73,15 @@ impl StandardInput {
         let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| failed("waiting for", url, errno))?;
         let fds = Arc::new(Fds { input, bell });
-        Ok(Self { url: url.to_owned(), fds, running: None, left: Bytes::new() })
+        Ok(Self { url: url.to_owned(), fds, running: None, left: Bytes::new(), came: 0, stall: None })
+    }
+
+    /// Gives up with `source_unavailable` where it is asked for bytes and none come for so long. Without it, and where
+    /// this is `None`, it waits.
+    #[must_use]
+    pub fn stall_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.stall = timeout;
+        self
     }
 }
 
@@ -74,8 +94,12 @@ impl ByteStream for StandardInput {
         Box::pin(async move {
             if self.left.is_empty() && most > 0 {
                 let running = self.running.get_or_insert_with(|| {
-                    let (fds, url) = (Arc::clone(&self.fds), self.url.clone());
-                    spawn_blocking(move || fds.read(&url, most))
+                    let (fds, url, came) = (Arc::clone(&self.fds), self.url.clone(), self.came);
+                    let stall = self.stall;
+                    spawn_blocking(move || match fds.read(&url, most, stall)? {
+                        Some(bytes) => Ok(bytes),
+                        None => Err(silent(&url, came, stall)),
+                    })
                 });
                 let joined = running.await;
                 self.running = None;
@@ -83,10 +107,19 @@ impl ByteStream for StandardInput {
                     let kind = if error.is_cancelled() { ErrorKind::Cancelled } else { ErrorKind::Internal };
                     Error::new(kind, format!("reading {} was broken off", self.url)).caused_by(error)
                 })??;
+                self.came = self.came.saturating_add(self.left.len() as u64);
             }
             Ok(self.left.split_to(most.min(self.left.len())))
         })
     }
+}
+
+fn silent(url: &str, came: u64, stall: Option<Duration>) -> Error {
+    let seconds = stall.unwrap_or_default().as_secs_f64();
+    Error::new(
+        ErrorKind::SourceUnavailable,
+        format!("{url} gave nothing after {came} bytes, for {seconds} seconds"),
+    )
 }
 
 impl Drop for StandardInput {
@@ -100,13 +133,20 @@ impl Drop for StandardInput {
 }
 
 impl Fds {
-    /// Up to `most` bytes: all that are there when the first ones are.
-    fn read(&self, url: &str, most: usize) -> Result<Bytes> {
+    /// Up to `most` bytes: all that are there when the first ones are. `None` where none came for as long as `stall`.
+    fn read(&self, url: &str, most: usize, stall: Option<Duration>) -> Result<Option<Bytes>> {
         /// The most that one answer holds, however much is asked for.
         const LONGEST: usize = 4 << 20;
         let most = most.min(LONGEST);
         let mut buffer = Vec::with_capacity(most);
-        while buffer.len() < most && self.ready(url, buffer.is_empty())? {
+        while buffer.len() < most {
+            let wait = if buffer.is_empty() { Wait::First(stall) } else { Wait::No };
+            if !self.ready(url, wait)? {
+                if buffer.is_empty() {
+                    return Ok(None);
+                }
+                break;
+            }
             match rustix::io::read(&self.input, spare_capacity(&mut buffer)) {
                 Ok(0) => break,
                 Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
@@ -119,17 +159,30 @@ impl Fds {
         if buffer.len() < most / 2 {
             buffer.shrink_to_fit();
         }
-        Ok(Bytes::from(buffer))
+        Ok(Some(Bytes::from(buffer)))
     }
 
-    /// Whether there is input, or its end. With `wait`, not before that can be said.
-    fn ready(&self, url: &str, wait: bool) -> Result<bool> {
+    /// Whether there is input, or its end.
+    fn ready(&self, url: &str, wait: Wait) -> Result<bool> {
         const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let timeout = if wait { None } else { Some(&AT_ONCE) };
+        /// A process that was stopped for a while heard nothing since it did not listen: that costs it one of these.
+        const TICKS: u32 = 8;
+        let (timeout, mut ticks) = match wait {
+            Wait::No => (Some(AT_ONCE), 1),
+            Wait::First(None) => (None, 1),
+            Wait::First(Some(stall)) => {
+                let tick = (stall / TICKS).max(Duration::from_millis(1));
+                (Some(Timespec::try_from(tick).unwrap_or(AT_ONCE)), TICKS)
+            }
+        };
         loop {
             let mut fds = [PollFd::new(&self.input, PollFlags::IN), PollFd::new(&self.bell, PollFlags::IN)];
-            match rustix::event::poll(&mut fds, timeout) {
-                Ok(0) => return Ok(false),
+            match rustix::event::poll(&mut fds, timeout.as_ref()) {
+                Ok(0) if ticks <= 1 => return Ok(false),
+                Ok(0) => {
+                    ticks -= 1;
+                    continue;
+                }
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(failed("waiting for", url, errno)),

@@ -202,6 +202,11 @@ impl Transfer {
         }
     }
 
+    /// True where the image comes in one pass, and its size may show only at its end.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self.feed, Feed::Streamed(_))
+    }
+
     /// What was asked of the sources so far.
     pub fn traffic(&self) -> Traffic {
         match &self.feed {
