@@ -126,8 +126,8 @@ pub(crate) struct TargetArgs {
     /// Target format: raw, vhd, qcow2 or vmdk [default: from DST's extension, else raw]
     #[arg(short = 'O', long, value_name = "FORMAT", value_parser = format)]
     pub(crate) to: Option<Format>,
-    /// Target option, repeatable; `-o help` lists them
-    #[arg(short = 'o', long = "option", value_name = "KEY=VALUE", value_parser = option)]
+    /// Target option, repeatable or several with commas between; `-o help` lists them
+    #[arg(short = 'o', long = "option", value_name = "KEY=VALUE", value_parser = option, value_delimiter = ',')]
     pub(crate) options: Vec<TargetOption>,
 }
 

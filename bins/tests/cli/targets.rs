@@ -28,7 +28,7 @@ fn the_extension_says_the_format_and_every_one_reads_back_the_same() {
     for (name, options, format, variant) in [
         ("a.qcow2", &[][..], "qcow2", "v3"),
         ("b.qcow2", &["compression=zlib", "level=9"][..], "qcow2", "v3"),
-        ("c.qcow2", &["compression=zstd", "cluster_size=128K"][..], "qcow2", "v3"),
+        ("c.qcow2", &["compression=zstd,cluster_size=128K"][..], "qcow2", "v3"),
         ("a.vhd", &[][..], "vhd", "dynamic"),
         ("b.vhd", &["subformat=fixed"][..], "vhd", "fixed"),
         ("a.vmdk", &[][..], "vmdk", "monolithicSparse"),
