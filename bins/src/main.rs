@@ -10,6 +10,7 @@ mod log;
 mod output;
 mod progress;
 mod render;
+mod sandbox;
 mod signals;
 mod source;
 
@@ -40,6 +41,8 @@ fn main() -> ExitCode {
         }
     };
     log::start(&cli.common);
+    // Before the first thread: it holds for the one that calls it, and for those that come from it.
+    sandbox::confine(&cli);
     let (json, verbose) = (cli.common.json, cli.common.verbose > 0);
     let ended = catch_unwind(AssertUnwindSafe(|| run(cli))).unwrap_or_else(|_| Err(log::panicked()));
     exit::end(&ended, json, verbose)
