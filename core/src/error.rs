@@ -288,12 +288,14 @@ pub struct Refusal {
     pub message: String,
     /// What the user can do about it.
     pub hint: Option<&'static str>,
+    /// Where in the stored object it is said, in bytes, where that is one place.
+    pub offset: Option<u64>,
 }
 
 impl Refusal {
     /// A refusal; `message` is one sentence without a full stop, and is made printable.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: printable(&message.into()), hint: None }
+        Self { kind, message: printable(&message.into()), hint: None, offset: None }
     }
 
     /// Adds what the user can do about it.
@@ -302,13 +304,24 @@ impl Refusal {
         self.hint = Some(hint);
         self
     }
+
+    /// Says where in the stored object it is said, in bytes.
+    #[must_use]
+    pub fn at(mut self, offset: impl Into<u64>) -> Self {
+        self.offset = Some(offset.into());
+        self
+    }
 }
 
 impl From<&Refusal> for Error {
     fn from(refusal: &Refusal) -> Self {
         let error = Self::new(refusal.kind, refusal.message.clone());
-        match refusal.hint {
+        let error = match refusal.hint {
             Some(hint) => error.hint(hint),
+            None => error,
+        };
+        match refusal.offset {
+            Some(offset) => error.at(offset),
             None => error,
         }
     }

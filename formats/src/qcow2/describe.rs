@@ -4,7 +4,7 @@ use diskferry_core::disk::{Geometry, Warnings};
 use diskferry_core::error::{ErrorKind, Refusal, Result, Warning};
 use diskferry_core::source::{Source, read_up_to};
 
-use super::header::{Compression, Encryption, Header, Version};
+use super::header::{Compression, Encryption, Header, Version, field};
 use super::snapshots;
 use crate::Format;
 
@@ -24,7 +24,8 @@ pub(super) async fn refusals(file: &dyn Source, header: &Header) -> Result<Vec<R
                 ErrorKind::BackingFileRefused,
                 format!("the image is a difference to the backing file {name:?}{format}"),
             )
-            .hint("flatten it where the backing file is: qemu-img convert -O qcow2"),
+            .hint("flatten it where the backing file is: qemu-img convert -O qcow2")
+            .at(field::BACKING_FILE_OFFSET),
         );
     }
     if header.external_data {
@@ -35,7 +36,8 @@ pub(super) async fn refusals(file: &dyn Source, header: &Header) -> Result<Vec<R
                 ErrorKind::ExternalDataRefused,
                 format!("the image keeps its data in another file{name}"),
             )
-            .hint("bring both into one file where the data file is: qemu-img convert -O qcow2"),
+            .hint("bring both into one file where the data file is: qemu-img convert -O qcow2")
+            .at(field::INCOMPATIBLE),
         );
     }
     if let Some(encryption) = header.encryption {
@@ -45,7 +47,8 @@ pub(super) async fn refusals(file: &dyn Source, header: &Header) -> Result<Vec<R
         };
         refusals.push(
             Refusal::new(ErrorKind::EncryptedRefused, format!("the image is encrypted with {method}"))
-                .hint("decrypt it where the key is: qemu-img convert"),
+                .hint("decrypt it where the key is: qemu-img convert")
+                .at(field::CRYPT_METHOD),
         );
     }
     Ok(refusals)

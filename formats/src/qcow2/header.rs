@@ -86,19 +86,19 @@ struct RawAdded {
 const _: () = assert!(size_of::<RawAdded>() == 8);
 
 /// Places of header fields, for errors.
-mod field {
+pub(super) mod field {
     pub(super) const VERSION: u64 = 4;
-    pub(super) const BACKING_FILE_OFFSET: u64 = 8;
+    pub(crate) const BACKING_FILE_OFFSET: u64 = 8;
     pub(super) const BACKING_FILE_SIZE: u64 = 16;
     pub(super) const CLUSTER_BITS: u64 = 20;
-    pub(super) const CRYPT_METHOD: u64 = 32;
+    pub(crate) const CRYPT_METHOD: u64 = 32;
     pub(super) const L1_SIZE: u64 = 36;
     pub(super) const L1_TABLE_OFFSET: u64 = 40;
     pub(super) const REFCOUNT_TABLE_OFFSET: u64 = 48;
     pub(super) const REFCOUNT_TABLE_CLUSTERS: u64 = 56;
     pub(super) const NB_SNAPSHOTS: u64 = 60;
     pub(super) const SNAPSHOTS_OFFSET: u64 = 64;
-    pub(super) const INCOMPATIBLE: u64 = 72;
+    pub(crate) const INCOMPATIBLE: u64 = 72;
     pub(super) const REFCOUNT_ORDER: u64 = 96;
     pub(super) const HEADER_LENGTH: u64 = 100;
     pub(super) const COMPRESSION_TYPE: u64 = 104;
@@ -410,24 +410,30 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    /// A table at `offset` of `bytes` bytes, aligned, behind the header and inside the object.
-    fn table(&self, name: &str, place: u64, offset: u64, bytes: u64) -> Result<StoredRange> {
+    /// The table of `bytes` bytes at the field `name`, which stands at `place`: aligned, behind the header and inside the
+    /// object. `length` is the field that says its length.
+    fn table(
+        &self,
+        (name, place, offset): (&str, u64, u64),
+        (length, count): (&str, u64),
+        bytes: u64,
+    ) -> Result<StoredRange> {
         let cluster = self.grid.cluster_bytes();
         if !offset.is_multiple_of(cluster) || (bytes > 0 && offset == 0) {
             return Err(Error::malformed(format!(
-                "{name} is said to be at {offset}, which is no cluster of {cluster} bytes behind the header"
+                "{name} is {offset}, which is no cluster of {cluster} bytes behind the header"
             ))
             .at(place));
         }
         let table = StoredRange::new(at(offset), bytes).ok_or_else(|| {
             Error::malformed(format!(
-                "{name} of {bytes} bytes at {offset} passes the end of the address space"
+                "{name} is {offset} and {length} {count}: the table passes the end of the address space"
             ))
             .at(place)
         })?;
         if bytes > 0 && table.end().get() > self.object_bytes {
             return Err(Error::truncated(format!(
-                "{name} is at {table} and the object ends at {}",
+                "{name} is {offset} and {length} {count}: the table takes bytes {table} and the object ends at {}",
                 self.object_bytes
             ))
             .at(place));
@@ -446,7 +452,8 @@ impl Parser<'_> {
             .at(field::REFCOUNT_TABLE_CLUSTERS));
         }
         let offset = self.raw.refcount_table_offset.get();
-        self.table("the refcount table", field::REFCOUNT_TABLE_OFFSET, offset, bytes)
+        let field = ("refcount_table_offset", field::REFCOUNT_TABLE_OFFSET, offset);
+        self.table(field, ("refcount_table_clusters", clusters), bytes)
     }
 
     fn l1(&self, refcount_table: StoredRange) -> Result<StoredRange> {
@@ -467,10 +474,11 @@ impl Parser<'_> {
             .at(field::L1_SIZE));
         }
         let offset = self.raw.l1_table_offset.get();
-        let table = self.table("the L1 table", field::L1_TABLE_OFFSET, offset, bytes)?;
+        let field = ("l1_table_offset", field::L1_TABLE_OFFSET, offset);
+        let table = self.table(field, ("l1_size", entries), bytes)?;
         if table.intersection(refcount_table).is_some() {
             return Err(Error::malformed(format!(
-                "the L1 table at {table} and the refcount table at {refcount_table} overlap"
+                "l1_table_offset is {offset}: the L1 table at {table} and the refcount table at {refcount_table} overlap"
             ))
             .at(field::L1_TABLE_OFFSET));
         }
@@ -490,7 +498,8 @@ impl Parser<'_> {
         }
         let least = u64::from(count).saturating_mul(super::snapshots::MIN_ENTRY_BYTES);
         let offset = self.raw.snapshots_offset.get();
-        let table = self.table("the snapshot table", field::SNAPSHOTS_OFFSET, offset, least)?;
+        let field = ("snapshots_offset", field::SNAPSHOTS_OFFSET, offset);
+        let table = self.table(field, ("nb_snapshots", u64::from(count)), least)?;
         Ok(Some(SnapshotTable { count, at: table.start() }))
     }
 }

@@ -230,7 +230,7 @@ impl Map {
         let used = whole.split_at(self.header.grid.l2_bytes(guest.len())).0;
         if used.end().get() > self.object_bytes {
             return Err(Error::truncated(format!(
-                "an L2 table is at {used} and the object ends at {}",
+                "an L1 entry leads to an L2 table at {used} and the object ends at {}",
                 self.object_bytes
             )));
         }
@@ -400,7 +400,7 @@ impl Map {
         let range = whole.split_at(needed).0;
         if range.end().get() > self.object_bytes {
             return Err(Error::truncated(format!(
-                "a cluster's data is at {range} and the object ends at {}",
+                "an L2 entry leads to data at {range} and the object ends at {}",
                 self.object_bytes
             )));
         }
@@ -425,7 +425,7 @@ impl Map {
         match said.intersection(StoredRange::first(self.object_bytes)) {
             Some(range) => Ok(Coded { stored: Stored { file: FILE, range }, codec: Arc::clone(&self.codec) }),
             None => Err(Error::truncated(format!(
-                "a compressed cluster is at {said} and the object ends at {}",
+                "a compressed L2 entry leads to {said} and the object ends at {}",
                 self.object_bytes
             ))),
         }

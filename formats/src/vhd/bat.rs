@@ -249,7 +249,10 @@ impl Bat {
                     return Err(broken(ErrorKind::UnsupportedFeature, message));
                 }
                 Err(what) => {
-                    let message = format!("block {index} begins at sector {sector} and overlaps {what}");
+                    let message = format!(
+                        "entry {index} of the block allocation table is {sector}: the block that begins at that sector \
+                         overlaps {what}"
+                    );
                     return Err(broken(ErrorKind::Malformed, message));
                 }
             }
@@ -295,7 +298,8 @@ impl Bat {
         let stored = self.blocks.stored(index, sector);
         if stored.end() > self.object_end {
             return Err(Error::truncated(format!(
-                "block {index} takes bytes {stored} and the object ends at {}",
+                "entry {index} of the block allocation table is {sector}: the block takes bytes {stored} and the object \
+                 ends at {}",
                 self.object_end
             ))
             .at(self.entry_at(index))

@@ -59,6 +59,16 @@ struct RawFooter {
 
 const _: () = assert!(size_of::<RawFooter>() == LEN);
 
+/// Places of fields in a footer, for errors.
+pub(super) mod field {
+    pub(super) const VERSION: u64 = 12;
+    pub(crate) const DATA_OFFSET: u64 = 16;
+    pub(crate) const CURRENT_SIZE: u64 = 48;
+    pub(crate) const GEOMETRY: u64 = 56;
+    pub(crate) const DISK_TYPE: u64 = 60;
+    pub(super) const CHECKSUM: u64 = 64;
+}
+
 /// The kind of disk, and where its header is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
@@ -187,13 +197,14 @@ impl Footer {
     fn parse(bytes: &[u8; LEN], at: StoredOffset) -> Result<Self> {
         let raw =
             RawFooter::ref_from_bytes(bytes).map_err(|_| Error::internal("a footer of another length"))?;
+        let place = |offset: u64| at.checked_add(offset).unwrap_or(at);
         let expected = checksum(bytes, raw.checksum);
         if raw.checksum.get() != expected {
             return Err(Error::malformed(format!(
                 "the footer's checksum is {:#010x} and should be {expected:#010x}",
                 raw.checksum
             ))
-            .at(at));
+            .at(place(field::CHECKSUM)));
         }
         let version = raw.version.get();
         if version >> 16 != 1 {
@@ -202,7 +213,7 @@ impl Footer {
                 version >> 16,
                 version & 0xffff
             ))
-            .at(at));
+            .at(place(field::VERSION)));
         }
         let header = StoredOffset::new(raw.data_offset.get());
         let kind = match raw.disk_type.get() {
@@ -213,7 +224,7 @@ impl Footer {
                 return Err(Error::malformed(format!(
                     "the footer's disk_type is {other}; it is 2 (fixed), 3 (dynamic) or 4 (differencing)"
                 ))
-                .at(at));
+                .at(place(field::DISK_TYPE)));
             }
         };
         let (virtual_bytes, size_from) = size(&raw.creator, raw);
@@ -342,9 +353,9 @@ pub(super) fn locate(head: Option<Candidate>, tail: Option<Candidate>) -> Result
             let footer = Footer::parse(&copy.bytes, copy.at)?;
             if footer.kind == Kind::Fixed {
                 return Err(Error::malformed(
-                    "the footer at the start says that the disk is fixed, and there is none at the end",
+                    "the footer at the start says that the disk is fixed (disk_type), and there is none at the end",
                 )
-                .at(copy.at));
+                .at(copy.at.checked_add(field::DISK_TYPE).unwrap_or(copy.at)));
             }
             let state = if tail.is_some() { "damaged" } else { "missing" };
             warnings.push(Warning::new(

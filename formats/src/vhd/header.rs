@@ -87,7 +87,7 @@ impl Header {
                 "the dynamic disk header's checksum is {:#010x} and should be {expected:#010x}",
                 raw.checksum
             ))
-            .at(at));
+            .at(field(36)));
         }
         let version = raw.version.get();
         if version >> 16 != 1 {

@@ -56,11 +56,15 @@ pub(super) fn examine(file: &HeadTail) -> Result<Option<Located>> {
 fn check_fixed(located: &Located) -> Result<()> {
     let Some(end) = located.tail_at else { return Ok(()) };
     if located.footer.virtual_bytes > end.get() {
+        let (name, place) = match located.footer.size_from {
+            SizeFrom::CurrentSize => ("current_size", footer::field::CURRENT_SIZE),
+            SizeFrom::Chs(..) => ("geometry", footer::field::GEOMETRY),
+        };
         return Err(Error::truncated(format!(
-            "the footer says that the disk has {} bytes, and {end} are stored in front of it",
+            "the footer says that the disk has {} bytes ({name}), and {end} are stored in front of it",
             located.footer.virtual_bytes
         ))
-        .at(end)
+        .at(end.checked_add(place).unwrap_or(end))
         .hint("if the disk is split into several files, join them first"));
     }
     Ok(())
@@ -72,7 +76,7 @@ fn check_fixed(located: &Located) -> Result<()> {
 /// `malformed` where the header would lie in a footer, `truncated` where the object ends before it.
 fn header_range(file: &HeadTail, located: &Located, at: StoredOffset) -> Result<StoredRange> {
     let footer_at = located.tail_at.unwrap_or(StoredOffset::ZERO);
-    let place = footer_at.checked_add(16).unwrap_or(footer_at);
+    let place = footer_at.checked_add(footer::field::DATA_OFFSET).unwrap_or(footer_at);
     let wrong =
         || Error::malformed(format!("the footer's data_offset is {at}, where no header can be")).at(place);
     let range = StoredRange::new(at, header::LEN).ok_or_else(wrong)?;
@@ -82,7 +86,7 @@ fn header_range(file: &HeadTail, located: &Located, at: StoredOffset) -> Result<
     }
     if range.end().get() > file.len() {
         return Err(Error::truncated(format!(
-            "the dynamic disk header takes bytes {range} and the object ends at {}",
+            "the footer's data_offset is {at}: the dynamic disk header takes bytes {range} and the object ends at {}",
             file.len()
         ))
         .at(place));
@@ -108,7 +112,8 @@ fn parse_header(file: &HeadTail, located: &Located, range: StoredRange, bytes: &
     let field = at.checked_add(16).unwrap_or(at);
     if header.table.end().get() > file.len() {
         return Err(Error::truncated(format!(
-            "the block allocation table takes bytes {} and the object ends at {}",
+            "table_offset is {}: the block allocation table takes bytes {} and the object ends at {}",
+            header.table.start(),
             header.table,
             file.len()
         ))
@@ -118,7 +123,8 @@ fn parse_header(file: &HeadTail, located: &Located, range: StoredRange, bytes: &
     others.push((range, HEADER));
     match others.iter().find(|(range, _)| range.intersection(header.table).is_some()) {
         Some((range, name)) => Err(Error::malformed(format!(
-            "the block allocation table takes bytes {}, where it overlaps {name} at {range}",
+            "table_offset is {}: the block allocation table takes bytes {}, where it overlaps {name} at {range}",
+            header.table.start(),
             header.table
         ))
         .at(field)),
@@ -162,6 +168,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         }
         Kind::Dynamic(at) | Kind::Differencing(at) => at,
     };
+    let footer_at = located.tail_at.unwrap_or(StoredOffset::ZERO);
     let range = header_range(&file, &located, at)?;
     let bytes = file.read(range).await?;
     let header = parse_header(&file, &located, range, &bytes)?;
@@ -171,7 +178,8 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
             ErrorKind::ParentDiskRefused,
             format!("the disk is a difference to its parent {:?}, which is not opened", header.parent_name),
         )
-        .hint("merge the disk into its parent first");
+        .hint("merge the disk into its parent first")
+        .at(footer_at.checked_add(footer::field::DISK_TYPE).unwrap_or(footer_at));
         return Ok(Disk::refused(geometry, files, warnings, vec![refusal]));
     }
     let blocks = Blocks::new(&header, footer.virtual_bytes);

@@ -82,6 +82,8 @@ pub(crate) struct ExtentLine {
     pub(crate) name: String,
     /// Where it begins in that file.
     pub(crate) offset: Sectors,
+    /// Byte address of the line.
+    pub(crate) at: u64,
 }
 
 /// The kinds of disk, as far as they differ for a reader.
@@ -153,89 +155,102 @@ impl Kind {
 pub(crate) struct Descriptor {
     /// `createType` as it is written.
     pub(crate) create_type: String,
+    /// Byte address of its line.
+    pub(crate) create_type_at: u64,
     /// What that means.
     pub(crate) kind: Kind,
     /// The `parentCID`, where it is not the one that means none.
     pub(crate) parent_cid: Option<String>,
     /// The `parentFileNameHint`, where there is one.
     pub(crate) parent_hint: Option<String>,
+    /// Byte address of the line that names the parent; of the descriptor where none does.
+    pub(crate) parent_at: u64,
     /// The extents in guest order.
     pub(crate) extents: Vec<ExtentLine>,
 }
 
+/// The value of a key, and the byte address of its line.
+type Said<'a> = (&'a [u8], u64);
+
 #[derive(Default)]
 struct Keys<'a> {
-    version: Option<&'a [u8]>,
-    encoding: Option<&'a [u8]>,
-    create_type: Option<&'a [u8]>,
-    parent_cid: Option<&'a [u8]>,
-    parent_hint: Option<&'a [u8]>,
+    version: Option<Said<'a>>,
+    encoding: Option<Said<'a>>,
+    create_type: Option<Said<'a>>,
+    parent_cid: Option<Said<'a>>,
+    parent_hint: Option<Said<'a>>,
     /// What the disk is made of is in keys that are encrypted.
     encrypted: bool,
 }
 
 impl Descriptor {
-    /// Takes the text up to the first NUL.
+    /// Takes the text up to the first NUL, which begins at byte address `at`.
     ///
     /// # Errors
-    /// `encrypted_refused`; `malformed` with the number of the line; `unsupported_feature` for a version, a `createType`, an extent type or
+    /// Each with the byte address of the line: `encrypted_refused`; `malformed` with the number of the line; `unsupported_feature` for a version, a `createType`, an extent type or
     /// an encoding that is not known.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn parse(bytes: &[u8], at: u64) -> Result<Self> {
         let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
         let mut keys = Keys::default();
         let mut lines = Vec::new();
+        let mut next = at;
         for (number, line) in (1u32..).zip(text.split(|byte| *byte == b'\n')) {
+            let place = next;
+            next = next.saturating_add(line.len() as u64).saturating_add(1);
             let line = line.trim_ascii();
             if line.is_empty() || line.starts_with(b"#") {
                 continue;
             }
             if is_extent(line) {
                 if lines.len() == MOST_EXTENTS {
-                    return Err(Error::unsupported(format!("more than {MOST_EXTENTS} extents")));
+                    return Err(Error::unsupported(format!("more than {MOST_EXTENTS} extents")).at(place));
                 }
-                lines.push((number, line));
+                lines.push((number, place, line));
             } else {
-                keys.take(number, line)?;
+                keys.take(number, place, line).map_err(|error| error.at(place))?;
             }
         }
         keys.check_version()?;
         let encoding = Encoding::of(keys.encoding)?;
-        let create_type = match keys.create_type {
-            Some(name) => encoding.decode(name)?.into_owned(),
+        let (create_type, create_type_at) = match keys.create_type {
+            Some((name, at)) => (encoding.decode(name).map_err(|error| error.at(at))?.into_owned(), at),
             None if keys.encrypted => {
                 return Err(Error::new(ErrorKind::EncryptedRefused, "the descriptor is encrypted")
-                    .hint("decrypt the virtual machine where it was made"));
+                    .hint("decrypt the virtual machine where it was made")
+                    .at(at));
             }
-            None => return Err(Error::malformed("the descriptor has no createType")),
+            None => return Err(Error::malformed("the descriptor has no createType").at(at)),
         };
-        let kind = Kind::of(&create_type)
-            .ok_or_else(|| Error::unsupported(format!("createType {create_type:?} is not known")))?;
+        let kind = Kind::of(&create_type).ok_or_else(|| {
+            Error::unsupported(format!("createType {create_type:?} is not known")).at(create_type_at)
+        })?;
         let extents = lines
             .into_iter()
-            .map(|(number, line)| extent(number, line, encoding))
+            .map(|(number, at, line)| extent(number, at, line, encoding).map_err(|error| error.at(at)))
             .collect::<Result<Vec<_>>>()?;
         let wrong = extents.iter().find(|extent| !kind.takes(extent.kind));
         if let Some(extent) = wrong {
             return Err(Error::malformed(format!(
                 "createType {create_type:?} and an extent of type {} contradict each other",
                 extent.kind.name()
-            )));
+            ))
+            .at(extent.at));
         }
+        let parent_hint = keys.parent_hint.filter(|(hint, _)| !hint.is_empty());
         Ok(Self {
             create_type,
+            create_type_at,
             kind,
             parent_cid: keys.parent_cid()?,
-            parent_hint: match keys.parent_hint {
-                None | Some(b"") => None,
-                Some(hint) => Some(String::from_utf8_lossy(hint).into_owned()),
-            },
+            parent_hint: parent_hint.map(|(hint, _)| String::from_utf8_lossy(hint).into_owned()),
+            parent_at: parent_hint.or(keys.parent_cid).map_or(at, |(_, at)| at),
             extents,
         })
     }
 }
 
 impl<'a> Keys<'a> {
-    fn take(&mut self, number: u32, line: &'a [u8]) -> Result<()> {
+    fn take(&mut self, number: u32, place: u64, line: &'a [u8]) -> Result<()> {
         let equals = line.iter().position(|byte| *byte == b'=');
         let plain = |key: &[u8]| !key.iter().any(|byte| byte.is_ascii_whitespace() || *byte == b'"');
         let key = equals.and_then(|equals| line.get(..equals)).map(<[u8]>::trim_ascii_end);
@@ -259,8 +274,8 @@ impl<'a> Keys<'a> {
             }
             _ => return Ok(()),
         };
-        match slot.replace(value) {
-            Some(before) if before != value => Err(Error::malformed(format!(
+        match slot.replace((value, place)) {
+            Some((before, _)) if before != value => Err(Error::malformed(format!(
                 "the descriptor says {} twice: {:?} and, in line {number}, {:?}",
                 String::from_utf8_lossy(key),
                 String::from_utf8_lossy(before),
@@ -272,22 +287,24 @@ impl<'a> Keys<'a> {
 
     fn check_version(&self) -> Result<()> {
         match self.version {
-            None | Some(b"1" | b"2" | b"3" | b"4") => Ok(()),
-            Some(other) => Err(Error::unsupported(format!(
+            None | Some((b"1" | b"2" | b"3" | b"4", _)) => Ok(()),
+            Some((other, at)) => Err(Error::unsupported(format!(
                 "descriptor version {:?}; 1 to 4 are known",
                 String::from_utf8_lossy(other)
-            ))),
+            ))
+            .at(at)),
         }
     }
 
     fn parent_cid(&self) -> Result<Option<String>> {
-        let Some(value) = self.parent_cid else { return Ok(None) };
+        let Some((value, at)) = self.parent_cid else { return Ok(None) };
         let text = String::from_utf8_lossy(value);
         match u32::from_str_radix(&text, 16) {
             Ok(u32::MAX) => Ok(None),
             Ok(_) => Ok(Some(text.into_owned())),
             Err(_) => {
-                Err(Error::malformed(format!("parentCID {text:?} is not a number of 32 bits in hexadecimal")))
+                Err(Error::malformed(format!("parentCID {text:?} is not a number of 32 bits in hexadecimal"))
+                    .at(at))
             }
         }
     }
@@ -304,7 +321,7 @@ fn is_extent(line: &[u8]) -> bool {
     access && words.next().is_some_and(|word| !word.starts_with(b"="))
 }
 
-fn extent(number: u32, line: &[u8], encoding: Encoding) -> Result<ExtentLine> {
+fn extent(number: u32, at: u64, line: &[u8], encoding: Encoding) -> Result<ExtentLine> {
     let wrong = |what: &str| {
         Error::malformed(format!(
             "line {number} of the descriptor, an extent, {what}: {:?}",
@@ -364,7 +381,7 @@ fn extent(number: u32, line: &[u8], encoding: Encoding) -> Result<ExtentLine> {
         return Err(wrong("has more than an extent line holds"));
     }
     let name = encoding.decode(name.unwrap_or_default())?.into_owned();
-    Ok(ExtentLine { access, size, kind, name, offset })
+    Ok(ExtentLine { access, size, kind, name, offset, at })
 }
 
 /// The first word of a line, and what follows the blanks behind it.
@@ -390,10 +407,10 @@ enum Encoding {
 }
 
 impl Encoding {
-    fn of(key: Option<&[u8]>) -> Result<Self> {
-        let Some(key) = key else { return Ok(Self::Utf8) };
+    fn of(key: Option<Said<'_>>) -> Result<Self> {
+        let Some((key, at)) = key else { return Ok(Self::Utf8) };
         if !key.is_ascii() {
-            return Err(Error::malformed("the descriptor's encoding is not a name"));
+            return Err(Error::malformed("the descriptor's encoding is not a name").at(at));
         }
         Ok(match key.to_ascii_lowercase().as_slice() {
             b"" | b"utf-8" | b"utf8" | b"us-ascii" | b"ascii" => Self::Utf8,

@@ -80,16 +80,18 @@ impl Entries {
     }
 
     /// Byte address of the table that an entry of a directory names; `None` where there is no table.
+    ///
+    /// # Errors
+    /// `malformed`; the caller says which entry it is.
     fn table(self, entry: u64, table_bytes: u64) -> Result<Option<u64>> {
-        let beyond =
-            || Error::malformed(format!("grain directory entry {entry:#x} is beyond the address space"));
+        let beyond = || Error::malformed(format!("{entry:#x} is beyond the address space"));
         match self {
             _ if entry == 0 => Ok(None),
             Self::Sectors { .. } => entry.checked_mul(SECTOR).map(Some).ok_or_else(beyond),
             Self::Typed { tables, .. } => {
                 if entry >> 32 != 0x1000_0000 {
                     return Err(Error::malformed(format!(
-                        "grain directory entry {entry:#x} is not of the type of an allocated table"
+                        "{entry:#x} is not of the type of an allocated table"
                     )));
                 }
                 let number = entry & 0xffff_ffff;
@@ -102,13 +104,13 @@ impl Entries {
     /// What an entry of a grain table means.
     ///
     /// # Errors
-    /// `malformed`; the caller adds the place.
+    /// `malformed`; the caller says which entry it is.
     pub(crate) fn grain(self, entry: u64, grain_bytes: u64) -> Result<Grain> {
         match self {
             _ if entry == 0 => Ok(Grain::Hole),
             Self::Sectors { zeroed: true } if entry == 1 => Ok(Grain::Zero),
             Self::Sectors { zeroed: false } if entry == 1 => Err(Error::malformed(
-                "a grain table entry is 1, a grain of zeros, and the header does not say that there are such",
+                "it is 1, a grain of zeros, and the header does not say that there are such",
             )),
             Self::Sectors { .. } => Ok(Grain::At(entry.saturating_mul(SECTOR))),
             Self::Typed { grains, .. } => match entry >> 60 {
@@ -119,10 +121,10 @@ impl Entries {
                         ((entry & 0x0fff_0000_0000_0000) >> 48) | ((entry & 0x0000_ffff_ffff_ffff) << 12);
                     let offset = number.checked_mul(grain_bytes).and_then(|bytes| bytes.checked_add(grains));
                     offset.map(Grain::At).ok_or_else(|| {
-                        Error::malformed(format!("grain table entry {entry:#x} is beyond the address space"))
+                        Error::malformed(format!("{entry:#x} is beyond the address space"))
                     })
                 }
-                _ => Err(Error::malformed(format!("grain table entry {entry:#x} has no type that is known"))),
+                _ => Err(Error::malformed(format!("{entry:#x} has no type that is known"))),
             },
         }
     }
@@ -141,6 +143,10 @@ pub(crate) struct Layout {
     pub(crate) table_entries: u64,
     /// What entries look like.
     pub(crate) entries: Entries,
+    /// The field that names the directory, and where it stands.
+    pub(crate) field: (&'static str, u64),
+    /// What neither directories nor tables nor grains lie in, and what that is.
+    pub(crate) taken: Vec<(StoredRange, &'static str)>,
 }
 
 impl Layout {
@@ -153,6 +159,24 @@ impl Layout {
     pub(crate) const fn span(&self) -> u64 {
         self.grain_bytes.saturating_mul(self.table_entries)
     }
+
+    /// Checks that `range` lies apart from what is taken.
+    ///
+    /// # Errors
+    /// `malformed`; the caller says what is at `range`, and the place.
+    pub(crate) fn check_apart(&self, range: StoredRange) -> Result<()> {
+        match self.taken.iter().find(|(taken, _)| taken.intersection(range).is_some()) {
+            Some((taken, name)) => {
+                Err(Error::malformed(format!("it leads to {range}, into {name} at {taken}")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The same error, of an entry with a name, at a place.
+pub(crate) fn in_entry(name: &str, index: u64, place: u64, error: &Error) -> Error {
+    Error::new(error.kind(), format!("{name} entry {index}: {}", error.message())).at(place)
 }
 
 /// The directory of an extent.
@@ -199,7 +223,7 @@ impl Directory {
     /// only one of the two directories can be, it is used.
     ///
     /// # Errors
-    /// `truncated` where no directory lies in the object, `malformed` where it has no address.
+    /// `truncated` where no directory lies in the object, `malformed` where it has no address or lies in what is taken.
     pub(crate) fn new(
         source: Arc<dyn Source>,
         mut layout: Layout,
@@ -208,28 +232,47 @@ impl Directory {
     ) -> Result<Self> {
         let len = bytes.div_ceil(layout.span().max(1));
         let size = len.saturating_mul(layout.entries.width());
-        let fits = |start: u64| start != 0 && start.checked_add(size).is_some_and(|end| end <= source.len());
-        if !fits(layout.directory) && len != 0 {
-            let Some(redundant) = layout.redundant.filter(|start| fits(*start)) else {
-                return Err(if layout.directory == 0 {
-                    Error::malformed("there is no grain directory")
-                } else {
-                    Error::truncated(format!(
-                        "the grain directory has {size} bytes at {}, and the object ends at {}",
-                        layout.directory,
-                        source.len()
-                    ))
-                    .at(layout.directory)
-                });
+        let (field, place) = layout.field;
+        let check = |start: u64| {
+            let range = StoredRange::new(StoredOffset::new(start), size);
+            let range = range.filter(|range| range.end().get() <= source.len()).ok_or_else(|| {
+                Error::truncated(format!(
+                    "{field}: the grain directory has {size} bytes at {start}, and the object ends at {}",
+                    source.len()
+                ))
+                .at(place)
+            })?;
+            if start == 0 {
+                return Err(Error::malformed(format!("{field} is 0: there is no grain directory")).at(place));
+            }
+            layout
+                .check_apart(range)
+                .map(|()| range)
+                .map_err(|error| Error::malformed(format!("{field}: {}", error.message())).at(place))
+        };
+        let mut taken = Vec::new();
+        if len != 0 {
+            let redundant = layout.redundant.and_then(|start| check(start).ok());
+            taken = match (check(layout.directory), redundant) {
+                (Ok(range), redundant) => {
+                    let redundant = redundant.filter(|redundant| redundant.start() != range.start());
+                    std::iter::once(range).chain(redundant).collect()
+                }
+                (Err(_), Some(redundant)) => {
+                    warnings.add(redundant_used(format!(
+                        "the grain directory at {} does not lie in the object, or lies in other metadata: the redundant \
+                         one is used",
+                        layout.directory
+                    )));
+                    vec![redundant]
+                }
+                (Err(error), None) => return Err(error),
             };
-            warnings.add(redundant_used(format!(
-                "the grain directory at {} does not lie in the object: the redundant one is used",
-                layout.directory
-            )));
-            layout.directory = redundant;
-            layout.redundant = None;
         }
-        layout.redundant = layout.redundant.filter(|start| fits(*start) && *start != layout.directory);
+        let starts = |index: usize| taken.get(index).map(|range: &StoredRange| range.start().get());
+        layout.directory = starts(0).unwrap_or(layout.directory);
+        layout.redundant = starts(1);
+        layout.taken.extend(taken.into_iter().map(|range| (range, "the grain directory")));
         Ok(Self { source, layout, bytes, len, warnings, named: Mutex::default() })
     }
 
@@ -353,7 +396,8 @@ impl Directory {
 
     fn locate(&self, bytes: &Bytes, relative: u64, index: u64) -> Result<Option<StoredRange>> {
         let entry = self.layout.entries.get(bytes, relative).unwrap_or_default();
-        let Some(start) = self.layout.entries.table(entry, self.layout.table_bytes())? else {
+        let named = |error: Error| Error::new(error.kind(), format!("grain directory entry {index}: {}", error.message()));
+        let Some(start) = self.layout.entries.table(entry, self.layout.table_bytes()).map_err(named)? else {
             return Ok(None);
         };
         // The last table need not be there but for the grains of the disk.
@@ -362,7 +406,9 @@ impl Directory {
         let range =
             StoredRange::new(StoredOffset::new(start), used.saturating_mul(self.layout.entries.width()));
         match range {
-            Some(range) if range.end().get() <= self.source.len() => Ok(Some(range)),
+            Some(range) if range.end().get() <= self.source.len() => {
+                self.layout.check_apart(range).map(|()| Some(range)).map_err(named)
+            }
             _ => Err(Error::truncated(format!(
                 "grain directory entry {index} names a table at {start}, and the object ends at {}",
                 self.source.len()

@@ -8,6 +8,8 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::directory::{Entries, Layout};
+use diskferry_core::address::{StoredOffset, StoredRange};
+
 use super::header::{SECTOR, Sectors};
 
 /// The first bytes of a COWD extent.
@@ -19,6 +21,12 @@ const COWD_TABLE_ENTRIES: u64 = 4096;
 /// Largest grain of COWD that is taken, 1 GiB.
 const MOST_GRAIN_SECTORS: u32 = 1 << 21;
 const COWD_ROOT: u32 = 1;
+/// Bytes of a COWD header, names and descriptions included.
+const COWD_HEADER_BYTES: u64 = 4 * SECTOR;
+/// The field that names a grain directory.
+const DIRECTORY: &str = "grain directory";
+/// Where the flags of a COWD header are.
+pub(crate) const COWD_FLAGS: u64 = 8;
 
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -35,11 +43,17 @@ struct RawCowd {
 
 const _: () = assert!(size_of::<RawCowd>() == 32);
 
+/// The field that names the volatile header of a seSparse extent, and where it stands.
+const VOLATILE: &str = "volatile header";
+pub(crate) const VOLATILE_AT: u64 = 80;
+
 /// A sparse extent of ESX.
 #[derive(Clone, Debug)]
 pub(crate) struct EsxExtent {
     /// Its length.
     pub(crate) capacity: Sectors,
+    /// Where its header says so.
+    pub(crate) capacity_at: u64,
     /// Where its directory is.
     pub(crate) layout: Layout,
     /// True for a difference to another disk.
@@ -53,6 +67,7 @@ pub(crate) struct EsxExtent {
 pub(crate) fn parse_cowd(bytes: &[u8]) -> Result<EsxExtent> {
     let (raw, _) = RawCowd::ref_from_prefix(bytes).map_err(|_| {
         Error::truncated(format!("a COWD header is longer than the object's {} bytes", bytes.len()))
+            .at(bytes.len() as u64)
     })?;
     if raw.magic != COWD_MAGIC {
         return Err(Error::malformed("the magic of a COWD extent is missing").at(0u64));
@@ -74,9 +89,11 @@ pub(crate) fn parse_cowd(bytes: &[u8]) -> Result<EsxExtent> {
         grain_bytes: u64::from(grain).saturating_mul(SECTOR),
         table_entries: COWD_TABLE_ENTRIES,
         entries: Entries::Sectors { zeroed: false },
+        field: (DIRECTORY, 20),
+        taken: vec![(StoredRange::first(COWD_HEADER_BYTES), "the header")],
     };
     enough(&layout, capacity, u64::from(raw.directory_entries.get()), 24)?;
-    Ok(EsxExtent { capacity, layout, child: raw.flags.get() & COWD_ROOT == 0 })
+    Ok(EsxExtent { capacity, capacity_at: 12, layout, child: raw.flags.get() & COWD_ROOT == 0 })
 }
 
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
@@ -112,6 +129,7 @@ pub(crate) fn parse_se(bytes: &[u8]) -> Result<(EsxExtent, u64)> {
     const TABLE_SECTORS: u64 = 64;
     let (raw, _) = RawSe::ref_from_prefix(bytes).map_err(|_| {
         Error::truncated(format!("a seSparse header has 512 bytes, the object {}", bytes.len()))
+            .at(bytes.len() as u64)
     })?;
     if raw.magic.get().to_le_bytes() != SE_MAGIC {
         return Err(Error::malformed("the magic of a seSparse extent is missing").at(0u64));
@@ -139,7 +157,7 @@ pub(crate) fn parse_se(bytes: &[u8]) -> Result<(EsxExtent, u64)> {
         match (offset, end) {
             (Some(offset), Some(_)) => Ok(offset),
             _ => {
-                Err(Error::malformed(format!("the {name} of a seSparse extent are beyond the address space"))
+                Err(Error::malformed(format!("{name}: what a seSparse extent names is beyond the address space"))
                     .at(at))
             }
         }
@@ -148,8 +166,10 @@ pub(crate) fn parse_se(bytes: &[u8]) -> Result<(EsxExtent, u64)> {
     if capacity.bytes().is_none() {
         return Err(Error::malformed(format!("capacity is {} sectors", capacity.0)).at(16u64));
     }
+    let volatile = place(&raw.volatile_header, VOLATILE, VOLATILE_AT)?;
+    let volatile_range = StoredRange::new(StoredOffset::new(volatile), SECTOR).unwrap_or(StoredRange::first(0));
     let layout = Layout {
-        directory: place(&raw.directory, "directory entries", 128)?,
+        directory: place(&raw.directory, DIRECTORY, 128)?,
         redundant: None,
         grain_bytes: GRAIN_SECTORS.saturating_mul(SECTOR),
         table_entries: TABLE_SECTORS.saturating_mul(SECTOR).checked_div(8).unwrap_or_default(),
@@ -157,18 +177,19 @@ pub(crate) fn parse_se(bytes: &[u8]) -> Result<(EsxExtent, u64)> {
             tables: place(&raw.tables, "grain tables", 144)?,
             grains: place(&raw.grains, "grains", 192)?,
         },
+        field: (DIRECTORY, 128),
+        taken: vec![(StoredRange::first(SECTOR), "the header"), (volatile_range, "the volatile header")],
     };
     let entries = raw.directory.last().map_or(0, |size| size.get()).saturating_mul(64);
     enough(&layout, capacity, entries, 136)?;
-    let volatile = place(&raw.volatile_header, "volatile header's sectors", 80)?;
-    Ok((EsxExtent { capacity, layout, child: false }, volatile))
+    Ok((EsxExtent { capacity, capacity_at: 16, layout, child: false }, volatile))
 }
 
-/// Checks the volatile header of a seSparse extent.
+/// Checks the volatile header of a seSparse extent, which lies at byte address `at`.
 ///
 /// # Errors
 /// `malformed` without its magic, `unsupported_feature` where a journal is to be replayed.
-pub(crate) fn check_se_volatile(bytes: &[u8]) -> Result<()> {
+pub(crate) fn check_se_volatile(bytes: &[u8], at: u64) -> Result<()> {
     #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
     #[repr(C)]
     struct Raw {
@@ -180,11 +201,12 @@ pub(crate) fn check_se_volatile(bytes: &[u8]) -> Result<()> {
     let (raw, _) = Raw::ref_from_prefix(bytes)
         .map_err(|_| Error::truncated("the volatile header of a seSparse extent is not whole"))?;
     if raw.magic.get() != 0xcafe_cafe {
-        return Err(Error::malformed("the magic of a seSparse extent's volatile header is missing"));
+        return Err(Error::malformed("the magic of a seSparse extent's volatile header is missing").at(at));
     }
     if raw.replay_journal.get() != 0 {
         return Err(Error::unsupported("a seSparse extent was not closed: its journal is to be replayed")
-            .hint("open it once where it was made, so that its journal is replayed"));
+            .hint("open it once where it was made, so that its journal is replayed")
+            .at(at.saturating_add(24)));
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use diskferry_core::address::{StoredOffset, StoredRange};
 use diskferry_core::source::Source;
 use diskferry_core::source::wrap::HeadTail;
 
-use super::header::{DirectoryAt, HEADER_LEN, Marker, SECTOR, Sectors, SparseHeader};
+use super::header::{DirectoryAt, HEADER_LEN, Marker, SECTOR, Sectors, SparseHeader, field};
 
 /// What a usable footer says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +19,8 @@ pub(crate) struct Footer {
     pub(crate) directory: Sectors,
     /// The redundant one.
     pub(crate) redundant: Option<Sectors>,
+    /// Byte address of the field that says where the directory is.
+    pub(crate) field: u64,
     /// Byte address of the footer's marker: behind everything else that the image uses.
     pub(crate) offset: u64,
     /// It is not where it belongs: zeros follow, or the end marker is missing.
@@ -51,7 +53,8 @@ pub(crate) fn find(file: &HeadTail, header: &SparseHeader, bytes: u64) -> Option
     let size = bytes.div_ceil(span.max(1)).checked_mul(4)?;
     let fits = directory.bytes()?.checked_add(size)? <= offset && (directory.0 != 0 || size == 0);
     let padded = file.len() != last.checked_add(2)?.checked_mul(SECTOR)?;
-    (same && fits).then_some(Footer { directory, redundant: footer.redundant, offset, padded })
+    let field = offset.checked_add(SECTOR)?.checked_add(field::DIRECTORY)?;
+    (same && fits).then_some(Footer { directory, redundant: footer.redundant, field, offset, padded })
 }
 
 /// A sector of the object's head or tail.

@@ -23,6 +23,15 @@ const LEAST_GRAIN_SECTORS: u64 = 8;
 /// Most entries of a grain table: 128 times the usual 512, so that a table stays 256 KiB.
 const MOST_TABLE_ENTRIES: u32 = 1 << 16;
 
+/// Places of fields in the header, for errors.
+pub(crate) mod field {
+    pub(crate) const FLAGS: u64 = 8;
+    pub(crate) const CAPACITY: u64 = 12;
+    pub(crate) const DESCRIPTOR_OFFSET: u64 = 28;
+    pub(crate) const DESCRIPTOR_SIZE: u64 = 36;
+    pub(crate) const DIRECTORY: u64 = 56;
+}
+
 const FLAG_NEWLINES: u32 = 1;
 const FLAG_REDUNDANT: u32 = 1 << 1;
 const FLAG_ZEROED: u32 = 1 << 2;
@@ -124,6 +133,7 @@ impl SparseHeader {
                 "a sparse extent's header has {HEADER_LEN} bytes, the object {}",
                 bytes.len()
             ))
+            .at(bytes.len() as u64)
         })?;
         if raw.magic != MAGIC {
             return Err(Error::malformed("the magic of a sparse extent is missing").at(0u64));

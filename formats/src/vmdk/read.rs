@@ -12,9 +12,9 @@ use diskferry_core::source::wrap::HeadTail;
 
 use super::descriptor::{self, Access, Descriptor, ExtentLine, Kind, is_descriptor};
 use super::directory::{Entries, Layout};
-use super::esx::{COWD_MAGIC, EsxExtent, SE_MAGIC, check_se_volatile, parse_cowd, parse_se};
+use super::esx::{COWD_FLAGS, COWD_MAGIC, EsxExtent, SE_MAGIC, VOLATILE_AT, check_se_volatile, parse_cowd, parse_se};
 use super::footer::{self, Footer};
-use super::header::{DirectoryAt, Grains, HEADER_LEN, MAGIC, SECTOR, Sectors, SparseHeader};
+use super::header::{DirectoryAt, Grains, HEADER_LEN, MAGIC, SECTOR, Sectors, SparseHeader, field};
 use super::map::{Part, PartMap, VmdkMap};
 use super::scan::ScanMap;
 use super::set;
@@ -58,7 +58,7 @@ pub(crate) fn recognise(file: &HeadTail) -> Recognised {
         Begins::Hosted => recognise_hosted(file),
         // One that is longer than the head is parsed when it is opened.
         Begins::Descriptor if file.len() > HeadTail::HEAD && !head.contains(&0) => Ok(()),
-        Begins::Descriptor => Descriptor::parse(head).map(drop),
+        Begins::Descriptor => Descriptor::parse(head, 0).map(drop),
         Begins::Cowd => parse_cowd(head).map(drop),
         Begins::SeSparse => parse_se(head).map(drop),
     };
@@ -74,7 +74,7 @@ fn recognise_hosted(file: &HeadTail) -> Result<()> {
     let bounds = usize::try_from(range.start().get()).ok().zip(usize::try_from(range.end().get()).ok());
     match bounds.and_then(|(start, end)| file.head().get(start..end)) {
         Some(text) if !is_blank(text) => {
-            Descriptor::parse(text).map(drop).map_err(|error| error.at(range.start()))
+            Descriptor::parse(text, range.start().get()).map(drop)
         }
         _ => Ok(()),
     }
@@ -105,7 +105,8 @@ async fn open_hosted(opening: Opening) -> Result<Disk> {
     let described = match embedded(&file, &header).await? {
         Some(descriptor) => Some(descriptor),
         None if header.grains == Grains::Plain => {
-            return Err(alone(file.url(), "a sparse extent without a descriptor"));
+            let error = alone(file.url(), "a sparse extent without a descriptor");
+            return Err(error.at(field::DESCRIPTOR_OFFSET));
         }
         None => {
             warnings.add(Warning::new(
@@ -116,7 +117,7 @@ async fn open_hosted(opening: Opening) -> Result<Disk> {
         }
     };
     let size = match &described {
-        Some((_, line)) => extent_size(line, header.capacity, header.grain)?,
+        Some((_, line)) => extent_size(line, header.capacity, header.grain, field::CAPACITY)?,
         None => header.capacity.bytes().unwrap_or_default(),
     };
     if header.unclean {
@@ -173,7 +174,7 @@ pub(crate) fn parse_embedded(
     if is_blank(text) {
         return Ok(None);
     }
-    let found = Descriptor::parse(text).map_err(|error| error.at(range.start()))?;
+    let found = Descriptor::parse(text, range.start().get())?;
     let contradiction = |what: String| Error::malformed(what).at(range.start());
     match (found.kind, header.grains) {
         (Kind::MonolithicSparse, Grains::Plain) | (Kind::StreamOptimized, Grains::Compressed { .. }) => {}
@@ -212,18 +213,19 @@ pub(crate) fn descriptor_range(header: &SparseHeader, object: u64) -> Result<Opt
     let Some((offset, size)) = header.descriptor else { return Ok(None) };
     let beyond = || {
         Error::truncated(format!(
-            "the descriptor has {} sectors from sector {} on, and the object ends at {object}",
-            size.0, offset.0
+            "descriptorOffset is sector {} and descriptorSize {} sectors, and the object ends at {object}",
+            offset.0, size.0
         ))
-        .at(28u64)
+        .at(field::DESCRIPTOR_OFFSET)
     };
     let (start, len) = offset.bytes().zip(size.bytes()).ok_or_else(beyond)?;
     if len > descriptor::LONGEST {
         return Err(Error::malformed(format!(
-            "the descriptor has {len} bytes, more than {}",
+            "descriptorSize is {} sectors, {len} bytes: more than {}",
+            size.0,
             descriptor::LONGEST
         ))
-        .at(36u64));
+        .at(field::DESCRIPTOR_SIZE));
     }
     let range = StoredRange::new(StoredOffset::new(start), len).ok_or_else(beyond)?;
     if range.end().get() > object { Err(beyond()) } else { Ok(Some(range)) }
@@ -234,19 +236,21 @@ fn is_blank(text: &[u8]) -> bool {
 }
 
 /// The size of an extent on the disk: what its line says. The capacity in its own header is the same, or the same
-/// rounded up to a whole grain, as some writers leave it.
+/// rounded up to a whole grain, as some writers leave it; it stands there at byte address `at`.
 ///
 /// # Errors
 /// `malformed` where the two contradict each other.
-pub(crate) fn extent_size(line: &ExtentLine, capacity: Sectors, grain: Sectors) -> Result<u64> {
+pub(crate) fn extent_size(line: &ExtentLine, capacity: Sectors, grain: Sectors, at: u64) -> Result<u64> {
     let rounded = line.size.0.checked_next_multiple_of(grain.0);
     if capacity != line.size && Some(capacity.0) != rounded {
         return Err(Error::malformed(format!(
-            "the descriptor gives the extent {} sectors, its header {}",
+            "the descriptor gives the extent {} sectors, and the capacity in its header is {}",
             line.size.0, capacity.0
-        )));
+        ))
+        .at(at));
     }
-    line.size.bytes().ok_or_else(|| Error::malformed("an extent is longer than the address space"))
+    let bytes = line.size.bytes();
+    bytes.ok_or_else(|| Error::malformed("an extent is longer than the address space").at(line.at))
 }
 
 /// What a header tells of the use that an extent makes of the format.
@@ -278,14 +282,14 @@ pub(crate) fn refusals(descriptor: &Descriptor, lines: &[ExtentLine]) -> Vec<Ref
     if let Some(message) = parent {
         refusals.push(
             Refusal::new(ErrorKind::ParentDiskRefused, message)
-                .hint("consolidate its snapshots where it was made, or clone it, and take the result"),
+                .hint("consolidate its snapshots where it was made, or clone it, and take the result")
+                .at(descriptor.parent_at),
         );
     }
     if let Some(line) = lines.iter().find(|line| line.access == Access::None) {
-        refusals.push(Refusal::new(
-            ErrorKind::UnsupportedFeature,
-            format!("an extent of {} sectors has the access NOACCESS: its bytes are not known", line.size.0),
-        ));
+        let message =
+            format!("an extent of {} sectors has the access NOACCESS: its bytes are not known", line.size.0);
+        refusals.push(Refusal::new(ErrorKind::UnsupportedFeature, message).at(line.at));
     }
     refusals
 }
@@ -322,10 +326,10 @@ pub(crate) fn sparse_part(
         .at(20u64));
     }
     let mut features = Vec::new();
-    let (directory, redundant, footer_at) = match header.directory {
-        DirectoryAt::Sector(sector) => (sector, header.redundant, None),
+    let (directory, redundant, footer_at, field) = match header.directory {
+        DirectoryAt::Sector(sector) => (sector, header.redundant, None, field::DIRECTORY),
         DirectoryAt::Footer => match footer::find(file, header, guest.len()) {
-            Some(Footer { directory, redundant, offset, padded }) => {
+            Some(Footer { directory, redundant, field, offset, padded }) => {
                 if padded {
                     warnings.add(Warning::new(
                         "recovered_footer",
@@ -333,7 +337,7 @@ pub(crate) fn sparse_part(
                     ));
                 }
                 features.push("directory at the end".to_owned());
-                (directory, redundant, Some(offset))
+                (directory, redundant, Some(offset), field)
             }
             None if header.grains == (Grains::Compressed { markers: true }) => {
                 warnings.add(Warning::new(
@@ -346,18 +350,24 @@ pub(crate) fn sparse_part(
             }
             None => {
                 return Err(Error::malformed(
-                    "the directory is said to be at the end, and there is no footer",
+                    "gdOffset says that the directory is at the end, and there is no footer",
                 )
-                .at(56u64));
+                .at(field::DIRECTORY));
             }
         },
     };
+    let mut taken = vec![(StoredRange::first(SECTOR), "the header")];
+    if let Some(range) = descriptor_range(header, source.len())? {
+        taken.push((range, "the descriptor"));
+    }
     let layout = Layout {
         directory: directory.bytes().unwrap_or(u64::MAX),
         redundant: redundant.and_then(Sectors::bytes),
         grain_bytes: header.grain_bytes(),
         table_entries: u64::from(header.table_entries),
         entries: Entries::Sectors { zeroed: header.zeroed_grains },
+        field: ("gdOffset", field),
+        taken,
     };
     let compressed = match header.grains {
         Grains::Plain => None,
@@ -391,11 +401,17 @@ pub(crate) fn esx_part(
 /// `malformed`, `truncated`, `unsupported_feature`; the `source_*` codes.
 pub(crate) async fn open_se(file: &HeadTail) -> Result<EsxExtent> {
     let (extent, volatile) = parse_se(file.head())?;
-    let range = StoredRange::new(StoredOffset::new(volatile), SECTOR).ok_or_else(|| {
-        Error::truncated("the volatile header of a seSparse extent is beyond the address space")
-    })?;
+    let range = StoredRange::new(StoredOffset::new(volatile), SECTOR)
+        .filter(|range| range.end().get() <= file.len())
+        .ok_or_else(|| {
+            Error::truncated(format!(
+                "the volatile header of a seSparse extent is at {volatile} and the object ends at {}",
+                file.len()
+            ))
+            .at(VOLATILE_AT)
+        })?;
     let header: Bytes = file.read(range).await?;
-    check_se_volatile(&header).map_err(|error| error.at(volatile))?;
+    check_se_volatile(&header, volatile)?;
     Ok(extent)
 }
 
@@ -424,7 +440,11 @@ fn open_cowd(opening: &Opening) -> Result<Disk> {
 
 /// The refusal of a COWD extent that says that it is a difference.
 pub(crate) fn cowd_child() -> Refusal {
-    Refusal::new(ErrorKind::ParentDiskRefused, "a COWD extent says that it is a difference to another disk")
+    Refusal::new(
+        ErrorKind::ParentDiskRefused,
+        "the flags of a COWD extent say that it is a difference to another disk",
+    )
+    .at(COWD_FLAGS)
 }
 
 /// What opening one file of a set answers: which file to open instead.

@@ -15,7 +15,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::descriptor::{Descriptor, ExtentLine, ExtentType, Kind, LONGEST};
 use super::esx::{COWD_MAGIC, parse_cowd};
-use super::header::{Grains, SparseHeader};
+use super::header::{Grains, SparseHeader, field};
 use super::map::{Part, PartMap};
 use super::read::{cowd_child, esx_part, extent_size, features, finish, open_se, refusals, sparse_part};
 use super::sparse::Shared;
@@ -33,9 +33,9 @@ const HEADS_KEPT: usize = 32;
 pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     let text = read_up_to(&*opening.file, StoredOffset::ZERO, LONGEST).await?;
     if opening.file.len() > LONGEST && !text.contains(&0) {
-        return Err(Error::malformed(format!("the descriptor has more than {LONGEST} bytes of text")));
+        return Err(Error::malformed(format!("the descriptor has more than {LONGEST} bytes of text")).at(LONGEST));
     }
-    let descriptor = Descriptor::parse(&text)?;
+    let descriptor = Descriptor::parse(&text, 0)?;
     let places = places(&descriptor)?;
     let virtual_bytes = places.last().map_or(0, |guest| guest.end().get());
     let mut geometry = Geometry {
@@ -103,7 +103,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
 /// Where each extent lies on the disk.
 fn places(descriptor: &Descriptor) -> Result<Vec<GuestRange>> {
     if descriptor.extents.is_empty() {
-        return Err(Error::malformed("the descriptor has no extents"));
+        return Err(Error::malformed("the descriptor has no extents").at(0u64));
     }
     let single = matches!(descriptor.kind, Kind::MonolithicSparse | Kind::StreamOptimized);
     if single && descriptor.extents.len() > 1 {
@@ -111,14 +111,17 @@ fn places(descriptor: &Descriptor) -> Result<Vec<GuestRange>> {
             "createType {:?} and {} extents contradict each other",
             descriptor.create_type,
             descriptor.extents.len()
-        )));
+        ))
+        .at(descriptor.create_type_at));
     }
     let mut at = GuestOffset::ZERO;
     let mut places = Vec::new();
     for line in &descriptor.extents {
         let guest = line.size.bytes().and_then(|len| GuestRange::new(at, len));
         let guest = guest
-            .ok_or_else(|| Error::malformed("the extents together are longer than the address space"))?;
+            .ok_or_else(|| {
+                Error::malformed("the extents together are longer than the address space").at(line.at)
+            })?;
         at = guest.end();
         places.push(guest);
     }
@@ -127,18 +130,20 @@ fn places(descriptor: &Descriptor) -> Result<Vec<GuestRange>> {
 
 /// The name of the sibling of each extent, where it has one.
 fn names(descriptor: &Descriptor) -> Result<Vec<Option<SiblingName>>, Refusal> {
-    let device = descriptor.extents.iter().any(|line| line.kind == ExtentType::Device);
-    if device || descriptor.kind == Kind::Device {
+    let device = descriptor.extents.iter().find(|line| line.kind == ExtentType::Device);
+    if device.is_some() || descriptor.kind == Kind::Device {
         return Err(Refusal::new(
             ErrorKind::ExternalDataRefused,
             format!("createType {:?}: the disk is a device or the mapping of one", descriptor.create_type),
-        ));
+        )
+        .at(device.map_or(descriptor.create_type_at, |line| line.at)));
     }
     let name = |line: &ExtentLine| match line.kind {
         ExtentType::Zero => Ok(None),
         _ => SiblingName::new(&line.name).map(Some).map_err(|error| {
             Refusal::new(error.kind(), error.message())
                 .hint("only files in the same directory or under the same prefix are opened")
+                .at(line.at)
         }),
     };
     descriptor.extents.iter().map(name).collect()
@@ -174,7 +179,8 @@ fn wanted(lines: &[ExtentLine], names: &[Option<SiblingName>]) -> Result<(Vec<Op
             return Err(Error::malformed(format!(
                 "the extent {:?} stands twice in the descriptor",
                 name.as_str()
-            )));
+            ))
+            .at(line.at));
         }
         indices.push(Some(index));
     }
@@ -244,7 +250,7 @@ async fn part(
         let grain_bytes = extent.layout.grain_bytes;
         let grain =
             super::header::Sectors(grain_bytes.checked_div(super::header::SECTOR).unwrap_or_default());
-        extent_size(line, extent.capacity, grain)?;
+        extent_size(line, extent.capacity, grain, extent.capacity_at)?;
         let refusal = extent.child.then(cowd_child);
         let part = esx_part(index, source, extent, guest, shared)?;
         return Ok(OpenedPart { part, features: Vec::new(), grain_bytes: Some(grain_bytes), refusal });
@@ -258,11 +264,12 @@ async fn part(
     };
     if !right {
         return Err(Error::malformed(format!(
-            "createType {:?} and the extent's header contradict each other",
+            "createType {:?} and the flags in the extent's header contradict each other",
             descriptor.create_type
-        )));
+        ))
+        .at(field::FLAGS));
     }
-    extent_size(line, header.capacity, header.grain)?;
+    extent_size(line, header.capacity, header.grain, field::CAPACITY)?;
     let opened = sparse_part(index, source, file, &header, guest, shared)?;
     let mut features = features(&header);
     features.extend(opened.features);
@@ -281,6 +288,7 @@ fn flat(line: &ExtentLine, guest: GuestRange, file: FileIndex, source: &Arc<dyn 
             line.size.0,
             line.offset.0,
             source.len()
-        ))),
+        ))
+        .at(source.len())),
     }
 }

@@ -17,7 +17,7 @@ use diskferry_core::scan::is_zero;
 use diskferry_core::source::Source;
 use futures_util::lock::Mutex;
 
-use super::directory::{Directory, Grain, Layout, Page, TableAt};
+use super::directory::{Directory, Grain, Layout, Page, TableAt, in_entry};
 use super::grain::{Bound, GrainCodec};
 use super::header::{GRAIN_MARKER_LEN, SECTOR, most_compressed};
 use crate::table::{Ahead, Shelf, Tables};
@@ -375,22 +375,29 @@ impl SparseMap {
             let entry = layout.entries.get(&table.bytes, index).ok_or_else(|| {
                 Error::internal(format!("grain table {} has no entry {index}", table.index))
             })?;
-            let grain = layout.entries.grain(entry, layout.grain_bytes).map_err(|error| error.at(place()))?;
+            let wrong = |error: &Error| in_entry("grain table", index, place(), error);
+            let grain = layout.entries.grain(entry, layout.grain_bytes).map_err(|error| wrong(&error))?;
             let needed = match (&self.compressed, grain) {
                 (_, Grain::Hole | Grain::Zero) => 0,
                 (Some(compressed), _) if compressed.markers => GRAIN_MARKER_LEN as u64,
                 (Some(_), _) => 1,
                 (None, _) => end.saturating_sub(start),
             };
-            if let Grain::At(stored) = grain
-                && stored.checked_add(needed).is_none_or(|end| end > self.object_bytes)
-            {
-                return Err(Error::truncated(format!(
-                    "the grain of guest offset {} lies at {stored}, and the object ends at {}",
-                    self.base.saturating_add(start),
-                    self.object_bytes
-                ))
-                .at(place()));
+            if let Grain::At(stored) = grain {
+                let range = StoredRange::new(StoredOffset::new(stored), needed)
+                    .filter(|range| range.end().get() <= self.object_bytes);
+                let range = range.ok_or_else(|| {
+                    wrong(&Error::truncated(format!(
+                        "the grain of guest offset {} lies at {stored}, and the object ends at {}",
+                        self.base.saturating_add(start),
+                        self.object_bytes
+                    )))
+                })?;
+                layout.check_apart(range).map_err(|error| wrong(&error))?;
+                if table.at.range.intersection(range).is_some() {
+                    let error = Error::malformed(format!("it leads to {range}, into its own table at {}", table.at.range));
+                    return Err(wrong(&error));
+                }
             }
             let until = end.min(to);
             match (grain, found.last_mut()) {

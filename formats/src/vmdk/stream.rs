@@ -18,7 +18,7 @@ use diskferry_core::source::BoxFuture;
 use diskferry_core::stream::{ImageStream, Piece};
 
 use super::grain::{Bound, GrainCodec};
-use super::header::{DirectoryAt, Grains, HEADER_LEN, MAGIC, Marker, SECTOR, Sectors, SparseHeader};
+use super::header::{DirectoryAt, Grains, HEADER_LEN, MAGIC, Marker, SECTOR, Sectors, SparseHeader, field};
 use super::read::{descriptor_range, extent_size, features, parse_embedded, refusals};
 use super::scan::{first_marker, grain_len, grain_number, metadata_len};
 use crate::Format;
@@ -69,7 +69,7 @@ pub(crate) async fn open_stream(mut feed: Feed) -> Result<Box<dyn ImageStream>> 
     };
     match described {
         Some((descriptor, line)) => {
-            size = extent_size(&line, header.capacity, header.grain)?;
+            size = extent_size(&line, header.capacity, header.grain, field::CAPACITY)?;
             if let Some(refusal) = refusals(&descriptor, std::slice::from_ref(&line)).first() {
                 return Err(refusal.into());
             }

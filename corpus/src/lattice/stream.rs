@@ -1,0 +1,294 @@
+//! streamOptimized VMDK: markers, compressed grains, tables behind them, the footer.
+//!
+//! ```text
+//! header │ descriptor │ room │ marker grain … │ marker table │ marker directory │ marker footer │ end
+//! ```
+
+use std::sync::Arc;
+
+use super::build::{Image, guest, zlib};
+use super::vmdk::{Header, SECTOR, descriptor, field};
+use super::{
+    Base, Case, Expect, LE16, LE32, LE64, MALFORMED, SAME, Structure, TRUNCATED, UNMARKED, UNSUPPORTED, Value,
+    all, reads,
+};
+
+const GRAIN: usize = 4096;
+const DISK: usize = 3 * GRAIN;
+const CAPACITY: u64 = DISK as u64 / 512;
+/// Where the first marker stands.
+const FIRST: usize = 4 * SECTOR;
+/// Sectors of a grain: marker, zlib stream of one stored block, zeros.
+const STORED: usize = (12 + GRAIN + 11usize).next_multiple_of(SECTOR);
+const SECOND: usize = FIRST + STORED;
+const TABLE: usize = FIRST + 2 * STORED + SECTOR;
+const DIRECTORY: usize = TABLE + 2 * SECTOR;
+const FOOTER: usize = DIRECTORY + 2 * SECTOR;
+const END: usize = FOOTER + 2 * SECTOR;
+const SIZE: u64 = GRAIN as u64 + 11;
+
+fn marker(image: &mut Image, at: usize, value: u64, kind: u32) {
+    image.le64(at, value).le32(at + 12, kind);
+}
+
+/// A grain, nothing, a grain.
+fn base() -> Arc<Base> {
+    let mut disk = guest(DISK);
+    disk[GRAIN..2 * GRAIN].fill(0);
+    let header = |directory| Header {
+        version: 3,
+        flags: 0x3_0001,
+        capacity: CAPACITY,
+        descriptor: (1, 2),
+        entries: 16,
+        redundant: 0,
+        directory,
+        overhead: 4,
+    };
+    let text = descriptor("streamOptimized", &format!("RW {CAPACITY} SPARSE \"image\""));
+    let mut image = Image::new(END);
+    image.put(0, &header(u64::MAX).bytes()).put(SECTOR, text.as_bytes());
+    for (at, grain) in [(FIRST, 0), (SECOND, 2)] {
+        let stream = zlib(&disk[grain * GRAIN..(grain + 1) * GRAIN]);
+        assert_eq!(stream.len() as u64, SIZE);
+        image.le64(at, (grain * GRAIN / SECTOR) as u64).le32(at + 8, stream.len() as u32).put(at + 12, &stream);
+    }
+    marker(&mut image, TABLE - SECTOR, 1, 1);
+    image.le32(TABLE, (FIRST / SECTOR) as u32).le32(TABLE + 8, (SECOND / SECTOR) as u32);
+    marker(&mut image, DIRECTORY - SECTOR, 1, 2);
+    image.le32(DIRECTORY, (TABLE / SECTOR) as u32);
+    marker(&mut image, FOOTER - SECTOR, 1, 3);
+    image.put(FOOTER, &header((DIRECTORY / SECTOR) as u64).bytes());
+    Base::one("vmdk", "streamOptimized", image.0, disk)
+}
+
+pub(super) fn cases(out: &mut Vec<Case>) {
+    let base = base();
+    header(out, &base);
+    grains(out, &base);
+    tables(out, &base);
+    footer(out, &base);
+    scanned(out, &base);
+}
+
+const HOLE: Expect = reads(|disk, _| disk[..GRAIN].fill(0));
+
+fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
+    let algorithm = MALFORMED.says("compressAlgorithm").at(field::COMPRESS_ALGORITHM);
+    Structure::new(out, base, "stream header", 0, SECTOR)
+        .number("magic", LE32, all(UNMARKED))
+        .number("version", LE32, [UNSUPPORTED, SAME, UNSUPPORTED, UNSUPPORTED, UNSUPPORTED])
+        .number("flags", LE32, [algorithm, algorithm, UNSUPPORTED, UNSUPPORTED, UNSUPPORTED])
+        // The footer contradicts it, and without markers there is no finding the grains.
+        .and(Value::Meaning, 0x1_0001, MALFORMED.says("footer").at(field::GD_OFFSET))
+        .number("capacity", LE64, all(MALFORMED))
+        .number("grainSize", LE64, [MALFORMED, MALFORMED, UNSUPPORTED, MALFORMED, MALFORMED])
+        .and(Value::Boundary, 1 << 16, UNSUPPORTED)
+        // The markers are not those of such grains.
+        .and(Value::Meaning, 16, MALFORMED.says("compressed unit").at(FIRST))
+        .number(
+            "descriptorOffset",
+            LE64,
+            [SAME, SAME, TRUNCATED, TRUNCATED, TRUNCATED],
+        )
+        .number(
+            "descriptorSize",
+            LE64,
+            [
+                SAME,
+                SAME,
+                TRUNCATED.at(field::DESCRIPTOR_OFFSET),
+                TRUNCATED.at(field::DESCRIPTOR_OFFSET),
+                TRUNCATED.at(field::DESCRIPTOR_OFFSET),
+            ],
+        )
+        .number("numGTEsPerGT", LE32, [MALFORMED, SAME, UNSUPPORTED, UNSUPPORTED, UNSUPPORTED])
+        .number("rgdOffset", LE64, all(SAME))
+        .number("gdOffset", LE64, [MALFORMED, MALFORMED, TRUNCATED, TRUNCATED, SAME])
+        .and(Value::Meaning, (DIRECTORY / SECTOR) as u64, SAME)
+        .and(Value::PastTheEnd, (END / SECTOR) as u64, TRUNCATED)
+        .and(Value::Overlapping, (TABLE / SECTOR) as u64, TRUNCATED.says("grain table entry 2").at(FIRST + 8))
+        // Of no matter while the footer is there.
+        .number("overHead", LE64, all(SAME))
+        .bytes("uncleanShutdown", 1, all(SAME))
+        .bytes("newlines", 4, all(MALFORMED.says("newline bytes")))
+        .number("compressAlgorithm", LE16, [MALFORMED, SAME, UNSUPPORTED, UNSUPPORTED, UNSUPPORTED])
+        .bytes("pad", 433, all(SAME))
+        .cut([
+            UNMARKED,
+            TRUNCATED.says("sparse extent's header").at(256),
+            TRUNCATED.says("sparse extent's header").at(511),
+        ])
+        .complete();
+}
+
+/// Read by way of the tables: the marker must be that of the grain.
+fn grains(out: &mut Vec<Case>, base: &Arc<Base>) {
+    let broken = MALFORMED.says("compressed unit").at(FIRST);
+    let more = MALFORMED.says("compressed bytes").at(FIRST);
+    Structure::new(out, base, "grain marker", FIRST, 18)
+        .number("sector", LE64, [SAME, MALFORMED, MALFORMED, MALFORMED, MALFORMED])
+        .and(Value::Overlapping, 16, MALFORMED)
+        .number(
+            "compressed bytes",
+            LE32,
+            [MALFORMED.says("marker type").at(FIRST), broken, more, more, more],
+        )
+        .and(Value::Boundary, SIZE - 1, broken)
+        // What follows is the padding; a stream ends where it says.
+        .and(Value::Boundary, SIZE + 1, SAME)
+        .and(Value::Boundary, (STORED - 12) as u64, SAME)
+        .and(Value::Overlapping, (STORED - 11) as u64, more)
+        .and(Value::Boundary, 2 * GRAIN as u64 + 1, more)
+        .number("zlib header", LE16, [broken; 5])
+        .number("deflate block", LE32, [broken; 5])
+        .complete();
+    Structure::new(out, base, "grain's checksum", FIRST + 12 + GRAIN + 7, 4)
+        .number("Adler-32", LE32, [broken; 5])
+        .complete();
+}
+
+fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
+    // Markers before metadata are for those who scan.
+    for (name, at) in [("table marker", TABLE - SECTOR), ("directory marker", DIRECTORY - SECTOR)] {
+        Structure::new(out, base, name, at, 16)
+            .number("sectors", LE64, all(SAME))
+            .number("size", LE32, all(SAME))
+            .number("type", LE32, all(SAME))
+            .complete();
+    }
+    let past = (END / SECTOR) as u64;
+    Structure::new(out, base, "stream directory", DIRECTORY, 4)
+        .number(
+            "grain directory entry 0",
+            LE32,
+            [reads(|disk, _| disk.fill(0)), MALFORMED, TRUNCATED, TRUNCATED, TRUNCATED],
+        )
+        .and(Value::PastTheEnd, past, TRUNCATED)
+        .and(Value::SelfReferring, (DIRECTORY / SECTOR) as u64, MALFORMED)
+        .complete();
+    Structure::new(out, base, "stream table", TABLE, 4)
+        .number("grain table entry 0", LE32, [HOLE, MALFORMED, TRUNCATED, TRUNCATED, TRUNCATED])
+        .and(Value::PastTheEnd, past, TRUNCATED)
+        .and(Value::Overlapping, (SECOND / SECTOR) as u64, MALFORMED.says("marker says sector").at(SECOND))
+        .and(
+            Value::Overlapping,
+            (FIRST / SECTOR) as u64 + 1,
+            MALFORMED.says("marker").at(FIRST + SECTOR),
+        )
+        .and(Value::Overlapping, 2, MALFORMED)
+        .and(
+            Value::Overlapping,
+            (TABLE / SECTOR) as u64 - 1,
+            MALFORMED.says("not a grain's").at(TABLE - SECTOR),
+        )
+        .and(Value::SelfReferring, (TABLE / SECTOR) as u64, MALFORMED)
+        .complete();
+}
+
+/// A footer that does not hold up is none: the grains are found by their markers.
+fn footer(out: &mut Vec<Case>, base: &Arc<Base>) {
+    let wrong = MALFORMED.says("marker").at(FOOTER - SECTOR);
+    let end = FOOTER + SECTOR;
+    let more = MALFORMED.says("compressed bytes").at(end);
+    let kind = MALFORMED.says("marker type").at(end);
+    Structure::new(out, base, "footer marker", FOOTER - SECTOR, 16)
+        .number("sectors", LE64, all(SAME))
+        // No footer is seen then, and the scan for grains takes it for one.
+        .number("size", LE32, [SAME, wrong, wrong, wrong, wrong])
+        .number("type", LE32, [SAME, SAME, wrong, wrong, wrong])
+        .complete();
+    Structure::new(out, base, "footer", FOOTER, SECTOR)
+        .number("magic", LE32, all(SAME))
+        .number("version", LE32, all(SAME))
+        .number("flags", LE32, all(SAME))
+        .number("capacity", LE64, all(SAME))
+        .number("grainSize", LE64, all(SAME))
+        .number("descriptorOffset", LE64, all(SAME))
+        .number("descriptorSize", LE64, all(SAME))
+        .number("numGTEsPerGT", LE32, all(SAME))
+        .number("rgdOffset", LE64, all(SAME))
+        .number(
+            "gdOffset",
+            LE64,
+            [SAME, MALFORMED, SAME, SAME, SAME],
+        )
+        .and(Value::PastTheEnd, (FOOTER / SECTOR) as u64, SAME)
+        .and(Value::Overlapping, (TABLE / SECTOR) as u64, TRUNCATED.says("grain table entry 2").at(FIRST + 8))
+        .number("overHead", LE64, all(SAME))
+        .bytes("uncleanShutdown, newlines, compressAlgorithm", 7, all(SAME))
+        .bytes("pad", 433, all(SAME))
+        .cut([SAME, SAME, SAME])
+        .complete();
+    Structure::new(out, base, "end marker", FOOTER + SECTOR, 16)
+        .number("value", LE64, all(SAME))
+        // The footer is not the last but one any more: a grain follows.
+        .number("size", LE32, [SAME, MALFORMED.says("compressed unit").at(end), more, more, more])
+        .number("type", LE32, [SAME, SAME, kind, kind, kind])
+        .cut([SAME, SAME, SAME])
+        .complete();
+}
+
+/// The same stream with its footer lost, read by its markers.
+fn scanned(out: &mut Vec<Case>, base: &Arc<Base>) {
+    let mut image = base.files[0].1.clone();
+    image.truncate(FOOTER - SECTOR);
+    let base = Base::one("vmdk", "streamOptimized without its footer", image, base.disk.clone());
+    let lost = TRUNCATED.says("without a grain directory");
+    Structure::new(out, &base, "scanned header", 0, 72)
+        .from(64)
+        // Where the first marker is looked for: further on than it stands, or behind everything.
+        .number("overHead", LE64, [SAME, SAME, lost.at(FOOTER - SECTOR), lost.at(FOOTER - SECTOR), lost.at(FOOTER - SECTOR)])
+        .complete();
+    let behind = MALFORMED.says("marker").at(FIRST);
+    Structure::new(out, &base, "scanned grain marker", FIRST, 12)
+        .number(
+            "sector",
+            LE64,
+            [SAME, behind, behind, behind, behind],
+        )
+        .and(Value::PastTheEnd, CAPACITY, behind)
+        .and(Value::Unaligned, 4, behind)
+        // The later of two for one place counts.
+        .and(Value::Overlapping, 16, reads(|disk, _| disk[..GRAIN].fill(0)))
+        .and(
+            Value::Meaning,
+            8,
+            reads(|disk, _| {
+                disk.copy_within(..GRAIN, GRAIN);
+                disk[..GRAIN].fill(0);
+            }),
+        )
+        .number(
+            "compressed bytes",
+            LE32,
+            [behind, MALFORMED.says("marker").at(FIRST + SECTOR), behind, behind, behind],
+        )
+        .complete();
+    let kind = MALFORMED.says("marker").at(TABLE - SECTOR);
+    Structure::new(out, &base, "scanned table marker", TABLE - SECTOR, 16)
+        .number(
+            "sectors",
+            LE64,
+            [
+                // What is behind it is taken for a marker.
+                MALFORMED.says("marker").at(TABLE),
+                SAME,
+                MALFORMED.says("sectors of metadata").at(TABLE - SECTOR),
+                MALFORMED.says("sectors of metadata").at(TABLE - SECTOR),
+                MALFORMED.says("sectors of metadata").at(TABLE - SECTOR),
+            ],
+        )
+        .and(Value::PastTheEnd, 1000, lost.at(FOOTER - SECTOR))
+        .number("size", LE32, [SAME, kind, kind, kind, kind])
+        .number("type", LE32, [SAME, SAME, kind, kind, kind])
+        .and(Value::Boundary, 4, kind)
+        .complete();
+    Structure::new(out, &base, "scanned stream", FIRST, 2 * STORED).cut([
+        lost.at(FIRST),
+        lost.at(SECOND),
+        lost.at(FIRST + 2 * STORED - 1),
+    ]);
+    let short = TRUNCATED.says("compressed bytes").at(SECOND);
+    Structure::new(out, &base, "scanned grain", SECOND, 12 + SIZE as usize).cut([lost.at(SECOND), short, short]);
+}
