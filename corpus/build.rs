@@ -1,4 +1,5 @@
-//! Turns manifest.json into the table behind `samples()`, so that the manifest is the one place that says what there is.
+//! Turns the manifests into the tables behind `samples()` and `malformed()`, so that a manifest is the one place that says what
+//! there is.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -47,6 +48,33 @@ fn main() {
     }
     table.push(']');
     fs::write(Path::new(&out).join("samples.rs"), table).expect("the build directory can be written");
+    malformed(&Path::new(&home).join("malformed"), Path::new(&out));
+}
+
+fn malformed(home: &Path, out: &Path) {
+    println!("cargo::rerun-if-changed=malformed");
+    let text =
+        fs::read_to_string(home.join("manifest.json")).expect("corpus/malformed/manifest.json can be read");
+    let json: Value = serde_json::from_str(&text).expect("corpus/malformed/manifest.json is JSON");
+    let mut table = String::from("&[\n");
+    for image in json["malformed"].as_array().expect("the manifest lists images") {
+        let like: Vec<&str> = image["like"].as_array().expect("a list").iter().map(text_of).collect();
+        writeln!(
+            table,
+            "Malformed {{ name: {:?}, file: {:?}, format: {:?}, code: {:?}, about: {:?}, like: &{like:?}, origin: {:?}, \
+             bytes: include_bytes!({:?}) }},",
+            text_of(&image["name"]),
+            text_of(&image["file"]),
+            text_of(&image["format"]),
+            image["code"].as_str(),
+            text_of(&image["about"]),
+            text_of(&image["origin"]),
+            home.join(text_of(&image["file"])),
+        )
+        .expect("a string takes it");
+    }
+    table.push(']');
+    fs::write(out.join("malformed.rs"), table).expect("the build directory can be written");
 }
 
 fn text_of(value: &Value) -> &str {

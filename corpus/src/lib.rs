@@ -85,4 +85,36 @@ pub fn sample(name: &str) -> &'static Sample {
     })
 }
 
+/// A small image that must be refused, kept because it has a name: one of the kinds that broke others, or that only looks
+/// harmless.
+#[cfg(feature = "lattice")]
+#[derive(Clone, Copy, Debug)]
+pub struct Malformed {
+    /// A unique name, such as `qcow2-l1-size-max`.
+    pub name: &'static str,
+    /// The name of its file.
+    pub file: &'static str,
+    /// The format that it is declared as, as diskferry's command line spells it.
+    pub format: &'static str,
+    /// The stable code of the error; none where it is harmless, and reads as zeros.
+    pub code: Option<&'static str>,
+    /// What is wrong with it, in a sentence.
+    pub about: &'static str,
+    /// The vulnerabilities of other readers whose class it is of.
+    pub like: &'static [&'static str],
+    /// What made it.
+    pub origin: &'static str,
+    /// Its bytes.
+    pub bytes: &'static [u8],
+}
+
+/// All named images of `corpus/malformed`, which `corpus/malformed/make` makes.
+#[cfg(feature = "lattice")]
+pub fn malformed() -> &'static [Malformed] {
+    MALFORMED
+}
+
+#[cfg(feature = "lattice")]
+static MALFORMED: &[Malformed] = include!(concat!(env!("OUT_DIR"), "/malformed.rs"));
+
 static SAMPLES: &[Sample] = include!(concat!(env!("OUT_DIR"), "/samples.rs"));

@@ -7,6 +7,7 @@ use diskferry_core::extent::ExtentKind;
 use diskferry_formats::{Declared, Format};
 use support::qemu::convert;
 use support::vhd::Vhd;
+use support::vmdk::{Hosted, Stream, cowd, descriptor, se_sparse};
 use support::*;
 
 fn kind(bytes: &[u8], declared: Declared) -> Result<&'static str, ErrorKind> {
@@ -193,5 +194,131 @@ fn a_vhd_inside_the_last_partition_of_a_raw_disk_is_not_the_disk() {
         let disk = open_bytes(raw.clone(), declared).unwrap();
         assert_eq!(disk.geometry().format, "raw");
         assert_same(&read_all(&disk), &raw, "the disk");
+    }
+}
+
+/// Images of every kind, by what their first bytes say.
+fn by_their_head() -> Vec<(&'static str, Format, Vec<u8>)> {
+    let truth = noise(64 << 10, 7);
+    let qcow2 = |options| convert(&truth, "qcow2", options);
+    // Its text ends at the first NUL, wherever the file does.
+    let mut text = descriptor("monolithicFlat", "RW 128 FLAT \"flat.bin\" 0").into_bytes();
+    text.resize(512, 0);
+    vec![
+        ("qcow2 v2", Format::Qcow2, qcow2("compat=0.10")),
+        ("qcow2 v3", Format::Qcow2, qcow2("compat=1.1")),
+        ("hosted", Format::Vmdk, Hosted::default().build(&truth).bytes),
+        ("stream", Format::Vmdk, Stream::default().build(&truth).bytes),
+        ("cowd", Format::Vmdk, cowd(&truth, 8)),
+        ("seSparse", Format::Vmdk, se_sparse(&truth, false)),
+        ("descriptor", Format::Vmdk, text),
+    ]
+}
+
+/// Footers of every kind, each sound behind an object of that length.
+fn footers(len: usize) -> Vec<(&'static str, Vec<u8>)> {
+    let fixed = Vhd::new(2, len as u64);
+    vec![
+        ("fixed", fixed.footer()),
+        ("short", fixed.footer()[..511].to_vec()),
+        ("padded", [fixed.footer(), vec![0; 4096]].concat()),
+        ("shorter disk", Vhd::new(2, 512).footer()),
+    ]
+}
+
+/// What each is opened as, where every format is declared in turn: by itself, and with the footer of a VHD behind it.
+#[test]
+fn every_pair_of_formats_in_one_object_is_ambiguous_whatever_is_declared() {
+    use ErrorKind::{AmbiguousFormat, ExternalDataRefused, FormatMismatch, UnsupportedFeature};
+    for (name, format, image) in by_their_head() {
+        // A part of a set says so, and a descriptor names what the default gate does not open.
+        let alone = match name {
+            "seSparse" => Err(UnsupportedFeature),
+            "descriptor" => Err(ExternalDataRefused),
+            _ => Ok(format.name()),
+        };
+        assert_eq!(kind(&image, Declared::Unknown), alone, "{name}");
+        for other in Format::ALL {
+            let expected = if other == format { alone } else { Err(FormatMismatch) };
+            assert_eq!(kind(&image, declared(other)), expected, "{name} declared {other}");
+        }
+        for (footer, bytes) in footers(image.len()) {
+            let both = [image.clone(), bytes].concat();
+            for declared in [Declared::Unknown].into_iter().chain(Format::ALL.map(declared)) {
+                assert_eq!(kind(&both, declared), Err(AmbiguousFormat), "{name}, {footer}, {declared:?}");
+            }
+        }
+    }
+}
+
+/// The footer of a dynamic or differencing disk needs its header, which nothing before it has: it makes an unsound VHD, and
+/// the object stays what its head says.
+#[test]
+fn half_a_format_makes_no_polyglot_and_no_raw_disk() {
+    for (name, format, image) in by_their_head() {
+        if ["seSparse", "descriptor"].contains(&name) {
+            continue;
+        }
+        for disk_type in [3, 4] {
+            let half = [image.clone(), Vhd::new(disk_type, 1 << 20).footer()].concat();
+            assert_eq!(kind(&half, Declared::Unknown), Ok(format.name()), "{name} {disk_type}");
+            for other in Format::ALL {
+                let expected =
+                    if other == format { Ok(format.name()) } else { Err(ErrorKind::FormatMismatch) };
+                assert_eq!(kind(&half, declared(other)), expected, "{name} {disk_type} declared {other}");
+            }
+        }
+        // And the other way round: a sound footer behind a head of which only the magic is left.
+        let mut damaged = image[..image.len().min(64 << 10)].to_vec();
+        damaged[4..].fill(0xff);
+        let vhd = Vhd::new(2, damaged.len() as u64).fixed(&damaged);
+        for declared in [Declared::Unknown, declared(Format::Vhd)] {
+            assert_eq!(kind(&vhd, declared), Ok("vhd"), "{name} {declared:?}");
+        }
+        for other in [Format::Raw, Format::Qcow2, Format::Vmdk] {
+            assert_eq!(
+                kind(&vhd, declared(other)),
+                Err(ErrorKind::FormatMismatch),
+                "{name} declared {other}"
+            );
+        }
+    }
+}
+
+/// A guest may write what it likes into its first sector. Declared raw it is refused, as is every other format but the one
+/// that it looks like; undeclared it is that format or that format's error, and never a raw disk.
+#[test]
+fn a_raw_disk_whose_first_sector_is_of_another_format() {
+    let mut heads: Vec<(&str, Format, Vec<u8>)> = by_their_head()
+        .into_iter()
+        .map(|(name, format, image)| (name, format, image[..512].to_vec()))
+        .collect();
+    for (name, format, magic) in [
+        ("qcow2 magic", Format::Qcow2, &b"QFI\xfb"[..]),
+        ("vmdk magic", Format::Vmdk, b"KDMV"),
+        ("cowd magic", Format::Vmdk, b"COWD"),
+        ("seSparse magic", Format::Vmdk, b"\xbe\xba\xfe\xca\0\0\0\0"),
+        ("descriptor's first line", Format::Vmdk, b"# Disk DescriptorFile\n"),
+        ("vhd cookie", Format::Vhd, b"conectix"),
+    ] {
+        heads.push((name, format, magic.to_vec()));
+    }
+    for (name, format, head) in heads {
+        let mut raw = bootable(1 << 20);
+        raw[..head.len()].copy_from_slice(&head);
+        raw[510..512].copy_from_slice(&[0x55, 0xaa]);
+        let undeclared = kind(&raw, Declared::Unknown);
+        assert_ne!(undeclared, Ok("raw"), "{name}");
+        if let Err(kind) = undeclared {
+            assert!([3, 4].contains(&kind.exit_code()), "{name}: {kind}");
+        }
+        assert_eq!(kind(&raw, declared(format)), undeclared, "{name} declared {format}");
+        for other in Format::ALL.into_iter().filter(|other| *other != format) {
+            assert_eq!(
+                kind(&raw, declared(other)),
+                Err(ErrorKind::FormatMismatch),
+                "{name} declared {other}"
+            );
+        }
     }
 }

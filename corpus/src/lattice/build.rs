@@ -36,7 +36,9 @@ impl Image {
 
 /// A guest's bytes: none zero, no two sectors alike, and no table or mark of any format anywhere.
 pub(super) fn guest(len: usize) -> Vec<u8> {
-    (0..len).map(|at| if at % 512 == 0 { 0x20 | (at / 512 % 32) as u8 } else { 0x60 | (at % 29) as u8 }).collect()
+    (0..len)
+        .map(|at| if at % 512 == 0 { 0x20 | (at / 512 % 32) as u8 } else { 0x60 | (at % 29) as u8 })
+        .collect()
 }
 
 /// A deflate stream (RFC 1951) of one stored block.
@@ -64,8 +66,11 @@ pub(super) fn zlib(bytes: &[u8]) -> Vec<u8> {
 /// The CRC-32 of the GUID partition table, IEEE 802.3.
 pub(super) fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 }
-        })
+        (0..8).fold(
+            crc ^ u32::from(*byte),
+            |crc, _| {
+                if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 }
+            },
+        )
     })
 }

@@ -59,11 +59,7 @@ fn cowd(out: &mut Vec<Case>) {
             ],
         )
         .and(Value::Boundary, 8 * ENTRIES as u64, reads(|disk, _| disk.resize(ENTRIES * GRAIN, 0)))
-        .and(
-            Value::Boundary,
-            8 * ENTRIES as u64 + 1,
-            MALFORMED.says("grain directory has 1 entries").at(24),
-        )
+        .and(Value::Boundary, 8 * ENTRIES as u64 + 1, MALFORMED.says("grain directory has 1 entries").at(24))
         .number(
             "grain size",
             LE32,
@@ -88,11 +84,7 @@ fn cowd(out: &mut Vec<Case>) {
         .and(Value::Overlapping, 5, TRUNCATED.says("grain table entry 0").at(FIRST))
         .number("grain directory has 0 entries", LE32, [MALFORMED, SAME, SAME, SAME, SAME])
         .number("next free sector", LE32, all(SAME))
-        .cut([
-            UNMARKED,
-            TRUNCATED.says("COWD header").at(16),
-            TRUNCATED.says("COWD header").at(31),
-        ])
+        .cut([UNMARKED, TRUNCATED.says("COWD header").at(16), TRUNCATED.says("COWD header").at(31)])
         .complete();
     Structure::new(out, &base, "COWD directory", DIRECTORY, 4)
         .number(
@@ -122,12 +114,9 @@ fn se_sparse(out: &mut Vec<Case>) {
     let disk = disk();
     let mut image = Image::new(END);
     image.le64(0, 0xcafe_babe).le64(8, 0x2_0000_0001).le64(16, CAPACITY).le64(24, 8).le64(32, 64);
-    for (field, (start, sectors)) in [
-        (80, (VOLATILE, 1)),
-        (128, (DIRECTORY, 1)),
-        (144, (TABLE, 64)),
-        (192, (FIRST, 16)),
-    ] {
+    for (field, (start, sectors)) in
+        [(80, (VOLATILE, 1)), (128, (DIRECTORY, 1)), (144, (TABLE, 64)), (192, (FIRST, 16))]
+    {
         image.le64(field, (start / SECTOR) as u64).le64(field + 8, sectors);
     }
     image.le64(VOLATILE, 0xcafe_cafe).le64(DIRECTORY, 1 << 60);
@@ -179,8 +168,22 @@ fn se_sparse(out: &mut Vec<Case>) {
         .number("grain directory", LE64, [MALFORMED, MALFORMED, far, far, far])
         .and(Value::PastTheEnd, (END / SECTOR) as u64, TRUNCATED)
         .number("grain directory", LE64, [few, SAME, far.at(128), far.at(128), far.at(128)])
-        .number("grain tables", LE64, [MALFORMED.says("grain directory entry 0").at(DIRECTORY), MALFORMED.says("grain directory entry 0").at(DIRECTORY), far, far, far])
-        .and(Value::PastTheEnd, (END / SECTOR) as u64, TRUNCATED.says("grain directory entry 0").at(DIRECTORY))
+        .number(
+            "grain tables",
+            LE64,
+            [
+                MALFORMED.says("grain directory entry 0").at(DIRECTORY),
+                MALFORMED.says("grain directory entry 0").at(DIRECTORY),
+                far,
+                far,
+                far,
+            ],
+        )
+        .and(
+            Value::PastTheEnd,
+            (END / SECTOR) as u64,
+            TRUNCATED.says("grain directory entry 0").at(DIRECTORY),
+        )
         .number("grain tables", LE64, [SAME, SAME, far.at(144), far.at(144), far.at(144)]);
     for name in ["free bitmap", "back map"] {
         header.number(name, LE64, all(SAME)).number(name, LE64, all(SAME));
@@ -233,7 +236,11 @@ fn se_sparse(out: &mut Vec<Case>) {
         .and(Value::Meaning, 2 << 60, HOLE)
         .and(Value::PastTheEnd, 3 << 60 | 2 << 48, TRUNCATED)
         .and(Value::Overflow, (4 << 60) - 1, kind)
-        .and(Value::Overlapping, 3 << 60 | 1 << 48, reads(|disk, _| disk.copy_within(2 * GRAIN..3 * GRAIN, 0)))
+        .and(
+            Value::Overlapping,
+            3 << 60 | 1 << 48,
+            reads(|disk, _| disk.copy_within(2 * GRAIN..3 * GRAIN, 0)),
+        )
         .cut([TRUNCATED.says("grain directory entry 0").at(DIRECTORY); 3])
         .complete();
 }

@@ -85,8 +85,7 @@ impl<'a> Table<'a> {
     fn field(&mut self, name: &'static str, values: [Vec<u8>; 5], expect: [Seen; 5]) -> &mut Self {
         self.field = (name, self.described, values[0].len());
         self.described += values[0].len();
-        let kinds =
-            [Value::Zero, Value::One, Value::SignBit, Value::BelowMaximum, Value::Maximum];
+        let kinds = [Value::Zero, Value::One, Value::SignBit, Value::BelowMaximum, Value::Maximum];
         for ((kind, bytes), seen) in kinds.into_iter().zip(values).zip(expect) {
             self.put(kind, &bytes, seen);
         }
@@ -149,6 +148,8 @@ fn mbr(out: &mut Vec<TableCase>) {
     let code = Seen("none", 0, &[DAMAGED]);
     let beyond = Seen("mbr", 4, &[BEYOND]);
     let strange = Seen("mbr", 4, &[STRANGE]);
+    // Over the records of others, which are no file system.
+    let endless = Seen("mbr", 4, &[STRANGE, BEYOND, OVERLAP]);
     let mut table = Table::new(out, &disk, "MBR entry 1", 446);
     table
         .number("boot flag", BYTE, [same, code, same, code, code])
@@ -161,18 +162,8 @@ fn mbr(out: &mut Vec<TableCase>) {
         .and(Value::PastTheEnd, SECTORS, beyond)
         .and(Value::PastTheEnd, SECTORS - 39, beyond)
         .and(Value::Overlapping, 64, Seen("mbr", 4, &[STRANGE, OVERLAP]))
-        .and(Value::Overlapping, 66, Seen("mbr", 4, &[OVERLAP]))
-        .number(
-            "sectors",
-            LE32,
-            [
-                fewer,
-                same,
-                Seen("mbr", 4, &[BEYOND, OVERLAP]),
-                Seen("mbr", 4, &[BEYOND, OVERLAP]),
-                Seen("mbr", 4, &[BEYOND, OVERLAP]),
-            ],
-        )
+        .and(Value::Overlapping, 66, Seen("mbr", 4, &[STRANGE, OVERLAP]))
+        .number("sectors", LE32, [fewer, same, endless, endless, endless])
         .complete(16);
     let alone = Seen("mbr", 2, &[]);
     Table::new(out, &disk, "MBR entry of a container", 462)
@@ -192,9 +183,7 @@ fn mbr(out: &mut Vec<TableCase>) {
         .and(Value::PastTheEnd, SECTORS, Seen("mbr", 2, &[BEYOND]))
         .number("sectors", LE32, [Seen("mbr", 1, &[]), same, beyond, beyond, beyond])
         .complete(16);
-    Table::new(out, &disk, "MBR", 510)
-        .number("signature", LE16, [Seen("none", 0, &[]); 5])
-        .complete(2);
+    Table::new(out, &disk, "MBR", 510).number("signature", LE16, [Seen("none", 0, &[]); 5]).complete(2);
     let first = CHAIN[0] * SECTOR;
     Table::new(out, &disk, "EBR partition", first + 446)
         .number("boot flag", BYTE, [same; 5])
@@ -203,17 +192,7 @@ fn mbr(out: &mut Vec<TableCase>) {
         .and(Value::Meaning, 5, Seen("mbr", 2, &[DAMAGED]))
         .bytes("last CHS", 3, same)
         .number("start", LE32, [strange, same, beyond, beyond, beyond])
-        .number(
-            "sectors",
-            LE32,
-            [
-                fewer,
-                same,
-                Seen("mbr", 4, &[BEYOND, OVERLAP]),
-                Seen("mbr", 4, &[BEYOND, OVERLAP]),
-                Seen("mbr", 4, &[BEYOND, OVERLAP]),
-            ],
-        )
+        .number("sectors", LE32, [fewer, same, endless, endless, endless])
         .complete(16);
     let broken = Seen("mbr", 3, &[DAMAGED]);
     let past = Seen("mbr", 3, &[BEYOND]);
@@ -316,8 +295,8 @@ fn gpt(out: &mut Vec<TableCase>) {
     let none = Seen("gpt", 0, &[GPT]);
     let damaged = Seen("gpt", 0, &[GPT, DAMAGED]);
     let strange = Seen("gpt", 1, &[GPT, STRANGE]);
-    let mut entry = Table::new(out, &disk, "GPT entry", ENTRIES)
-        .sealed(|disk| seal_entries(disk, HEADER, ENTRIES));
+    let mut entry =
+        Table::new(out, &disk, "GPT entry", ENTRIES).sealed(|disk| seal_entries(disk, HEADER, ENTRIES));
     entry.put_type(same, none);
     entry
         .bytes("unique_partition_guid", 16, same)
@@ -336,9 +315,7 @@ fn gpt(out: &mut Vec<TableCase>) {
     let lost = Seen("gpt", 0, &[GPT, DAMAGED]);
     let mut both = disk.clone();
     both[255 * SECTOR..].fill(0);
-    Table::new(out, &both, "GPT header without its backup", HEADER)
-        .bytes("signature", 8, lost)
-        .complete(8);
+    Table::new(out, &both, "GPT header without its backup", HEADER).bytes("signature", 8, lost).complete(8);
 }
 
 impl Table<'_> {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::build::{Image, guest, zlib};
 use super::vmdk::{Header, SECTOR, descriptor, field};
 use super::{
-    Base, Case, Expect, LE16, LE32, LE64, MALFORMED, SAME, Structure, TRUNCATED, UNMARKED, UNSUPPORTED, Value,
-    all, reads,
+    Base, Case, Expect, LE16, LE32, LE64, MALFORMED, SAME, Structure, TRUNCATED, UNMARKED, UNSUPPORTED,
+    Value, all, reads,
 };
 
 const GRAIN: usize = 4096;
@@ -51,7 +51,10 @@ fn base() -> Arc<Base> {
     for (at, grain) in [(FIRST, 0), (SECOND, 2)] {
         let stream = zlib(&disk[grain * GRAIN..(grain + 1) * GRAIN]);
         assert_eq!(stream.len() as u64, SIZE);
-        image.le64(at, (grain * GRAIN / SECTOR) as u64).le32(at + 8, stream.len() as u32).put(at + 12, &stream);
+        image
+            .le64(at, (grain * GRAIN / SECTOR) as u64)
+            .le32(at + 8, stream.len() as u32)
+            .put(at + 12, &stream);
     }
     marker(&mut image, TABLE - SECTOR, 1, 1);
     image.le32(TABLE, (FIRST / SECTOR) as u32).le32(TABLE + 8, (SECOND / SECTOR) as u32);
@@ -86,11 +89,7 @@ fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
         .and(Value::Boundary, 1 << 16, UNSUPPORTED)
         // The markers are not those of such grains.
         .and(Value::Meaning, 16, MALFORMED.says("compressed unit").at(FIRST))
-        .number(
-            "descriptorOffset",
-            LE64,
-            [SAME, SAME, TRUNCATED, TRUNCATED, TRUNCATED],
-        )
+        .number("descriptorOffset", LE64, [SAME, SAME, TRUNCATED, TRUNCATED, TRUNCATED])
         .number(
             "descriptorSize",
             LE64,
@@ -129,11 +128,7 @@ fn grains(out: &mut Vec<Case>, base: &Arc<Base>) {
     Structure::new(out, base, "grain marker", FIRST, 18)
         .number("sector", LE64, [SAME, MALFORMED, MALFORMED, MALFORMED, MALFORMED])
         .and(Value::Overlapping, 16, MALFORMED)
-        .number(
-            "compressed bytes",
-            LE32,
-            [MALFORMED.says("marker type").at(FIRST), broken, more, more, more],
-        )
+        .number("compressed bytes", LE32, [MALFORMED.says("marker type").at(FIRST), broken, more, more, more])
         .and(Value::Boundary, SIZE - 1, broken)
         // What follows is the padding; a stream ends where it says.
         .and(Value::Boundary, SIZE + 1, SAME)
@@ -171,11 +166,7 @@ fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("grain table entry 0", LE32, [HOLE, MALFORMED, TRUNCATED, TRUNCATED, TRUNCATED])
         .and(Value::PastTheEnd, past, TRUNCATED)
         .and(Value::Overlapping, (SECOND / SECTOR) as u64, MALFORMED.says("marker says sector").at(SECOND))
-        .and(
-            Value::Overlapping,
-            (FIRST / SECTOR) as u64 + 1,
-            MALFORMED.says("marker").at(FIRST + SECTOR),
-        )
+        .and(Value::Overlapping, (FIRST / SECTOR) as u64 + 1, MALFORMED.says("marker").at(FIRST + SECTOR))
         .and(Value::Overlapping, 2, MALFORMED)
         .and(
             Value::Overlapping,
@@ -208,11 +199,7 @@ fn footer(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("descriptorSize", LE64, all(SAME))
         .number("numGTEsPerGT", LE32, all(SAME))
         .number("rgdOffset", LE64, all(SAME))
-        .number(
-            "gdOffset",
-            LE64,
-            [SAME, MALFORMED, SAME, SAME, SAME],
-        )
+        .number("gdOffset", LE64, [SAME, MALFORMED, SAME, SAME, SAME])
         .and(Value::PastTheEnd, (FOOTER / SECTOR) as u64, SAME)
         .and(Value::Overlapping, (TABLE / SECTOR) as u64, TRUNCATED.says("grain table entry 2").at(FIRST + 8))
         .number("overHead", LE64, all(SAME))
@@ -223,7 +210,7 @@ fn footer(out: &mut Vec<Case>, base: &Arc<Base>) {
     Structure::new(out, base, "end marker", FOOTER + SECTOR, 16)
         .number("value", LE64, all(SAME))
         // The footer is not the last but one any more: a grain follows.
-        .number("size", LE32, [SAME, MALFORMED.says("compressed unit").at(end), more, more, more])
+        .number("size", LE32, [SAME, TRUNCATED.says("inside a marker").at(end), more, more, more])
         .number("type", LE32, [SAME, SAME, kind, kind, kind])
         .cut([SAME, SAME, SAME])
         .complete();
@@ -238,15 +225,15 @@ fn scanned(out: &mut Vec<Case>, base: &Arc<Base>) {
     Structure::new(out, &base, "scanned header", 0, 72)
         .from(64)
         // Where the first marker is looked for: further on than it stands, or behind everything.
-        .number("overHead", LE64, [SAME, SAME, lost.at(FOOTER - SECTOR), lost.at(FOOTER - SECTOR), lost.at(FOOTER - SECTOR)])
+        .number(
+            "overHead",
+            LE64,
+            [SAME, SAME, lost.at(FOOTER - SECTOR), lost.at(FOOTER - SECTOR), lost.at(FOOTER - SECTOR)],
+        )
         .complete();
     let behind = MALFORMED.says("marker").at(FIRST);
     Structure::new(out, &base, "scanned grain marker", FIRST, 12)
-        .number(
-            "sector",
-            LE64,
-            [SAME, behind, behind, behind, behind],
-        )
+        .number("sector", LE64, [SAME, behind, behind, behind, behind])
         .and(Value::PastTheEnd, CAPACITY, behind)
         .and(Value::Unaligned, 4, behind)
         // The later of two for one place counts.
@@ -290,5 +277,9 @@ fn scanned(out: &mut Vec<Case>, base: &Arc<Base>) {
         lost.at(FIRST + 2 * STORED - 1),
     ]);
     let short = TRUNCATED.says("compressed bytes").at(SECOND);
-    Structure::new(out, &base, "scanned grain", SECOND, 12 + SIZE as usize).cut([lost.at(SECOND), short, short]);
+    Structure::new(out, &base, "scanned grain", SECOND, 12 + SIZE as usize).cut([
+        lost.at(SECOND),
+        short,
+        short,
+    ]);
 }

@@ -129,11 +129,7 @@ fn footers(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("creator_version", BE32, all(SAME))
         .bytes("creator_host_os", 4, all(SAME))
         .number("original_size", BE64, all(SAME))
-        .number(
-            "current_size",
-            BE64,
-            [reads(empty), reads(first_byte), TOO_LARGE, TOO_LARGE, TOO_LARGE],
-        )
+        .number("current_size", BE64, [reads(empty), reads(first_byte), TOO_LARGE, TOO_LARGE, TOO_LARGE])
         .and(Value::Boundary, 4 * BLOCK as u64, reads(|disk, _| disk.resize(4 * BLOCK, 0)))
         .and(Value::Boundary, 4 * BLOCK as u64 + 1, TOO_LARGE)
         .number("cylinders", BE16, all(SAME))
@@ -157,11 +153,14 @@ fn footers(out: &mut Vec<Case>, base: &Arc<Base>) {
 
 /// One of the two, its checksum stale: the other is used. With a checksum of its own the one at the end counts.
 fn one_footer(out: &mut Vec<Case>, base: &Arc<Base>) {
-    for (name, place) in [("dynamic footer alone", FOOTER), ("copy of the footer alone", 0)] {
+    for (name, place, version) in
+        [("dynamic footer alone", FOOTER, UNSUPPORTED), ("copy of the footer alone", 0, SAME)]
+    {
         Structure::new(out, base, name, place, 512)
             .bytes("cookie", 8, all(SAME))
             .number("features", BE32, all(SAME))
-            .number("file_format_version", BE32, all(SAME))
+            // 1 in another byte: the sum is right, and the footer at the end counts.
+            .number("file_format_version", BE32, [SAME, version, SAME, SAME, SAME])
             .number("data_offset", BE64, all(SAME))
             .bytes("creator", 16, all(SAME))
             .number("original_size", BE64, all(SAME))
@@ -201,7 +200,7 @@ fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
         .and(Value::PastTheEnd, END - 15, TRUNCATED)
         .and(Value::Overflow, u64::MAX - 15, MALFORMED)
         .and(Value::Overlapping, FOOTER as u64, MALFORMED)
-        .and(Value::Overlapping, FIRST as u64, TRUNCATED.says("entry 0 of the block").at(FIRST))
+        .and(Value::Overlapping, FIRST as u64, MALFORMED.says("entry 1 of the block").at(FIRST + 4))
         .and(Value::SelfReferring, HEADER as u64 + 1008, MALFORMED)
         .number("header_version", BE32, all(UNSUPPORTED))
         .and(Value::Boundary, 0x0001_ffff, SAME)
@@ -244,10 +243,7 @@ fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
             .number("locator_reserved", BE32, all(SAME))
             .number("platform_data_offset", BE64, all(SAME));
     }
-    header
-        .bytes("reserved2", 256, all(SAME))
-        .cut([TRUNCATED.says("data_offset").at(16); 3])
-        .complete();
+    header.bytes("reserved2", 256, all(SAME)).cut([TRUNCATED.says("data_offset").at(16); 3]).complete();
 }
 
 fn entries(out: &mut Vec<Case>, base: &Arc<Base>) {
@@ -268,11 +264,7 @@ fn entries(out: &mut Vec<Case>, base: &Arc<Base>) {
             sector(FIRST + STORED) + 1,
             MALFORMED.says("entry 2 of the block").at(BAT + 8),
         )
-        .and(
-            Value::Overlapping,
-            sector(FIRST + STORED),
-            MALFORMED.says("entry 2 of the block").at(BAT + 8),
-        )
+        .and(Value::Overlapping, sector(FIRST + STORED), MALFORMED.says("entry 2 of the block").at(BAT + 8))
         .and(Value::SelfReferring, sector(BAT), MALFORMED)
         .cut([TRUNCATED.says("table_offset").at(HEADER + 16); 3])
         .complete();
@@ -360,19 +352,11 @@ fn fixed(out: &mut Vec<Case>) {
         .number("data_offset", BE64, all(SAME))
         .number("time_stamp", BE32, all(SAME))
         .bytes("creator_application", 4, all(SAME))
-        .and_bytes(
-            Value::Meaning,
-            b"vpc ",
-            TRUNCATED.says("geometry").at(DISK + 56),
-        )
+        .and_bytes(Value::Meaning, b"vpc ", TRUNCATED.says("geometry").at(DISK + 56))
         .number("creator_version", BE32, all(SAME))
         .bytes("creator_host_os", 4, all(SAME))
         .number("original_size", BE64, all(SAME))
-        .number(
-            "current_size",
-            BE64,
-            [reads(empty), reads(first_byte), too_large, too_large, too_large],
-        )
+        .number("current_size", BE64, [reads(empty), reads(first_byte), too_large, too_large, too_large])
         .and(Value::Boundary, DISK as u64 - 1, reads(|disk, _| disk.truncate(DISK - 1)))
         .and(Value::PastTheEnd, DISK as u64 + 1, too_large)
         .and(Value::SelfReferring, DISK as u64 + 512, too_large)
@@ -401,9 +385,8 @@ fn differencing(out: &mut Vec<Case>) {
     let base = Base::one("vhd", "differencing", image, Vec::new());
     let refuse = refused("parent_disk_refused").says("difference to its parent").at(FOOTER + 60);
     let sum = MALFORMED.says("header's checksum").at(HEADER + 36);
-    let mut header = Structure::new(out, &base, "differencing header", HEADER, 768)
-        .from(40)
-        .sealed(seal_header, sum);
+    let mut header =
+        Structure::new(out, &base, "differencing header", HEADER, 768).from(40).sealed(seal_header, sum);
     header
         .bytes("parent_unique_id", 16, all(refuse))
         .number("parent_time_stamp", BE32, all(refuse))

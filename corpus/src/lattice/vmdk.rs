@@ -169,22 +169,15 @@ fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
                 stored(disk, image, 1, 2 * 2 * GRAIN, 2 * GRAIN);
             }),
         )
-        .number(
-            "descriptorOffset",
-            LE64,
-            [NO_DESCRIPTOR, SAME, TRUNCATED, TRUNCATED, TRUNCATED],
-        )
+        .number("descriptorOffset", LE64, [NO_DESCRIPTOR, SAME, TRUNCATED, TRUNCATED, TRUNCATED])
         .and(Value::PastTheEnd, END, TRUNCATED)
         .and(Value::PastTheEnd, END - 1, TRUNCATED)
         .and(Value::Overflow, u64::MAX >> 9, TRUNCATED)
         .and(Value::Overlapping, 3, MALFORMED.says("line 1 of the descriptor").at(DIRECTORY))
         .and(Value::Overlapping, 10, NO_DESCRIPTOR)
-        .number(
-            "descriptorSize",
-            LE64,
-            [NO_DESCRIPTOR, SAME, too_long(), too_long(), too_long()],
-        )
-        .and(Value::Boundary, 55, SAME)
+        .number("descriptorSize", LE64, [NO_DESCRIPTOR, SAME, too_long(), too_long(), too_long()])
+        .and(Value::Boundary, 2, SAME)
+        .and(Value::Overlapping, 55, MALFORMED.says("gdOffset").at(field::GD_OFFSET))
         .and(Value::Boundary, 2049, MALFORMED)
         .and(Value::PastTheEnd, 56, too_long())
         .and(Value::PastTheEnd, 2048, too_long())
@@ -211,11 +204,8 @@ fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
             "gdOffset",
             LE64,
             [
-                MALFORMED,
-                // Into the descriptor.
-                MALFORMED,
-                TRUNCATED,
-                TRUNCATED,
+                MALFORMED, // Into the descriptor.
+                MALFORMED, TRUNCATED, TRUNCATED,
                 // At the end, as the footer of a stream says, and there is none.
                 MALFORMED,
             ],
@@ -293,7 +283,13 @@ fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number(
             "grain table entry 0",
             LE32,
-            [reads(|disk, _| disk[16 * GRAIN..17 * GRAIN].fill(0)), MALFORMED, TRUNCATED, TRUNCATED, TRUNCATED],
+            [
+                reads(|disk, _| disk[16 * GRAIN..17 * GRAIN].fill(0)),
+                MALFORMED,
+                TRUNCATED,
+                TRUNCATED,
+                TRUNCATED,
+            ],
         )
         .number(
             "grain table entry 1",

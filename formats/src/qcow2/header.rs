@@ -512,8 +512,11 @@ fn unknown_features(bits: u64, names: &FeatureNames) -> Error {
             None => format!("incompatible bit {bit}"),
         })
         .collect();
-    Error::unsupported(format!("the image needs features that are not supported: {}", all.join(", ")))
-        .at(field::INCOMPATIBLE)
+    Error::unsupported(format!(
+        "incompatible_features has features that are not supported: {}",
+        all.join(", ")
+    ))
+    .at(field::INCOMPATIBLE)
 }
 
 #[cfg(test)]

@@ -112,8 +112,10 @@ fn parse_header(file: &HeadTail, located: &Located, range: StoredRange, bytes: &
     let field = at.checked_add(16).unwrap_or(at);
     if header.table.end().get() > file.len() {
         return Err(Error::truncated(format!(
-            "table_offset is {}: the block allocation table takes bytes {} and the object ends at {}",
+            "table_offset is {} and max_table_entries {}: the block allocation table takes bytes {} and the object ends \
+             at {}",
             header.table.start(),
+            header.table.len() / 4,
             header.table,
             file.len()
         ))

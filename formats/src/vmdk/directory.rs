@@ -120,9 +120,9 @@ impl Entries {
                     let number =
                         ((entry & 0x0fff_0000_0000_0000) >> 48) | ((entry & 0x0000_ffff_ffff_ffff) << 12);
                     let offset = number.checked_mul(grain_bytes).and_then(|bytes| bytes.checked_add(grains));
-                    offset.map(Grain::At).ok_or_else(|| {
-                        Error::malformed(format!("{entry:#x} is beyond the address space"))
-                    })
+                    offset
+                        .map(Grain::At)
+                        .ok_or_else(|| Error::malformed(format!("{entry:#x} is beyond the address space")))
                 }
                 _ => Err(Error::malformed(format!("{entry:#x} has no type that is known"))),
             },
@@ -396,7 +396,9 @@ impl Directory {
 
     fn locate(&self, bytes: &Bytes, relative: u64, index: u64) -> Result<Option<StoredRange>> {
         let entry = self.layout.entries.get(bytes, relative).unwrap_or_default();
-        let named = |error: Error| Error::new(error.kind(), format!("grain directory entry {index}: {}", error.message()));
+        let named = |error: Error| {
+            Error::new(error.kind(), format!("grain directory entry {index}: {}", error.message()))
+        };
         let Some(start) = self.layout.entries.table(entry, self.layout.table_bytes()).map_err(named)? else {
             return Ok(None);
         };

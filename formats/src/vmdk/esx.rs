@@ -156,10 +156,10 @@ pub(crate) fn parse_se(bytes: &[u8]) -> Result<(EsxExtent, u64)> {
         let end = Sectors(size.get()).bytes().and_then(|size| offset?.checked_add(size));
         match (offset, end) {
             (Some(offset), Some(_)) => Ok(offset),
-            _ => {
-                Err(Error::malformed(format!("{name}: what a seSparse extent names is beyond the address space"))
-                    .at(at))
-            }
+            _ => Err(Error::malformed(format!(
+                "{name}: what a seSparse extent names is beyond the address space"
+            ))
+            .at(at)),
         }
     };
     let capacity = Sectors(raw.capacity.get());
@@ -167,7 +167,8 @@ pub(crate) fn parse_se(bytes: &[u8]) -> Result<(EsxExtent, u64)> {
         return Err(Error::malformed(format!("capacity is {} sectors", capacity.0)).at(16u64));
     }
     let volatile = place(&raw.volatile_header, VOLATILE, VOLATILE_AT)?;
-    let volatile_range = StoredRange::new(StoredOffset::new(volatile), SECTOR).unwrap_or(StoredRange::first(0));
+    let volatile_range =
+        StoredRange::new(StoredOffset::new(volatile), SECTOR).unwrap_or(StoredRange::first(0));
     let layout = Layout {
         directory: place(&raw.directory, DIRECTORY, 128)?,
         redundant: None,

@@ -12,7 +12,9 @@ use diskferry_core::source::wrap::HeadTail;
 
 use super::descriptor::{self, Access, Descriptor, ExtentLine, Kind, is_descriptor};
 use super::directory::{Entries, Layout};
-use super::esx::{COWD_FLAGS, COWD_MAGIC, EsxExtent, SE_MAGIC, VOLATILE_AT, check_se_volatile, parse_cowd, parse_se};
+use super::esx::{
+    COWD_FLAGS, COWD_MAGIC, EsxExtent, SE_MAGIC, VOLATILE_AT, check_se_volatile, parse_cowd, parse_se,
+};
 use super::footer::{self, Footer};
 use super::header::{DirectoryAt, Grains, HEADER_LEN, MAGIC, SECTOR, Sectors, SparseHeader, field};
 use super::map::{Part, PartMap, VmdkMap};
@@ -73,9 +75,7 @@ fn recognise_hosted(file: &HeadTail) -> Result<()> {
     let Some(range) = descriptor_range(&header, file.len())? else { return Ok(()) };
     let bounds = usize::try_from(range.start().get()).ok().zip(usize::try_from(range.end().get()).ok());
     match bounds.and_then(|(start, end)| file.head().get(start..end)) {
-        Some(text) if !is_blank(text) => {
-            Descriptor::parse(text, range.start().get()).map(drop)
-        }
+        Some(text) if !is_blank(text) => Descriptor::parse(text, range.start().get()).map(drop),
         _ => Ok(()),
     }
 }
@@ -320,7 +320,7 @@ pub(crate) fn sparse_part(
         && header.grain_bytes() > MAX_UNIT_BYTES
     {
         return Err(Error::unsupported(format!(
-            "compressed grains of {} bytes; up to {MAX_UNIT_BYTES} are read",
+            "grainSize makes compressed grains of {} bytes; up to {MAX_UNIT_BYTES} are read",
             header.grain_bytes()
         ))
         .at(20u64));

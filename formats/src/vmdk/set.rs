@@ -33,7 +33,9 @@ const HEADS_KEPT: usize = 32;
 pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     let text = read_up_to(&*opening.file, StoredOffset::ZERO, LONGEST).await?;
     if opening.file.len() > LONGEST && !text.contains(&0) {
-        return Err(Error::malformed(format!("the descriptor has more than {LONGEST} bytes of text")).at(LONGEST));
+        return Err(
+            Error::malformed(format!("the descriptor has more than {LONGEST} bytes of text")).at(LONGEST)
+        );
     }
     let descriptor = Descriptor::parse(&text, 0)?;
     let places = places(&descriptor)?;
@@ -118,10 +120,9 @@ fn places(descriptor: &Descriptor) -> Result<Vec<GuestRange>> {
     let mut places = Vec::new();
     for line in &descriptor.extents {
         let guest = line.size.bytes().and_then(|len| GuestRange::new(at, len));
-        let guest = guest
-            .ok_or_else(|| {
-                Error::malformed("the extents together are longer than the address space").at(line.at)
-            })?;
+        let guest = guest.ok_or_else(|| {
+            Error::malformed("the extents together are longer than the address space").at(line.at)
+        })?;
         at = guest.end();
         places.push(guest);
     }

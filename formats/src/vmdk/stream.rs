@@ -55,7 +55,7 @@ pub(crate) async fn open_stream(mut feed: Feed) -> Result<Box<dyn ImageStream>> 
     }
     if header.grain_bytes() > MAX_UNIT_BYTES {
         return Err(Error::unsupported(format!(
-            "compressed grains of {} bytes; up to {MAX_UNIT_BYTES} are read",
+            "grainSize makes compressed grains of {} bytes; up to {MAX_UNIT_BYTES} are read",
             header.grain_bytes()
         ))
         .at(20u64));

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod named;
 mod partition;
 
 use std::collections::BTreeMap;
@@ -42,7 +43,12 @@ fn wrong(case: &Case, result: &Result<Vec<u8>>) -> Option<String> {
         (Ok(read), Outcome::Reads(_), Some(disk)) => {
             let first = || read.iter().zip(&disk).position(|(a, b)| a != b);
             (*read != disk).then(|| {
-                format!("reads {} bytes, should read {}; first other byte {:?}", read.len(), disk.len(), first())
+                format!(
+                    "reads {} bytes, should read {}; first other byte {:?}",
+                    read.len(),
+                    disk.len(),
+                    first()
+                )
             })
         }
         (Err(error), Outcome::Refused { code, says, at }, _) => {
@@ -113,7 +119,9 @@ fn declared_raw_no_case_is_taken_for_a_raw_disk_while_it_has_a_mark() {
         let result = files(&case.files()).open_declared("image", Declared::Format(Format::Raw)).map(drop);
         let why = match result {
             Ok(()) => (!unmarked).then(|| "is a raw disk".to_owned()),
-            Err(error) => (unmarked || error.kind().code() != "format_mismatch").then(|| format!("{error:?}")),
+            Err(error) => {
+                (unmarked || error.kind().code() != "format_mismatch").then(|| format!("{error:?}"))
+            }
         };
         all.extend(why.map(|why| format!("{}\n    {why}", case.name())));
     }
@@ -133,7 +141,12 @@ fn no_case_makes_the_reader_ask_for_more_than_there_is() {
         }
         for (name, bytes) in &list {
             let traffic = opened.get(name).traffic();
-            assert!(traffic.bytes <= 2 * bytes.len() as u64, "{}: {traffic:?} of {}", case.name(), bytes.len());
+            assert!(
+                traffic.bytes <= 2 * bytes.len() as u64,
+                "{}: {traffic:?} of {}",
+                case.name(),
+                bytes.len()
+            );
             assert!(traffic.requests <= 4, "{}: {traffic:?}", case.name());
         }
     }
