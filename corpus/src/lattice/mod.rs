@@ -121,6 +121,11 @@ impl Case {
         )
     }
 
+    /// The name of the image that is damaged.
+    pub fn image(&self) -> &'static str {
+        self.base.name
+    }
+
     /// The files with their names; the one to open comes first.
     pub fn files(&self) -> Vec<(&'static str, Vec<u8>)> {
         let mut files = self.base.files.clone();

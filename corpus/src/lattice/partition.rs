@@ -270,7 +270,8 @@ fn gpt(out: &mut Vec<TableCase>) {
     header
         .number("reserved", LE32, [same; 5])
         .number("my_lba", LE64, [backup, same, backup, backup, backup])
-        .number("alternate_lba", LE64, [backup, same, beyond, beyond, beyond])
+        // 1 is its own.
+        .number("alternate_lba", LE64, [backup, backup, beyond, beyond, beyond])
         .and(Value::PastTheEnd, SECTORS, beyond)
         .and(Value::Overlapping, 2, backup)
         .number("first_usable_lba", LE64, [same; 5])

@@ -334,6 +334,7 @@ fn redundant(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("rgdOffset", LE64, all(SAME))
         .and(Value::PastTheEnd, END, SAME)
         .and(Value::Overlapping, 3, SAME)
+        .and(Value::Overlapping, 16, SAME)
         .number("gdOffset", LE64, [SAME, SAME, SAME, SAME, MALFORMED])
         .and(Value::PastTheEnd, END, SAME)
         .and(Value::Overlapping, 2, SAME)

@@ -19,6 +19,9 @@ use super::{Layout, Partition, PartitionType, Table};
 /// those of a partition that begins on the second track as was the custom. As long as the head that a source keeps.
 const HEAD_BYTES: u64 = 128 << 10;
 
+/// Where a primary GPT lies.
+const PRIMARY_LBA: u64 = 1;
+
 /// Length of the read that looks for a backup GPT: header and 16 KiB of entries, for either sector size.
 const TAIL_BYTES: u64 = 20 << 10;
 
@@ -285,6 +288,9 @@ impl<'a> Volume<'a> {
     async fn finish(&self, mut tables: Tables) -> Result<Layout> {
         let check = async {
             match tables.backup {
+                Some((PRIMARY_LBA, _)) => {
+                    Ok(Some("the alternate_lba of the GPT is its own: it has no backup".to_owned()))
+                }
                 // Beyond the end: said already.
                 Some((lba, sector)) if lba.saturating_add(1).saturating_mul(sector) <= self.bytes => {
                     Ok(match self.header(lba, sector).await? {

@@ -174,9 +174,9 @@ impl Layout {
     }
 }
 
-/// The same error, of an entry with a name, at a place.
-pub(crate) fn in_entry(name: &str, index: u64, place: u64, error: &Error) -> Error {
-    Error::new(error.kind(), format!("{name} entry {index}: {}", error.message())).at(place)
+/// The same error, of that entry of a grain directory or table.
+pub(crate) fn in_entry(of: &str, index: u64, error: &Error) -> Error {
+    Error::new(error.kind(), format!("grain {of} entry {index}: {}", error.message()))
 }
 
 /// The directory of an extent.
@@ -272,7 +272,8 @@ impl Directory {
         let starts = |index: usize| taken.get(index).map(|range: &StoredRange| range.start().get());
         layout.directory = starts(0).unwrap_or(layout.directory);
         layout.redundant = starts(1);
-        layout.taken.extend(taken.into_iter().map(|range| (range, "the grain directory")));
+        // The redundant one is asked where the first fails: where it lies says nothing against what the first names.
+        layout.taken.extend(taken.first().map(|range| (*range, "the grain directory")));
         Ok(Self { source, layout, bytes, len, warnings, named: Mutex::default() })
     }
 
@@ -396,9 +397,7 @@ impl Directory {
 
     fn locate(&self, bytes: &Bytes, relative: u64, index: u64) -> Result<Option<StoredRange>> {
         let entry = self.layout.entries.get(bytes, relative).unwrap_or_default();
-        let named = |error: Error| {
-            Error::new(error.kind(), format!("grain directory entry {index}: {}", error.message()))
-        };
+        let named = |error: Error| in_entry("directory", index, &error);
         let Some(start) = self.layout.entries.table(entry, self.layout.table_bytes()).map_err(named)? else {
             return Ok(None);
         };

@@ -357,7 +357,7 @@ pub(crate) fn sparse_part(
         },
     };
     let mut taken = vec![(StoredRange::first(SECTOR), "the header")];
-    if let Some(range) = descriptor_range(header, source.len())? {
+    if let Ok(Some(range)) = descriptor_range(header, source.len()) {
         taken.push((range, "the descriptor"));
     }
     let layout = Layout {

@@ -375,7 +375,7 @@ impl SparseMap {
             let entry = layout.entries.get(&table.bytes, index).ok_or_else(|| {
                 Error::internal(format!("grain table {} has no entry {index}", table.index))
             })?;
-            let wrong = |error: &Error| in_entry("grain table", index, place(), error);
+            let wrong = |error: &Error| in_entry("table", index, error).at(place());
             let grain = layout.entries.grain(entry, layout.grain_bytes).map_err(|error| wrong(&error))?;
             let needed = match (&self.compressed, grain) {
                 (_, Grain::Hole | Grain::Zero) => 0,
