@@ -155,13 +155,27 @@ impl Case {
     }
 }
 
-/// The images unharmed: format, what it is, files, disk.
-pub fn bases() -> Vec<(&'static str, &'static str, Vec<(&'static str, Vec<u8>)>, Vec<u8>)> {
-    let mut bases: Vec<(&'static str, &'static str, _, _)> = Vec::new();
+/// An image before anything was done to it.
+#[derive(Clone, Debug)]
+pub struct Unharmed {
+    /// The format, as the command line spells it.
+    pub format: &'static str,
+    /// What [`Case::image`] calls it.
+    pub name: &'static str,
+    /// The files with their names; the one to open comes first.
+    pub files: Vec<(&'static str, Vec<u8>)>,
+    /// The disk that it reads as; empty where it is refused as it is.
+    pub disk: Vec<u8>,
+}
+
+/// The images unharmed.
+pub fn bases() -> Vec<Unharmed> {
+    let mut bases: Vec<Unharmed> = Vec::new();
     for case in cases() {
         let (format, name) = (case.base.format, case.base.name);
-        if !bases.iter().any(|known| (known.0, known.1) == (format, name)) {
-            bases.push((format, name, case.base.files.clone(), case.base.disk.clone()));
+        if !bases.iter().any(|known| (known.format, known.name) == (format, name)) {
+            let (files, disk) = (case.base.files.clone(), case.base.disk.clone());
+            bases.push(Unharmed { format, name, files, disk });
         }
     }
     bases

@@ -75,12 +75,11 @@ fn nothing_in(wrong: &[String]) {
 
 #[test]
 fn the_unharmed_images_are_sound() {
-    for (format, name, list, disk) in bases() {
-        if disk.is_empty() {
-            continue;
-        }
-        let result = read_files(&files(&list), Declared::Format(format.parse::<Format>().unwrap()));
-        assert_same(&result.unwrap_or_else(|error| panic!("{name}: {error:?}")), &disk, name);
+    for base in bases().into_iter().filter(|base| !base.disk.is_empty()) {
+        let format = base.format.parse::<Format>().unwrap();
+        let result = read_files(&files(&base.files), Declared::Format(format));
+        let read = result.unwrap_or_else(|error| panic!("{}: {error:?}", base.name));
+        assert_same(&read, &base.disk, base.name);
     }
 }
 
