@@ -98,8 +98,11 @@ pub struct Case {
     cut: Option<usize>,
 }
 
+/// Makes the checksum of a structure anew, which begins with the bytes.
+type Sum = fn(&mut [u8]);
+
 /// A checksum to be made anew: where its structure begins, and how.
-type Seal = (usize, fn(&mut [u8]));
+type Seal = (usize, Sum);
 
 impl Case {
     /// A name for messages.
@@ -304,7 +307,7 @@ struct Structure<'a> {
     /// Where it lies, and its copies that are changed with it.
     places: Vec<usize>,
     len: usize,
-    seal: Option<(fn(&mut [u8]), Expect)>,
+    seal: Option<(Sum, Expect)>,
     /// How much of it is described.
     described: usize,
     /// The field that is described.
@@ -337,7 +340,7 @@ impl<'a> Structure<'a> {
     }
 
     /// It has a checksum, made by `seal`; a stale one gives `stale`.
-    fn sealed(mut self, seal: fn(&mut [u8]), stale: Expect) -> Self {
+    fn sealed(mut self, seal: Sum, stale: Expect) -> Self {
         self.seal = Some((seal, stale));
         self
     }
@@ -431,7 +434,7 @@ impl<'a> Structure<'a> {
         }
         let seals = self.seal.map(|(seal, _)| self.places.iter().map(|place| (*place, seal)).collect());
         let file = &self.base.files[self.file].1;
-        let stays = |(seal, _): (fn(&mut [u8]), Expect)| {
+        let stays = |(seal, _): (Sum, Expect)| {
             let mut bytes = file.clone();
             edits.iter().for_each(|(at, edit)| bytes[*at..*at + edit.len()].copy_from_slice(edit));
             let before = bytes.clone();

@@ -89,10 +89,6 @@ fn base(version: u32) -> Arc<Base> {
     Base::one("qcow2", if version == 3 { "v3" } else { "v2" }, image.0, disk)
 }
 
-fn nothing(disk: &mut Vec<u8>, _: &[u8]) {
-    disk.fill(0);
-}
-
 fn empty(disk: &mut Vec<u8>, _: &[u8]) {
     disk.clear();
 }
@@ -342,8 +338,9 @@ const SAME_AS_V3: Expect = reads(|disk, _| {
 });
 
 fn entries(out: &mut Vec<Case>, base: &Arc<Base>) {
+    let nothing = reads(|disk, _| disk.fill(0));
     Structure::new(out, base, "L1 entry", L1, 8)
-        .number("L1 entry", BE64, [reads(nothing), MALFORMED, reads(nothing), MALFORMED, MALFORMED])
+        .number("L1 entry", BE64, [nothing, MALFORMED, nothing, MALFORMED, MALFORMED])
         .and(Value::Meaning, L2 as u64, SAME)
         .and(Value::Meaning, COPIED | 1 << 62 | L2 as u64, MALFORMED)
         .and(Value::Unaligned, COPIED | (L2 + 512) as u64, MALFORMED)

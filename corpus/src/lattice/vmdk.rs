@@ -93,8 +93,8 @@ fn image(redundant: bool, text: Option<&str>) -> Vec<u8> {
     image.put(0, &header.bytes()).put(SECTOR, text.unwrap_or_default().as_bytes());
     let disk = disk();
     for copy in 0..=usize::from(redundant) {
-        for table in 0..2 {
-            let at = TABLES[table] + copy * 3 * SECTOR;
+        for (table, at) in TABLES.into_iter().enumerate() {
+            let at = at + copy * 3 * SECTOR;
             image.le32(DIRECTORY + copy * 3 * SECTOR + 4 * table, (at / SECTOR) as u32);
             for (number, grain) in USED.into_iter().enumerate() {
                 if grain / ENTRIES == table {

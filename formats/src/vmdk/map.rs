@@ -26,7 +26,7 @@ pub(crate) enum PartMap {
         start: StoredOffset,
     },
     /// By grain tables.
-    Sparse(SparseMap),
+    Sparse(Box<SparseMap>),
     /// By the markers of a stream without a footer.
     Scanned(ScanMap),
     /// Zeros.

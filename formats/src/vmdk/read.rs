@@ -376,7 +376,7 @@ pub(crate) fn sparse_part(
         }
     };
     let map = SparseMap::new(index, source, guest, layout, compressed, shared.clone())?;
-    Ok(Opened { part: Part { guest, map: PartMap::Sparse(map) }, features })
+    Ok(Opened { part: Part { guest, map: PartMap::Sparse(Box::new(map)) }, features })
 }
 
 /// Opens the ESX extent in `source` as the guest bytes `guest`.
@@ -392,7 +392,7 @@ pub(crate) fn esx_part(
 ) -> Result<Part> {
     let source = Arc::clone(source);
     let map = SparseMap::new(index, source, guest, extent.layout, None, shared.clone())?;
-    Ok(Part { guest, map: PartMap::Sparse(map) })
+    Ok(Part { guest, map: PartMap::Sparse(Box::new(map)) })
 }
 
 /// The seSparse extent in `file`, with its volatile header checked.
