@@ -1,0 +1,70 @@
+//! The text of a VMDK, line by line.
+
+/// A line that says what the next part of the disk is.
+pub(super) struct Line {
+    pub(super) sectors: u64,
+    pub(super) kind: String,
+    pub(super) name: Vec<u8>,
+    pub(super) offset: u64,
+}
+
+/// The parts of the disk, in guest order. `None` for a difference to another disk, and where a part may not be read.
+pub(super) fn parse(text: &[u8]) -> Option<Vec<Line>> {
+    let text = text.split(|byte| *byte == 0).next()?;
+    let mut lines = Vec::new();
+    for line in text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {
+        if line.is_empty() || line.starts_with(b"#") {
+            continue;
+        }
+        let (access, rest) = word(line);
+        let extent = [&b"RW"[..], b"RDONLY", b"NOACCESS"].contains(&access);
+        if extent && !rest.is_empty() && !rest.starts_with(b"=") {
+            lines.push(part(access, rest)?);
+        } else {
+            let (key, value) = line.split_at(line.iter().position(|byte| *byte == b'=')?);
+            if !alone(key.trim_ascii(), value.get(1..)?.trim_ascii())? {
+                return None;
+            }
+        }
+    }
+    (!lines.is_empty()).then_some(lines)
+}
+
+/// Whether a key leaves the disk on its own, without a parent.
+fn alone(key: &[u8], value: &[u8]) -> Option<bool> {
+    let value = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
+    Some(match key.to_ascii_lowercase().as_slice() {
+        b"parentcid" => u32::from_str_radix(std::str::from_utf8(value).ok()?, 16).ok()? == u32::MAX,
+        b"parentfilenamehint" => value.is_empty(),
+        _ => true,
+    })
+}
+
+fn part(access: &[u8], rest: &[u8]) -> Option<Line> {
+    let (sectors, rest) = word(rest);
+    let (kind, rest) = word(rest);
+    let (name, rest) = match rest.strip_prefix(b"\"") {
+        Some(rest) => rest.split_at(rest.iter().position(|byte| *byte == b'"')?),
+        None => (&b""[..], rest),
+    };
+    let rest = rest.strip_prefix(b"\"").unwrap_or(rest).trim_ascii();
+    let offset = if rest.is_empty() { 0 } else { number(word(rest).0)? };
+    let readable = access != b"NOACCESS";
+    let line = Line {
+        sectors: number(sectors)?,
+        kind: String::from_utf8(kind.to_vec()).ok()?,
+        name: name.to_vec(),
+        offset,
+    };
+    readable.then_some(line)
+}
+
+fn number(word: &[u8]) -> Option<u64> {
+    std::str::from_utf8(word).ok()?.parse().ok()
+}
+
+fn word(line: &[u8]) -> (&[u8], &[u8]) {
+    let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
+    let (word, rest) = line.split_at(end);
+    (word, rest.trim_ascii())
+}

@@ -1,0 +1,251 @@
+//! The hosted sparse extent of a VMDK, from VMware's "Virtual Disk Format" 5.0 and 1.1.
+
+use std::collections::BTreeMap;
+
+use super::bytes::{le16, le32, le64, slice, up_to};
+use super::codec::{self, MOST_UNIT};
+
+const AT_THE_END: u64 = u64::MAX;
+const MARKER: u64 = 12;
+/// As far as the head and the tail of an object are looked at for a footer: a longer one may have more behind its head
+/// than anybody looks at.
+const HEAD: u64 = 128 << 10;
+const TAIL: u64 = (64 << 10) + 1024;
+
+/// What a header says.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Header {
+    /// Sectors of the extent.
+    pub(super) capacity: u64,
+    /// Bytes of a grain.
+    grain: u64,
+    /// Entries of a table.
+    entries: u64,
+    zeroed: bool,
+    pub(super) compressed: bool,
+    markers: bool,
+    /// Byte addresses of the directory and of its copy.
+    directory: u64,
+    redundant: Option<u64>,
+    /// Where the embedded text lies, and its length, in bytes.
+    pub(super) text: Option<(u64, u64)>,
+    /// Byte address of what comes behind the metadata in front.
+    overhead: u64,
+}
+
+impl Header {
+    pub(super) fn parse(header: &[u8]) -> Option<Self> {
+        slice(header, 0, 512)?;
+        let flags = le32(header, 8)?;
+        let newlines = flags & 1 == 0 || slice(header, 73, 4)? == b"\n \r\n";
+        let known = header.starts_with(b"KDMV")
+            && (1..=3).contains(&le32(header, 4)?)
+            && flags & 0xffff_0000 & !0x3_0000 == 0
+            && newlines;
+        let (grain, entries) = (le64(header, 20)?, le32(header, 44)?);
+        let sane = grain.is_power_of_two() && (8..=1 << 21).contains(&grain) && (1..=1 << 16).contains(&entries);
+        let compressed = flags & 1 << 16 != 0;
+        let markers = flags & 1 << 17 != 0;
+        let algorithm = le16(header, 77)? == u64::from(compressed) && (compressed || !markers);
+        let capacity = le64(header, 12)?;
+        capacity.checked_mul(512)?;
+        let bytes = |sectors: u64| sectors.checked_mul(512).unwrap_or(AT_THE_END);
+        let (text_at, text_len) = (le64(header, 28)?, le64(header, 36)?);
+        let redundant = le64(header, 48)?;
+        let has_redundant = flags & 2 != 0 && redundant != 0 && redundant != AT_THE_END;
+        let overhead = le64(header, 64)?.max(1);
+        let text = (text_at != 0 && text_len != 0).then_some((text_at, text_len));
+        let front = text.map_or(Some(overhead), |(at, len)| Some(overhead.max(at.checked_add(len)?)))?;
+        (known && sane && algorithm).then_some(Self {
+            capacity,
+            grain: grain * 512,
+            entries,
+            zeroed: flags & 4 != 0,
+            compressed,
+            markers,
+            directory: bytes(le64(header, 56)?),
+            redundant: has_redundant.then(|| bytes(redundant)),
+            text: text.map(|(at, len)| (bytes(at), bytes(len))),
+            overhead: bytes(front),
+        })
+    }
+}
+
+/// Where grains are found.
+enum Found {
+    Tables { directory: u64, redundant: Option<u64> },
+    /// By the markers: byte address of each grain, by its number.
+    Markers(BTreeMap<u64, u64>),
+}
+
+pub(super) struct Extent<'a> {
+    file: &'a [u8],
+    header: Header,
+    /// Guest bytes.
+    len: u64,
+    found: Found,
+}
+
+/// What an entry says of its grain.
+enum Grain {
+    Zeros,
+    At(u64),
+}
+
+impl<'a> Extent<'a> {
+    /// The extent of `len` guest bytes in `file`.
+    pub(super) fn open(file: &'a [u8], header: Header, len: u64) -> Option<Self> {
+        if header.compressed && header.grain > MOST_UNIT {
+            return None;
+        }
+        let found = if header.directory == AT_THE_END {
+            match footer(file, &header, len) {
+                Some(footer) => Found::Tables { directory: footer.directory, redundant: footer.redundant },
+                None if header.markers => Found::Markers(scan(file, &header)?),
+                None => return None,
+            }
+        } else {
+            Found::Tables { directory: header.directory, redundant: header.redundant }
+        };
+        Some(Self { file, header, len, found })
+    }
+
+    /// The unit that holds byte `at` of the extent, and where it begins: a grain where they are compressed, else a sector.
+    pub(super) fn unit(&self, at: u64) -> Option<(u64, Vec<u8>)> {
+        let number = at / self.header.grain;
+        let grain_start = number * self.header.grain;
+        let grain_len = self.header.grain.min(self.len.checked_sub(grain_start)?);
+        let (start, len) = if self.header.compressed {
+            (grain_start, grain_len)
+        } else {
+            (at - at % 512, 512.min(self.len - (at - at % 512)))
+        };
+        let unit = match self.grain(number, grain_len)? {
+            Grain::Zeros => vec![0; usize::try_from(len).ok()?],
+            Grain::At(place) if self.header.compressed => self.compressed(place, number, len)?,
+            Grain::At(place) => slice(self.file, place.checked_add(start - grain_start)?, len)?.to_vec(),
+        };
+        Some((start, unit))
+    }
+
+    fn grain(&self, number: u64, len: u64) -> Option<Grain> {
+        match &self.found {
+            Found::Markers(grains) => Some(grains.get(&number).map_or(Grain::Zeros, |place| Grain::At(*place))),
+            Found::Tables { directory, redundant } => self.by_tables(*directory, *redundant, number, len),
+        }
+    }
+
+    /// By the directory; where it, its table or the entry is damaged, by the redundant one.
+    fn by_tables(&self, directory: u64, redundant: Option<u64>, number: u64, len: u64) -> Option<Grain> {
+        let size = self.len.div_ceil(self.header.grain * self.header.entries) * 4;
+        let there = |at: &u64| *at != 0 && at.checked_add(size).is_some_and(|end| end <= self.file.len() as u64);
+        let Some(directory) = Some(directory).filter(there) else {
+            return self.judged(self.table(redundant.filter(there)?, number)?, number, len);
+        };
+        let copy = redundant.filter(there).and_then(|copy| self.table(copy, number)).filter(Option::is_some);
+        match (self.table(directory, number), copy) {
+            (Some(Some(table)), copy) => self
+                .judged(Some(table), number, len)
+                .or_else(|| copy.and_then(|copy| self.judged(copy, number, len))),
+            (Some(None) | None, Some(copy)) => self.judged(copy, number, len),
+            (Some(None), None) => Some(Grain::Zeros),
+            (None, None) => None,
+        }
+    }
+
+    /// Byte address of the table that has the entry of a grain: none where the directory has none, nothing where it
+    /// cannot be.
+    fn table(&self, directory: u64, number: u64) -> Option<Option<u64>> {
+        let index = number / self.header.entries;
+        let table = le32(self.file, directory.checked_add(index * 4)?)? * 512;
+        if table == 0 {
+            return Some(None);
+        }
+        // The last table need not be there but for the grains of the disk.
+        let grains = self.len.div_ceil(self.header.grain) - index * self.header.entries;
+        slice(self.file, table, grains.min(self.header.entries) * 4)?;
+        Some(Some(table))
+    }
+
+    fn judged(&self, table: Option<u64>, number: u64, len: u64) -> Option<Grain> {
+        let Some(table) = table else { return Some(Grain::Zeros) };
+        let entry = le32(self.file, table.checked_add(number % self.header.entries * 4)?)?;
+        match entry {
+            0 => Some(Grain::Zeros),
+            1 if self.header.zeroed => Some(Grain::Zeros),
+            1 => None,
+            sector => {
+                let needed = match (self.header.compressed, self.header.markers) {
+                    (true, true) => MARKER,
+                    (true, false) => 1,
+                    (false, _) => len,
+                };
+                slice(self.file, sector * 512, needed).map(|_| Grain::At(sector * 512))
+            }
+        }
+    }
+
+    fn compressed(&self, place: u64, number: u64, len: u64) -> Option<Vec<u8>> {
+        let stream = if self.header.markers {
+            let lba = le64(self.file, place)?;
+            let size = le32(self.file, place.checked_add(8)?)?;
+            let right = lba.checked_mul(512)? == number * self.header.grain && size != 0;
+            slice(self.file, place.checked_add(MARKER)?, size).filter(|_| right)?
+        } else {
+            up_to(self.file, place, u64::MAX)
+        };
+        // The last grain of a disk that ends inside it: some writers fill it up, some end with the disk.
+        let whole = codec::inflate_zlib(stream, usize::try_from(self.header.grain).ok()?);
+        let mut grain = whole.or_else(|| codec::inflate_zlib(stream, usize::try_from(len).ok()?))?;
+        grain.truncate(usize::try_from(len).ok()?);
+        Some(grain)
+    }
+}
+
+/// The footer: the last sector that is not blank, where it says the same as the header and its marker stands before it.
+fn footer(file: &[u8], header: &Header, len: u64) -> Option<Header> {
+    let mut at = (file.len() as u64 / 512).checked_sub(1)? * 512;
+    while slice(file, at, 512)?.iter().all(|byte| *byte == 0) {
+        at = at.checked_sub(512)?;
+    }
+    let marker_at = at.checked_sub(512)?;
+    let seen = |at: u64| at + 512 <= HEAD || at >= (file.len() as u64).saturating_sub(TAIL).max(HEAD);
+    let marked = le32(file, marker_at + 8)? == 0 && le32(file, marker_at + 12)? == 3;
+    let footer = Header::parse(slice(file, at, 512)?)?;
+    let same = (footer.capacity, footer.grain, footer.entries, footer.compressed, footer.markers, footer.zeroed)
+        == (header.capacity, header.grain, header.entries, header.compressed, header.markers, header.zeroed);
+    let size = len.div_ceil(header.grain * header.entries) * 4;
+    let before = footer.directory.checked_add(size)? <= marker_at && (footer.directory != 0 || size == 0);
+    (marked && same && before && seen(at) && seen(marker_at)).then_some(footer)
+}
+
+/// All grains, by their markers from front to back: of several for one address the last counts.
+fn scan(file: &[u8], header: &Header) -> Option<BTreeMap<u64, u64>> {
+    let mut grains = BTreeMap::new();
+    let mut whole = false;
+    let mut at = header.overhead;
+    while at < file.len() as u64 {
+        let (value, size, kind) = (le64(file, at)?, le32(file, at + 8)?, le32(file, at + 12)?);
+        let blank = up_to(file, at, 512).iter().all(|byte| *byte == 0);
+        let len = match (size, kind) {
+            // Room between the metadata and the first grain.
+            (0, 0) if blank && grains.is_empty() && !whole => 512,
+            (0, 0) => return Some(grains),
+            (0, 1) => value.checked_add(1)?.checked_mul(512)?,
+            // All grains are written once the directory is.
+            (0, 2 | 3) => {
+                whole = true;
+                value.checked_add(1)?.checked_mul(512)?
+            }
+            (0, _) => return None,
+            (size, _) => {
+                let on_grain = value < header.capacity && value * 512 % header.grain == 0;
+                slice(file, at + MARKER, size).filter(|_| on_grain)?;
+                grains.insert(value * 512 / header.grain, at);
+                MARKER + size
+            }
+        };
+        at = at.checked_add(len)?.checked_next_multiple_of(512)?;
+    }
+    whole.then_some(grains)
+}

@@ -1,0 +1,10 @@
+//! Any bytes as a VMDK of one file: open, map, read.
+#![no_main]
+
+use diskferry_formats::Format;
+use diskferry_fuzz::{read, seeds};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(init: seeds::write_if_asked(&[Format::Vmdk], |_| Vec::new()), |bytes: &[u8]| {
+    read::read_as(Format::Vmdk, bytes);
+});

@@ -1,0 +1,132 @@
+//! Small disks, and what they are written as.
+
+use std::sync::{Arc, LazyLock};
+
+use arbitrary::Arbitrary;
+use bytes::Bytes;
+use diskferry_core::address::{FileIndex, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::budget::Budget;
+use diskferry_core::conformance::{StrictSink, pattern};
+use diskferry_core::conversion::{Conversion, Report, Resources};
+use diskferry_core::disk::{BlockMap, Disk, Geometry, Warnings};
+use diskferry_core::error::Result;
+use diskferry_core::extent::{Extent, ExtentKind, Extents, Stored};
+use diskferry_core::limits::{ImageLimit, Limits};
+use diskferry_core::pool::CpuPool;
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::source::BoxFuture;
+use diskferry_core::target::Target;
+use diskferry_formats::{Format, TargetOptions, layout};
+
+use crate::source::Guarded;
+
+/// A kind of target: format, options, and what the size of its disks is rounded up to a multiple of.
+pub type Kind = (Format, &'static str, u64);
+
+/// Kinds of targets. The first of a format is its plainest.
+pub const KINDS: &[Kind] = &[
+    (Format::Raw, "", 1),
+    (Format::Vhd, "align=512", 512),
+    (Format::Vhd, "subformat=fixed,align=512", 512),
+    (Format::Qcow2, "", 1),
+    (Format::Qcow2, "cluster_size=512", 1),
+    (Format::Qcow2, "cluster_size=4K,compression=zlib", 1),
+    (Format::Qcow2, "compression=zlib,level=1", 1),
+    (Format::Qcow2, "cluster_size=4K,compression=zstd", 1),
+    (Format::Vmdk, "align=512", 512),
+    (Format::Vmdk, "subformat=streamOptimized,align=512", 512),
+];
+
+/// Bytes of a disk, one behind the other.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub struct Run {
+    /// How many, in a unit that `fine` says.
+    pub len: u8,
+    /// Whether they are counted in bytes or in blocks of 4 KiB.
+    pub fine: bool,
+    /// What they are.
+    pub content: Content,
+    /// Which they are, where there are several such.
+    pub seed: u8,
+}
+
+/// What bytes of a disk are.
+#[derive(Arbitrary, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// Not compressible.
+    Noise,
+    /// Compressible.
+    Text,
+    /// Zeros that the map does not know of.
+    Zeros,
+    /// Zeros that it does.
+    Hole,
+}
+
+/// Most bytes of a disk.
+const MOST: usize = 512 << 10;
+
+struct Map(Vec<Extent>);
+
+impl BlockMap for Map {
+    fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
+        Box::pin(async move { Ok(self.0.iter().filter_map(|extent| extent.clip(window)).collect()) })
+    }
+
+    fn allocated_without_tables(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// A disk of these runs, cut where it becomes too long, and its bytes.
+pub fn disk(runs: &[Run]) -> (Disk, Vec<u8>) {
+    let mut guest: Vec<u8> = Vec::new();
+    let mut extents = Extents::new();
+    for run in runs {
+        let len = usize::from(run.len) * if run.fine { 1 } else { 4096 };
+        let len = len.min(MOST - guest.len());
+        let start = StoredOffset::new(guest.len() as u64);
+        let Some(stored) = StoredRange::new(start, len as u64).filter(|range| !range.is_empty()) else { continue };
+        match run.content {
+            Content::Noise => guest.extend(pattern(len, u64::from(run.seed))),
+            Content::Text => guest.extend((0..len).map(|at| b"a disk to fuzz "[(at / 3 + usize::from(run.seed)) % 15])),
+            Content::Zeros | Content::Hole => guest.resize(guest.len() + len, 0),
+        }
+        let kind = match run.content {
+            Content::Hole => ExtentKind::Hole,
+            _ => ExtentKind::Data(Stored { file: FileIndex(0), range: stored }),
+        };
+        let range = GuestRange::first(guest.len() as u64).skip(start.get());
+        extents.push(Extent::new(range, kind));
+    }
+    let virtual_bytes = guest.len() as u64;
+    let geometry = Geometry { format: "fuzz", virtual_bytes, fingerprint: [9; 32], ..Geometry::default() };
+    let map = Box::new(Map(extents.into_vec()));
+    let source = Guarded::new(Bytes::from(guest.clone()));
+    (Disk::new(geometry, vec![source], map, Warnings::new(), Vec::new()), guest)
+}
+
+/// Workers and a runtime, made once.
+static RESOURCES: LazyLock<(tokio::runtime::Runtime, Arc<CpuPool>)> = LazyLock::new(|| {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    (runtime, Arc::new(CpuPool::new(1).expect("a worker")))
+});
+
+/// The target that a disk becomes.
+///
+/// # Errors
+/// What the conversion answers.
+pub fn written(disk: Disk, (format, options, _): Kind, order: WriteOrder) -> Result<(Vec<u8>, Report)> {
+    let (runtime, pool) = &*RESOURCES;
+    let pair = |pair: &str| pair.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let options = TargetOptions { pairs: options.split(',').filter_map(pair).collect() };
+    let layout = layout(format, &options, order)?;
+    let sink = StrictSink::new(order);
+    let target = Target { layout, sink: Box::new(sink.clone()) };
+    let budget = Some(Budget::new(Budget::SMALLEST));
+    let resources = Resources { budget, pool: Some(Arc::clone(pool)), connections: None };
+    let limits = Limits { capacity: None, image: ImageLimit::None };
+    let conversion = Conversion::new(disk, target).limits(limits).resources(resources).stall_timeout(None);
+    let report = runtime.block_on(conversion.run())?;
+    Ok((sink.published().0, report))
+}
