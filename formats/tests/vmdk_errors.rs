@@ -164,6 +164,20 @@ fn a_damaged_primary_directory_is_replaced_by_the_redundant_one() {
 }
 
 #[test]
+fn a_grain_is_the_same_whatever_it_is_read_together_with() {
+    let truth = noise(16 * 4096, 11);
+    let built = Hosted { redundant: true, grain: 8, entries: 16, ..Hosted::default() }.build(&truth);
+    let (table, copy) = (built.tables[0], built.tables[1]);
+    // Entry 5 is damaged, and the copy, which is right there, says something else of entry 0.
+    let other = built.bytes[copy + 4..copy + 8].to_vec();
+    let image = patch(&patch(&built.bytes, table + 20, &[0xff; 4]), copy, &other);
+    let disk = open_vmdk(image).unwrap();
+    let alone = block_on(disk.read(GuestRange::first(4096))).unwrap();
+    assert_same(&alone, &truth[..4096], "grain 0 alone");
+    assert_same(&content(&disk).unwrap(), &truth, "all grains");
+}
+
+#[test]
 fn entries_beyond_the_object_are_truncated_at_their_place() {
     let truth = sample(3 << 20);
     let built = Hosted::default().build(&truth);

@@ -56,7 +56,10 @@ impl Header {
         let overhead = le64(header, 64)?.max(1);
         let text = (text_at != 0 && text_len != 0).then_some((text_at, text_len));
         let front = text.map_or(Some(overhead), |(at, len)| Some(overhead.max(at.checked_add(len)?)))?;
-        (known && sane && algorithm).then_some(Self {
+        if !(known && sane && algorithm) {
+            return None;
+        }
+        Some(Self {
             capacity,
             grain: grain * 512,
             entries,

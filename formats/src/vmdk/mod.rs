@@ -19,6 +19,7 @@ mod footer;
 mod grain;
 mod header;
 mod map;
+mod named;
 mod read;
 mod scan;
 mod set;

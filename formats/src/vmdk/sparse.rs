@@ -317,7 +317,8 @@ impl SparseMap {
         Ok(Reader { named: named.into_iter(), ahead, runs: runs.into_iter(), run: None })
     }
 
-    /// Maps what one table covers of `at..to`; where it does not hold up, its redundant copy.
+    /// Maps what one table covers of `at..to`. Where an entry does not hold up, that of the redundant copy counts: entry by
+    /// entry, so that a grain is the same one whatever it is asked for together with.
     async fn table(
         &self,
         table: Table,
@@ -326,104 +327,93 @@ impl SparseMap {
         to: u64,
         out: &mut Extents,
     ) -> Result<()> {
-        let found = match (self.grains(&table, at, to), table.at.redundant) {
-            (Err(error), Some(range)) => {
-                let at_redundant = TableAt { range, redundant: None };
-                let bytes = self.tables.load_one(range).await?;
-                let redundant = Table { index: table.index, at: at_redundant, bytes };
-                let grains = self.grains(&redundant, at, to).map_err(|_| error)?;
-                self.directory.table_replaced(table.at);
-                grains
-            }
-            (found, _) => found?,
-        };
-        for (from, until, grain) in found {
-            let kind = match (grain, &self.compressed) {
-                (Grain::Hole, _) => ExtentKind::Hole,
-                (Grain::Zero, _) => ExtentKind::Zero,
-                (Grain::At(start), Some(compressed)) => {
-                    ExtentKind::Coded(self.coded(compressed, start, ends))
+        if is_zero(&table.bytes) {
+            out.push(Extent::new(self.guest(at, to), ExtentKind::Hole));
+            return Ok(());
+        }
+        let layout = self.directory.layout();
+        let start_of_table = table.index.saturating_mul(layout.span());
+        let mut copy = None;
+        let mut from = at;
+        let mut index = at.saturating_sub(start_of_table).checked_div(layout.grain_bytes).unwrap_or_default();
+        while from < to {
+            let start = start_of_table.saturating_add(index.saturating_mul(layout.grain_bytes));
+            let end = start.saturating_add(layout.grain_bytes).min(self.bytes);
+            let grain = match (self.grain(&table, index, start, end), table.at.redundant) {
+                (Err(error), Some(range)) => {
+                    let redundant = match copy.take() {
+                        Some(redundant) => redundant,
+                        None => self.redundant(table.index, range).await?,
+                    };
+                    let grain = self.grain(&redundant, index, start, end).map_err(|_| error)?;
+                    self.directory.table_replaced(table.at);
+                    copy = Some(redundant);
+                    grain
                 }
-                (Grain::At(start), None) => {
-                    let start = StoredOffset::new(start);
-                    let end = StoredOffset::new(start.get().saturating_add(until.saturating_sub(from)));
-                    ExtentKind::Data(Stored { file: self.file, range: StoredRange::between(start, end) })
+                (grain, _) => grain?,
+            };
+            let (first, last, kind) = match (grain, &self.compressed) {
+                (Grain::Hole, _) => (from, end.min(to), ExtentKind::Hole),
+                (Grain::Zero, _) => (from, end.min(to), ExtentKind::Zero),
+                // One that is compressed is whole.
+                (Grain::At(place), Some(compressed)) => {
+                    (start, end, ExtentKind::Coded(self.coded(compressed, place, ends)))
+                }
+                (Grain::At(place), None) => {
+                    let until = end.min(to);
+                    let place = StoredOffset::new(place.saturating_add(from.saturating_sub(start)));
+                    let behind = StoredOffset::new(place.get().saturating_add(until.saturating_sub(from)));
+                    let range = StoredRange::between(place, behind);
+                    (from, until, ExtentKind::Data(Stored { file: self.file, range }))
                 }
             };
-            out.push(Extent::new(self.guest(from, until), kind));
+            out.push(Extent::new(self.guest(first, last), kind));
+            from = end;
+            index = index.saturating_add(1);
         }
         Ok(())
     }
 
-    /// The grains of a table that meet `at..to`, checked: from where to where each goes, and what it is; those that are one
-    /// as one. One that is compressed is whole.
-    fn grains(&self, table: &Table, at: u64, to: u64) -> Result<Vec<(u64, u64, Grain)>> {
-        if is_zero(&table.bytes) {
-            return Ok(vec![(at, to, Grain::Hole)]);
-        }
+    async fn redundant(&self, index: u64, range: StoredRange) -> Result<Table> {
+        let bytes = self.tables.load_one(range).await?;
+        Ok(Table { index, at: TableAt { range, redundant: None }, bytes })
+    }
+
+    /// The grain of entry `index` of a table, checked: it covers `start..end` of the extent.
+    fn grain(&self, table: &Table, index: u64, start: u64, end: u64) -> Result<Grain> {
         let layout = self.directory.layout();
-        let start_of_table = table.index.saturating_mul(layout.span());
-        let mut found: Vec<(u64, u64, Grain)> = Vec::new();
-        let mut from = at;
-        let skipped = at.saturating_sub(start_of_table).checked_div(layout.grain_bytes).unwrap_or_default();
-        let mut index = skipped;
-        while from < to {
-            let place =
-                || table.at.range.start().get().saturating_add(index.saturating_mul(layout.entries.width()));
-            let start = start_of_table.saturating_add(index.saturating_mul(layout.grain_bytes));
-            let end = start.saturating_add(layout.grain_bytes).min(self.bytes);
-            let entry = layout.entries.get(&table.bytes, index).ok_or_else(|| {
-                Error::internal(format!("grain table {} has no entry {index}", table.index))
+        let place =
+            || table.at.range.start().get().saturating_add(index.saturating_mul(layout.entries.width()));
+        let wrong = |error: &Error| in_entry("table", index, error).at(place());
+        let entry = layout
+            .entries
+            .get(&table.bytes, index)
+            .ok_or_else(|| Error::internal(format!("grain table {} has no entry {index}", table.index)))?;
+        let grain = layout.entries.grain(entry, layout.grain_bytes).map_err(|error| wrong(&error))?;
+        let needed = match (&self.compressed, grain) {
+            (_, Grain::Hole | Grain::Zero) => 0,
+            (Some(compressed), _) if compressed.markers => GRAIN_MARKER_LEN as u64,
+            (Some(_), _) => 1,
+            (None, _) => end.saturating_sub(start),
+        };
+        if let Grain::At(stored) = grain {
+            let range = StoredRange::new(StoredOffset::new(stored), needed)
+                .filter(|range| range.end().get() <= self.object_bytes);
+            let range = range.ok_or_else(|| {
+                wrong(&Error::truncated(format!(
+                    "the grain of guest offset {} lies at {stored}, and the object ends at {}",
+                    self.base.saturating_add(start),
+                    self.object_bytes
+                )))
             })?;
-            let wrong = |error: &Error| in_entry("table", index, error).at(place());
-            let grain = layout.entries.grain(entry, layout.grain_bytes).map_err(|error| wrong(&error))?;
-            let needed = match (&self.compressed, grain) {
-                (_, Grain::Hole | Grain::Zero) => 0,
-                (Some(compressed), _) if compressed.markers => GRAIN_MARKER_LEN as u64,
-                (Some(_), _) => 1,
-                (None, _) => end.saturating_sub(start),
-            };
-            if let Grain::At(stored) = grain {
-                let range = StoredRange::new(StoredOffset::new(stored), needed)
-                    .filter(|range| range.end().get() <= self.object_bytes);
-                let range = range.ok_or_else(|| {
-                    wrong(&Error::truncated(format!(
-                        "the grain of guest offset {} lies at {stored}, and the object ends at {}",
-                        self.base.saturating_add(start),
-                        self.object_bytes
-                    )))
-                })?;
-                layout.check_apart(range).map_err(|error| wrong(&error))?;
-                if table.at.range.intersection(range).is_some() {
-                    let error = Error::malformed(format!(
-                        "it leads to {range}, into its own table at {}",
-                        table.at.range
-                    ));
-                    return Err(wrong(&error));
-                }
+            layout.check_apart(range).map_err(|error| wrong(&error))?;
+            if table.at.range.intersection(range).is_some() {
+                let error =
+                    Error::malformed(format!("it leads to {range}, into its own table at {}", table.at.range));
+                return Err(wrong(&error));
             }
-            let until = end.min(to);
-            match (grain, found.last_mut()) {
-                (Grain::At(_), _) if self.compressed.is_some() => found.push((start, end, grain)),
-                (Grain::Hole, Some((_, last, Grain::Hole))) | (Grain::Zero, Some((_, last, Grain::Zero))) => {
-                    *last = until;
-                }
-                (Grain::At(stored), Some((first, last, Grain::At(run))))
-                    if run.saturating_add(last.saturating_sub(*first)) == stored =>
-                {
-                    *last = until;
-                }
-                // The window may begin in the middle of a grain.
-                (Grain::At(stored), _) => {
-                    let stored = stored.saturating_add(from.saturating_sub(start));
-                    found.push((from, until, Grain::At(stored)));
-                }
-                _ => found.push((from, until, grain)),
-            }
-            from = end;
-            index = index.saturating_add(1);
         }
-        Ok(found)
+        Ok(grain)
     }
 
     /// Byte addresses, sorted, that no grain in `tables` reaches beyond: see the head of this module.

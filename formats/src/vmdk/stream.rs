@@ -3,12 +3,13 @@
 //! What random access would learn from the tables is learnt from the stream itself: a grain that comes twice is an
 //! error, since what the first held has gone its way; and so is a stream that breaks off. Whether it is whole shows by
 //! its directory, which writers put behind all grains, or, where the tables stand in front (qemu-img writes them there,
-//! and no end marker), by the number of grains that they name. That number must be right wherever the tables stand: a
-//! grain that no table names would be content here, and a hole for who reads by the tables.
+//! and no end marker), by the number of grains that they name. What they name must be what has come, each grain at its
+//! place, wherever they stand: who reads by the tables gets the same disk (see `named`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use diskferry_core::address::{GuestOffset, GuestRange, StoredRange};
 use diskferry_core::digest::sha256;
 use diskferry_core::disk::{Geometry, Warnings};
@@ -19,6 +20,7 @@ use diskferry_core::stream::{ImageStream, Piece};
 
 use super::grain::{Bound, GrainCodec};
 use super::header::{DirectoryAt, Grains, HEADER_LEN, MAGIC, Marker, SECTOR, Sectors, SparseHeader, field};
+use super::named::{Named, NamedByTable, Tail, Weights};
 use super::read::{descriptor_range, extent_size, features, parse_embedded, refusals};
 use super::scan::{first_marker, grain_len, grain_number, metadata_len};
 use crate::Format;
@@ -28,6 +30,10 @@ use crate::stream::{Feed, MOST};
 const MOST_RUNS: usize = 1 << 20;
 /// Most entries of a directory in front: a disk of 8 TiB in grains of 64 KiB.
 const MOST_TABLES: u64 = 1 << 18;
+/// Most bytes that may follow the end marker: padding, as copies made in whole blocks leave it.
+const MOST_BEHIND: u64 = 64 << 20;
+/// Most directories, redundant ones included.
+const MOST_DIRECTORIES: usize = 16;
 const SECTOR_LEN: usize = HEADER_LEN;
 /// Bytes of the stream's head that its fingerprint is made of: header and descriptor.
 const FINGERPRINT: usize = 64 << 10;
@@ -37,7 +43,8 @@ const FINGERPRINT: usize = 64 << 10;
 /// # Errors
 /// `usage` for one that is not streamOptimized; `malformed`, `truncated`, `unsupported_feature`, `parent_disk_refused`;
 /// the `source_*` codes.
-pub(crate) async fn open_stream(mut feed: Feed) -> Result<Box<dyn ImageStream>> {
+pub(crate) async fn open_stream(feed: Feed) -> Result<Box<dyn ImageStream>> {
+    let mut feed = Watched { feed, tail: Tail::new() };
     let one_way = |what: &str| {
         Error::new(
             ErrorKind::Usage,
@@ -80,8 +87,9 @@ pub(crate) async fn open_stream(mut feed: Feed) -> Result<Box<dyn ImageStream>> 
             "the image has no descriptor: nothing says whether it is a difference to another disk",
         )),
     }
-    let mut front = FrontTables::new(&header, size)?;
-    pass_front(&mut feed, &header, front.as_mut()).await?;
+    let weights = Weights::new();
+    let mut front = FrontTables::all(&header, size)?;
+    pass_front(&mut feed, &header, &weights, &mut front).await?;
     let geometry = Geometry {
         format: Format::Vmdk.name(),
         variant,
@@ -103,16 +111,42 @@ pub(crate) async fn open_stream(mut feed: Feed) -> Result<Box<dyn ImageStream>> 
         warnings,
         codec,
         seen: Seen::default(),
+        come: Named::default(),
+        weights,
         front,
+        tables: HashMap::new(),
         named: 0,
+        directories: Vec::new(),
         directory: false,
         done: false,
     }))
 }
 
+/// The stream, and what its last sectors were.
+struct Watched {
+    feed: Feed,
+    tail: Tail,
+}
+
+impl Watched {
+    fn position(&self) -> u64 {
+        self.feed.position()
+    }
+
+    async fn look(&mut self, len: usize) -> Result<&[u8]> {
+        self.feed.look(len).await
+    }
+
+    async fn take(&mut self, len: usize) -> Result<Bytes> {
+        let bytes = self.feed.take(len).await?;
+        self.tail.pass(&bytes);
+        Ok(bytes)
+    }
+}
+
 type Described = Option<(super::descriptor::Descriptor, super::descriptor::ExtentLine)>;
 
-async fn embedded(feed: &mut Feed, range: StoredRange, header: &SparseHeader) -> Result<Described> {
+async fn embedded(feed: &mut Watched, range: StoredRange, header: &SparseHeader) -> Result<Described> {
     if range.start().get() < feed.position() {
         return Err(Error::malformed("the descriptor lies in the header").at(28u64));
     }
@@ -134,9 +168,10 @@ async fn embedded(feed: &mut Feed, range: StoredRange, header: &SparseHeader) ->
 
 /// Reads up to the first marker, and shows the tables in front, if there are any, what passes.
 async fn pass_front(
-    feed: &mut Feed,
+    feed: &mut Watched,
     header: &SparseHeader,
-    mut front: Option<&mut FrontTables>,
+    weights: &Weights,
+    front: &mut [FrontTables],
 ) -> Result<()> {
     let end = first_marker(header);
     while feed.position() < end {
@@ -147,33 +182,31 @@ async fn pass_front(
             return Err(Error::truncated(format!("the stream ends before its first grain, at {end}"))
                 .at(feed.position()));
         }
-        if let Some(front) = front.as_mut() {
+        for tables in &mut *front {
             for (number, sector) in (0u64..).zip(bytes.chunks(SECTOR_LEN)) {
-                front.pass(at.saturating_add(number.saturating_mul(SECTOR)), sector)?;
+                tables.pass(weights, at.saturating_add(number.saturating_mul(SECTOR)), sector)?;
             }
         }
     }
-    match front {
-        Some(front) => front.complete(end),
-        None => Ok(()),
-    }
+    front.iter().try_for_each(|tables| tables.complete(end))
 }
 
-/// The tables of a stream that has them in front: what they name is counted while they pass.
+/// The tables of a directory that stands in front: what they name is summed up while they pass.
 struct FrontTables {
     directory_at: u64,
     directory_len: u64,
     directory: Vec<u8>,
-    /// Byte addresses of the tables, sorted; known once the directory has passed.
-    tables: Vec<u64>,
-    table_bytes: u64,
+    /// Byte addresses of the tables with their numbers, sorted; known once the directory has passed.
+    tables: Vec<(u64, u64)>,
+    table_entries: u64,
     zeroed: bool,
-    grains: u64,
+    named: Named,
 }
 
 impl FrontTables {
-    fn new(header: &SparseHeader, size: u64) -> Result<Option<Self>> {
-        let DirectoryAt::Sector(sector) = header.directory else { return Ok(None) };
+    /// The directory and its redundant copy, where they stand in front.
+    fn all(header: &SparseHeader, size: u64) -> Result<Vec<Self>> {
+        let DirectoryAt::Sector(sector) = header.directory else { return Ok(Vec::new()) };
         let span = header.grain_bytes().saturating_mul(u64::from(header.table_entries)).max(1);
         let entries = size.div_ceil(span);
         if entries > MOST_TABLES {
@@ -182,22 +215,24 @@ impl FrontTables {
             ))
             .hint("give a path or a URL"));
         }
-        Ok(Some(Self {
+        let redundant = header.redundant.filter(|redundant| *redundant != sector);
+        let one = |sector: Sectors| Self {
             directory_at: sector.bytes().unwrap_or(u64::MAX),
             directory_len: entries.saturating_mul(4),
             directory: Vec::new(),
             tables: Vec::new(),
-            table_bytes: u64::from(header.table_entries).saturating_mul(4),
+            table_entries: u64::from(header.table_entries),
             zeroed: header.zeroed_grains,
-            grains: 0,
-        }))
+            named: Named::default(),
+        };
+        Ok([Some(sector), redundant].into_iter().flatten().map(one).collect())
     }
 
     fn missing(&self) -> u64 {
         self.directory_len.saturating_sub(self.directory.len() as u64)
     }
 
-    fn pass(&mut self, at: u64, sector: &[u8]) -> Result<()> {
+    fn pass(&mut self, weights: &Weights, at: u64, sector: &[u8]) -> Result<()> {
         let expected = self.directory_at.saturating_add(self.directory.len() as u64);
         if self.missing() > 0 {
             if at == expected {
@@ -209,14 +244,16 @@ impl FrontTables {
             }
             return Ok(());
         }
-        let index = self.tables.partition_point(|start| *start <= at);
-        let Some(start) = index.checked_sub(1).and_then(|index| self.tables.get(index)) else {
+        let index = self.tables.partition_point(|(start, _)| *start <= at);
+        let Some((start, number)) = index.checked_sub(1).and_then(|index| self.tables.get(index)) else {
             return Ok(());
         };
-        let rest = self.table_bytes.saturating_sub(at.saturating_sub(*start));
-        let len = usize::try_from(rest).unwrap_or(usize::MAX).min(sector.len());
-        let named = grains_named(sector.get(..len).unwrap_or_default(), self.zeroed);
-        self.grains = self.grains.saturating_add(named);
+        let passed = at.saturating_sub(*start) / 4;
+        let rest = usize::try_from(self.table_entries.saturating_sub(passed)).unwrap_or(usize::MAX);
+        let mut table = NamedByTable::default();
+        let len = rest.saturating_mul(4).min(sector.len());
+        table.read(weights, sector.get(..len).unwrap_or_default(), self.zeroed);
+        self.named.add_table(&table, number.saturating_mul(self.table_entries).saturating_add(passed));
         Ok(())
     }
 
@@ -224,9 +261,9 @@ impl FrontTables {
     fn locate(&mut self, at: u64) -> Result<()> {
         let (entries, _) = self.directory.as_chunks::<4>();
         let starts = entries.iter().map(|entry| u64::from(u32::from_le_bytes(*entry)).saturating_mul(SECTOR));
-        self.tables = starts.filter(|start| *start != 0).collect();
+        self.tables = starts.zip(0..).filter(|(start, _)| *start != 0).collect();
         self.tables.sort_unstable();
-        if self.tables.first().is_some_and(|first| *first <= at) {
+        if self.tables.first().is_some_and(|(first, _)| *first <= at) {
             return Err(Error::unsupported("a stream whose grain tables stand before their directory")
                 .at(at)
                 .hint("give a path or a URL"));
@@ -235,7 +272,8 @@ impl FrontTables {
     }
 
     fn complete(&self, end: u64) -> Result<()> {
-        let last = self.tables.last().map_or(0, |last| last.saturating_add(self.table_bytes));
+        let table_bytes = self.table_entries.saturating_mul(4);
+        let last = self.tables.last().map_or(0, |(last, _)| last.saturating_add(table_bytes));
         if self.missing() > 0 || last > end {
             return Err(Error::unsupported(format!(
                 "a stream whose directory and grain tables are not all before its first grain, at {end}"
@@ -245,13 +283,6 @@ impl FrontTables {
         }
         Ok(())
     }
-}
-
-/// How many grains the entries of a table name.
-fn grains_named(table: &[u8], zeroed: bool) -> u64 {
-    let (entries, _) = table.as_chunks::<4>();
-    let entries = entries.iter().map(|entry| u32::from_le_bytes(*entry));
-    entries.filter(|entry| *entry != 0 && !(zeroed && *entry == 1)).count() as u64
 }
 
 /// Which grains have come: runs of their numbers, so that a stream in order costs next to nothing.
@@ -287,16 +318,24 @@ impl Seen {
 }
 
 struct VmdkStream {
-    feed: Feed,
+    feed: Watched,
     header: SparseHeader,
     geometry: Geometry,
     warnings: Warnings,
     codec: Arc<dyn Codec>,
     seen: Seen,
-    front: Option<FrontTables>,
-    /// Grains that the tables behind markers name.
+    /// The grains that have come, with their places.
+    come: Named,
+    weights: Weights,
+    /// Of directories in front.
+    front: Vec<FrontTables>,
+    /// The tables behind markers, by their sector.
+    tables: HashMap<u64, NamedByTable>,
+    /// Grains that they name.
     named: u64,
-    /// The directory, which stands behind all grains, has come.
+    /// The directories, which stand behind all grains, by their sector; none where one names what has not come.
+    directories: Vec<(u64, Option<Named>)>,
+    /// A directory or a footer has come, behind all grains.
     directory: bool,
     done: bool,
 }
@@ -313,21 +352,24 @@ impl VmdkStream {
             let marker = Marker::parse(sector).map_err(|error| error.at(at))?;
             match marker {
                 // Room that a writer left between its metadata and the first grain.
-                Marker::End if blank && self.seen.count == 0 && !self.directory && self.front.is_none() => {
+                Marker::End if blank && self.seen.count == 0 && !self.directory && self.front.is_empty() => {
                     self.feed.take(SECTOR_LEN).await?;
                 }
                 Marker::End => {
                     self.feed.take(SECTOR_LEN).await?;
+                    self.padding().await.map_err(|error| error.at(at))?;
                     return self.end(true).map_err(|error| error.at(at));
                 }
                 Marker::Grain { lba, size } => return self.grain(at, lba, size).await.map(Some),
-                Marker::Table(sectors) => {
-                    let named = self.pass(at, sectors).await?;
-                    self.named = self.named.saturating_add(named);
-                }
-                Marker::Directory(sectors) | Marker::Footer(sectors) => {
+                Marker::Table(sectors) => self.table(at, sectors).await?,
+                Marker::Directory(sectors) => {
                     self.directory = true;
-                    self.pass(at, sectors).await?;
+                    self.directory(at, sectors).await?;
+                }
+                Marker::Footer(sectors) => {
+                    self.directory = true;
+                    let len = metadata_len(sectors).map_err(|error| error.at(at))?;
+                    self.skip(len).await?;
                 }
             }
         }
@@ -336,6 +378,7 @@ impl VmdkStream {
     async fn grain(&mut self, at: u64, lba: Sectors, size: u32) -> Result<Piece> {
         let number = grain_number(&self.header, lba, size).map_err(|error| error.at(at))?;
         self.seen.add(number).map_err(|error| error.at(at))?;
+        self.come.add(&self.weights, number, at / SECTOR);
         let len = usize::try_from(grain_len(size)).unwrap_or(usize::MAX);
         let bytes = self.feed.take(len).await?;
         if bytes.len() < len {
@@ -356,50 +399,139 @@ impl VmdkStream {
         Ok(Piece { guest, bytes, codec: Some(Arc::clone(&self.codec)), stored_at: at })
     }
 
-    /// Reads metadata with its marker; gives how many grains it names if it is a table.
-    async fn pass(&mut self, at: u64, sectors: Sectors) -> Result<u64> {
-        let len = metadata_len(sectors).map_err(|error| error.at(at))?;
-        self.feed.take(SECTOR_LEN).await?;
-        let mut rest = len.saturating_sub(SECTOR);
-        let mut entries = usize::try_from(self.header.table_entries).unwrap_or(usize::MAX);
-        let mut named = 0u64;
+    /// Reads so many bytes, as far as there are any.
+    async fn skip(&mut self, len: u64) -> Result<()> {
+        let mut rest = len;
         while rest > 0 {
-            let len = usize::try_from(rest).unwrap_or(MOST).min(MOST);
-            let bytes = self.feed.take(len).await?;
+            let bytes = self.feed.take(usize::try_from(rest).unwrap_or(MOST).min(MOST)).await?;
             if bytes.is_empty() {
                 break;
             }
             rest = rest.saturating_sub(bytes.len() as u64);
-            let used = bytes.get(..entries.saturating_mul(4).min(bytes.len())).unwrap_or_default();
-            named = named.saturating_add(grains_named(used, self.header.zeroed_grains));
-            entries = entries.saturating_sub(used.len() / 4);
         }
-        Ok(named)
+        Ok(())
     }
 
-    /// The stream has ended, with its marker or without: whether all of it came.
+    /// Reads a table with its marker at `at`, of so many sectors.
+    async fn table(&mut self, at: u64, sectors: Sectors) -> Result<()> {
+        let len = metadata_len(sectors).map_err(|error| error.at(at))?;
+        self.feed.take(SECTOR_LEN).await?;
+        let room = len.saturating_sub(SECTOR);
+        let used = u64::from(self.header.table_entries).saturating_mul(4).min(room);
+        let bytes = self.feed.take(usize::try_from(used).unwrap_or(MOST)).await?;
+        self.skip(room.saturating_sub(bytes.len() as u64)).await?;
+        let mut table = NamedByTable::default();
+        table.read(&self.weights, &bytes, self.header.zeroed_grains);
+        self.named = self.named.saturating_add(table.count());
+        self.tables.insert((at / SECTOR).saturating_add(1), table);
+        if self.tables.len() as u64 > MOST_TABLES {
+            return Err(Error::unsupported(format!("a stream of more than {MOST_TABLES} grain tables"))
+                .at(at)
+                .hint("give a path or a URL"));
+        }
+        Ok(())
+    }
+
+    /// Reads a directory with its marker at `at`, of so many sectors.
+    async fn directory(&mut self, at: u64, sectors: Sectors) -> Result<()> {
+        let len = metadata_len(sectors).map_err(|error| error.at(at))?;
+        self.feed.take(SECTOR_LEN).await?;
+        let mut rest = len.saturating_sub(SECTOR);
+        let grain = self.header.grain_bytes().max(1);
+        let entries = u64::from(self.header.table_entries);
+        let size = self.geometry.virtual_bytes;
+        let tables = size.div_ceil(grain.saturating_mul(entries).max(1));
+        let mut named = Some(Named::default());
+        let mut index = 0u64;
+        while rest > 0 {
+            let bytes = self.feed.take(usize::try_from(rest).unwrap_or(MOST).min(MOST)).await?;
+            if bytes.is_empty() {
+                break;
+            }
+            rest = rest.saturating_sub(bytes.len() as u64);
+            for entry in bytes.as_chunks::<4>().0 {
+                let sector = u64::from(u32::from_le_bytes(*entry));
+                if sector != 0 && index < tables {
+                    let first = index.saturating_mul(entries);
+                    let used = size.div_ceil(grain).saturating_sub(first).min(entries);
+                    let table = self.tables.get(&sector).filter(|table| table.entries >= used);
+                    named = named.zip(table).map(|(mut named, table)| {
+                        named.add_table(table, first);
+                        named
+                    });
+                }
+                index = index.saturating_add(1);
+            }
+        }
+        let named = named.filter(|_| index >= tables);
+        self.directories.push(((at / SECTOR).saturating_add(1), named));
+        if self.directories.len() > MOST_DIRECTORIES {
+            return Err(Error::unsupported(format!("a stream of more than {MOST_DIRECTORIES} directories"))
+                .at(at)
+                .hint("give a path or a URL"));
+        }
+        Ok(())
+    }
+
+    /// Reads what follows the end marker.
+    async fn padding(&mut self) -> Result<()> {
+        let end = self.feed.position().saturating_add(MOST_BEHIND);
+        while self.feed.position() < end {
+            if self.feed.take(MOST).await?.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(Error::unsupported(format!("more than {MOST_BEHIND} bytes follow the end marker of the stream")))
+    }
+
+    /// The stream has ended, with its marker or without: whether all of it came, and nothing else is named.
     fn end(&mut self, marked: bool) -> Result<Option<Piece>> {
         let seen = self.seen.count;
         // Redundant tables name every grain once more. A stream whose tables are lost has none to contradict it.
-        let named = match &self.front {
-            Some(front) => front.grains,
+        let named = match self.front.first() {
+            Some(front) => front.named.count,
             None if self.named == 0 || self.named == seen.saturating_mul(2) => seen,
             None => self.named,
         };
-        match &self.front {
-            _ if seen < named => Err(Error::truncated(format!(
+        if seen < named {
+            return Err(Error::truncated(format!(
                 "the stream ends after {seen} grains and its tables name {named}"
-            ))),
-            _ if seen > named => Err(Error::unsupported(format!(
-                "the stream has {seen} grains and its tables name {named}: some have been replaced"
-            ))
-            .hint("give a path or a URL, so that its tables can tell which count")),
-            Some(_) => Ok(None),
-            None if marked || self.directory => Ok(None),
-            None => Err(Error::truncated(format!(
-                "the stream ends after {seen} grains without a grain directory"
-            ))),
+            )));
         }
+        let replaced = |what: String| {
+            Error::unsupported(what)
+                .hint("give a path or a URL, so that its tables can tell which grains count")
+        };
+        if seen > named {
+            return Err(replaced(format!(
+                "the stream has {seen} grains and its tables name {named}: some have been replaced"
+            )));
+        }
+        if self.front.is_empty() && !marked && !self.directory {
+            return Err(Error::truncated(format!(
+                "the stream ends after {seen} grains without a grain directory"
+            )));
+        }
+        if !self.agrees() {
+            return Err(replaced(format!(
+                "the stream has {seen} grains and its tables name others, or the same at other places"
+            )));
+        }
+        Ok(None)
+    }
+
+    /// True where who reads by the tables finds the grains that have come.
+    fn agrees(&self) -> bool {
+        if !self.front.is_empty() {
+            return self.front.iter().all(|front| front.named == self.come);
+        }
+        // Without a usable footer, it is read by its markers there too.
+        let Some(footer) = self.feed.tail.footer(&self.header, self.geometry.virtual_bytes) else { return true };
+        let comes = |at: Sectors| {
+            let found = self.directories.iter().find(|(sector, _)| *sector == at.0);
+            found.is_some_and(|(_, named)| *named == Some(self.come))
+        };
+        self.geometry.virtual_bytes == 0 || (comes(footer.directory) && footer.redundant.is_none_or(comes))
     }
 }
 
@@ -413,7 +545,7 @@ impl ImageStream for VmdkStream {
     }
 
     fn stored_bytes(&self) -> u64 {
-        self.feed.received()
+        self.feed.feed.received()
     }
 
     fn warnings(&self) -> Vec<Warning> {

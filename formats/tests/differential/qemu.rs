@@ -1,0 +1,161 @@
+//! Ours beside qemu-img, on a sample of the same images. Where they part, a rule says why.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use diskferry_core::address::GuestRange;
+use diskferry_core::error::{Error, Result};
+use diskferry_corpus::oracle::{capture, qemu_format};
+use diskferry_corpus::slow;
+use diskferry_formats::Format;
+
+use crate::damage::{Dice, damaged};
+use crate::seeds::{SEEDS, Seed};
+use crate::stricter::reason;
+use crate::support::qemu::text;
+use crate::support::{block_on, open_as};
+
+/// Damaged images that are judged.
+const CASES: u64 = 360;
+/// As much of a disk as is read: what a header says may be any size.
+const MOST: u64 = 4 << 20;
+/// Bytes that qemu-img reads at once.
+const BLOCK: u64 = 64 << 10;
+
+/// What both made of an image.
+struct Pair {
+    format: Format,
+    image: Bytes,
+    /// The first [`MOST`] bytes of the disk, and its size.
+    ours: Result<(Bytes, u64)>,
+    /// Likewise, without the size; or what qemu-img complained of.
+    qemu: Result<Vec<u8>, String>,
+}
+
+impl Pair {
+    fn of(format: Format, image: Vec<u8>) -> Self {
+        let qemu = qemu_reads(format, &image);
+        let image = Bytes::from(image);
+        let ours = open_as(format, image.clone()).and_then(|disk| {
+            let size = disk.virtual_bytes();
+            Ok((block_on(disk.read(GuestRange::first(size.min(MOST))))?, size))
+        });
+        Self { format, image, ours, qemu }
+    }
+
+    /// The same disk, but for the sectors that qemu-img fills up.
+    fn agree(&self) -> bool {
+        match (&self.ours, &self.qemu) {
+            (Ok((ours, _)), Ok(qemu)) => {
+                let filled = ours.len().next_multiple_of(512).min(MOST as usize);
+                let behind = qemu.get(ours.len()..).unwrap_or_default();
+                qemu.len() == filled && qemu.starts_with(ours) && behind.iter().all(|byte| *byte == 0)
+            }
+            (Err(_), Err(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// Why they do not agree, if that is known.
+    fn why(&self) -> Option<&'static str> {
+        match (&self.ours, &self.qemu) {
+            (Err(error), Ok(_)) => refused_by_us(self.format, error),
+            (Ok(_), Err(complaint)) => refused_by_qemu(self.format, complaint),
+            (Ok((ours, size)), Ok(qemu)) => self.differently(ours, *size, qemu),
+            (Err(_), Err(_)) => None,
+        }
+    }
+
+    fn differently(&self, ours: &[u8], size: u64, qemu: &[u8]) -> Option<&'static str> {
+        if self.format == Format::Vhd {
+            let hidden = slow::vhd_without_bitmaps(&self.image, 0, size.min(MOST));
+            if hidden.is_some_and(|hidden| qemu.starts_with(&hidden) && hidden != ours) {
+                return Some("qemu takes no notice of the sector bitmaps of a VHD");
+            }
+        }
+        None
+    }
+
+    fn shown(&self) -> String {
+        let ours = match &self.ours {
+            Ok((bytes, size)) => format!("reads {} of {size} bytes", bytes.len()),
+            Err(error) => format!("{}: {}", error.kind().code(), error.message()),
+        };
+        let qemu = match &self.qemu {
+            Ok(bytes) => format!("reads {} bytes", bytes.len()),
+            Err(complaint) => complaint.clone(),
+        };
+        let differs = match (&self.ours, &self.qemu) {
+            (Ok((ours, _)), Ok(qemu)) => ours.iter().zip(qemu).position(|(a, b)| a != b),
+            _ => None,
+        };
+        format!("ours {ours}; qemu {qemu}; first difference {differs:?}")
+    }
+}
+
+/// The first [`MOST`] bytes of the disk, or what qemu-img complained of.
+fn qemu_reads(format: Format, image: &[u8]) -> Result<Vec<u8>, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, target) = (dir.path().join("image"), dir.path().join("raw"));
+    std::fs::write(&source, image).unwrap();
+    let (from, to) = (format!("if={}", text(&source)), format!("of={}", text(&target)));
+    let (block, count) = (format!("bs={BLOCK}"), format!("count={}", MOST / BLOCK));
+    let format = qemu_format(format.name());
+    // The time is for a qemu-img that hangs: nothing here is judged by it.
+    let args = ["120", "qemu-img", "dd", "-U", "-f", format, "-O", "raw", &block, &count, &from, &to];
+    let outcome = capture("timeout", &args);
+    if outcome.ok {
+        Ok(std::fs::read(&target).unwrap())
+    } else {
+        Err(outcome.stderr.replace(text(dir.path()), ""))
+    }
+}
+
+/// What ours refuses and qemu-img reads, beside what is refused of what the slow reader reads.
+const REFUSED_BY_US: &[(Format, &str, &str)] = &[];
+
+fn refused_by_us(format: Format, error: &Error) -> Option<&'static str> {
+    let of_qemu = REFUSED_BY_US
+        .iter()
+        .find(|(known, part, _)| *known == format && error.message().contains(part))
+        .map(|(_, _, why)| *why);
+    of_qemu.or_else(|| reason(format, error))
+}
+
+/// What qemu-img refuses and ours reads, by what it says.
+const REFUSED_BY_QEMU: &[(Format, &str, &str)] = &[];
+
+fn refused_by_qemu(format: Format, complaint: &str) -> Option<&'static str> {
+    let known = |(known, part, _): &&(Format, &str, &str)| *known == format && complaint.contains(part);
+    REFUSED_BY_QEMU.iter().find(known).map(|(_, _, why)| *why)
+}
+
+#[test]
+fn where_qemu_reads_something_else_it_is_known_why() {
+    let mut known: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut unknown = Vec::new();
+    let mut judge = |name: String, seed: &Seed, image: Vec<u8>| {
+        let pair = Pair::of(seed.format, image);
+        if pair.agree() {
+            *known.entry("they agree").or_default() += 1;
+        } else if let Some(why) = pair.why() {
+            *known.entry(why).or_default() += 1;
+        } else {
+            unknown.push(format!("{name}, {}: {}", seed.name, pair.shown()));
+        }
+    };
+    for seed in &*SEEDS {
+        judge("undamaged".to_owned(), seed, seed.bytes.clone());
+    }
+    for case in 0..CASES {
+        // Other cases than those that the slow reader judges.
+        let case = case + (1 << 32);
+        let seed = &SEEDS[case as usize % SEEDS.len()];
+        judge(format!("case {case}"), seed, damaged(seed, &mut Dice::new(case)));
+    }
+    for (why, count) in &known {
+        println!("{count:6} {why}");
+    }
+    assert!(unknown.is_empty(), "{} disagreements:\n{}", unknown.len(), unknown.join("\n"));
+    assert!(known.get("they agree").copied().unwrap_or_default() > CASES / 3);
+}
