@@ -491,3 +491,49 @@ fn a_grain_that_no_table_names_is_no_content_of_a_stream() {
     assert_same(&qemu_reads(&image, "vmdk"), &holed, "by the tables, as qemu reads them");
     assert_eq!(failure(one_pass(&image, 4096)).kind(), ErrorKind::UnsupportedFeature);
 }
+
+#[test]
+fn tables_that_lead_to_hidden_grains_do_not_make_another_disk_of_a_stream() {
+    let (shown, other) = (noise(4096, 1), noise(4096, 2));
+    let truth = [&shown[..], &[0; 4096]].concat();
+    let secret = [&[0; 4096], &other[..]].concat();
+    let built = Stream { grain: 8, entries: 16, ..Stream::default() }.build(&truth);
+    let data = zlib(&other);
+    let mut hidden = [&8u64.to_le_bytes()[..], &(data.len() as u32).to_le_bytes(), &data].concat();
+    pad(&mut hidden);
+    let sector = |at: usize| ((at / SECTOR) as u32).to_le_bytes();
+
+    // Behind the table, in room that its marker counts as the table's.
+    let behind = built.directory;
+    let mut inside = [&built.bytes[..behind], &hidden, &built.bytes[behind..]].concat();
+    let sectors = 1 + (hidden.len() / SECTOR) as u64;
+    inside[behind - 2 * SECTOR..][..8].copy_from_slice(&sectors.to_le_bytes());
+    inside[behind - SECTOR..][..8].copy_from_slice(&[[0; 4], sector(behind)].concat());
+    let footer = inside.len() - 2 * SECTOR;
+    let moved = (behind + hidden.len() + SECTOR) / SECTOR;
+    inside[footer + 56..footer + 64].copy_from_slice(&(moved as u64).to_le_bytes());
+
+    // Behind the end, with a directory and a footer of their own.
+    let mut appended = built.bytes.clone();
+    let grain = appended.len();
+    appended.extend_from_slice(&hidden);
+    let table = appended.len();
+    appended.extend([[0; 4], sector(grain)].concat());
+    pad(&mut appended);
+    let directory = appended.len();
+    appended.extend(sector(table));
+    pad(&mut appended);
+    appended.extend(marker(1, 3));
+    let mut header = built.bytes[built.bytes.len() - 2 * SECTOR..][..SECTOR].to_vec();
+    header[56..64].copy_from_slice(&((directory / SECTOR) as u64).to_le_bytes());
+    appended.extend(header);
+    appended.extend(marker(0, 0));
+
+    assert_same(&one_pass(&built.bytes, 4096).unwrap(), &truth, "as it was made");
+    for image in [inside, appended] {
+        assert_same(&content_of(image.clone()).unwrap(), &secret, "who goes by the tables");
+        let error = failure(one_pass(&image, 4096));
+        assert_eq!(error.kind(), ErrorKind::UnsupportedFeature, "{error:?}");
+        assert!(error.message().contains("others"), "{error:?}");
+    }
+}

@@ -49,7 +49,9 @@ impl Header {
         let algorithm = le16(header, 77)? == u64::from(compressed) && (compressed || !markers);
         let capacity = le64(header, 12)?;
         capacity.checked_mul(512)?;
-        let bytes = |sectors: u64| sectors.checked_mul(512).unwrap_or(AT_THE_END);
+        // What is beyond all addresses is in no file.
+        let bytes = |sectors: u64| sectors.checked_mul(512).unwrap_or(AT_THE_END - 1);
+        let directory = le64(header, 56)?;
         let (text_at, text_len) = (le64(header, 28)?, le64(header, 36)?);
         let redundant = le64(header, 48)?;
         let has_redundant = flags & 2 != 0 && redundant != 0 && redundant != AT_THE_END;
@@ -66,7 +68,7 @@ impl Header {
             zeroed: flags & 4 != 0,
             compressed,
             markers,
-            directory: bytes(le64(header, 56)?),
+            directory: if directory == AT_THE_END { AT_THE_END } else { bytes(directory) },
             redundant: has_redundant.then(|| bytes(redundant)),
             text: text.map(|(at, len)| (bytes(at), bytes(len))),
             overhead: bytes(front),

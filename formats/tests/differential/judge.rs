@@ -116,6 +116,10 @@ fn damaged_images_are_read_as_the_slow_reader_reads_them_or_refused_for_a_known_
         let image = Bytes::from(damaged(seed, &mut Dice::new(case)));
         let outcome = judge(seed.format, &image);
         if let Outcome::Disagree(what) = &outcome {
+            if let Some(dir) = std::env::var_os("KEEP_DISAGREEMENTS") {
+                let name = format!("{case}.{}", seed.format);
+                std::fs::write(std::path::Path::new(&dir).join(name), &image).unwrap();
+            }
             unknown.push(format!("case {case}, {}: {what}", seed.name));
         } else {
             *outcomes.entry(outcome).or_default() += 1;
