@@ -15,6 +15,10 @@ const MOST: usize = 1 << 17;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&[what, a, b, c], rest)) = bytes.split_first_chunk::<HEAD>() else { return };
+    // A unit is never empty.
+    if rest.is_empty() {
+        return;
+    }
     let len = usize::try_from(u32::from_le_bytes([a, b, c, 0])).unwrap_or_default() % MOST + 1;
     match what % 6 {
         0 => decode(len, rest, inflate_raw, slow::inflate_raw),

@@ -28,7 +28,9 @@ fn detect(bytes: &[u8]) {
         }
         match &unknown {
             // What is detected opens as what it is and as nothing else.
-            Ok(disk) if disk.geometry().format == format.name() => assert_eq!(said(&unknown), said(&declared)),
+            Ok(disk) if disk.geometry().format == format.name() => {
+                assert_eq!(said(&unknown), said(&declared))
+            }
             Ok(_) => assert!(mismatch, "{format}: {:?}", said(&declared)),
             Err(error) => match error.kind() {
                 ErrorKind::AmbiguousFormat => assert_eq!(said(&unknown), said(&declared)),

@@ -23,7 +23,10 @@ fuzz_target!(|bytes: &[u8]| {
     if flags & 1 != 0 {
         for sector in [512, 4096] {
             if let Some((front, entries)) = head.split_at_mut_checked(2 * sector) {
-                entries.get(..ENTRIES).into_iter().for_each(|entries| repair::gpt(&mut front[sector..], entries));
+                entries
+                    .get(..ENTRIES)
+                    .into_iter()
+                    .for_each(|entries| repair::gpt(&mut front[sector..], entries));
             }
             if let Some(at) = tail.len().checked_sub(sector) {
                 let (entries, last) = tail.split_at_mut(at);
@@ -34,7 +37,9 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let tail_at = len - tail.len() as u64;
     let source = Guarded::sparse(len, [(0, Bytes::from(head)), (tail_at, Bytes::from(tail))]);
-    let Ok(disk) = read::checked(read::now(open(source.clone(), Declared::Format(Format::Raw)))) else { return };
+    let Ok(disk) = read::checked(read::now(open(source.clone(), Declared::Format(Format::Raw)))) else {
+        return;
+    };
     let before = source.traffic();
     let Ok(layout) = read::checked(read::now(inspect(&disk))) else { return };
     let after = source.traffic();

@@ -116,12 +116,15 @@ fn check_fetches(fetches: &[Fetch], request: Request, waste: u64) {
     let mut wasted = 0u64;
     for fetch in fetches {
         assert!(fetch.range.len() <= request.bytes.max(1) || fetch.parts.len() == 1, "too long: {fetch:?}");
-        let decoded = fetch.parts.iter().filter(|part| part.codec.is_some()).map(|part| part.guest.len()).sum();
+        let decoded =
+            fetch.parts.iter().filter(|part| part.codec.is_some()).map(|part| part.guest.len()).sum();
         assert_eq!(fetch.decoded, decoded);
-        assert!(decoded <= request.decoded || fetch.parts.len() == 1 || {
-            // A single unit may decode to more; plain parts beside it decode to nothing.
-            fetch.parts.iter().filter(|part| part.codec.is_some()).count() == 1
-        });
+        assert!(
+            decoded <= request.decoded || fetch.parts.len() == 1 || {
+                // A single unit may decode to more; plain parts beside it decode to nothing.
+                fetch.parts.iter().filter(|part| part.codec.is_some()).count() == 1
+            }
+        );
         let mut at = fetch.range.start();
         for part in &fetch.parts {
             assert!(fetch.range.contains(part.stored), "{part:?} is not in {fetch:?}");
@@ -147,7 +150,10 @@ fn check_parts(extents: &[Extent], fetches: &[Fetch]) {
         let (mut guest, mut range) = (extent.guest, stored.range);
         while !guest.is_empty() {
             let (file, part) = parts.next().expect("a part for every byte");
-            assert_eq!((file, part.guest.start(), part.stored.start()), (stored.file, guest.start(), range.start()));
+            assert_eq!(
+                (file, part.guest.start(), part.stored.start()),
+                (stored.file, guest.start(), range.start())
+            );
             assert!(guest.contains(part.guest) && (!coded || (part.guest, part.stored) == (guest, range)));
             assert_eq!(part.codec.is_some(), coded);
             guest = guest.skip(part.guest.len());

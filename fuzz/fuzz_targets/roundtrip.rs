@@ -3,6 +3,7 @@
 
 use arbitrary::Arbitrary;
 use diskferry_core::conformance::digest_of;
+use diskferry_core::error::ErrorKind;
 use diskferry_core::sink::WriteOrder;
 use diskferry_corpus::slow;
 use diskferry_formats::{Declared, Format};
@@ -27,6 +28,8 @@ fuzz_target!(|case: Case| {
     guest.resize(guest.len().next_multiple_of(kind.2 as usize), 0);
     let (image, report) = match written(disk, kind, order) {
         Ok(written) => written,
+        // A fixed VHD of no bytes is refused.
+        Err(error) if guest.is_empty() && error.kind() == ErrorKind::DestinationUnsuitable => return,
         Err(error) => panic!("{kind:?}, {order:?}: {error:?}"),
     };
     assert_eq!(report.digest, Some(digest_of(&guest)), "{kind:?}, {order:?}: the digest");
@@ -37,5 +40,8 @@ fuzz_target!(|case: Case| {
     let files = [("image", &image[..])];
     let slow = slow::open(kind.0.name(), &files).expect("the slow reader opens it");
     assert_eq!(slow.virtual_bytes(), guest.len() as u64);
-    assert!(slow.read(0, guest.len() as u64).is_some_and(|bytes| bytes == guest), "{kind:?}: the slow reader");
+    assert!(
+        slow.read(0, guest.len() as u64).is_some_and(|bytes| bytes == guest),
+        "{kind:?}: the slow reader"
+    );
 });

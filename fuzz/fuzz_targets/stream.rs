@@ -1,7 +1,7 @@
 //! Any bytes as a streamOptimized VMDK, in one pass and by random access: who reads it both ways gets the same disk.
 #![no_main]
 
-use diskferry_core::error::Result;
+use diskferry_core::error::{ErrorKind, Result};
 use diskferry_core::extent::Tally;
 use diskferry_formats::{Declared, Format, open_stream};
 use diskferry_fuzz::source::Portions;
@@ -16,7 +16,12 @@ const MOST_DECODED: u64 = 8 << 20;
 /// The disk in one pass: its size, and its bytes where it is small enough.
 fn in_one_pass(bytes: &[u8]) -> Result<Option<(u64, Vec<u8>)>> {
     let portions = Box::new(Portions::new(bytes.to_vec()));
-    let mut stream = read::checked(read::now(open_stream(portions, Declared::Unknown)))?;
+    let opened = read::now(open_stream(portions, Declared::Unknown));
+    let mut stream = match opened {
+        // Of what cannot be read in one pass the user is told so.
+        Err(error) if error.kind() == ErrorKind::Usage => return Err(error),
+        opened => read::checked(opened)?,
+    };
     let size = stream.geometry().virtual_bytes;
     let mut disk = vec![0; if size <= MOST { size as usize } else { 0 }];
     let mut decoded = 0;
@@ -36,7 +41,9 @@ fn in_one_pass(bytes: &[u8]) -> Result<Option<(u64, Vec<u8>)>> {
             }
             None => out.copy_from_slice(&piece.bytes),
         }
-        if let Some(place) = disk.get_mut(piece.guest.start().get() as usize..piece.guest.end().get() as usize) {
+        if let Some(place) =
+            disk.get_mut(piece.guest.start().get() as usize..piece.guest.end().get() as usize)
+        {
             place.copy_from_slice(&out);
         }
     }

@@ -86,10 +86,14 @@ pub fn disk(runs: &[Run]) -> (Disk, Vec<u8>) {
         let len = usize::from(run.len) * if run.fine { 1 } else { 4096 };
         let len = len.min(MOST - guest.len());
         let start = StoredOffset::new(guest.len() as u64);
-        let Some(stored) = StoredRange::new(start, len as u64).filter(|range| !range.is_empty()) else { continue };
+        let Some(stored) = StoredRange::new(start, len as u64).filter(|range| !range.is_empty()) else {
+            continue;
+        };
         match run.content {
             Content::Noise => guest.extend(pattern(len, u64::from(run.seed))),
-            Content::Text => guest.extend((0..len).map(|at| b"a disk to fuzz "[(at / 3 + usize::from(run.seed)) % 15])),
+            Content::Text => {
+                guest.extend((0..len).map(|at| b"a disk to fuzz "[(at / 3 + usize::from(run.seed)) % 15]))
+            }
             Content::Zeros | Content::Hole => guest.resize(guest.len() + len, 0),
         }
         let kind = match run.content {

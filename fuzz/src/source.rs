@@ -95,7 +95,10 @@ impl Source for Guarded {
         let read = self.read.fetch_add(range.len(), Ordering::Relaxed);
         Box::pin(async move {
             if requests >= MOST_REQUESTS || read >= MOST_BYTES {
-                return Err(Error::new(ErrorKind::SourceUnavailable, "the budget of the execution is used up"));
+                return Err(Error::new(
+                    ErrorKind::SourceUnavailable,
+                    "the budget of the execution is used up",
+                ));
             }
             Ok(self.bytes(range))
         })

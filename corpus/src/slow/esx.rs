@@ -24,7 +24,8 @@ pub(super) fn is_cowd(file: &[u8]) -> bool {
 pub(super) fn cowd(file: &[u8], len: Option<u64>) -> Option<Extent<'_>> {
     let grain = le32(file, 16)?;
     let complete = le32(file, 8)? & 1 != 0;
-    let good = is_cowd(file) && le32(file, 4)? == 1 && complete && grain.is_power_of_two() && grain <= 1 << 21;
+    let good =
+        is_cowd(file) && le32(file, 4)? == 1 && complete && grain.is_power_of_two() && grain <= 1 << 21;
     let len = len.unwrap_or(le32(file, 12)? * 512);
     let directory = le32(file, 20)? * 512;
     good.then_some(Extent { file, len, grain: grain * 512, directory, typed: None })

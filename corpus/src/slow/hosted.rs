@@ -43,7 +43,8 @@ impl Header {
             && flags & 0xffff_0000 & !0x3_0000 == 0
             && newlines;
         let (grain, entries) = (le64(header, 20)?, le32(header, 44)?);
-        let sane = grain.is_power_of_two() && (8..=1 << 21).contains(&grain) && (1..=1 << 16).contains(&entries);
+        let sane =
+            grain.is_power_of_two() && (8..=1 << 21).contains(&grain) && (1..=1 << 16).contains(&entries);
         let compressed = flags & 1 << 16 != 0;
         let markers = flags & 1 << 17 != 0;
         let algorithm = le16(header, 77)? == u64::from(compressed) && (compressed || !markers);
@@ -57,7 +58,7 @@ impl Header {
         let has_redundant = flags & 2 != 0 && redundant != 0 && redundant != AT_THE_END;
         let overhead = le64(header, 64)?.max(1);
         let text = (text_at != 0 && text_len != 0).then_some((text_at, text_len));
-        let front = text.map_or(Some(overhead), |(at, len)| Some(overhead.max(at.checked_add(len)?)))?;
+        let front = text.map_or(overhead, |(at, len)| overhead.max(at.saturating_add(len)));
         if !(known && sane && algorithm) {
             return None;
         }
@@ -78,7 +79,10 @@ impl Header {
 
 /// Where grains are found.
 enum Found {
-    Tables { directory: u64, redundant: Option<u64> },
+    Tables {
+        directory: u64,
+        redundant: Option<u64>,
+    },
     /// By the markers: byte address of each grain, by its number.
     Markers(BTreeMap<u64, u64>),
 }
@@ -106,6 +110,8 @@ impl<'a> Extent<'a> {
         let found = if header.directory == AT_THE_END {
             match footer(file, &header, len) {
                 Some(footer) => Found::Tables { directory: footer.directory, redundant: footer.redundant },
+                // A disk of nothing needs no grains.
+                None if header.markers && len == 0 => Found::Markers(BTreeMap::new()),
                 None if header.markers => Found::Markers(scan(file, &header)?),
                 None => return None,
             }
@@ -135,7 +141,9 @@ impl<'a> Extent<'a> {
 
     fn grain(&self, number: u64, len: u64) -> Option<Grain> {
         match &self.found {
-            Found::Markers(grains) => Some(grains.get(&number).map_or(Grain::Zeros, |place| Grain::At(*place))),
+            Found::Markers(grains) => {
+                Some(grains.get(&number).map_or(Grain::Zeros, |place| Grain::At(*place)))
+            }
             Found::Tables { directory, redundant } => self.by_tables(*directory, *redundant, number, len),
         }
     }
@@ -143,7 +151,8 @@ impl<'a> Extent<'a> {
     /// By the directory; where it, its table or the entry is damaged, by the redundant one.
     fn by_tables(&self, directory: u64, redundant: Option<u64>, number: u64, len: u64) -> Option<Grain> {
         let size = self.len.div_ceil(self.header.grain * self.header.entries) * 4;
-        let there = |at: &u64| *at != 0 && at.checked_add(size).is_some_and(|end| end <= self.file.len() as u64);
+        let there =
+            |at: &u64| *at != 0 && at.checked_add(size).is_some_and(|end| end <= self.file.len() as u64);
         let Some(directory) = Some(directory).filter(there) else {
             return self.judged(self.table(redundant.filter(there)?, number)?, number, len);
         };
@@ -217,8 +226,16 @@ fn footer(file: &[u8], header: &Header, len: u64) -> Option<Header> {
     let seen = |at: u64| at + 512 <= HEAD || at >= (file.len() as u64).saturating_sub(TAIL).max(HEAD);
     let marked = le32(file, marker_at + 8)? == 0 && le32(file, marker_at + 12)? == 3;
     let footer = Header::parse(slice(file, at, 512)?)?;
-    let same = (footer.capacity, footer.grain, footer.entries, footer.compressed, footer.markers, footer.zeroed)
-        == (header.capacity, header.grain, header.entries, header.compressed, header.markers, header.zeroed);
+    let same =
+        (footer.capacity, footer.grain, footer.entries, footer.compressed, footer.markers, footer.zeroed)
+            == (
+                header.capacity,
+                header.grain,
+                header.entries,
+                header.compressed,
+                header.markers,
+                header.zeroed,
+            );
     let size = len.div_ceil(header.grain * header.entries) * 4;
     let before = footer.directory.checked_add(size)? <= marker_at && (footer.directory != 0 || size == 0);
     (marked && same && before && seen(at) && seen(marker_at)).then_some(footer)

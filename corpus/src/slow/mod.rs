@@ -71,7 +71,9 @@ impl Disk<'_> {
     /// The unit that holds the guest byte `at`, clipped to the disk, and where it begins.
     fn unit(&self, at: u64) -> Option<(u64, Vec<u8>)> {
         match &self.0 {
-            Kind::Raw(image) => Some((at, bytes::slice(image, at, 512.min(image.len() as u64 - at))?.to_vec())),
+            Kind::Raw(image) => {
+                Some((at, bytes::slice(image, at, 512.min(image.len() as u64 - at))?.to_vec()))
+            }
             Kind::Vhd(image) => image.sector(at, true),
             Kind::Qcow2(image) => image.cluster(at),
             Kind::Vmdk(image) => image.unit(at),

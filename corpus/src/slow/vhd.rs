@@ -82,7 +82,9 @@ impl Image<'_> {
         let start = at - at % 512;
         let len = 512.min(self.size.checked_sub(start)?);
         let zeros = || Some((start, vec![0; usize::try_from(len).ok()?]));
-        let Some(blocks) = &self.blocks else { return Some((start, slice(self.image, start, len)?.to_vec())) };
+        let Some(blocks) = &self.blocks else {
+            return Some((start, slice(self.image, start, len)?.to_vec()));
+        };
         let number = start / blocks.len;
         if number >= blocks.entries {
             return None;

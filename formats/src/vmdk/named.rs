@@ -111,7 +111,8 @@ impl Tail {
 
     /// Sees the next bytes.
     pub(super) fn pass(&mut self, bytes: &[u8]) {
-        let missing = SECTOR_LEN.saturating_sub(self.partial.len()).checked_rem(SECTOR_LEN).unwrap_or_default();
+        let missing =
+            SECTOR_LEN.saturating_sub(self.partial.len()).checked_rem(SECTOR_LEN).unwrap_or_default();
         let (first, rest) = bytes.split_at(missing.min(bytes.len()));
         self.partial.extend_from_slice(first);
         if self.partial.len() == SECTOR_LEN {

@@ -526,7 +526,9 @@ impl VmdkStream {
             return self.front.iter().all(|front| front.named == self.come);
         }
         // Without a usable footer, it is read by its markers there too.
-        let Some(footer) = self.feed.tail.footer(&self.header, self.geometry.virtual_bytes) else { return true };
+        let Some(footer) = self.feed.tail.footer(&self.header, self.geometry.virtual_bytes) else {
+            return true;
+        };
         let comes = |at: Sectors| {
             let found = self.directories.iter().find(|(sector, _)| *sector == at.0);
             found.is_some_and(|(_, named)| *named == Some(self.come))

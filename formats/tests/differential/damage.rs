@@ -178,13 +178,36 @@ fn entries(bytes: &[u8], big: bool, fields: &[Field]) -> Vec<usize> {
 fn qcow2(bytes: &[u8]) -> Vec<Vec<Field>> {
     let number = |at, width| get(bytes, true, Field { at, width }).unwrap_or_default();
     let fields = [
-        (0, 4), (4, 4), (8, 8), (16, 4), (20, 4), (24, 8), (32, 4), (36, 4), (40, 8), (48, 8), (56, 4), (60, 4),
-        (64, 8), (72, 8), (80, 8), (88, 8), (96, 4), (100, 4), (104, 1), (112, 4), (116, 4), (120, 8),
+        (0, 4),
+        (4, 4),
+        (8, 8),
+        (16, 4),
+        (20, 4),
+        (24, 8),
+        (32, 4),
+        (36, 4),
+        (40, 8),
+        (48, 8),
+        (56, 4),
+        (60, 4),
+        (64, 8),
+        (72, 8),
+        (80, 8),
+        (88, 8),
+        (96, 4),
+        (100, 4),
+        (104, 1),
+        (112, 4),
+        (116, 4),
+        (120, 8),
     ];
     let l1 = all(number(40, 8) as usize, (number(36, 4) as usize).min(512), 8);
     let cluster = 1usize << number(20, 4);
-    let tables: Vec<usize> =
-        entries(bytes, true, &l1).iter().map(|entry| entry & 0x00ff_ffff_ffff_fe00).filter(|at| *at != 0).collect();
+    let tables: Vec<usize> = entries(bytes, true, &l1)
+        .iter()
+        .map(|entry| entry & 0x00ff_ffff_ffff_fe00)
+        .filter(|at| *at != 0)
+        .collect();
     let l2: Vec<Field> = tables.iter().flat_map(|at| all(*at, cluster.min(1024) / 8, 8)).collect();
     let compressed = entries(bytes, true, &l2).into_iter().filter(|entry| entry >> 62 & 1 == 1);
     let streams = compressed.flat_map(|entry| all(entry & 0x00ff_ffff, 24, 1)).collect();
@@ -193,7 +216,19 @@ fn qcow2(bytes: &[u8]) -> Vec<Vec<Field>> {
 
 fn vhd(bytes: &[u8]) -> Vec<Vec<Field>> {
     let footer = [
-        (0, 4), (8, 4), (12, 4), (16, 8), (28, 4), (40, 8), (48, 8), (56, 2), (58, 1), (59, 1), (60, 4), (64, 4), (84, 1),
+        (0, 4),
+        (8, 4),
+        (12, 4),
+        (16, 8),
+        (28, 4),
+        (40, 8),
+        (48, 8),
+        (56, 2),
+        (58, 1),
+        (59, 1),
+        (60, 4),
+        (64, 4),
+        (84, 1),
     ];
     let fields = [(0, 4), (8, 8), (16, 8), (24, 4), (28, 4), (32, 4), (36, 4)];
     let mut groups = vec![header(bytes.len() - 512, &footer)];
@@ -216,7 +251,19 @@ fn vmdk(bytes: &[u8]) -> Vec<Vec<Field>> {
         return vec![header(0, &[(4, 4), (8, 4), (12, 4), (16, 4), (20, 4), (24, 4)]), directory, tables];
     }
     let fields = [
-        (4, 4), (8, 4), (12, 8), (20, 8), (28, 8), (36, 8), (44, 4), (48, 8), (56, 8), (64, 8), (72, 1), (73, 4), (77, 2),
+        (4, 4),
+        (8, 4),
+        (12, 8),
+        (20, 8),
+        (28, 8),
+        (36, 8),
+        (44, 4),
+        (48, 8),
+        (56, 8),
+        (64, 8),
+        (72, 1),
+        (73, 4),
+        (77, 2),
     ];
     let text = all(number(28, 8) * 512, 400, 1);
     let footer = bytes.len() - 1024;
@@ -228,11 +275,15 @@ fn vmdk(bytes: &[u8]) -> Vec<Vec<Field>> {
         groups.push(header(footer - 512, &[(0, 8), (8, 4), (12, 4)]));
     }
     let directory = all(directory.min(bytes.len()) * 512, 16, 4);
-    let tables = entries(bytes, false, &directory).into_iter().filter(|sector| (1..bytes.len() / 512).contains(sector));
+    let tables = entries(bytes, false, &directory)
+        .into_iter()
+        .filter(|sector| (1..bytes.len() / 512).contains(sector));
     let tables: Vec<Field> = tables.flat_map(|sector| all(sector * 512, 32, 4)).collect();
-    let grains = entries(bytes, false, &tables).into_iter().filter(|sector| (2..bytes.len() / 512).contains(sector));
+    let grains =
+        entries(bytes, false, &tables).into_iter().filter(|sector| (2..bytes.len() / 512).contains(sector));
     let markers = grains.flat_map(|sector| {
-        [(0, 8), (8, 4), (12, 1), (13, 1), (14, 2), (30, 1)].map(|(at, width)| Field { at: sector * 512 + at, width })
+        [(0, 8), (8, 4), (12, 1), (13, 1), (14, 2), (30, 1)]
+            .map(|(at, width)| Field { at: sector * 512 + at, width })
     });
     groups.extend([directory, markers.collect()]);
     groups.push(tables);

@@ -72,7 +72,12 @@ impl Pair {
             if hidden.is_some_and(|hidden| qemu.starts_with(&hidden) && hidden != ours) {
                 return Some("qemu takes no notice of the sector bitmaps of a VHD");
             }
-            return self.of_creator(qemu);
+            let same = ours.iter().zip(qemu).all(|(ours, qemu)| ours == qemu);
+            if same && self.copies_differ() {
+                return Some(BY_THE_COPY);
+            }
+            let geometry = "qemu takes the geometry of a creator that it does not know for the size of a VHD";
+            return (same && self.creator_is_unknown()).then_some(geometry);
         }
         let warnings = self.warnings();
         DIFFERENTLY.iter().find(|(code, _)| warnings.contains(code)).map(|(_, why)| *why)
@@ -85,12 +90,12 @@ impl Pair {
         warnings(&disk)
     }
 
-    /// The same bytes, as far as both go, of a disk whose creator only one of the two takes to mean the geometry.
-    fn of_creator(&self, qemu: &[u8]) -> Option<&'static str> {
-        let (ours, _) = self.ours.as_ref().ok()?;
-        let both = ours.len().min(qemu.len());
-        (ours[..both] == qemu[..both] && self.creator_is_unknown())
-            .then_some("qemu takes the geometry of a creator that it does not know for the size of a VHD")
+    /// Whether both footers of a VHD are there and are not the same.
+    fn copies_differ(&self) -> bool {
+        let footer = self.image.get(self.image.len().saturating_sub(512)..).unwrap_or_default();
+        self.image.starts_with(b"conectix")
+            && footer.starts_with(b"conectix")
+            && !self.image.starts_with(footer)
     }
 
     fn creator_is_unknown(&self) -> bool {
@@ -166,8 +171,15 @@ fn refused_by_us(format: Format, error: &Error) -> Option<&'static str> {
 /// What qemu-img refuses and ours reads: by what it says, and by what is in the image.
 type Rule = (Format, &'static str, fn(&Pair) -> bool, &'static str);
 
+const BY_THE_COPY: &str = "qemu goes by the copy of the footer at the start, not by the footer";
+
 const REFUSED_BY_QEMU: &[Rule] = &[
-    (Format::Vmdk, "Invalid footer", |_| true, "qemu does not look for the grains of a stream by their markers"),
+    (
+        Format::Vmdk,
+        "Invalid footer",
+        |_| true,
+        "qemu does not look for the grains of a stream by their markers",
+    ),
     (
         Format::Vmdk,
         "Invalid argument",
@@ -180,16 +192,20 @@ const REFUSED_BY_QEMU: &[Rule] = &[
         |pair| pair.image.starts_with(b"COWD"),
         "qemu does not open an extent of ESX without its descriptor",
     ),
-    (Format::Vhd, "points after the end of file", |_| true, "qemu wants all of a block, behind the end of the disk too"),
+    (
+        Format::Vhd,
+        "points after the end of file",
+        |_| true,
+        "qemu wants all of a block, behind the end of the disk too",
+    ),
     (Format::Vhd, "invalid VPC image", |_| true, "qemu looks for the footer in the last 512 bytes alone"),
-    (Format::Vhd, "File too large", Pair::creator_is_unknown, "qemu goes by the geometry of a creator that it does not know"),
-    (Format::Vhd, "Page table too small", Pair::creator_is_unknown, "qemu goes by the geometry of a creator that it does not know"),
+    (Format::Vhd, "File too large", Pair::copies_differ, BY_THE_COPY),
+    (Format::Vhd, "Page table too small", Pair::copies_differ, BY_THE_COPY),
 ];
 
 fn refused_by_qemu(pair: &Pair, complaint: &str) -> Option<&'static str> {
-    let holds = |(format, part, holds, _): &&Rule| {
-        *format == pair.format && complaint.contains(part) && holds(pair)
-    };
+    let holds =
+        |(format, part, holds, _): &&Rule| *format == pair.format && complaint.contains(part) && holds(pair);
     REFUSED_BY_QEMU.iter().find(holds).map(|(.., why)| *why)
 }
 
@@ -205,7 +221,11 @@ fn where_qemu_reads_something_else_it_is_known_why() {
             *known.entry(why).or_default() += 1;
         } else {
             if let Some(dir) = std::env::var_os("KEEP_DISAGREEMENTS") {
-                std::fs::write(std::path::Path::new(&dir).join(format!("{name}.{}", seed.format)), &pair.image).unwrap();
+                std::fs::write(
+                    std::path::Path::new(&dir).join(format!("{name}.{}", seed.format)),
+                    &pair.image,
+                )
+                .unwrap();
             }
             unknown.push(format!("{name}, {}: {}", seed.name, pair.shown()));
         }

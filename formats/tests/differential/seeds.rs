@@ -89,7 +89,11 @@ fn by_hand() -> Vec<Seed> {
                 (index, bits(index as usize, block_bytes), data)
             })
             .collect();
-        seeds.push(seed(&format!("vhd with bitmaps, blocks of {block_bytes}"), Format::Vhd, vhd.dynamic(&blocks)));
+        seeds.push(seed(
+            &format!("vhd with bitmaps, blocks of {block_bytes}"),
+            Format::Vhd,
+            vhd.dynamic(&blocks),
+        ));
     }
     let short = Vhd { short_footer: true, ..Vhd::new(2, disk.len() as u64) };
     seeds.push(seed("vhd with a short footer", Format::Vhd, short.fixed(&disk)));
