@@ -75,7 +75,7 @@ fn by_hand() -> Vec<Seed> {
     let disk = disk();
     let seed = |name: &str, format, bytes| Seed { name: name.to_owned(), format, bytes };
     let bits = |seed: usize, block: u32| {
-        (0..block as usize / SECTOR).map(|sector| (sector * 7 + seed) % 3 != 0).collect::<Vec<_>>()
+        (0..block as usize / SECTOR).map(|sector| !(sector * 7 + seed).is_multiple_of(3)).collect::<Vec<_>>()
     };
     let mut seeds = Vec::new();
     for block_bytes in [4096, 32 << 10] {
