@@ -408,8 +408,10 @@ impl SparseMap {
             })?;
             layout.check_apart(range).map_err(|error| wrong(&error))?;
             if table.at.range.intersection(range).is_some() {
-                let error =
-                    Error::malformed(format!("it leads to {range}, into its own table at {}", table.at.range));
+                let error = Error::malformed(format!(
+                    "it leads to {range}, into its own table at {}",
+                    table.at.range
+                ));
                 return Err(wrong(&error));
             }
         }
