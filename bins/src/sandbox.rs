@@ -125,7 +125,7 @@ fn system_files() -> Vec<PathBuf> {
     ];
     let certificates = std::env::var_os("SSL_CERT_DIR").unwrap_or_default();
     let mut files: Vec<PathBuf> = fixed.iter().map(PathBuf::from).collect();
-    files.extend(named.iter().filter_map(|name| std::env::var_os(name)).map(PathBuf::from));
+    files.extend(named.iter().filter_map(std::env::var_os).map(PathBuf::from));
     files.extend(std::env::split_paths(&certificates));
     files.extend(aws_files());
     files
