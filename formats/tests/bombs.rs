@@ -77,7 +77,8 @@ fn qcow2_of_one_plain_cluster() -> Vec<u8> {
 fn vmdk_of_one_grain(compressed: bool) -> Vec<u8> {
     let mut truth = vec![0; CLAIMED];
     truth[..UNIT].copy_from_slice(&unit());
-    let built = Hosted { compressed, version: if compressed { 3 } else { 1 }, ..Hosted::default() }.build(&truth);
+    let built =
+        Hosted { compressed, version: if compressed { 3 } else { 1 }, ..Hosted::default() }.build(&truth);
     let mut image = built.bytes;
     let tables = built.tables[0];
     let first: [u8; 4] = image[tables..tables + 4].try_into().unwrap();

@@ -148,20 +148,29 @@ impl<'a> Extent<'a> {
         }
     }
 
-    /// By the directory; where it, its table or the entry is damaged, by the redundant one.
+    /// By the directory; where it, its table or the entry is damaged, by the redundant one. Damaged is also what lies in
+    /// the header, in the text or in the directory that is used.
     fn by_tables(&self, directory: u64, redundant: Option<u64>, number: u64, len: u64) -> Option<Grain> {
         let size = self.len.div_ceil(self.header.grain * self.header.entries) * 4;
-        let there =
-            |at: &u64| *at != 0 && at.checked_add(size).is_some_and(|end| end <= self.file.len() as u64);
-        let Some(directory) = Some(directory).filter(there) else {
-            return self.judged(self.table(redundant.filter(there)?, number)?, number, len);
+        let mut taken = vec![(0, 512)];
+        taken.extend(self.header.text);
+        let there = |at: &u64| {
+            let whole = at.checked_add(size).is_some_and(|end| end <= self.file.len() as u64);
+            *at != 0 && whole && apart(&taken, *at, size)
         };
-        let copy = redundant.filter(there).and_then(|copy| self.table(copy, number)).filter(Option::is_some);
-        match (self.table(directory, number), copy) {
+        let redundant = redundant.filter(there);
+        let primary = Some(directory).filter(there);
+        let used = primary.or(redundant)?;
+        taken.push((used, size));
+        let Some(directory) = primary else {
+            return self.judged(&taken, self.table(&taken, used, number)?, number, len);
+        };
+        let copy = redundant.and_then(|copy| self.table(&taken, copy, number)).filter(Option::is_some);
+        match (self.table(&taken, directory, number), copy) {
             (Some(Some(table)), copy) => self
-                .judged(Some(table), number, len)
-                .or_else(|| copy.and_then(|copy| self.judged(copy, number, len))),
-            (Some(None) | None, Some(copy)) => self.judged(copy, number, len),
+                .judged(&taken, Some(table), number, len)
+                .or_else(|| copy.and_then(|copy| self.judged(&taken, copy, number, len))),
+            (Some(None) | None, Some(copy)) => self.judged(&taken, copy, number, len),
             (Some(None), None) => Some(Grain::Zeros),
             (None, None) => None,
         }
@@ -169,7 +178,7 @@ impl<'a> Extent<'a> {
 
     /// Byte address of the table that has the entry of a grain: none where the directory has none, nothing where it
     /// cannot be.
-    fn table(&self, directory: u64, number: u64) -> Option<Option<u64>> {
+    fn table(&self, taken: &[(u64, u64)], directory: u64, number: u64) -> Option<Option<u64>> {
         let index = number / self.header.entries;
         let table = le32(self.file, directory.checked_add(index * 4)?)? * 512;
         if table == 0 {
@@ -177,12 +186,16 @@ impl<'a> Extent<'a> {
         }
         // The last table need not be there but for the grains of the disk.
         let grains = self.len.div_ceil(self.header.grain) - index * self.header.entries;
-        slice(self.file, table, grains.min(self.header.entries) * 4)?;
+        let size = grains.min(self.header.entries) * 4;
+        slice(self.file, table, size).filter(|_| apart(taken, table, size))?;
         Some(Some(table))
     }
 
-    fn judged(&self, table: Option<u64>, number: u64, len: u64) -> Option<Grain> {
+    fn judged(&self, taken: &[(u64, u64)], table: Option<u64>, number: u64, len: u64) -> Option<Grain> {
         let Some(table) = table else { return Some(Grain::Zeros) };
+        let grains =
+            self.len.div_ceil(self.header.grain) - number / self.header.entries * self.header.entries;
+        let of_table = (table, grains.min(self.header.entries) * 4);
         let entry = le32(self.file, table.checked_add(number % self.header.entries * 4)?)?;
         match entry {
             0 => Some(Grain::Zeros),
@@ -194,7 +207,11 @@ impl<'a> Extent<'a> {
                     (true, false) => 1,
                     (false, _) => len,
                 };
-                slice(self.file, sector * 512, needed).map(|_| Grain::At(sector * 512))
+                slice(self.file, sector * 512, needed)
+                    .filter(|_| {
+                        apart(taken, sector * 512, needed) && apart(&[of_table], sector * 512, needed)
+                    })
+                    .map(|_| Grain::At(sector * 512))
             }
         }
     }
@@ -214,6 +231,12 @@ impl<'a> Extent<'a> {
         grain.truncate(usize::try_from(len).ok()?);
         Some(grain)
     }
+}
+
+/// Whether the `len` bytes at `at` meet none of these.
+fn apart(taken: &[(u64, u64)], at: u64, len: u64) -> bool {
+    let end = at.saturating_add(len);
+    !taken.iter().any(|(start, bytes)| at.max(*start) < end.min(start.saturating_add(*bytes)))
 }
 
 /// The footer: the last sector that is not blank, where it says the same as the header and its marker stands before it.
