@@ -26,6 +26,7 @@ pub mod measure;
 pub mod plan;
 pub mod pool;
 pub mod progress;
+pub mod ring;
 pub mod scan;
 pub mod sink;
 pub mod size;

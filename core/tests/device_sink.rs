@@ -13,6 +13,7 @@ use bytes::Bytes;
 use diskferry_core::address::{StoredRange, TargetOffset, TargetRange};
 use diskferry_core::conformance::{Replacing, Stage, check_sink, check_source, pattern};
 use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::ring::Io;
 use diskferry_core::sink::device::{BlockDeviceSink, DeviceSinkOptions, HEAD, is_block_device};
 use diskferry_core::sink::file::{FileSink, FileSinkOptions};
 use diskferry_core::sink::{Expected, Sink};
@@ -114,7 +115,13 @@ impl Loop {
     }
 
     async fn sink(&self) -> BlockDeviceSink {
-        BlockDeviceSink::create(&self.path, DeviceSinkOptions::default()).await.unwrap()
+        self.sink_by(Io::Plain).await
+    }
+
+    async fn sink_by(&self, io: Io) -> BlockDeviceSink {
+        let mut options = DeviceSinkOptions::default();
+        options.io = io;
+        BlockDeviceSink::create(&self.path, options).await.unwrap()
     }
 
     async fn refused(&self) -> Error {
@@ -157,6 +164,7 @@ struct Bench {
     device: Loop,
     len: u64,
     sync: bool,
+    io: Io,
 }
 
 impl Stage for Bench {
@@ -164,6 +172,7 @@ impl Stage for Bench {
         Box::pin(async {
             let mut options = DeviceSinkOptions::default();
             options.sync = self.sync;
+            options.io = self.io;
             self.device.fill(self.len);
             let sink = BlockDeviceSink::create(&self.device.path, options).await?;
             Ok(Arc::new(sink) as Arc<dyn Sink>)
@@ -193,10 +202,13 @@ impl Stage for Bench {
 }
 
 async fn check(device: Loop, len: u64, sync: bool) {
-    let bench = Bench { device, len, sync };
-    // Within the head for the most part, and beyond it.
-    for unit in [192 << 10, 700_001] {
-        check_sink(&bench, unit).await;
+    let mut bench = Bench { device, len, sync, io: Io::Plain };
+    for io in [Io::Plain, Io::Ring] {
+        bench.io = io;
+        // Within the head for the most part, and beyond it.
+        for unit in [192 << 10, 700_001] {
+            check_sink(&bench, unit).await;
+        }
     }
 }
 
@@ -251,24 +263,26 @@ async fn a_device_of_the_exact_size_fits() {
 
 #[tokio::test]
 async fn where_only_a_bound_is_known_the_write_that_does_not_fit_is_refused() {
-    let device = Loop::new(2 * MIB);
-    let old = device.fill(2 * MIB);
-    let sink = device.sink().await;
-    sink.prepare(at_most(100 * MIB)).await.unwrap();
-    write(&sink, 0, "a header").await.unwrap();
-    write(&sink, 2 * MIB - 1, "x").await.unwrap();
-    let too_much = write(&sink, 2 * MIB - 1, "xy").await.unwrap_err();
-    assert_eq!(too_much.kind(), ErrorKind::DestinationUnsuitable, "{too_much:?}");
-    assert!(too_much.message().contains("at least 2097153"), "{too_much:?}");
-    for at in [2 * MIB, u64::MAX - 1] {
-        let range = TargetRange::new(TargetOffset::new(at), 1).unwrap();
-        assert_eq!(sink.zero(range).await.unwrap_err().kind(), ErrorKind::DestinationUnsuitable);
-        assert_eq!(write(&sink, at, "123").await.unwrap_err().kind(), ErrorKind::DestinationUnsuitable);
+    for io in [Io::Plain, Io::Ring] {
+        let device = Loop::new(2 * MIB);
+        let old = device.fill(2 * MIB);
+        let sink = device.sink_by(io).await;
+        sink.prepare(at_most(100 * MIB)).await.unwrap();
+        write(&sink, 0, "a header").await.unwrap();
+        write(&sink, 2 * MIB - 1, "x").await.unwrap();
+        let too_much = write(&sink, 2 * MIB - 1, "xy").await.unwrap_err();
+        assert_eq!(too_much.kind(), ErrorKind::DestinationUnsuitable, "{too_much:?}");
+        assert!(too_much.message().contains("at least 2097153"), "{too_much:?}");
+        for at in [2 * MIB, u64::MAX - 1] {
+            let range = TargetRange::new(TargetOffset::new(at), 1).unwrap();
+            assert_eq!(sink.zero(range).await.unwrap_err().kind(), ErrorKind::DestinationUnsuitable);
+            assert_eq!(write(&sink, at, "123").await.unwrap_err().kind(), ErrorKind::DestinationUnsuitable);
+        }
+        assert_eq!(sink.finish(2 * MIB + 1).await.unwrap_err().kind(), ErrorKind::DestinationUnsuitable);
+        assert!(sink.abort().await);
+        let content = device.content();
+        assert!(is_blank(&content) && content[1 << 20..(2 << 20) - 1] == old[1 << 20..(2 << 20) - 1]);
     }
-    assert_eq!(sink.finish(2 * MIB + 1).await.unwrap_err().kind(), ErrorKind::DestinationUnsuitable);
-    assert!(sink.abort().await);
-    let content = device.content();
-    assert!(is_blank(&content) && content[1 << 20..(2 << 20) - 1] == old[1 << 20..(2 << 20) - 1]);
 }
 
 #[tokio::test]
@@ -287,21 +301,23 @@ async fn nothing_is_changed_before_it_is_prepared() {
 
 #[tokio::test]
 async fn the_first_mebibyte_is_zero_until_the_end_and_what_lies_behind_the_target_stays() {
-    let device = Loop::new(4 * MIB);
-    let old = device.fill(4 * MIB);
-    let sink = device.sink().await;
-    sink.prepare(at_most(3 * MIB)).await.unwrap();
-    assert!(is_blank(&device.content()), "the old start is gone first");
-    let truth = pattern((5 << 20) / 2, 5);
-    write(&sink, 0, truth.clone()).await.unwrap();
-    let half = device.content();
-    assert!(is_blank(&half) && half[1 << 20..truth.len()] == truth[1 << 20..]);
-    sink.finish(truth.len() as u64).await.unwrap();
-    let content = device.content();
-    assert!(content[..truth.len()] == truth && content[truth.len()..] == old[truth.len()..]);
-    assert!(!sink.abort().await, "what is published stays");
-    drop(sink);
-    assert!(device.content() == content && device.becomes_free());
+    for io in [Io::Plain, Io::Ring] {
+        let device = Loop::new(4 * MIB);
+        let old = device.fill(4 * MIB);
+        let sink = device.sink_by(io).await;
+        sink.prepare(at_most(3 * MIB)).await.unwrap();
+        assert!(is_blank(&device.content()), "the old start is gone first");
+        let truth = pattern((5 << 20) / 2, 5);
+        write(&sink, 0, truth.clone()).await.unwrap();
+        let half = device.content();
+        assert!(is_blank(&half) && half[1 << 20..truth.len()] == truth[1 << 20..]);
+        sink.finish(truth.len() as u64).await.unwrap();
+        let content = device.content();
+        assert!(content[..truth.len()] == truth && content[truth.len()..] == old[truth.len()..]);
+        assert!(!sink.abort().await, "what is published stays");
+        drop(sink);
+        assert!(device.content() == content && device.becomes_free());
+    }
 }
 
 #[tokio::test]
@@ -475,44 +491,48 @@ async fn a_link_is_followed_and_what_is_no_device_is_refused() {
 
 #[tokio::test]
 async fn a_device_that_fails_is_unavailable_and_looks_empty() {
-    // Its file system has no room for all of it, which the kernel tells only when it writes it out.
-    let device = Loop::over(16 * MIB, Mount::new(&["-t", "tmpfs", "-o", "size=4m"], "tmpfs"));
-    let sink = device.sink().await;
-    sink.prepare(exactly(16 * MIB)).await.unwrap();
-    write(&sink, 0, pattern(16 << 20, 1)).await.unwrap();
-    let error = sink.finish(16 * MIB).await.unwrap_err();
-    let kinds = [ErrorKind::DestinationUnavailable, ErrorKind::DestinationFull];
-    assert!(kinds.contains(&error.kind()), "{error:?}");
-    assert!(sink.abort().await);
-    drop(sink);
-    let mut start = vec![1; 1 << 20];
-    device.open().read_exact_at(&mut start, 0).unwrap();
-    assert!(is_blank(&start));
+    for io in [Io::Plain, Io::Ring] {
+        // Its file system has no room for all of it, which the kernel tells only when it writes it out.
+        let device = Loop::over(16 * MIB, Mount::new(&["-t", "tmpfs", "-o", "size=4m"], "tmpfs"));
+        let sink = device.sink_by(io).await;
+        sink.prepare(exactly(16 * MIB)).await.unwrap();
+        write(&sink, 0, pattern(16 << 20, 1)).await.unwrap();
+        let error = sink.finish(16 * MIB).await.unwrap_err();
+        let kinds = [ErrorKind::DestinationUnavailable, ErrorKind::DestinationFull];
+        assert!(kinds.contains(&error.kind()), "{error:?}");
+        assert!(sink.abort().await);
+        drop(sink);
+        let mut start = vec![1; 1 << 20];
+        device.open().read_exact_at(&mut start, 0).unwrap();
+        assert!(is_blank(&start));
+    }
 }
 
 #[tokio::test]
 async fn what_was_published_reads_back_as_a_source_until_it_is_taken_back() {
-    let device = Loop::new(4 * MIB);
-    device.fill(4 * MIB);
-    let sink = device.sink().await;
-    sink.prepare(at_most(4 * MIB)).await.unwrap();
-    let truth = pattern(3_000_001, 4);
-    write(&sink, 0, truth.clone()).await.unwrap();
-    assert_eq!(sink.read_back(1).await.unwrap_err().kind(), ErrorKind::Internal);
-    let receipt = sink.finish(3_000_001).await.unwrap();
-    let source = sink.read_back(3_000_001).await.unwrap();
-    assert_eq!(source.url(), device.path.to_str().unwrap());
-    check_source(&*source, &truth).await;
-    let beyond = source.read(StoredRange::first(3_000_002)).await.unwrap_err();
-    assert_eq!(beyond.kind(), ErrorKind::Truncated);
-    assert!(sink.retract(&receipt).await.unwrap());
-    assert!(!sink.retract(&receipt).await.unwrap(), "there is nothing left to take back");
-    let content = device.content();
-    assert!(is_blank(&content) && content[1 << 20..3_000_001] == truth[1 << 20..]);
-    drop(sink);
-    assert!(!device.is_free(), "the source holds it");
-    drop(source);
-    assert!(device.becomes_free());
+    for io in [Io::Plain, Io::Ring] {
+        let device = Loop::new(4 * MIB);
+        device.fill(4 * MIB);
+        let sink = device.sink_by(io).await;
+        sink.prepare(at_most(4 * MIB)).await.unwrap();
+        let truth = pattern(3_000_001, 4);
+        write(&sink, 0, truth.clone()).await.unwrap();
+        assert_eq!(sink.read_back(1).await.unwrap_err().kind(), ErrorKind::Internal);
+        let receipt = sink.finish(3_000_001).await.unwrap();
+        let source = sink.read_back(3_000_001).await.unwrap();
+        assert_eq!(source.url(), device.path.to_str().unwrap());
+        check_source(&*source, &truth).await;
+        let beyond = source.read(StoredRange::first(3_000_002)).await.unwrap_err();
+        assert_eq!(beyond.kind(), ErrorKind::Truncated);
+        assert!(sink.retract(&receipt).await.unwrap());
+        assert!(!sink.retract(&receipt).await.unwrap(), "there is nothing left to take back");
+        let content = device.content();
+        assert!(is_blank(&content) && content[1 << 20..3_000_001] == truth[1 << 20..]);
+        drop(sink);
+        assert!(!device.is_free(), "the source holds it");
+        drop(source);
+        assert!(device.becomes_free());
+    }
 }
 
 #[test]
@@ -540,19 +560,21 @@ fn a_killed_process_leaves_a_device_that_is_free_and_looks_empty() {
 
 #[tokio::test]
 async fn a_failing_device_shows_long_before_the_end() {
-    const LEN: u64 = 1 << 30;
-    let device = Loop::over(LEN, Mount::new(&["-t", "tmpfs", "-o", "size=4m"], "tmpfs"));
-    let sink = device.sink().await;
-    sink.prepare(exactly(LEN)).await.unwrap();
-    let piece = Bytes::from(pattern(32 << 20, 1));
-    let mut at = 0;
-    let error = loop {
-        match write(&sink, at, piece.clone()).await {
-            Ok(()) => at += 32 * MIB,
-            Err(error) => break error,
-        }
-        assert!(at < LEN / 2, "nothing noticed after {at} bytes");
-    };
-    let kinds = [ErrorKind::DestinationUnavailable, ErrorKind::DestinationFull];
-    assert!(kinds.contains(&error.kind()), "{error:?}");
+    for io in [Io::Plain, Io::Ring] {
+        const LEN: u64 = 1 << 30;
+        let device = Loop::over(LEN, Mount::new(&["-t", "tmpfs", "-o", "size=4m"], "tmpfs"));
+        let sink = device.sink_by(io).await;
+        sink.prepare(exactly(LEN)).await.unwrap();
+        let piece = Bytes::from(pattern(32 << 20, 1));
+        let mut at = 0;
+        let error = loop {
+            match write(&sink, at, piece.clone()).await {
+                Ok(()) => at += 32 * MIB,
+                Err(error) => break error,
+            }
+            assert!(at < LEN / 2, "nothing noticed after {at} bytes");
+        };
+        let kinds = [ErrorKind::DestinationUnavailable, ErrorKind::DestinationFull];
+        assert!(kinds.contains(&error.kind()), "{error:?}");
+    }
 }

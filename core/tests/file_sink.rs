@@ -10,6 +10,7 @@ use bytes::Bytes;
 use diskferry_core::address::TargetOffset;
 use diskferry_core::conformance::pattern;
 use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::ring::Io;
 use diskferry_core::sink::file::{FileSink, FileSinkOptions, Preallocation};
 use diskferry_core::sink::{Expected, Receipt, Sink};
 use diskferry_core::source::Source;
@@ -18,6 +19,13 @@ use rustix::thread::{Gid, Uid};
 
 fn options() -> FileSinkOptions {
     FileSinkOptions::default()
+}
+
+/// Written by either way.
+fn by(io: Io) -> FileSinkOptions {
+    let mut options = options();
+    options.io = io;
+    options
 }
 
 fn forced() -> FileSinkOptions {
@@ -81,20 +89,22 @@ impl Drop for Mount {
 
 #[tokio::test]
 async fn a_file_is_under_its_name_only_when_whole() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("disk.raw");
-    let sink = FileSink::create(&path, options()).await.unwrap();
-    write(&sink, 0, "half").await.unwrap();
-    assert_eq!(names(dir.path()), [".disk.raw.diskferry.partial"]);
-    let receipt = sink.finish(1 << 20).await.unwrap();
-    assert_eq!(names(dir.path()), ["disk.raw"]);
-    assert_eq!((receipt.bytes, receipt.written), (1 << 20, 4));
-    let meta = std::fs::metadata(&path).unwrap();
-    assert!(meta.len() == 1 << 20 && meta.blocks() * 512 <= 64 << 10, "what was not written is a hole");
-    assert_eq!(sink.finish(1 << 20).await.unwrap_err().kind(), ErrorKind::Internal);
-    sink.abort().await;
-    drop(sink);
-    assert_eq!(names(dir.path()), ["disk.raw"], "what is published stays");
+    for io in [Io::Plain, Io::Ring] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.raw");
+        let sink = FileSink::create(&path, by(io)).await.unwrap();
+        write(&sink, 0, "half").await.unwrap();
+        assert_eq!(names(dir.path()), [".disk.raw.diskferry.partial"]);
+        let receipt = sink.finish(1 << 20).await.unwrap();
+        assert_eq!(names(dir.path()), ["disk.raw"]);
+        assert_eq!((receipt.bytes, receipt.written), (1 << 20, 4));
+        let meta = std::fs::metadata(&path).unwrap();
+        assert!(meta.len() == 1 << 20 && meta.blocks() * 512 <= 64 << 10, "what was not written is a hole");
+        assert_eq!(sink.finish(1 << 20).await.unwrap_err().kind(), ErrorKind::Internal);
+        sink.abort().await;
+        drop(sink);
+        assert_eq!(names(dir.path()), ["disk.raw"], "what is published stays");
+    }
 }
 
 #[tokio::test]
@@ -248,32 +258,34 @@ fn of_many_that_begin_at_once_exactly_one_gets_the_name() {
 
 #[tokio::test]
 async fn a_full_disk_is_said_so_and_leaves_nothing() {
-    let mount = Mount::tmpfs("size=1m");
-    let path = mount.path().join("disk.raw");
-    let sink = FileSink::create(&path, options()).await.unwrap();
-    let error = write(&sink, 0, pattern(2 << 20, 1)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::DestinationFull, "{error:?}");
-    assert!(sink.written() <= 1 << 20);
-    sink.abort().await;
-    assert!(names(mount.path()).is_empty());
+    for io in [Io::Plain, Io::Ring] {
+        let mount = Mount::tmpfs("size=1m");
+        let path = mount.path().join("disk.raw");
+        let sink = FileSink::create(&path, by(io)).await.unwrap();
+        let error = write(&sink, 0, pattern(2 << 20, 1)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DestinationFull, "{error:?}");
+        assert!(sink.written() <= 1 << 20);
+        sink.abort().await;
+        assert!(names(mount.path()).is_empty());
 
-    let mut taking = options();
-    taking.preallocation = Preallocation::Falloc;
-    let sink = FileSink::create(&path, taking.clone()).await.unwrap();
-    let error = sink.prepare(exactly(2 << 20)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::DestinationFull, "room is taken at the start: {error:?}");
-    drop(sink);
-    let sink = FileSink::create(&path, taking).await.unwrap();
-    let error = sink.finish(2 << 20).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::DestinationFull, "{error:?}");
-    drop(sink);
-    assert!(names(mount.path()).is_empty());
+        let mut taking = options();
+        taking.preallocation = Preallocation::Falloc;
+        let sink = FileSink::create(&path, taking.clone()).await.unwrap();
+        let error = sink.prepare(exactly(2 << 20)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DestinationFull, "room is taken at the start: {error:?}");
+        drop(sink);
+        let sink = FileSink::create(&path, taking).await.unwrap();
+        let error = sink.finish(2 << 20).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DestinationFull, "{error:?}");
+        drop(sink);
+        assert!(names(mount.path()).is_empty());
 
-    publish(&path, "there is room again", options()).await.unwrap();
-    let sink = FileSink::create(&path, forced()).await.unwrap();
-    sink.prepare(exactly(1 << 30)).await.unwrap();
-    sink.finish(1 << 30).await.unwrap();
-    assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 30, "holes need no room");
+        publish(&path, "there is room again", options()).await.unwrap();
+        let sink = FileSink::create(&path, forced()).await.unwrap();
+        sink.prepare(exactly(1 << 30)).await.unwrap();
+        sink.finish(1 << 30).await.unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 30, "holes need no room");
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::process::Command;
 use diskferry_core::address::{StoredOffset, StoredRange};
 use diskferry_core::conformance::pattern;
 use diskferry_core::error::{ErrorKind, Result};
+use diskferry_core::ring::Io;
 use diskferry_core::source::file::FileSource;
 use diskferry_core::source::gate::FileGate;
 use diskferry_core::source::map::MapSource;
@@ -17,6 +18,15 @@ const KIB: u64 = 1024;
 
 fn range(start: u64, len: u64) -> StoredRange {
     StoredRange::new(StoredOffset::new(start), len).unwrap()
+}
+
+/// Every way to read a file.
+async fn open_each(path: &Path) -> [Box<dyn Source>; 3] {
+    [
+        Box::new(FileSource::open_with(path, Io::Plain).await.unwrap()),
+        Box::new(FileSource::open_with(path, Io::Ring).await.unwrap()),
+        Box::new(MapSource::open(path).await.unwrap()),
+    ]
 }
 
 async fn open(path: &Path, mmap: bool) -> Result<Box<dyn Source>> {
@@ -119,11 +129,11 @@ async fn a_change_is_seen_at_the_next_read_and_by_verify() {
         }),
         ("removed", false, |path| std::fs::remove_file(path).unwrap()),
     ];
-    for mmap in [false, true] {
+    for way in 0..3 {
         for (what, shows_in_reads, change) in changes {
             let dir = tempfile::tempdir().unwrap();
             let path = file(&dir, "disk", &pattern(500_000, 1));
-            let source = open(&path, mmap).await.unwrap();
+            let source = open_each(&path).await.into_iter().nth(way).unwrap();
             source.read(range(0, 500_000)).await.unwrap();
             source.verify().await.unwrap();
             change(&path);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use diskferry_core::conformance::{Stage, check_sink};
 use diskferry_core::error::Result;
+use diskferry_core::ring::Io;
 use diskferry_core::sink::Sink;
 use diskferry_core::sink::file::{FileSink, FileSinkOptions, Preallocation};
 use diskferry_core::source::BoxFuture;
@@ -50,8 +51,12 @@ impl Stage for Dir {
     }
 }
 
-async fn check(options: FileSinkOptions) {
-    check_sink(&Dir { dir: tempfile::tempdir().unwrap(), options }, 64 << 10).await;
+async fn check(mut options: FileSinkOptions) {
+    for io in [Io::Plain, Io::Ring] {
+        options.io = io;
+        let options = options.clone();
+        check_sink(&Dir { dir: tempfile::tempdir().unwrap(), options }, 64 << 10).await;
+    }
 }
 
 fn replacing() -> FileSinkOptions {

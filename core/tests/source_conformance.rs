@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use diskferry_core::conformance::{check_source, pattern};
+use diskferry_core::ring::Io;
 use diskferry_core::source::file::FileSource;
 use diskferry_core::source::gate::FileGate;
 use diskferry_core::source::map::MapSource;
@@ -48,7 +49,9 @@ async fn a_file_source_conforms() {
     for (index, truth) in truths().into_iter().enumerate() {
         let path = dir.path().join(index.to_string());
         write_sparse(&path, &truth);
-        check_source(&FileSource::open(&path).await.unwrap(), &truth).await;
+        for io in [Io::Plain, Io::Ring] {
+            check_source(&FileSource::open_with(&path, io).await.unwrap(), &truth).await;
+        }
     }
 }
 
@@ -66,8 +69,8 @@ async fn a_map_source_conforms() {
 async fn siblings_through_the_gate_conform() {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("image.vmdk");
-    for mmap in [false, true] {
-        let gate = FileGate::beside(&image).await.unwrap().mmap(mmap);
+    for (mmap, io) in [(false, Io::Plain), (false, Io::Ring), (true, Io::Plain)] {
+        let gate = FileGate::beside(&image).await.unwrap().mmap(mmap).io(io);
         for (index, truth) in truths().into_iter().enumerate() {
             let name = format!("image-s{index:03}.vmdk");
             write_sparse(&dir.path().join(&name), &truth);

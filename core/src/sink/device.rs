@@ -25,6 +25,7 @@ use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
 use crate::blocking::{Stop, blocking};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ring::{Io, Moved, Ring};
 use crate::source::file::FileSource;
 use crate::source::{BoxFuture, Source};
 
@@ -43,11 +44,13 @@ pub struct DeviceSinkOptions {
     /// Wait for stable storage: after the old start is gone, before the new one is written, and after. Without it the
     /// kernel still writes everything when the device is closed, and a failure of that is told to nobody.
     pub sync: bool,
+    /// How its bytes are written, but for the first [`HEAD`] and zeros: these are written by plain calls.
+    pub io: Io,
 }
 
 impl Default for DeviceSinkOptions {
     fn default() -> Self {
-        Self { sync: true }
+        Self { sync: true, io: Io::default() }
     }
 }
 
@@ -78,9 +81,11 @@ pub struct BlockDeviceSink {
 
 #[derive(Debug)]
 struct Inner {
-    file: File,
+    file: Arc<File>,
     url: String,
     options: DeviceSinkOptions,
+    /// None where it is written by plain calls.
+    ring: Option<Arc<Ring>>,
     /// Length of the device in bytes.
     len: u64,
     /// The target's first bytes, zeros until they are written: [`HEAD`] of them, or all of a device that is shorter.
@@ -137,8 +142,9 @@ impl BlockDeviceSink {
             let (file, len) = claim(&path, OFlags::RDWR, stop)?;
             let head_len = len.min(HEAD);
             let inner = Inner {
-                file,
+                file: Arc::new(file),
                 url: path.display().to_string(),
+                ring: options.io.ring(),
                 options,
                 len,
                 head: Mutex::new(vec![0; usize::try_from(head_len).unwrap_or_default()]),
@@ -307,9 +313,40 @@ impl Inner {
     }
 
     fn write(&self, at: TargetOffset, pieces: &[Bytes], stop: &Stop) -> Result<()> {
+        let done = self.keep_head(at, pieces)?;
+        self.put_on(at, pieces, done, stop)
+    }
+
+    async fn write_by(self: &Arc<Self>, ring: &Ring, at: TargetOffset, mut pieces: Vec<Bytes>) -> Result<()> {
+        let head = self.keep_head(at, &pieces)?;
+        let at = TargetOffset::new(at.get().saturating_add(head as u64));
+        let mut skip = head;
+        pieces.retain_mut(|piece| {
+            let of_head = piece.split_to(skip.min(piece.len()));
+            skip -= of_head.len();
+            !piece.is_empty()
+        });
+        let Moved { data, done } = ring.write(&self.file, at.get(), pieces).await?;
+        self.written.fetch_add(done as u64, Ordering::Relaxed);
+        let whole = done == data.iter().map(Bytes::len).sum();
+        if whole && !self.owes_sync(done) {
+            return Ok(());
+        }
+        let inner = Arc::clone(self);
+        blocking(move |stop| if whole { inner.sync() } else { inner.put_on(at, &data, done, stop) }).await
+    }
+
+    /// Writes pieces of which `done` bytes are written.
+    fn put_on(&self, at: TargetOffset, pieces: &[Bytes], done: usize, stop: &Stop) -> Result<()> {
+        let mut rest = Gather::new(pieces);
+        rest.advance(done);
+        self.put(rest, at.get().saturating_add(done as u64), &self.written, || stop.check())
+    }
+
+    /// Takes note of what is written, and keeps what lies in the head. Returns how many bytes that is.
+    fn keep_head(&self, at: TargetOffset, pieces: &[Bytes]) -> Result<usize> {
         let len = pieces.iter().map(Bytes::len).sum::<usize>();
         self.reach(at, len as u64)?;
-        let mut rest = Gather::new(pieces);
         let mut done = 0;
         if let Ok(start) = usize::try_from(at.get())
             && let Some(mut room) = locked(&self.head).get_mut(start..)
@@ -320,9 +357,14 @@ impl Inner {
                 done += now.len();
                 room = later;
             }
-            rest.advance(done);
         }
-        self.put(rest, at.get().saturating_add(done as u64), &self.written, || stop.check())
+        Ok(done)
+    }
+
+    /// Takes note of bytes that the kernel was given. True where it is time to have the device store them.
+    fn owes_sync(&self, wrote: usize) -> bool {
+        let unsynced = self.unsynced.fetch_add(wrote as u64, Ordering::Relaxed).saturating_add(wrote as u64);
+        self.options.sync && unsynced >= BACKLOG
     }
 
     fn zero(&self, range: TargetRange, stop: &Stop) -> Result<()> {
@@ -351,9 +393,7 @@ impl Inner {
             at = at.saturating_add(wrote as u64);
             count.fetch_add(wrote as u64, Ordering::Relaxed);
             rest.advance(wrote);
-            let unsynced =
-                self.unsynced.fetch_add(wrote as u64, Ordering::Relaxed).saturating_add(wrote as u64);
-            if self.options.sync && unsynced >= BACKLOG {
+            if self.owes_sync(wrote) {
                 self.sync()?;
             }
         }
@@ -544,7 +584,15 @@ impl Sink for BlockDeviceSink {
 
     fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
         let inner = Arc::clone(&self.inner);
-        Box::pin(blocking(move |stop| inner.write(at, &pieces, stop)))
+        Box::pin(async move {
+            match &inner.ring {
+                Some(ring) => inner.write_by(ring, at, pieces).await,
+                None => {
+                    let written = Arc::clone(&inner);
+                    blocking(move |stop| written.write(at, &pieces, stop)).await
+                }
+            }
+        })
     }
 
     fn zero(&self, range: TargetRange) -> BoxFuture<'_, Result<()>> {

@@ -16,6 +16,7 @@ use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
 use crate::blocking::{Lane, Stop, blocking};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ring::{Io, Moved, Ring};
 use crate::source::file::FileSource;
 use crate::source::{BoxFuture, Source};
 
@@ -40,11 +41,13 @@ pub struct FileSinkOptions {
     pub sync: bool,
     /// Whether room is taken before it is needed.
     pub preallocation: Preallocation,
+    /// How its bytes are written.
+    pub io: Io,
 }
 
 impl Default for FileSinkOptions {
     fn default() -> Self {
-        Self { force: false, sync: true, preallocation: Preallocation::Off }
+        Self { force: false, sync: true, preallocation: Preallocation::Off, io: Io::default() }
     }
 }
 
@@ -61,9 +64,11 @@ pub struct FileSink {
 
 #[derive(Debug)]
 struct Inner {
-    file: File,
+    file: Arc<File>,
     place: Place,
     options: FileSinkOptions,
+    /// None where it is written by plain calls.
+    ring: Option<Arc<Ring>>,
     /// The kernel takes what is written to a file one call at a time.
     lane: Arc<Lane>,
     /// Behind the last byte written.
@@ -103,8 +108,9 @@ impl FileSink {
             stop.check()?;
             let file = place.claim()?;
             let inner = Inner {
-                file,
+                file: Arc::new(file),
                 place,
+                ring: options.io.ring(),
                 options,
                 lane: Arc::default(),
                 end: AtomicU64::new(0),
@@ -165,10 +171,31 @@ impl Inner {
         Ok(())
     }
 
-    fn write(&self, at: TargetOffset, pieces: &[Bytes], stop: &Stop) -> Result<()> {
+    async fn write_by(self: &Arc<Self>, ring: &Ring, at: TargetOffset, pieces: Vec<Bytes>) -> Result<()> {
         self.open()?;
-        let mut at = at.get();
+        let Moved { data, done } = ring.write(&self.file, at.get(), pieces).await?;
+        self.count(at.get(), done);
+        if done == data.iter().map(Bytes::len).sum() {
+            return Ok(());
+        }
+        let inner = Arc::clone(self);
+        self.lane.run(move |stop| inner.write(at, &data, done, stop)).await
+    }
+
+    /// Takes note of `wrote` bytes at `at`.
+    fn count(&self, at: u64, wrote: usize) {
+        self.written.fetch_add(wrote as u64, Ordering::Relaxed);
+        if wrote > 0 {
+            self.end.fetch_max(at.saturating_add(wrote as u64), Ordering::Relaxed);
+        }
+    }
+
+    /// Writes pieces of which `done` bytes are written.
+    fn write(&self, at: TargetOffset, pieces: &[Bytes], done: usize, stop: &Stop) -> Result<()> {
+        self.open()?;
+        let mut at = at.get().saturating_add(done as u64);
         let mut rest = Gather::new(pieces);
+        rest.advance(done);
         while !rest.is_empty() {
             stop.check()?;
             let wrote = match rustix::io::pwritev(&self.file, &rest.slices(usize::MAX), at) {
@@ -178,9 +205,8 @@ impl Inner {
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(failed(&format!("writing at {at} to"), self.place.url(), errno)),
             };
+            self.count(at, wrote);
             at = at.saturating_add(wrote as u64);
-            self.written.fetch_add(wrote as u64, Ordering::Relaxed);
-            self.end.fetch_max(at, Ordering::Relaxed);
             rest.advance(wrote);
         }
         Ok(())
@@ -280,7 +306,15 @@ impl Sink for FileSink {
 
     fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
         let inner = Arc::clone(&self.inner);
-        Box::pin(self.inner.lane.run(move |stop| inner.write(at, &pieces, stop)))
+        Box::pin(async move {
+            match &inner.ring {
+                Some(ring) => inner.write_by(ring, at, pieces).await,
+                None => {
+                    let written = Arc::clone(&inner);
+                    inner.lane.run(move |stop| written.write(at, &pieces, 0, stop)).await
+                }
+            }
+        })
     }
 
     fn zero(&self, _range: TargetRange) -> BoxFuture<'_, Result<()>> {

@@ -27,7 +27,7 @@ pub(super) fn zeros(len: u64) -> Vec<Bytes> {
 }
 
 /// A list of pieces, and how far it is done.
-pub(super) struct Gather<'a> {
+pub(crate) struct Gather<'a> {
     /// Where a piece remains, a byte of its first one does.
     rest: &'a [Bytes],
     /// How much of the first piece is done.
@@ -35,18 +35,18 @@ pub(super) struct Gather<'a> {
 }
 
 impl<'a> Gather<'a> {
-    pub(super) fn new(pieces: &'a [Bytes]) -> Self {
+    pub(crate) fn new(pieces: &'a [Bytes]) -> Self {
         let mut gather = Self { rest: pieces, skip: 0 };
         gather.advance(0);
         gather
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
     /// What one call is asked to write: at least a byte where one remains, and at most `most`, which is not 0.
-    pub(super) fn slices(&self, most: usize) -> Vec<IoSlice<'a>> {
+    pub(crate) fn slices(&self, most: usize) -> Vec<IoSlice<'a>> {
         let mut left = most;
         let mut slices = Vec::with_capacity(self.rest.len().min(PIECES));
         for (index, piece) in self.rest.iter().take(PIECES).enumerate() {
@@ -62,7 +62,7 @@ impl<'a> Gather<'a> {
     }
 
     /// Goes on behind the next `done` bytes.
-    pub(super) fn advance(&mut self, done: usize) {
+    pub(crate) fn advance(&mut self, done: usize) {
         self.skip += done;
         while let [first, others @ ..] = self.rest
             && self.skip >= first.len()

@@ -8,7 +8,7 @@
 pub mod device;
 pub mod file;
 mod front;
-mod gather;
+pub(crate) mod gather;
 pub mod memory;
 mod place;
 pub mod stdout;

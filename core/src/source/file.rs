@@ -1,4 +1,4 @@
-//! Local files and block devices, read with `pread`.
+//! Local files and block devices, read with `pread` or by io_uring.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use super::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic, all_dat
 use crate::address::StoredRange;
 use crate::blocking::blocking;
 use crate::error::Result;
+use crate::ring::{Io, Moved, Ring};
 
 /// A regular file or a block device.
 ///
@@ -19,6 +20,8 @@ use crate::error::Result;
 #[derive(Debug)]
 pub struct FileSource {
     local: Arc<LocalFile>,
+    /// None where it is read by plain calls.
+    ring: Option<Arc<Ring>>,
 }
 
 impl FileSource {
@@ -27,8 +30,16 @@ impl FileSource {
     /// # Errors
     /// `source_not_found`, `source_forbidden`, `source_unavailable`; `usage` for a directory, a FIFO or the like.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, Io::default()).await
+    }
+
+    /// Like [`open`](Self::open), and says how it is read.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub async fn open_with(path: impl AsRef<Path>, io: Io) -> Result<Self> {
         let path = path.as_ref().to_owned();
-        blocking(move |_| LocalFile::open(&path)).await.map(Self::over)
+        blocking(move |_| LocalFile::open(&path).map(|local| Self::over(local, io.ring()))).await
     }
 
     /// A file that is open already, shown as `url`.
@@ -36,11 +47,11 @@ impl FileSource {
     /// # Errors
     /// Those of [`open`](Self::open).
     pub(crate) fn of_file(file: std::fs::File, url: String) -> Result<Self> {
-        LocalFile::of_file(file, url).map(Self::over)
+        LocalFile::of_file(file, url).map(|local| Self::over(local, None))
     }
 
-    pub(super) fn over(local: LocalFile) -> Self {
-        Self { local: Arc::new(local) }
+    pub(super) fn over(local: LocalFile, ring: Option<Arc<Ring>>) -> Self {
+        Self { local: Arc::new(local), ring }
     }
 }
 
@@ -74,7 +85,15 @@ impl Source for FileSource {
                 return Ok(Bytes::new());
             }
             let local = Arc::clone(&self.local);
-            blocking(move |stop| local.read(range, stop)).await
+            let Some(ring) = &self.ring else {
+                return blocking(move |stop| local.read(range, stop)).await;
+            };
+            let buffer = LocalFile::buffer(range)?;
+            let Moved { data, done } = ring.read(local.file(), range.start().get(), buffer).await?;
+            if done < data.len() {
+                return blocking(move |stop| local.read_on(range, data, done, stop)).await;
+            }
+            local.whole(range, data)
         })
     }
 

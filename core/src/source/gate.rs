@@ -12,6 +12,7 @@ use super::map::MapSource;
 use super::{BoxFuture, Gate, SiblingName, Source};
 use crate::blocking::blocking;
 use crate::error::Result;
+use crate::ring::Io;
 
 /// Opens regular files in one directory, and nothing else.
 ///
@@ -22,6 +23,7 @@ pub struct FileGate {
     dir: Arc<OwnedFd>,
     shown: PathBuf,
     mmap: bool,
+    io: Io,
 }
 
 impl FileGate {
@@ -38,7 +40,7 @@ impl FileGate {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let dir = rustix::fs::open(&dir, flags, Mode::empty())
                 .map_err(|errno| failed("opening the directory", &dir.display().to_string(), errno))?;
-            Ok(Self { dir: Arc::new(dir), shown, mmap: false })
+            Ok(Self { dir: Arc::new(dir), shown, mmap: false, io: Io::default() })
         })
         .await
     }
@@ -49,18 +51,25 @@ impl FileGate {
         self.mmap = mmap;
         self
     }
+
+    /// How siblings are read that are not mapped.
+    #[must_use]
+    pub fn io(mut self, io: Io) -> Self {
+        self.io = io;
+        self
+    }
 }
 
 impl Gate for FileGate {
     fn open(&self, name: &SiblingName) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
         let url = self.shown.join(name.as_str()).display().to_string();
-        let (dir, name, mmap) = (Arc::clone(&self.dir), name.clone(), self.mmap);
+        let (dir, name, mmap, io) = (Arc::clone(&self.dir), name.clone(), self.mmap, self.io);
         Box::pin(blocking(move |_| {
             let local = LocalFile::open_beside(&dir, &name, url)?;
             Ok(if mmap {
                 Arc::new(MapSource::over(local)?) as Arc<dyn Source>
             } else {
-                Arc::new(FileSource::over(local))
+                Arc::new(FileSource::over(local, io.ring()))
             })
         }))
     }

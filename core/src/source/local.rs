@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// An open regular file or block device, and what it looked like when it was opened.
 #[derive(Debug)]
 pub(super) struct LocalFile {
-    file: File,
+    file: Arc<File>,
     place: Place,
     url: String,
     len: u64,
@@ -129,10 +129,10 @@ impl LocalFile {
         let identity =
             Identity { file: Some((meta.dev(), meta.ino(), modified(meta))), ..Identity::default() };
         let (requests, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { file, place, url, len, stamp: Stamp::of(meta), identity, requests, bytes }
+        Self { file: Arc::new(file), place, url, len, stamp: Stamp::of(meta), identity, requests, bytes }
     }
 
-    pub(super) fn file(&self) -> &File {
+    pub(super) fn file(&self) -> &Arc<File> {
         &self.file
     }
 
@@ -165,9 +165,23 @@ impl LocalFile {
     /// All bytes of `range`, which lies within the file. They are given only where the file is unchanged afterwards:
     /// a writer sets the time before the bytes, so what was read is what was opened.
     pub(super) fn read(&self, range: StoredRange, stop: &Stop) -> Result<Bytes> {
-        let len = usize::try_from(range.len()).unwrap_or(usize::MAX);
-        let mut buffer = Buffer::new(len)?;
-        let mut filled = 0;
+        self.read_on(range, Self::buffer(range)?, 0, stop)
+    }
+
+    /// Room for `range`.
+    pub(super) fn buffer(range: StoredRange) -> Result<Buffer> {
+        Buffer::new(usize::try_from(range.len()).unwrap_or(usize::MAX))
+    }
+
+    /// Goes on with a [`read`](Self::read) of which `filled` bytes are there.
+    pub(super) fn read_on(
+        &self,
+        range: StoredRange,
+        mut buffer: Buffer,
+        mut filled: usize,
+        stop: &Stop,
+    ) -> Result<Bytes> {
+        let len = buffer.len();
         while filled < len {
             stop.check()?;
             let at = range.start().get() + filled as u64;
@@ -182,6 +196,11 @@ impl LocalFile {
                 }
             }
         }
+        self.whole(range, buffer)
+    }
+
+    /// What was read, where it is what was opened.
+    pub(super) fn whole(&self, range: StoredRange, buffer: Buffer) -> Result<Bytes> {
         self.count(range.len());
         self.unchanged()?;
         Ok(buffer.freeze())

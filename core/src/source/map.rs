@@ -73,7 +73,7 @@ fn map(local: &LocalFile, len: usize) -> Result<Mmap> {
     // writes to or shortens the file meanwhile. Where somebody does, every read and `verify` compare length and time
     // and fail with `source_changed`; nothing here trusts a byte to be the same when read twice for memory safety
     // (parsers copy what they check); and a page that is gone ends the process with `SIGBUS`, it reads no other memory.
-    let mapped = unsafe { MmapOptions::new().len(len).map(local.file()) };
+    let mapped = unsafe { MmapOptions::new().len(len).map(&**local.file()) };
     mapped.map_err(|error| {
         failed_io("mapping", local.url(), &error).retry(false).hint("read it without --mmap")
     })
