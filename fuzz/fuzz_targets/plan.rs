@@ -22,6 +22,10 @@ impl Codec for NoCodec {
         Ok(None)
     }
 
+    fn as_it_is(&self, _: &[u8], _: usize) -> Option<std::ops::Range<usize>> {
+        None
+    }
+
     fn warning(&self, _: &Tally) -> Option<Warning> {
         None
     }

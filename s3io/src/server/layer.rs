@@ -253,7 +253,8 @@ impl Layer {
             }
             return self.store.open.call(request).await;
         }
-        let open = self.public && !seen.signed && request.method() == Method::GET;
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let open = self.public && !seen.signed && reads;
         if open { self.store.open.call(request).await } else { self.store.signed.call(request).await }
     }
 }

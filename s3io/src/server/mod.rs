@@ -44,7 +44,7 @@ const SECRET_KEY: &str = "embedded-server-of-diskferry-not-a-secret";
 /// What kind of server.
 #[derive(Clone, Debug, Default)]
 pub struct ServerOptions {
-    /// GETs without a signature are answered.
+    /// GETs and HEADs without a signature are answered.
     pub public: bool,
     /// The region that it says its buckets are in; else none is said.
     pub region: Option<String>,
