@@ -12,7 +12,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use diskferry_s3io::server::{Server, ServerOptions, Shape};
+use diskferry_s3io::server::{Fault, Server, ServerOptions, Shape};
 
 use crate::failure::{Failure, Result};
 
@@ -32,6 +32,8 @@ pub(crate) async fn serve() -> Result<()> {
     let options = ServerOptions { public: true, shape: LINE, ..ServerOptions::default() };
     let server = Server::start(options).map_err(Failure::io("starting the server"))?;
     server.create_bucket(BUCKET).await?;
+    // As S3 says, and s3s does not: without it, nbdkit's curl plugin takes no object.
+    server.set_faults(|_| vec![Fault::Header("accept-ranges", "bytes".to_owned())]);
     let keys = server.keys();
     let opening =
         format!("endpoint {}\naccess {}\nsecret {}\n", server.endpoint(), keys.access_key, keys.secret_key);
