@@ -14,6 +14,7 @@ pub mod compare;
 #[doc(hidden)]
 pub mod conformance;
 pub mod conversion;
+pub mod deflate;
 pub mod digest;
 pub mod disk;
 mod encode;

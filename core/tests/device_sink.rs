@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use diskferry_core::address::{StoredRange, TargetOffset, TargetRange};
+use diskferry_core::buffer::Buffer;
 use diskferry_core::conformance::{Replacing, Stage, check_sink, check_source, pattern};
 use diskferry_core::error::{Error, ErrorKind, Result};
 use diskferry_core::ring::Io;
@@ -94,6 +95,13 @@ impl Loop {
         file.write_all_at(&old, 0).unwrap();
         file.sync_all().unwrap();
         old
+    }
+
+    /// As the kernel counts what reached the device, in units of 512 bytes.
+    fn sectors_written(&self) -> u64 {
+        let name = self.path.file_name().unwrap().to_str().unwrap();
+        let text = std::fs::read_to_string(format!("/sys/block/{name}/stat")).unwrap();
+        text.split_whitespace().nth(6).unwrap().parse().unwrap()
     }
 
     fn is_free(&self) -> bool {
@@ -317,6 +325,41 @@ async fn the_first_mebibyte_is_zero_until_the_end_and_what_lies_behind_the_targe
         assert!(!sink.abort().await, "what is published stays");
         drop(sink);
         assert!(device.content() == content && device.becomes_free());
+    }
+}
+
+#[tokio::test]
+async fn whole_pages_pass_the_cache_and_lie_beside_what_went_through_it() {
+    for sector in ["512", "4096"] {
+        let device = Loop::with(16 * MIB, &["--sector-size", sector]);
+        device.fill(16 * MIB);
+        let sink = device.sink().await;
+        sink.prepare(exactly(16 * MIB)).await.unwrap();
+        let truth = pattern(16 << 20, 9);
+        let pages = {
+            let mut buffer = Buffer::new(16 << 20).unwrap();
+            buffer.copy_from_slice(&truth);
+            buffer.freeze()
+        };
+        let before = device.sectors_written();
+        sink.write(TargetOffset::new(4 * MIB), vec![pages.slice(4 << 20..6 << 20)]).await.unwrap();
+        let direct = device.sectors_written() - before;
+        assert!(direct >= 4096, "{direct} sectors were written before anything was flushed");
+        // The rest in steps that end within pages as often as at their ends, from behind to the front.
+        let steps = [65536, 4096, 512, 131_072, 3584, 262_144, 1000, 3096, 700_000];
+        let mut ends = vec![6 << 20];
+        while *ends.last().unwrap() < 16 << 20 {
+            ends.push((ends.last().unwrap() + steps[ends.len() % steps.len()]).min(16 << 20));
+        }
+        for ends in ends.windows(2).rev() {
+            let cut = (ends[0] + ends[1]) / 2 / 4096 * 4096;
+            let cut = cut.clamp(ends[0], ends[1]);
+            let pieces = vec![pages.slice(ends[0]..cut), pages.slice(cut..ends[1])];
+            sink.write(TargetOffset::new(ends[0] as u64), pieces).await.unwrap();
+        }
+        sink.write(TargetOffset::new(0), vec![pages.slice(..4 << 20)]).await.unwrap();
+        sink.finish(16 * MIB).await.unwrap();
+        assert!(device.content() == truth, "sectors of {sector} bytes");
     }
 }
 

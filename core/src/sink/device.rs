@@ -6,6 +6,9 @@
 //!          in the first MiB: kept in memory
 //! finish   flush, first MiB written, flush
 //! ```
+//!
+//! What is whole pages in memory and on the device goes past the kernel's cache (`O_DIRECT`), which saves a copy of every
+//! byte and leaves nothing to wait for at the end; the rest goes through it. The kernel keeps the two apart by pages.
 
 use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -36,6 +39,12 @@ pub const HEAD: u64 = 1 << 20;
 /// The most bytes that may wait in the kernel's memory, about: closing the device waits for all of them, and so does
 /// giving up. A failing device also shows by then and not only at the end.
 const BACKLOG: u64 = 256 << 20;
+
+/// No logical block of a device is longer, and no page of memory shorter.
+const PAGE: usize = 4096;
+
+/// What goes past the cache is waited for: with less than this at once a device is not kept busy.
+const LEAST_DIRECT: usize = 64 << 10;
 
 /// How a block device is written.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -96,6 +105,10 @@ struct Inner {
     written: AtomicU64,
     /// Bytes written since the device was last asked to store them.
     unsynced: AtomicU64,
+    /// The device once more, past the kernel's cache; none where it does not do that.
+    direct: Option<File>,
+    /// It refused what went past the cache: everything goes through it.
+    cached: AtomicBool,
     /// The device makes no zeros.
     plain: AtomicBool,
     state: Mutex<State>,
@@ -142,6 +155,7 @@ impl BlockDeviceSink {
             let (file, len) = claim(&path, OFlags::RDWR, stop)?;
             let head_len = len.min(HEAD);
             let inner = Inner {
+                direct: open_direct(&path, &file),
                 file: Arc::new(file),
                 url: path.display().to_string(),
                 ring: options.io.ring(),
@@ -152,6 +166,7 @@ impl BlockDeviceSink {
                 end: AtomicU64::new(0),
                 written: AtomicU64::new(0),
                 unsynced: AtomicU64::new(0),
+                cached: AtomicBool::new(false),
                 plain: AtomicBool::new(false),
                 state: Mutex::new(State::Claimed),
             };
@@ -219,6 +234,17 @@ fn claim(path: &Path, access: OFlags, stop: &Stop) -> Result<(File, u64)> {
         return Err(unsuitable(format!("the device {url} is 0 bytes long: there is no medium in it")));
     }
     Ok((file, len))
+}
+
+/// Opens the device that `file` is once more, for what goes past the kernel's cache. The claim stays that of `file`.
+fn open_direct(path: &Path, file: &File) -> Option<File> {
+    let direct = rustix::fs::open(path, OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty());
+    let direct = direct.inspect_err(|error| tracing::debug!(%error, "no writing past the cache")).ok()?;
+    let (direct, same) = (File::from(direct), file.metadata().ok()?.rdev());
+    direct
+        .metadata()
+        .is_ok_and(|meta| meta.file_type().is_block_device() && meta.rdev() == same)
+        .then_some(direct)
 }
 
 /// Locks it too: that keeps udev from looking at what is half written, and those out who ask only for the lock.
@@ -384,10 +410,22 @@ impl Inner {
     ) -> Result<()> {
         while !rest.is_empty() {
             go_on()?;
-            let wrote = match rustix::io::pwritev(&self.file, &rest.slices(usize::MAX), at) {
+            let direct = self.direct.as_ref().filter(|_| !self.cached.load(Ordering::Relaxed));
+            let direct = direct.map(|file| (file, rest.aligned(at, PAGE, LEAST_DIRECT)));
+            let direct = direct.filter(|(_, slices)| !slices.is_empty());
+            let wrote = match &direct {
+                Some((file, slices)) => rustix::io::pwritev(file, slices, at),
+                None => rustix::io::pwritev(&self.file, &rest.slices(usize::MAX), at),
+            };
+            let wrote = match wrote {
                 Ok(0) => return Err(failed("writing to", &self.url, Errno::IO)),
                 Ok(wrote) => wrote,
                 Err(Errno::INTR) => continue,
+                // Its blocks are longer than a page, or what lies below it does without.
+                Err(Errno::INVAL | Errno::OPNOTSUPP) if direct.is_some() => {
+                    self.cached.store(true, Ordering::Relaxed);
+                    continue;
+                }
                 Err(errno) => return Err(failed(&format!("writing at {at} to"), &self.url, errno)),
             };
             at = at.saturating_add(wrote as u64);

@@ -61,6 +61,21 @@ impl<'a> Gather<'a> {
         slices
     }
 
+    /// What one call is asked to write where memory and lengths must be multiples of `align`, and `at`, where it begins in
+    /// the target, as well: none where the next piece is not so, or where that comes to less than `least` bytes.
+    pub(crate) fn aligned(&self, at: u64, align: usize, least: usize) -> Vec<IoSlice<'a>> {
+        let mut slices = if at.is_multiple_of(align as u64) { self.slices(usize::MAX) } else { Vec::new() };
+        let whole = |slice: &IoSlice<'_>| {
+            slice.as_ptr().addr().is_multiple_of(align) && slice.len().is_multiple_of(align)
+        };
+        let fit = slices.iter().take_while(|slice| whole(slice)).count();
+        slices.truncate(fit);
+        if slices.iter().map(|slice| slice.len()).sum::<usize>() < least {
+            slices.clear();
+        }
+        slices
+    }
+
     /// Goes on behind the next `done` bytes.
     pub(crate) fn advance(&mut self, done: usize) {
         self.skip += done;
@@ -76,6 +91,7 @@ impl<'a> Gather<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::Buffer;
 
     #[test]
     fn short_writes_go_on_where_they_stopped() {
@@ -95,6 +111,26 @@ mod tests {
                 assert_eq!(written, b"abcdefghij", "{step} bytes at a time of {most}");
             }
         }
+    }
+
+    #[test]
+    fn only_what_is_aligned_in_memory_and_in_the_target_is_asked_for_at_once() {
+        let bytes = Buffer::new(256 << 10).unwrap().freeze();
+        let lens = |pieces: &[Bytes], done, at| {
+            let mut gather = Gather::new(pieces);
+            gather.advance(done);
+            gather.aligned(at, 4096, 16 << 10).iter().map(|slice| slice.len()).collect::<Vec<_>>()
+        };
+        let pieces =
+            [bytes.slice(..65536), bytes.slice(..4096), bytes.slice(4096..4608), bytes.slice(8192..)];
+        assert_eq!(lens(&pieces, 0, 1 << 20), [65536, 4096]);
+        assert_eq!(lens(&pieces, 8192, 8192), [57344, 4096]);
+        assert_eq!(lens(&pieces, 512, 512), [0; 0]);
+        assert_eq!(lens(&pieces, 0, 512), [0; 0]);
+        assert_eq!(lens(&pieces, 65536, 65536), [0; 0], "too little to be worth it");
+        assert_eq!(lens(&pieces[2..], 0, 0), [0; 0]);
+        assert_eq!(lens(&[bytes.slice(1..65537)], 0, 0), [0; 0]);
+        assert_eq!(lens(&[bytes.slice(..65000)], 0, 0), [0; 0]);
     }
 
     #[test]
