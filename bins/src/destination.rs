@@ -33,6 +33,8 @@ pub(crate) enum Destination {
 pub(crate) struct Writing {
     pub(crate) force: bool,
     pub(crate) sync: bool,
+    /// Take up what an interrupted run left, and leave what is needed to go on.
+    pub(crate) resume: bool,
     /// None where nothing was said.
     pub(crate) preallocation: Option<Preallocation>,
 }
@@ -114,6 +116,7 @@ impl Destination {
                 let mut options = FileSinkOptions::default();
                 options.force = writing.force;
                 options.sync = writing.sync;
+                options.resume = writing.resume;
                 options.preallocation = writing.preallocation.unwrap_or_default();
                 Box::new(FileSink::create(path, options).await?)
             }

@@ -1,6 +1,8 @@
 //! What flows by is counted: the digest, and the real content.
 
-use crate::digest::{BLOCK, Digest, Tree};
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{BLOCK, Digest, Open, Tree};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{Human, ImageLimit};
 use crate::transfer::Item;
@@ -14,7 +16,42 @@ pub(crate) struct Account {
     pub(crate) seen_bytes: u64,
 }
 
+/// What was counted so far, as a journal keeps it.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Counted {
+    tree: Option<Open>,
+    pub(crate) content_bytes: u64,
+    content_end: u64,
+    seen_bytes: u64,
+}
+
 impl Account {
+    /// What was counted so far.
+    pub(crate) fn counted(&self) -> Counted {
+        Counted {
+            tree: self.tree.as_ref().map(Tree::open),
+            content_bytes: self.content_bytes,
+            content_end: self.content_end,
+            seen_bytes: self.seen_bytes,
+        }
+    }
+
+    /// Goes on with what was counted, with a digest where this one has one. False where it does not fit.
+    pub(crate) fn go_on(&mut self, counted: Counted) -> bool {
+        let tree = counted.tree.and_then(Tree::reopen);
+        if tree.is_some() != self.tree.is_some() {
+            return false;
+        }
+        *self = Self {
+            tree,
+            limit: self.limit,
+            content_bytes: counted.content_bytes,
+            content_end: counted.content_end,
+            seen_bytes: counted.seen_bytes,
+        };
+        true
+    }
+
     /// Counts content against `limit`, and makes the digest where asked.
     pub(crate) fn new(tree: Option<Tree>, limit: ImageLimit) -> Self {
         Self { tree, limit, content_bytes: 0, content_end: 0, seen_bytes: 0 }

@@ -17,6 +17,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
@@ -63,7 +64,7 @@ pub fn hash_block(block: &[u8]) -> Hash {
 }
 
 /// A block of hashes that is not full yet.
-#[derive(Default)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 struct Node {
     /// A bit for each hash that is there, zeros included.
     present: u128,
@@ -114,6 +115,10 @@ pub struct Tree {
     twice: Option<u64>,
 }
 
+/// A tree under construction, as a journal keeps it: the blocks of hashes that are not full yet.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Open(Vec<BTreeMap<u64, Node>>);
+
 impl Default for Tree {
     fn default() -> Self {
         Self::new()
@@ -130,6 +135,21 @@ impl Tree {
             block = hash.repeat(FAN as usize);
         }
         Self { levels: Default::default(), zero, twice: None }
+    }
+
+    /// What is not full yet, to go on from later.
+    pub(crate) fn open(&self) -> Open {
+        Open(self.levels.to_vec())
+    }
+
+    /// Goes on from there; `None` where it is no such tree.
+    pub(crate) fn reopen(open: Open) -> Option<Self> {
+        let sound = |node: &Node| {
+            let hashes = (node.present & !node.zeros).count_ones() as usize;
+            node.present != u128::MAX && node.zeros & !node.present == 0 && node.hashes.len() == hashes
+        };
+        let levels: [_; LEVELS] = open.0.try_into().ok()?;
+        levels.iter().flat_map(BTreeMap::values).all(sound).then(|| Self { levels, ..Self::new() })
     }
 
     /// The hash of a block of zeros.
@@ -295,6 +315,31 @@ mod tests {
         (0..SCATTERED).rev().for_each(|leaf| tree.add(leaf * FAN, &[[9; 32]]));
         assert!(tree.levels[0].is_empty());
         assert!(tree.finish(SCATTERED * FAN * BLOCK).is_ok());
+    }
+
+    #[test]
+    fn a_tree_that_was_kept_goes_on_as_if_it_had_never_stopped() {
+        let disk: Vec<u8> =
+            (0..700 * 4096u64 + 77).map(|i| if i % 90_000 < 50_000 { 0 } else { (i / 977) as u8 }).collect();
+        let hashes: Vec<Hash> = disk.chunks(BLOCK as usize).map(hash_block).collect();
+        for cut in [0, 1, 127, 128, 300, 512, 700] {
+            let mut tree = Tree::new();
+            tree.add(0, &hashes[..cut]);
+            tree.add(600, &hashes[600..600 + usize::from(cut < 600)]);
+            let kept = postcard::to_stdvec(&tree.open()).unwrap();
+            let mut tree = Tree::reopen(postcard::from_bytes(&kept).unwrap()).unwrap();
+            for number in cut..hashes.len() {
+                if number != 600 || cut >= 600 {
+                    tree.add(number as u64, &hashes[number..=number]);
+                }
+            }
+            assert_eq!(tree.finish(disk.len() as u64).unwrap(), by_the_book(&disk), "{cut}");
+        }
+        let mut broken = Tree::new();
+        broken.add(0, &[[1; 32]]);
+        let mut broken = broken.open();
+        broken.0[0].get_mut(&0).unwrap().hashes.clear();
+        assert!(Tree::reopen(broken).is_none());
     }
 
     #[test]

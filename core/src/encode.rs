@@ -60,6 +60,11 @@ impl Encoding {
         self.encoder.carries().map(|compression| Carry { compression, unit: self.unit })
     }
 
+    /// Guest bytes of a unit.
+    pub(crate) fn unit(&self) -> u64 {
+        self.unit
+    }
+
     /// True where nothing more should be given to it before something was taken.
     pub(crate) fn is_full(&self) -> bool {
         self.jobs.len() >= self.most

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
 use crate::account::Account;
+use crate::address::{GuestOffset, GuestRange};
+use crate::digest::BLOCK;
 use crate::encode::Encoding;
 use crate::error::Result;
 use crate::limits::Limits;
@@ -17,19 +19,71 @@ pub(crate) struct Flow {
     encoding: Option<Encoding>,
     ready: VecDeque<Part>,
     ended: bool,
+    /// What was taken from the transfer and has to wait; `None` is its end.
+    held: Option<Option<Item>>,
+    /// Behind what was taken last: in guest order, how far the disk is.
+    at: u64,
+    /// What an earlier run placed, and is not read: before the next item behind it comes the notice of it.
+    done: Option<GuestRange>,
+    /// What lies before was counted by an earlier run.
+    counted_to: u64,
+    /// Everything before the next item is to come out first.
+    draining: Option<Draining>,
+    wants_pause: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Draining {
+    Pause,
+    Done(GuestRange),
+}
+
+/// What comes next.
+pub(crate) enum Next {
+    /// A part for the layout.
+    Part(Part),
+    /// Here comes what an earlier run placed, which is not read.
+    Done(GuestRange),
+    /// As it was asked for: all that was taken came out, in guest order up to there.
+    Paused(GuestOffset),
+    /// The disk is covered.
+    End,
 }
 
 impl Flow {
     pub(crate) fn new(transfer: Transfer, account: Account, encoding: Option<Encoding>) -> Self {
-        Self { transfer, account, encoding, ready: VecDeque::new(), ended: false }
+        Self {
+            transfer,
+            account,
+            encoding,
+            ready: VecDeque::new(),
+            ended: false,
+            held: None,
+            at: 0,
+            done: None,
+            counted_to: 0,
+            draining: None,
+            wants_pause: false,
+        }
     }
 
-    /// The next part, or `None` when the disk is covered. Dropping the future loses nothing.
+    /// In guest order: `done` was placed by an earlier run, and what lies before its end was counted.
+    pub(crate) fn go_on_behind(&mut self, done: GuestRange) {
+        self.counted_to = done.end().get();
+        self.done = Some(done);
+    }
+
+    /// The next part. Dropping the future loses nothing.
     ///
     /// # Errors
     /// Those of the transfer; `content_too_large`.
-    pub(crate) async fn next(&mut self) -> Result<Option<Part>> {
+    pub(crate) async fn next(&mut self) -> Result<Next> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Asks for [`Next::Paused`], soon, unless the end comes before. What comes behind it begins a unit.
+    pub(crate) fn pause(&mut self) {
+        self.wants_pause = true;
     }
 
     /// Holds a stream to the limits while it comes. What is read by a map showed its sizes before.
@@ -43,14 +97,24 @@ impl Flow {
         Ok(())
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Part>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next>> {
         loop {
             if let Some(part) = self.ready.pop_front() {
-                return Poll::Ready(Ok(Some(part)));
+                return Poll::Ready(Ok(Next::Part(part)));
+            }
+            if self.wants_pause && self.draining.is_none() && self.done.is_none() && self.begins_unit() {
+                self.drain(Draining::Pause);
             }
             let mut moved = false;
-            if !self.ended && self.encoding.as_ref().is_none_or(|encoding| !encoding.is_full()) {
-                match self.transfer.poll_next(cx)? {
+            let takes = !self.ended
+                && self.draining.is_none()
+                && self.encoding.as_ref().is_none_or(|encoding| !encoding.is_full());
+            if takes {
+                let next = match self.held.take() {
+                    Some(item) => Poll::Ready(item),
+                    None => self.transfer.poll_next(cx)?,
+                };
+                match next {
                     Poll::Ready(item) => {
                         moved = true;
                         self.take(item)?;
@@ -59,17 +123,30 @@ impl Flow {
                     Poll::Pending => self.encoding.iter_mut().for_each(Encoding::flush),
                 }
             }
+            let mut empty = true;
             if let Some(encoding) = &mut self.encoding {
                 match encoding.poll_next(cx)? {
                     Poll::Ready(Some(units)) => {
                         moved = true;
                         self.ready.extend(units.into_iter().map(Part::Unit));
                     }
-                    Poll::Ready(None) if self.ended => return Poll::Ready(Ok(None)),
-                    Poll::Ready(None) | Poll::Pending => {}
+                    Poll::Ready(None) => {}
+                    Poll::Pending => empty = false,
                 }
-            } else if self.ended && self.ready.is_empty() {
-                return Poll::Ready(Ok(None));
+            }
+            if empty && self.ready.is_empty() {
+                match self.draining.take() {
+                    Some(Draining::Pause) => {
+                        self.wants_pause = false;
+                        return Poll::Ready(Ok(Next::Paused(GuestOffset::new(self.at))));
+                    }
+                    Some(Draining::Done(range)) => {
+                        self.at = range.end().get();
+                        return Poll::Ready(Ok(Next::Done(range)));
+                    }
+                    None if self.ended => return Poll::Ready(Ok(Next::End)),
+                    None => {}
+                }
             }
             if !moved {
                 return Poll::Pending;
@@ -77,13 +154,47 @@ impl Flow {
         }
     }
 
+    /// Lets everything come out before the next item is taken.
+    fn drain(&mut self, why: Draining) {
+        self.encoding.iter_mut().for_each(Encoding::finish);
+        self.draining = Some(why);
+    }
+
+    fn unit(&self) -> u64 {
+        self.encoding.as_ref().map_or(1, Encoding::unit)
+    }
+
+    /// Whether no unit has come in part.
+    fn begins_unit(&self) -> bool {
+        self.at.is_multiple_of(self.unit())
+    }
+
     fn take(&mut self, item: Option<Item>) -> Result<()> {
-        let Some(item) = item else {
+        let reached =
+            |done: &mut GuestRange| item.as_ref().is_none_or(|item| item.guest().start() >= done.start());
+        if let Some(done) = self.done.take_if(reached) {
+            self.held = Some(item);
+            self.drain(Draining::Done(done));
+            return Ok(());
+        }
+        let Some(mut item) = item else {
             self.ended = true;
+            self.wants_pause = false;
             self.encoding.iter_mut().for_each(Encoding::finish);
             return Ok(());
         };
-        self.account.add(&item)?;
+        let guest = item.guest();
+        if self.wants_pause && self.done.is_none() {
+            let edge = GuestOffset::new(guest.end().get() - guest.end().get() % self.unit().max(BLOCK));
+            if edge > guest.start() && edge < guest.end() {
+                self.held = Some(Some(item.part(GuestRange::between(edge, guest.end()))));
+                item = item.part(GuestRange::between(guest.start(), edge));
+            }
+        }
+        self.at = item.guest().end().get();
+        if self.at > self.counted_to || self.counted_to == 0 {
+            self.account.add(&item)?;
+        }
         match (&mut self.encoding, item) {
             (Some(encoding), item) => encoding.push(item)?,
             (None, Item::Zero(range)) => self.ready.push_back(Part::Zero(range)),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::address::StoredRange;
 use crate::error::{Error, Result};
@@ -13,7 +14,7 @@ use crate::source::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic}
 use crate::target::Write;
 
 /// Head and tail of what is written in any order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct HeadAndTail {
     head: Vec<u8>,
     /// What may lie in the tail, by address: copies, so that no room of the budget is held.
@@ -25,11 +26,7 @@ impl HeadAndTail {
     /// Takes note of a write that is to come. What lies far enough before its end is not in the tail, and is never copied: a
     /// copy of each byte that is written would cost as much as reading it did.
     pub(crate) fn foresee(&mut self, write: &Write) {
-        let end = match write {
-            Write::Zero(range) => range.end().get(),
-            Write::Bytes(at, _) => at.get().saturating_add(write.bytes()),
-        };
-        self.reaches(end);
+        self.reaches(write.end());
     }
 
     /// Takes note of a write. What is never written is zero.

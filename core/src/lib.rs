@@ -21,6 +21,7 @@ mod encode;
 pub mod error;
 pub mod extent;
 mod flow;
+pub mod journal;
 mod kept;
 pub mod limits;
 pub mod measure;

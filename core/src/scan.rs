@@ -69,6 +69,26 @@ impl Scanned {
         })
     }
 
+    /// The part within `range`, which begins at a block's start, and ends at a block's end or where this one does. Streams of
+    /// units that are not wholly in it are left out.
+    pub(crate) fn part(&self, range: GuestRange) -> Self {
+        let skip = range.start().get() - self.guest.start().get();
+        let runs = self.ranges().filter_map(|(run, zero)| {
+            let bytes = run.intersection(range)?.len();
+            (bytes > 0).then_some(Run { bytes, zero })
+        });
+        let first = (skip / BLOCK) as usize;
+        let count = range.len().div_ceil(BLOCK) as usize;
+        let within = |unit: &GuestRange| unit.start() >= range.start() && unit.end() <= range.end();
+        Self {
+            guest: range,
+            bytes: self.slice(range),
+            runs: runs.collect(),
+            leaves: self.leaves.get(first..first + count).unwrap_or_default().to_vec(),
+            streams: self.streams.iter().filter(|(unit, _)| within(unit)).cloned().collect(),
+        }
+    }
+
     /// The bytes of `range`, which lies within.
     pub fn slice(&self, range: GuestRange) -> Bytes {
         let skip = (range.start().get() - self.guest.start().get()) as usize;
@@ -88,6 +108,26 @@ mod tests {
             bytes[place] = 1;
             assert!(!is_zero(&bytes), "{place}");
             bytes[place] = 0;
+        }
+    }
+
+    #[test]
+    fn a_part_is_what_a_scan_of_it_alone_would_be() {
+        let mut bytes = vec![0; 4096 * 7 + 100];
+        [5000, 4096 * 2, 4096 * 5 + 7, 4096 * 7 + 99].into_iter().for_each(|at: usize| bytes[at] = 1);
+        let bytes = Bytes::from(bytes);
+        let scanned = Scanned::new(GuestOffset::new(8192), bytes.clone(), Some([9; 32]));
+        for (from, to) in [(0, 8), (1, 3), (0, 1), (4, 8), (7, 8), (2, 2)] {
+            let (start, end) = (from * 4096, (to * 4096).min(bytes.len()));
+            let at = |offset: usize| GuestOffset::new(8192 + offset as u64);
+            let part = scanned.part(GuestRange::between(at(start), at(end)));
+            let alone = Scanned::new(at(start), bytes.slice(start..end), Some([9; 32]));
+            assert_eq!(
+                (part.guest, part.runs, part.leaves),
+                (alone.guest, alone.runs, alone.leaves),
+                "{from} {to}"
+            );
+            assert_eq!(part.bytes, alone.bytes);
         }
     }
 

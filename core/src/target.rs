@@ -26,6 +26,14 @@ pub enum Write {
 }
 
 impl Write {
+    /// Behind its last byte.
+    pub(crate) fn end(&self) -> u64 {
+        match self {
+            Self::Bytes(at, _) => at.get().saturating_add(self.bytes()),
+            Self::Zero(range) => range.end().get(),
+        }
+    }
+
     /// How many bytes it holds.
     pub(crate) fn bytes(&self) -> u64 {
         match self {
@@ -143,6 +151,10 @@ pub trait Layout: Send + Sync {
     /// Which kind of it.
     fn variant(&self) -> String;
 
+    /// The options on which its bytes depend, as text that differs where they do: a run that was interrupted is gone on with
+    /// only where it is the same.
+    fn options(&self) -> String;
+
     /// What it is to be given.
     fn takes(&self) -> Takes;
 
@@ -175,6 +187,10 @@ pub trait Layout: Send + Sync {
     /// # Errors
     /// `destination_unsuitable` where the format cannot hold it.
     fn place(&mut self, part: Part) -> Result<Vec<Write>>;
+
+    /// What it gathers, to be written now: of all that was placed, nothing is left but what it can tell from how many bytes
+    /// there were.
+    fn flush(&mut self) -> Vec<Write>;
 
     /// The end of the disk, `virtual_bytes` as it is written: what remains to be written, and the length of the target in
     /// bytes.

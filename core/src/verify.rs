@@ -33,7 +33,7 @@ pub(crate) async fn check(
     };
     let source = sink.read_back(len).await.map_err(unread)?;
     let disk = layout.open(source).await.map_err(unread)?;
-    let options = TransferOptions { order: Order::Any, carry: None, ..options.clone() };
+    let options = TransferOptions { order: Order::Any, carry: None, done: Arc::default(), ..options.clone() };
     let mut transfer = Transfer::of_disk(Arc::new(disk), options);
     let mut account = Account::new(Some(Tree::new()), ImageLimit::None);
     let mut watch = stall.map(Watch::new);

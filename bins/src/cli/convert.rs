@@ -27,15 +27,15 @@ pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
         let missing = if args.src.is_none() { "SRC and DST are needed" } else { "DST is needed" };
         return Err(Error::new(ErrorKind::Usage, missing).hint("diskferry convert SRC DST"));
     };
-    if args.resume {
-        return Err(Error::unsupported("--resume is not built yet"));
-    }
     let dst = destination::parse(dst)?;
+    if args.resume {
+        can_go_on(src, &dst)?;
+    }
     let format = args.target.to.unwrap_or_else(|| dst.format());
     let (options, preallocation) = target_options(&args.target.options)?;
     // What cannot be written there is refused before anything is opened.
     formats::layout(format, &options, dst.order())?;
-    let writing = Writing { force: args.force, sync: !args.no_sync, preallocation };
+    let writing = Writing { force: args.force, sync: !args.no_sync, resume: args.resume, preallocation };
     let opener = Opener::new(ctx, &args.source);
     ctx.guard(dst.admit(&opener, writing)).await?;
 
@@ -53,6 +53,7 @@ pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
         .resources(ctx.resources()?)
         .digest(!args.no_digest)
         .verify(args.verify)
+        .resume(args.resume)
         .stall_timeout(Some(ctx.common.stall_timeout))
         .cancel(ctx.cancel.clone());
     let name = source.url.clone();
@@ -61,6 +62,22 @@ pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
             .await?;
     tell(ctx, source, &report, &dst, args.verify).await?;
     Ok(Answer::Yes)
+}
+
+/// Refuses what cannot be gone on with.
+fn can_go_on(src: &OsStr, dst: &Destination) -> Result<()> {
+    let refuse = |message, hint| Err(Error::unsupported(message).hint(hint));
+    match dst {
+        _ if source::parse(src)? == Location::StandardInput => {
+            refuse("a stream on standard input cannot be gone on with", "name the source by its path or URL")
+        }
+        Destination::File(_) => Ok(()),
+        Destination::S3(_) => refuse("--resume onto S3 is not built yet", "write to a file"),
+        Destination::Device(_) | Destination::StandardOutput => refuse(
+            "--resume is for files: what is on a device or in a pipe cannot be gone on with",
+            "write to a file",
+        ),
+    }
 }
 
 /// Opens the source.

@@ -78,6 +78,10 @@ impl Layout for Watching {
         self.layout.variant()
     }
 
+    fn options(&self) -> String {
+        self.layout.options()
+    }
+
     fn takes(&self) -> Takes {
         match self.layout.takes() {
             Takes::Units(encoder) => {
@@ -109,6 +113,10 @@ impl Layout for Watching {
 
     fn place(&mut self, part: Part) -> Result<Vec<Write>> {
         self.layout.place(part)
+    }
+
+    fn flush(&mut self) -> Vec<Write> {
+        self.layout.flush()
     }
 
     fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {

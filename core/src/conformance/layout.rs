@@ -15,6 +15,7 @@ use crate::digest::{Digest, Tree, hash_block};
 use crate::disk::{BlockMap, Disk, Geometry, Warnings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentKind, Extents, Stored};
+use crate::journal::Journal;
 use crate::pool::CpuPool;
 use crate::sink::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::source::memory::MemorySource;
@@ -193,6 +194,10 @@ impl Sink for StrictSink {
 
     fn written(&self) -> u64 {
         self.state().written
+    }
+
+    fn journal(&self) -> Option<&dyn Journal> {
+        None
     }
 
     fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {

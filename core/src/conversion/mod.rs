@@ -1,5 +1,6 @@
 //! A conversion from end to end: measured and limited on the way, published only when whole.
 
+mod keeper;
 mod run;
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::stream::ImageStream;
 use crate::target::Target;
 use crate::transfer::{Order, TransferOptions};
 
-use run::Run;
+use run::{How, Run};
 
 /// What is read: an opened disk, or an image that comes in one pass.
 pub enum Input {
@@ -71,6 +72,7 @@ impl Resources {
             order,
             zero_leaf: hash.then(|| Tree::new().zero_block()),
             carry: None,
+            done: Arc::default(),
             connections: self.connections,
             budget: self.budget.clone().unwrap_or_else(|| Budget::new(Budget::DEFAULT)),
             kept: 0,
@@ -86,7 +88,7 @@ pub struct Movement {
     pub source: Traffic,
     /// Bytes written to the target.
     pub bytes_written: u64,
-    /// Bytes that an earlier, interrupted run had done.
+    /// Bytes of real content that an earlier, interrupted run had done.
     pub resumed_bytes: u64,
     /// The most bytes in flight at any time: the high-water mark of the budget.
     pub peak_budget_bytes: u64,
@@ -126,6 +128,7 @@ pub struct Conversion {
     cancel: Option<CancellationToken>,
     digest: bool,
     verify: bool,
+    resume: bool,
     stall: Option<Duration>,
 }
 
@@ -146,6 +149,7 @@ impl Conversion {
             cancel: None,
             digest: true,
             verify: false,
+            resume: false,
             stall: Some(Duration::from_secs(60)),
         }
     }
@@ -195,6 +199,15 @@ impl Conversion {
         self
     }
 
+    /// Whether to go on with what an interrupted run of the same source, target and options left, where the sink has it; by
+    /// default everything is done anew. The result is the same, byte for byte. What does not fit is dropped, with the
+    /// warning `resume_started_over`.
+    #[must_use]
+    pub fn resume(mut self, wanted: bool) -> Self {
+        self.resume = wanted;
+        self
+    }
+
     /// How long to go on without any progress; by default 60 seconds. Needs a tokio runtime with its timers on.
     #[must_use]
     pub fn stall_timeout(mut self, timeout: Option<Duration>) -> Self {
@@ -207,13 +220,14 @@ impl Conversion {
     /// # Errors
     /// Any kind of the contract but those of opening. On an error the target is undone before it is answered.
     pub async fn run(self) -> Result<Report> {
-        let Self { input, target, limits, resources, progress, cancel, digest, verify, stall } = self;
+        let Self { input, target, limits, resources, progress, cancel, digest, verify, resume, stall } = self;
         let (layout, sink) = match target {
             Some(Target { layout, sink }) => (Some(layout), Some(sink)),
             None => (None, None),
         };
         let run = async {
-            let run = Run::new(layout, sink.as_deref(), limits, progress, digest, verify, stall);
+            let how = How { digest, verify, resume, stall };
+            let run = Run::new(layout, sink.as_deref(), limits, progress, how);
             run.go(input, &resources).await
         };
         let ended = match &cancel {

@@ -9,18 +9,21 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch::Sender;
 
+use super::keeper::Keeper;
 use super::{Input, Movement, Report, Resources};
 use crate::account::Account;
 use crate::address::{GuestOffset, GuestRange};
-use crate::digest::{Digest, Tree};
+use crate::digest::{Digest, Hash, Tree, sha256};
 use crate::disk::{Disk, Geometry};
 use crate::encode::Encoding;
 use crate::error::{Error, ErrorKind, Result, Warning};
-use crate::flow::Flow;
+use crate::flow::{Flow, Next};
+use crate::journal::{Dummy, State};
 use crate::kept::HeadAndTail;
 use crate::limits::{Limits, Sizes};
 use crate::progress::{Phase, Progress};
 use crate::sink::{Expected, ReadBack, Receipt, Sink, memory_of};
+use crate::source::BoxFuture;
 use crate::target::{Facts, Layout, Part, Takes, Write, Writes};
 use crate::transfer::{Order, Transfer, TransferOptions};
 use crate::verify;
@@ -42,11 +45,22 @@ pub(super) struct Run<'a> {
     progress: Option<Sender<Progress>>,
     digest: bool,
     verify: bool,
+    resume: bool,
     stall: Option<Duration>,
     started: Instant,
     written: HeadAndTail,
     /// Bytes of the target that were zeroed: a device may take long over what it does not count as written.
     zeroed: Arc<AtomicU64>,
+    keeper: Option<Keeper<'a>>,
+}
+
+/// What is asked of a run.
+#[derive(Clone, Copy)]
+pub(super) struct How {
+    pub(super) digest: bool,
+    pub(super) verify: bool,
+    pub(super) resume: bool,
+    pub(super) stall: Option<Duration>,
 }
 
 /// What is shown of the source while a run goes on.
@@ -63,10 +77,9 @@ impl<'a> Run<'a> {
         sink: Option<&'a dyn Sink>,
         limits: Limits,
         progress: Option<Sender<Progress>>,
-        digest: bool,
-        verify: bool,
-        stall: Option<Duration>,
+        how: How,
     ) -> Self {
+        let How { digest, verify, resume, stall } = how;
         Self {
             layout,
             sink,
@@ -74,10 +87,12 @@ impl<'a> Run<'a> {
             progress,
             digest: digest || verify,
             verify: verify && sink.is_some(),
+            resume,
             stall,
             started: Instant::now(),
             written: HeadAndTail::default(),
             zeroed: Arc::default(),
+            keeper: None,
         }
     }
 
@@ -98,6 +113,7 @@ impl<'a> Run<'a> {
             Input::Disk(disk) => (Some(Arc::clone(disk)), Some(disk.virtual_bytes())),
             Input::Stream(stream) => (None, stream.virtual_bytes_known().then_some(geometry.virtual_bytes)),
         };
+        let (saved, started_over) = self.saved(disk.as_deref(), order).await?;
         let first = self.begin(disk, known, geometry.fingerprint, keeps.sink).await?;
         let mut encoding = None;
         if let Some(Takes::Units(encoder)) = takes {
@@ -106,12 +122,15 @@ impl<'a> Run<'a> {
         options.carry = encoding.as_ref().and_then(Encoding::carry);
         options.kept = keeps.all();
         let waiting = if encoding.is_some() { keeps.encoded / 2 } else { WAITING };
+        let done = saved.as_ref().map_or_else(Vec::new, |saved| saved.done.clone());
+        options.done = done.into();
         let transfer = match input {
             Input::Disk(disk) => Transfer::of_disk(disk, options.clone()),
             Input::Stream(stream) => Transfer::of_stream(stream, options.clone()),
         };
         let account = Account::new(self.digest.then(Tree::new), self.limits.image);
         let mut flow = Flow::new(transfer, account, encoding);
+        let resumed_bytes = saved.map_or(Ok(0), |saved| self.go_on(saved, order, &mut flow))?;
         self.move_all(first, &mut flow, waiting).await?;
 
         let virtual_bytes = flow.transfer.virtual_bytes().unwrap_or(0);
@@ -136,11 +155,16 @@ impl<'a> Run<'a> {
         let (target, looks) = self.publish(written_as, digest, shown, &options).await?;
         drop(room);
         sizes.output_bytes = target.as_ref().map(|(.., receipt)| receipt.bytes);
-        let warnings = warnings.into_iter().chain(looks).chain(verdict.warnings.iter().cloned()).collect();
+        let warnings = started_over
+            .into_iter()
+            .chain(warnings)
+            .chain(looks)
+            .chain(verdict.warnings.iter().cloned())
+            .collect();
         let movement = Movement {
             source,
             bytes_written: target.as_ref().map_or(0, |(.., receipt)| receipt.written),
-            resumed_bytes: 0,
+            resumed_bytes,
             peak_budget_bytes: budget.peak(),
             seconds: self.started.elapsed().as_secs_f64(),
         };
@@ -211,9 +235,87 @@ impl<'a> Run<'a> {
         Ok(writes)
     }
 
+    /// What an interrupted run left, where it was for the same; begins to keep what this one needs to be gone on with.
+    async fn saved(
+        &mut self,
+        disk: Option<&Disk>,
+        order: Order,
+    ) -> Result<(Option<Resumed>, Option<Warning>)> {
+        let (Some(layout), Some(sink), Some(disk)) = (&self.layout, self.sink, disk) else {
+            return Ok((None, None));
+        };
+        let Some(journal) = sink.journal() else { return Ok((None, None)) };
+        let key = key(disk, &**layout, self.digest);
+        self.keeper = key.map(|key| Keeper::new(journal, key, order == Order::Guest, layout.unit(), disk));
+        if !self.resume {
+            return Ok((None, None));
+        }
+        let Some(saved) = journal.load().await? else { return Ok((None, None)) };
+        let why = match State::decode(&saved.state) {
+            _ if key.is_none() => "nothing tells whether the source is still the same",
+            None => "its journal cannot be read",
+            Some(state) if Some(state.key) != key => {
+                "it was of another source, of other options, or made by another version"
+            }
+            Some(state) => {
+                let done = state.placed.done(&saved.target);
+                if !done.is_empty() {
+                    return Ok((Some(Resumed { state, done }), None));
+                }
+                "too little of it is left"
+            }
+        };
+        journal.drop_saved().await?;
+        let message =
+            format!("{} is converted from the start: what was left of it is dropped, {why}", sink.url());
+        Ok((None, Some(Warning::new("resume_started_over", message))))
+    }
+
+    /// Takes up the state of an interrupted run. Gives how many bytes of content it had.
+    fn go_on(&mut self, saved: Resumed, order: Order, flow: &mut Flow) -> Result<u64> {
+        let Resumed { state, done } = saved;
+        let content = state.counted.content_bytes;
+        if !flow.account.go_on(state.counted) {
+            return Err(Error::internal("a journal has another digest than its options"));
+        }
+        self.written = state.written.into_owned();
+        if let (Order::Guest, Some(done)) = (order, done.first()) {
+            flow.go_on_behind(*done);
+        }
+        if let Some(keeper) = &mut self.keeper {
+            keeper.go_on(state.placed.into_owned(), content);
+        }
+        Ok(content)
+    }
+
+    /// Places once more what an interrupted run placed: its bytes are there.
+    fn place_again(&mut self, done: GuestRange) -> Result<()> {
+        let (Some(layout), Some(keeper)) = (&mut self.layout, &mut self.keeper) else {
+            return Err(Error::internal("a run goes on without what it goes on from"));
+        };
+        let end = keeper.placed.target_end();
+        let unit = layout.unit();
+        let dummy = Dummy::new(unit);
+        let mut place = |write: &Write| match write.end() > end {
+            true => Err(Error::internal(format!("what was placed up to {end} now ends at {}", write.end()))),
+            false => Ok(()),
+        };
+        for replayed in keeper.placed.parts(done, unit) {
+            for part in dummy.parts(replayed, unit) {
+                layout.place(part)?.iter().try_for_each(&mut place)?;
+            }
+        }
+        layout.flush().iter().try_for_each(&mut place)?;
+        keeper.behind = true;
+        Ok(())
+    }
+
     /// Everything from the source to the target: reading and writing go on side by side.
     async fn move_all(&mut self, mut first: Writes, flow: &mut Flow, most: u64) -> Result<()> {
         let sink = self.sink;
+        let mut saving: Option<BoxFuture<'a, Result<()>>> = None;
+        // Where a mark is, when all that was written before it was answered.
+        let mut settling: Option<GuestOffset> = None;
         let in_flight = sink.map_or(0, |sink| sink.capabilities().in_flight.max(1));
         let mut waiting: VecDeque<Write> = VecDeque::new();
         let mut backlog = 0u64;
@@ -229,23 +331,49 @@ impl<'a> Run<'a> {
                 self.written.note(&write);
                 writes.push(apply(sink, write, Arc::clone(&self.zeroed)));
             }
-            if !reading && writes.is_empty() && waiting.is_empty() {
-                break;
+            if writes.is_empty() && waiting.is_empty() {
+                if !reading {
+                    break;
+                }
+                if let (Some(at), Some(keeper)) = (settling.take(), &mut self.keeper) {
+                    saving = keeper.save(at, flow, &self.written);
+                }
+            }
+            if let Some(keeper) = self.keeper.as_mut().filter(|_| reading && saving.is_none())
+                && keeper.wants_mark(flow)
+            {
+                flow.pause();
             }
             tokio::select! {
                 biased;
                 Some(written) = writes.next(), if !writes.is_empty() => written?,
-                part = flow.next(), if reading && backlog < most => {
-                    let part = part?;
-                    flow.admit(&self.limits)?;
-                    reading = part.is_some();
-                    let part = if reading { part } else { self.behind(flow)? };
-                    if let (Some(layout), Some(part)) = (&mut self.layout, part) {
-                        let taken = layout.place(part)?;
-                        backlog += taken.iter().map(Write::bytes).sum::<u64>();
-                        taken.iter().for_each(|write| self.written.foresee(write));
-                        waiting.extend(taken);
+                saved = async { saving.as_mut().map(|saving| saving.as_mut()).unwrap().await }, if saving.is_some() => {
+                    saving = None;
+                    if let Some(keeper) = &mut self.keeper {
+                        keeper.saved(saved);
                     }
+                },
+                next = flow.next(), if reading && backlog < most && settling.is_none() => {
+                    let next = next?;
+                    flow.admit(&self.limits)?;
+                    let taken = match next {
+                        Next::Part(part) => self.place(part)?,
+                        Next::Done(range) => {
+                            self.place_again(range)?;
+                            Vec::new()
+                        }
+                        Next::Paused(at) => {
+                            settling = Some(at);
+                            self.flush()
+                        }
+                        Next::End => {
+                            reading = false;
+                            self.behind(flow)?.map_or_else(|| Ok(Vec::new()), |part| self.place(part))?
+                        }
+                    };
+                    backlog += taken.iter().map(Write::bytes).sum::<u64>();
+                    taken.iter().for_each(|write| self.written.foresee(write));
+                    waiting.extend(taken);
                 },
                 watch = Watch::tick(&mut watch) => {
                     // A stream may go on without end and hold nothing.
@@ -258,6 +386,25 @@ impl<'a> Run<'a> {
             self.show(Phase::Transfer, Shown::of(flow));
         }
         Ok(())
+    }
+
+    /// What the layout gathers, so that all that was placed is written.
+    fn flush(&mut self) -> Vec<Write> {
+        let writes = self.layout.as_mut().map_or_else(Vec::new, |layout| layout.flush());
+        self.keeper.iter_mut().for_each(|keeper| keeper.reach(&writes));
+        writes
+    }
+
+    fn place(&mut self, part: Part) -> Result<Vec<Write>> {
+        let Some(layout) = &mut self.layout else { return Ok(Vec::new()) };
+        if let Some(keeper) = &mut self.keeper {
+            keeper.note(&part);
+        }
+        let writes = layout.place(part)?;
+        if let Some(keeper) = &mut self.keeper {
+            keeper.reach(&writes);
+        }
+        Ok(writes)
     }
 
     /// The zeros that the disk is written with behind its end, where the target is to be larger.
@@ -341,6 +488,34 @@ impl<'a> Run<'a> {
             eta_s,
         });
     }
+}
+
+/// What a journal has of an interrupted run.
+struct Resumed {
+    state: State<'static>,
+    done: Vec<GuestRange>,
+}
+
+/// What a run goes on with has in common with the one before: source, target, options and build, as one hash. `None`
+/// where a source does not show whether it changed.
+fn key(disk: &Disk, layout: &dyn Layout, digest: bool) -> Option<Hash> {
+    let mut text = format!(
+        "{} {} {} {} {} {} {digest}",
+        env!("CARGO_PKG_VERSION"),
+        layout.format(),
+        layout.variant(),
+        layout.options(),
+        disk.virtual_bytes(),
+        disk.files().len(),
+    );
+    for file in disk.files() {
+        let identity = file.identity();
+        if identity.etag.is_none() && identity.version_id.is_none() && identity.file.is_none() {
+            return None;
+        }
+        text += &format!(" {} {identity:?}", file.len());
+    }
+    Some(sha256(&[text.as_bytes(), &disk.geometry().fingerprint]))
 }
 
 /// What a run keeps of the budget to its end, in bytes.

@@ -28,6 +28,7 @@ use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
 use crate::blocking::{Stop, blocking};
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::Journal;
 use crate::ring::{Io, Moved, Ring};
 use crate::source::file::FileSource;
 use crate::source::{BoxFuture, Source};
@@ -613,6 +614,11 @@ impl Sink for BlockDeviceSink {
 
     fn written(&self) -> u64 {
         self.inner.written.load(Ordering::Relaxed)
+    }
+
+    fn journal(&self) -> Option<&dyn Journal> {
+        // What a device was half written with is overwritten by the next run, and until then it looks empty.
+        None
     }
 
     fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {

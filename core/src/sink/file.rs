@@ -3,7 +3,7 @@
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -16,9 +16,13 @@ use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
 use crate::blocking::{Lane, Stop, blocking};
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{Journal, Saved};
 use crate::ring::{Io, Moved, Ring};
 use crate::source::file::FileSource;
 use crate::source::{BoxFuture, Source};
+
+/// No journal is longer.
+const MOST_JOURNAL: u64 = 64 << 20;
 
 /// Whether room is taken before it is needed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -43,19 +47,23 @@ pub struct FileSinkOptions {
     pub preallocation: Preallocation,
     /// How its bytes are written.
     pub io: Io,
+    /// Take up what an interrupted run left ([`crate::conversion::Conversion::resume`]), and leave what is needed to go on when
+    /// this one is given up.
+    pub resume: bool,
 }
 
 impl Default for FileSinkOptions {
     fn default() -> Self {
-        Self { force: false, sync: true, preallocation: Preallocation::Off, io: Io::default() }
+        Self { force: false, sync: true, preallocation: Preallocation::Off, io: Io::default(), resume: false }
     }
 }
 
 /// A file being written.
 ///
 /// Bytes never written are holes. Until [`finish`](Sink::finish) the file is `.NAME.diskferry.partial` in the same
-/// directory, locked by this process: a second sink for the same name is `destination_busy`, and what a killed process
-/// left is removed by the next one. Its methods need a tokio runtime; dropping a write leaves at most the one
+/// directory, locked by this process: a second sink for the same name is `destination_busy`. Beside it is the journal,
+/// `.NAME.diskferry.journal`. What a killed process left is removed by the next one, or taken up where
+/// [`FileSinkOptions::resume`] says so. Its methods need a tokio runtime; dropping a write leaves at most the one
 /// system call that it is in, on a file that is gone with the sink.
 #[derive(Debug)]
 pub struct FileSink {
@@ -75,6 +83,10 @@ struct Inner {
     end: AtomicU64,
     written: AtomicU64,
     state: Mutex<State>,
+    /// It has the bytes of an interrupted run.
+    left: AtomicBool,
+    /// There is a journal with which another run can go on.
+    journal: AtomicBool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,7 +118,9 @@ impl FileSink {
             let place = Place::find(&path)?;
             let mode = place.admit(options.force)?;
             stop.check()?;
-            let file = place.claim()?;
+            let left = if options.resume { place.claim_left()? } else { None };
+            let taken_up = left.is_some();
+            let file = left.map_or_else(|| place.claim(), Ok)?;
             let inner = Inner {
                 file: Arc::new(file),
                 place,
@@ -116,6 +130,8 @@ impl FileSink {
                 end: AtomicU64::new(0),
                 written: AtomicU64::new(0),
                 state: Mutex::new(State::Open),
+                left: AtomicBool::new(taken_up),
+                journal: AtomicBool::new(taken_up),
             };
             // From here on, dropping it removes the file.
             let sink = Self { inner: Arc::new(inner) };
@@ -233,6 +249,8 @@ impl Inner {
             }
             self.place.publish(&self.file, self.options.force)?;
             *state = State::Published;
+            // Without its partial file it says nothing; the next run removes one that stays.
+            let _ = self.place.remove_journal();
         }
         // What is published is nobody's any more.
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
@@ -248,7 +266,14 @@ impl Inner {
         let mut state = self.state();
         if *state == State::Open {
             *state = State::Discarded;
-            if let Err(error) = self.place.remove(&self.file) {
+            if self.options.resume && self.journal.load(Ordering::Relaxed) {
+                // It waits for whoever goes on with it.
+                let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+                return true;
+            }
+            // The journal first: it means something only while the file is there.
+            let removed = self.place.remove_journal().and_then(|()| self.place.remove(&self.file));
+            if let Err(error) = removed {
                 tracing::warn!(%error, "a partial file stays behind");
             }
             // The room comes back now, not when the last write that is under way has closed the file. One that has a
@@ -274,6 +299,56 @@ impl Drop for FileSink {
     }
 }
 
+impl Journal for FileSink {
+    fn load(&self) -> BoxFuture<'_, Result<Option<Saved>>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move |_| {
+            if !inner.left.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let len = inner
+                .file
+                .metadata()
+                .map_err(|error| failed_io("looking at", inner.place.url(), &error))?
+                .len();
+            let state = inner.place.read_journal(MOST_JOURNAL)?.unwrap_or_default();
+            inner.end.store(len, Ordering::Relaxed);
+            Ok(Some(Saved { state: state.into(), target: 0..len }))
+        }))
+    }
+
+    fn drop_saved(&self) -> BoxFuture<'_, Result<()>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move |_| {
+            inner.journal.store(false, Ordering::Relaxed);
+            inner.left.store(false, Ordering::Relaxed);
+            inner.place.remove_journal()?;
+            inner.end.store(0, Ordering::Relaxed);
+            let emptied = retry(|| rustix::fs::ftruncate(&inner.file, 0));
+            emptied.map_err(|errno| failed("emptying", inner.place.url(), errno))
+        }))
+    }
+
+    fn save(&self, _at: u64, state: Bytes) -> BoxFuture<'_, Result<()>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move |stop| {
+            if inner.options.sync {
+                retry(|| rustix::fs::fdatasync(&inner.file))
+                    .map_err(|errno| failed("syncing", inner.place.url(), errno))?;
+            }
+            // Held, so that none appears beside a file that is published or given up meanwhile.
+            let held = inner.state();
+            stop.check()?;
+            if *held != State::Open {
+                return Ok(());
+            }
+            inner.place.write_journal(&state, inner.options.sync)?;
+            inner.journal.store(true, Ordering::Relaxed);
+            Ok(())
+        }))
+    }
+}
+
 impl Sink for FileSink {
     fn url(&self) -> &str {
         self.inner.place.url()
@@ -291,6 +366,10 @@ impl Sink for FileSink {
 
     fn written(&self) -> u64 {
         self.inner.written.load(Ordering::Relaxed)
+    }
+
+    fn journal(&self) -> Option<&dyn Journal> {
+        Some(self)
     }
 
     fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::Journal;
 use crate::source::memory::MemorySource;
 use crate::source::{BoxFuture, Source};
 
@@ -51,6 +52,11 @@ impl Sink for MemorySink {
 
     fn written(&self) -> u64 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).written
+    }
+
+    fn journal(&self) -> Option<&dyn Journal> {
+        // It is gone with the process.
+        None
     }
 
     fn prepare(&self, _expected: Expected) -> BoxFuture<'_, Result<()>> {

@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 use crate::address::{TargetOffset, TargetRange};
 use crate::error::Result;
+use crate::journal::Journal;
 use crate::source::{BoxFuture, Source};
 
 /// In which order a sink takes writes and zeros.
@@ -119,6 +120,9 @@ pub trait Sink: Send + Sync {
 
     /// Bytes really written so far.
     fn written(&self) -> u64;
+
+    /// Its journal, where it can be gone on with after this process was killed.
+    fn journal(&self) -> Option<&dyn Journal>;
 
     /// Called once, before the first write: whether the target can be so large, with room taken where asked.
     ///

@@ -6,12 +6,15 @@
 //! publish  rename it to NAME, not over another file
 //! ```
 //!
+//! A journal lies beside it, `.NAME.diskferry.journal`: with it, the next run can go on with the partial file. It counts only
+//! while that is there, and whoever holds the lock owns it too.
+//!
 //! One name for all runs makes the second run meet the first one's lock. All calls are relative to the directory
 //! that was opened at the start, so a directory that is renamed meanwhile does not lead elsewhere.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -29,6 +32,7 @@ pub(super) struct Place {
     dir: OwnedFd,
     name: OsString,
     partial: OsString,
+    journal: OsString,
     url: String,
 }
 
@@ -62,8 +66,8 @@ impl Place {
             .hint("create the directory first"),
             errno => failed("opening the directory of", &url, errno),
         })?;
-        let partial = partial_name(&name);
-        Ok(Self { dir, name, partial, url })
+        let (partial, journal) = (name_beside(&name, "partial"), name_beside(&name, "journal"));
+        Ok(Self { dir, name, partial, journal, url })
     }
 
     pub(super) fn url(&self) -> &str {
@@ -101,8 +105,20 @@ impl Place {
         }
     }
 
-    /// Creates the partial file, and makes it this process's own until it is closed. One that a dead process left is
-    /// removed.
+    /// The partial file that a dead process left with a journal, made this process's own until it is closed.
+    pub(super) fn claim_left(&self) -> Result<Option<File>> {
+        let Some((file, meta)) = self.open_left()? else { return Ok(None) };
+        // Somebody else's would be read and written with this user's rights.
+        let ours = meta.uid() == rustix::process::geteuid().as_raw() && meta.nlink() == 1;
+        let journal = self.look(&self.journal)?.is_some_and(|meta| meta.is_file());
+        match lock(&file) {
+            Ok(()) if ours && journal && self.is_partial(&file)? => Ok(Some(file)),
+            Err(Errno::WOULDBLOCK) => Err(self.busy("another conversion is writing to it")),
+            _ => Ok(None),
+        }
+    }
+
+    /// Creates the partial file, and makes it this process's own until it is closed. What a dead process left is removed.
     pub(super) fn claim(&self) -> Result<File> {
         /// Two runs that begin at once can take each other's new file for a dead one's, and then one of them goes
         /// round again; each round takes another run out, so that few rounds are enough.
@@ -113,7 +129,10 @@ impl Place {
                 Ok(file) => {
                     let file = File::from(file);
                     match lock(&file) {
-                        Ok(()) if self.is_partial(&file)? => return Ok(file),
+                        Ok(()) if self.is_partial(&file)? => {
+                            self.remove_journal()?;
+                            return Ok(file);
+                        }
                         Ok(()) | Err(Errno::WOULDBLOCK) => {}
                         // A file system without locks: the exclusive creation is what keeps others out.
                         Err(_) => return Ok(file),
@@ -128,20 +147,79 @@ impl Place {
 
     /// Removes a partial file that nobody holds.
     fn clear(&self) -> Result<()> {
+        let Some((file, _)) = self.open_left()? else { return Ok(()) };
+        match lock(&file) {
+            Ok(()) => self.remove(&file),
+            Err(Errno::WOULDBLOCK) => Err(self.busy("another conversion is writing to it")),
+            Err(errno) => Err(self.busy(&format!("its partial file cannot be locked ({errno})"))),
+        }
+    }
+
+    /// The partial file that is there, a regular file.
+    fn open_left(&self) -> Result<Option<(File, Metadata)>> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.dir, &self.partial, flags, Mode::empty()) {
             Ok(file) => File::from(file),
-            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(failed("looking at the partial file of", &self.url, errno)),
         };
         let meta = file.metadata().map_err(|error| failed_io("looking at", &self.url, &error))?;
         if !meta.is_file() {
             return Err(unsuitable(format!("{:?} is in the way of {}", self.partial, self.url)));
         }
-        match lock(&file) {
-            Ok(()) => self.remove(&file),
-            Err(Errno::WOULDBLOCK) => Err(self.busy("another conversion is writing to it")),
-            Err(errno) => Err(self.busy(&format!("its partial file cannot be locked ({errno})"))),
+        Ok(Some((file, meta)))
+    }
+
+    /// What the journal holds, if there is one of at most `most` bytes.
+    pub(super) fn read_journal(&self, most: u64) -> Result<Option<Vec<u8>>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.dir, &self.journal, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+            Err(errno) => return Err(failed("opening the journal of", &self.url, errno)),
+        };
+        let meta =
+            file.metadata().map_err(|error| failed_io("looking at the journal of", &self.url, &error))?;
+        if !meta.is_file() || meta.len() > most || meta.uid() != rustix::process::geteuid().as_raw() {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        let read = file.take(most).read_to_end(&mut bytes);
+        read.map_err(|error| failed_io("reading the journal of", &self.url, &error))?;
+        Ok(Some(bytes))
+    }
+
+    /// Replaces the journal in one step, and brings it to stable storage where asked.
+    pub(super) fn write_journal(&self, bytes: &[u8], sync: bool) -> Result<()> {
+        let doing = "writing the journal of";
+        let new = self.new_journal();
+        self.unlink(&new)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // It says nothing that the partial file does not, and nobody else has a use for it.
+        let file = rustix::fs::openat(&self.dir, &new, flags, Mode::from_raw_mode(0o600));
+        let mut file = File::from(file.map_err(|errno| failed(doing, &self.url, errno))?);
+        let written = file.write_all(bytes).and_then(|()| if sync { file.sync_data() } else { Ok(()) });
+        written.map_err(|error| failed_io(doing, &self.url, &error))?;
+        let renamed = rustix::fs::renameat(&self.dir, &new, &self.dir, &self.journal);
+        renamed.map_err(|errno| failed(doing, &self.url, errno))
+    }
+
+    /// Removes the journal.
+    pub(super) fn remove_journal(&self) -> Result<()> {
+        self.unlink(&self.journal)?;
+        self.unlink(&self.new_journal())
+    }
+
+    fn new_journal(&self) -> OsString {
+        let mut new = self.journal.clone();
+        new.push("~");
+        new
+    }
+
+    fn unlink(&self, name: &OsStr) -> Result<()> {
+        match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(failed("removing a journal of", &self.url, errno)),
         }
     }
 
@@ -240,17 +318,19 @@ impl Place {
 }
 
 /// The name beside `name`; a digest stands for one that would become too long.
-fn partial_name(name: &OsStr) -> OsString {
-    const LONGEST: usize = 255;
+fn name_beside(name: &OsStr, what: &str) -> OsString {
+    /// One byte less than a name may have, for a journal that is being replaced.
+    const LONGEST: usize = 254;
     let build = |middle: &OsStr| {
-        let mut partial = OsString::from(".");
-        partial.push(middle);
-        partial.push(".diskferry.partial");
-        partial
+        let mut beside = OsString::from(".");
+        beside.push(middle);
+        beside.push(".diskferry.");
+        beside.push(what);
+        beside
     };
-    let partial = build(name);
-    if partial.len() <= LONGEST {
-        return partial;
+    let beside = build(name);
+    if beside.len() <= LONGEST {
+        return beside;
     }
     let digest = Sha256::digest(name.as_bytes());
     let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();

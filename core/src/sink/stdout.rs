@@ -24,6 +24,7 @@ use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
 use crate::blocking::{Stop, blocking};
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::Journal;
 use crate::source::{BoxFuture, Source};
 
 /// Standard output, or another descriptor that is written from front to back: a pipe, a socket, a file.
@@ -292,6 +293,11 @@ impl Sink for StdoutSink {
 
     fn written(&self) -> u64 {
         self.inner.written.load(Ordering::Relaxed)
+    }
+
+    fn journal(&self) -> Option<&dyn Journal> {
+        // What was written is gone.
+        None
     }
 
     fn prepare(&self, _expected: Expected) -> BoxFuture<'_, Result<()>> {

@@ -4,6 +4,7 @@
 //! never make one.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -115,17 +116,30 @@ pub(super) fn split(range: GuestRange, end: Option<u64>) -> (GuestRange, GuestRa
 pub(super) struct InOrder {
     waiting: BTreeMap<GuestOffset, Item>,
     frontier: u64,
+    /// What never comes.
+    done: Arc<[GuestRange]>,
 }
 
 impl InOrder {
+    pub(super) fn new(done: Arc<[GuestRange]>) -> Self {
+        Self { done, ..Self::default() }
+    }
+
     /// Takes what is ready in any order and leaves what is ready in order.
     pub(super) fn sort(&mut self, ready: &mut VecDeque<Item>) {
         for item in ready.drain(..) {
             self.waiting.insert(item.guest().start(), item);
         }
-        while let Some(item) = self.waiting.remove(&GuestOffset::new(self.frontier)) {
-            self.frontier = item.guest().end().get();
-            ready.push_back(item);
+        loop {
+            let at = GuestOffset::new(self.frontier);
+            if let Some(item) = self.waiting.remove(&at) {
+                self.frontier = item.guest().end().get();
+                ready.push_back(item);
+            } else if let Ok(done) = self.done.binary_search_by_key(&at, |range| range.start()) {
+                self.frontier = self.done[done].end().get();
+            } else {
+                return;
+            }
         }
     }
 

@@ -28,6 +28,7 @@ use crate::digest::Hash;
 use crate::disk::Disk;
 use crate::error::{Result, Warning};
 use crate::extent::{Codec, Compression, Tally};
+use crate::journal::without;
 use crate::pool::CpuPool;
 use crate::scan::Scanned;
 use crate::source::{BoxFuture, Traffic};
@@ -75,6 +76,9 @@ pub struct TransferOptions {
     pub connections: Option<usize>,
     /// The bound on bytes in flight.
     pub budget: Budget,
+    /// Guest ranges that are not wanted: of whole blocks but at the disk's end, in order, none meeting another. The items
+    /// cover the rest.
+    pub done: Arc<[GuestRange]>,
     /// How much of the budget the conversion itself keeps to the end, in bytes.
     pub kept: u64,
     /// Where decoding, hashing and scanning run.
@@ -96,6 +100,15 @@ impl Item {
         match self {
             Self::Zero(range) => *range,
             Self::Data(scanned) => scanned.guest,
+        }
+    }
+
+    /// The part within `range`, of whole blocks.
+    pub(crate) fn part(&self, range: GuestRange) -> Self {
+        match self {
+            _ if range == self.guest() => self.clone(),
+            Self::Zero(_) => Self::Zero(range),
+            Self::Data(scanned) => Self::Data(scanned.part(range)),
         }
     }
 }
@@ -148,7 +161,7 @@ impl Transfer {
             feed,
             jobs: FuturesUnordered::new(),
             blocks: Blocks::new(end, options.zero_leaf),
-            in_order: (options.order == Order::Guest).then(InOrder::default),
+            in_order: (options.order == Order::Guest).then(|| InOrder::new(Arc::clone(&options.done))),
             ready: VecDeque::new(),
             remarks: None,
             options,
@@ -279,6 +292,14 @@ impl Transfer {
             self.blocks.finish(&mut self.ready)?;
             self.done = true;
             moved = true;
+        }
+        if !self.options.done.is_empty() {
+            // A unit is decoded whole where any of it is wanted.
+            let items = std::mem::take(&mut self.ready);
+            let done = &self.options.done;
+            let left =
+                items.iter().flat_map(|item| without(item.guest(), done).map(|range| item.part(range)));
+            self.ready = left.collect();
         }
         if let Some(in_order) = &mut self.in_order {
             in_order.sort(&mut self.ready);

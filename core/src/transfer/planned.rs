@@ -14,6 +14,7 @@ use crate::digest::BLOCK;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::extent::{Extent, ExtentKind};
+use crate::journal::without;
 use crate::plan::{Fetch, Request, plan, taper};
 use crate::source::BoxFuture;
 use crate::stream::Piece;
@@ -44,6 +45,7 @@ pub(super) struct Planned {
     disk: Arc<Disk>,
     budget: Budget,
     order: Order,
+    done: Arc<[GuestRange]>,
     kept: u64,
     connections: usize,
     /// Some of the files are across a network.
@@ -90,6 +92,7 @@ impl Planned {
         Self {
             budget: options.budget.clone(),
             order: options.order,
+            done: Arc::clone(&options.done),
             kept: options.kept,
             connections: options.connections.unwrap_or(usize::MAX).max(1),
             remote: remote(&disk),
@@ -135,8 +138,8 @@ impl Planned {
         let mut moved = false;
         if self.mapping.is_none() && !self.mapped_all() && self.groups.len() <= self.ahead() {
             let budget = self.budget.total().saturating_sub(self.kept);
-            let (disk, order) = (Arc::clone(&self.disk), self.order);
-            self.mapping = Some(Box::pin(window(disk, self.mapped_to, budget, order)));
+            let (disk, done) = (Arc::clone(&self.disk), Arc::clone(&self.done));
+            self.mapping = Some(Box::pin(window(disk, self.mapped_to, done, budget, self.order)));
         }
         if let Some(mapping) = &mut self.mapping
             && let Poll::Ready(window) = mapping.as_mut().poll(cx)
@@ -262,8 +265,14 @@ async fn read(disk: Arc<Disk>, fetch: Fetch, mut room: Room) -> Result<Fetched> 
     Ok(Fetched { pieces: fetch.parts.into_iter().map(piece).collect(), room })
 }
 
-/// Maps from `from` on, as far as a window goes, and plans it.
-async fn window(disk: Arc<Disk>, from: GuestOffset, budget: u64, order: Order) -> Result<Window> {
+/// Maps from `from` on, as far as a window goes, and plans what is not `done` of it.
+async fn window(
+    disk: Arc<Disk>,
+    from: GuestOffset,
+    done: Arc<[GuestRange]>,
+    budget: u64,
+    order: Order,
+) -> Result<Window> {
     // In guest order all of a window is in memory at once, and the next one is fetched meanwhile.
     let most = match order {
         Order::Guest => budget / 3,
@@ -271,7 +280,7 @@ async fn window(disk: Arc<Disk>, from: GuestOffset, budget: u64, order: Order) -
     };
     let (remote, first) = (remote(&disk), from == GuestOffset::ZERO);
     let once = if first { WASTE_ONCE } else { 0 };
-    let mut mapped = Mapped { at: from, extents: Vec::new(), bytes: 0, unaligned: 0, allocated: 0 };
+    let mut mapped = Mapped { at: from, done, extents: Vec::new(), bytes: 0, unaligned: 0, allocated: 0 };
     let mut fetches = None;
     if first && remote && order == Order::Any {
         mapped.collect(&disk, FIRST.min(most), FIRST_LOOK).await?;
@@ -297,6 +306,7 @@ async fn window(disk: Arc<Disk>, from: GuestOffset, budget: u64, order: Order) -
 /// A part of the map, from its start up to `at`.
 struct Mapped {
     at: GuestOffset,
+    done: Arc<[GuestRange]>,
     extents: Vec<Extent>,
     /// What reading and decoding them takes.
     bytes: u64,
@@ -323,10 +333,13 @@ impl Mapped {
                     extent = extent.clip(keep).unwrap_or(extent);
                 }
                 let guest = extent.guest;
-                let mut more = extent.to_fetch().map_or(0, |stored| stored.range.len());
-                if matches!(extent.kind, ExtentKind::Coded(_)) {
-                    more = more.saturating_add(guest.len());
-                }
+                let wanted = self.wanted(&extent);
+                let more = wanted.iter().map(|extent| {
+                    let decoded =
+                        if matches!(extent.kind, ExtentKind::Coded(_)) { extent.guest.len() } else { 0 };
+                    extent.to_fetch().map_or(0, |stored| stored.range.len()).saturating_add(decoded)
+                });
+                let more: u64 = more.sum();
                 if self.bytes > 0 && more > most.saturating_sub(self.bytes) && !cut {
                     return Ok(());
                 }
@@ -338,13 +351,20 @@ impl Mapped {
                 if !(guest.start().is_aligned(BLOCK) && (guest.end().is_aligned(BLOCK) || self.at == end)) {
                     self.unaligned += 1;
                 }
-                self.extents.push(extent);
+                self.extents.extend(wanted);
                 if cut || full(self) {
                     return Ok(());
                 }
             }
         }
         Ok(())
+    }
+
+    /// What is to be read of `extent`: all, in nearly every run. A coded unit is read whole where any of it is wanted.
+    fn wanted(&self, extent: &Extent) -> Vec<Extent> {
+        let coded = matches!(extent.kind, ExtentKind::Coded(_));
+        let left = without(extent.guest, &self.done).filter_map(|range| extent.clip(range));
+        left.take(if coded { 1 } else { usize::MAX }).collect()
     }
 
     /// Stored bytes that it needs.

@@ -87,6 +87,10 @@ impl Layout for Identity {
         "raw".to_owned()
     }
 
+    fn options(&self) -> String {
+        String::new()
+    }
+
     fn takes(&self) -> Takes {
         Takes::Bytes(self.0)
     }
@@ -121,6 +125,10 @@ impl Layout for Identity {
             Part::Bytes(data) => vec![Write::Bytes(target(data.guest).start(), vec![data.bytes])],
             Part::Unit(unit) => panic!("{unit:?} was not asked for"),
         })
+    }
+
+    fn flush(&mut self) -> Vec<Write> {
+        Vec::new()
     }
 
     fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {

@@ -10,6 +10,7 @@ use diskferry_core::budget::Budget;
 use diskferry_core::conversion::{Conversion, Resources};
 use diskferry_core::disk::Disk;
 use diskferry_core::error::{Error, ErrorKind, Result, Warning};
+use diskferry_core::journal::Journal;
 use diskferry_core::sink::memory::MemorySink;
 use diskferry_core::sink::{Expected, Receipt, Sink, SinkCapabilities};
 use diskferry_core::source::memory::MemorySource;
@@ -87,6 +88,10 @@ impl Sink for Lazy {
         self.inner.written()
     }
 
+    fn journal(&self) -> Option<&dyn Journal> {
+        None
+    }
+
     fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
         self.inner.prepare(expected)
     }
@@ -145,6 +150,10 @@ impl Layout for WithFooter {
         self.0.variant()
     }
 
+    fn options(&self) -> String {
+        String::new()
+    }
+
     fn takes(&self) -> Takes {
         self.0.takes()
     }
@@ -172,6 +181,10 @@ impl Layout for WithFooter {
 
     fn place(&mut self, part: Part) -> Result<Vec<Write>> {
         self.0.place(part)
+    }
+
+    fn flush(&mut self) -> Vec<Write> {
+        Vec::new()
     }
 
     fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {

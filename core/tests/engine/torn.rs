@@ -13,6 +13,7 @@ use diskferry_core::budget::Budget;
 use diskferry_core::compare::compare;
 use diskferry_core::conversion::{Conversion, Report, Resources};
 use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::journal::Journal;
 use diskferry_core::pool::CpuPool;
 use diskferry_core::sink::file::{FileSink, FileSinkOptions};
 use diskferry_core::sink::memory::MemorySink;
@@ -160,6 +161,10 @@ impl Sink for Slow {
 
     fn written(&self) -> u64 {
         self.inner.written()
+    }
+
+    fn journal(&self) -> Option<&dyn Journal> {
+        None
     }
 
     fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {

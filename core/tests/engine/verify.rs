@@ -6,6 +6,7 @@ use bytes::Bytes;
 use diskferry_core::address::{StoredRange, TargetOffset, TargetRange};
 use diskferry_core::conversion::Conversion;
 use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::journal::Journal;
 use diskferry_core::sink::memory::MemorySink;
 use diskferry_core::sink::{Expected, ReadBack, Receipt, Sink, SinkCapabilities};
 use diskferry_core::source::memory::MemorySource;
@@ -36,6 +37,10 @@ impl Sink for Bad {
 
     fn written(&self) -> u64 {
         self.inner.written()
+    }
+
+    fn journal(&self) -> Option<&dyn Journal> {
+        None
     }
 
     fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {

@@ -40,6 +40,10 @@ impl Layout for RawLayout {
         "raw".to_owned()
     }
 
+    fn options(&self) -> String {
+        String::new()
+    }
+
     fn takes(&self) -> Takes {
         Takes::Bytes(self.order)
     }
@@ -76,6 +80,10 @@ impl Layout for RawLayout {
                 .collect()),
             Part::Unit(_) => Err(not_asked_for()),
         }
+    }
+
+    fn flush(&mut self) -> Vec<Write> {
+        Vec::new()
     }
 
     fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {

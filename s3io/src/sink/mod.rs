@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use diskferry_core::address::{TargetOffset, TargetRange};
 use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::journal::Journal;
 use diskferry_core::sink::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use diskferry_core::source::{BoxFuture, Source};
 use tokio::sync::{mpsc, oneshot};
@@ -220,6 +221,10 @@ impl Sink for S3Sink {
 
     fn written(&self) -> u64 {
         self.shared.store.written.load(Ordering::Relaxed)
+    }
+
+    fn journal(&self) -> Option<&dyn Journal> {
+        None
     }
 
     fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {

@@ -112,7 +112,8 @@ impl Compressed {
         }
     }
 
-    fn flush(&mut self) -> Option<Write> {
+    /// The streams that wait for more.
+    pub(super) fn flush(&mut self) -> Option<Write> {
         let bytes = std::mem::take(&mut self.gathered);
         (!bytes.is_empty()).then(|| Write::Bytes(TargetOffset::new(self.gathered_at), vec![bytes.into()]))
     }

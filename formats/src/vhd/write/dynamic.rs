@@ -75,6 +75,10 @@ impl Layout for DynamicLayout {
         KIND.name().to_owned()
     }
 
+    fn options(&self) -> String {
+        format!("{:?} {:?}", self.size, self.id)
+    }
+
     fn takes(&self) -> Takes {
         Takes::Bytes(Order::Guest)
     }
@@ -127,6 +131,10 @@ impl Layout for DynamicLayout {
             Part::Bytes(scanned) => begun.filling.place(&scanned),
             Part::Unit(_) => Err(not_asked_for()),
         }
+    }
+
+    fn flush(&mut self) -> Vec<Write> {
+        Vec::new()
     }
 
     fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {

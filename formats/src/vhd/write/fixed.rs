@@ -41,6 +41,10 @@ impl Layout for FixedLayout {
         Kind::Fixed.name().to_owned()
     }
 
+    fn options(&self) -> String {
+        format!("{:?} {:?}", self.size, self.id)
+    }
+
     fn takes(&self) -> Takes {
         self.raw.takes()
     }
@@ -80,6 +84,10 @@ impl Layout for FixedLayout {
             Part::Unit(_) => {}
         }
         self.raw.place(part)
+    }
+
+    fn flush(&mut self) -> Vec<Write> {
+        self.raw.flush()
     }
 
     fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {

@@ -55,6 +55,10 @@ impl Layout for PlainLayout {
         VARIANT.to_owned()
     }
 
+    fn options(&self) -> String {
+        format!("{:?}", self.disk)
+    }
+
     fn takes(&self) -> Takes {
         Takes::Bytes(Order::Guest)
     }
@@ -116,6 +120,10 @@ impl Layout for PlainLayout {
             Part::Bytes(scanned) => begun.grains.place(&scanned),
             Part::Unit(_) => Err(not_asked_for()),
         }
+    }
+
+    fn flush(&mut self) -> Vec<Write> {
+        Vec::new()
     }
 
     fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {

@@ -137,6 +137,10 @@ impl Layout for StreamLayout {
         VARIANT.to_owned()
     }
 
+    fn options(&self) -> String {
+        format!("{:?} {:?}", self.disk, self.encoder)
+    }
+
     fn takes(&self) -> Takes {
         let encoder: Arc<GrainEncoder> = Arc::clone(&self.encoder);
         Takes::Units(encoder)
@@ -191,6 +195,10 @@ impl Layout for StreamLayout {
             Part::Unit(grain) => self.grain(grain),
             Part::Zero(_) | Part::Bytes(_) => Err(not_asked_for()),
         }
+    }
+
+    fn flush(&mut self) -> Vec<Write> {
+        Vec::new()
     }
 
     fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {

@@ -1,0 +1,148 @@
+//! When a run notes how far it is, and what it notes.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use crate::address::GuestOffset;
+use crate::digest::Hash;
+use crate::disk::Disk;
+use crate::error::Result;
+use crate::flow::Flow;
+use crate::journal::{Journal, Placed, State};
+use crate::kept::HeadAndTail;
+use crate::source::BoxFuture;
+use crate::target::{Part, Write};
+
+/// What comes over a network is noted after so many bytes of content, or so long: about that is lost with a run.
+const REMOTE_BYTES: u64 = 8 << 20;
+const REMOTE: Duration = Duration::from_secs(1);
+/// What lies here is read again in no time.
+const LOCAL: Duration = Duration::from_secs(5);
+/// A journal is a small part of what is written: so many bytes of content for each of its own.
+const WORTH: u64 = 64;
+/// And of the time: so many times as long as saving it took.
+const WORTH_TIME: u32 = 20;
+/// A larger one is not kept.
+const MOST: usize = 64 << 20;
+
+/// Keeps the journal of a run.
+pub(super) struct Keeper<'a> {
+    journal: &'a dyn Journal,
+    key: Hash,
+    pub(super) placed: Placed,
+    /// Smallest part that the layout looks at.
+    unit: Option<u64>,
+    /// Everything that an earlier run placed was placed again.
+    pub(super) behind: bool,
+    remote: bool,
+    /// Behind the last byte of the target that is written front to back.
+    end: u64,
+    content: u64,
+    last: Instant,
+    len: u64,
+    took: Duration,
+    /// It cannot be kept.
+    off: bool,
+}
+
+impl<'a> Keeper<'a> {
+    pub(super) fn new(
+        journal: &'a dyn Journal,
+        key: Hash,
+        ordered: bool,
+        unit: Option<u64>,
+        disk: &Disk,
+    ) -> Self {
+        Self {
+            journal,
+            key,
+            placed: Placed::new(ordered),
+            unit,
+            behind: true,
+            remote: disk.files().iter().any(|file| file.capabilities().remote),
+            end: 0,
+            content: 0,
+            last: Instant::now(),
+            len: 0,
+            took: Duration::ZERO,
+            off: false,
+        }
+    }
+
+    /// Goes on from what an earlier run placed, `content` bytes of it content.
+    pub(super) fn go_on(&mut self, placed: Placed, content: u64) {
+        self.end = placed.target_end();
+        self.behind = !matches!(placed, Placed::Prefix { .. });
+        self.placed = placed;
+        self.content = content;
+    }
+
+    /// Takes note of a part that is placed now.
+    pub(super) fn note(&mut self, part: &Part) {
+        // What an earlier run had noted is placed again where the place lost it.
+        if self.behind && !self.off {
+            self.placed.note(part, self.unit);
+            if self.placed.is_too_much() {
+                self.give_up("there are too many separate parts to keep a journal of");
+            }
+        }
+    }
+
+    /// The last mark stays.
+    fn give_up(&mut self, why: &str) {
+        tracing::debug!("no more marks: {why}");
+        self.placed = Placed::new(true);
+        self.off = true;
+    }
+
+    /// Takes note of what is written of it.
+    pub(super) fn reach(&mut self, writes: &[Write]) {
+        self.end = writes.iter().map(Write::end).fold(self.end, u64::max);
+    }
+
+    /// Whether it is time for a mark.
+    pub(super) fn wants_mark(&self, flow: &Flow) -> bool {
+        if self.off || !self.behind {
+            return false;
+        }
+        let (new, since) = (flow.account.content_bytes.saturating_sub(self.content), self.last.elapsed());
+        let worth = new >= self.len.saturating_mul(WORTH) && since >= self.took * WORTH_TIME;
+        let due = if self.remote { new >= REMOTE_BYTES || since >= REMOTE } else { since >= LOCAL };
+        worth && due && new > 0
+    }
+
+    /// Keeps how far the run is: `at`, where the target takes guest order. All that it wrote was answered.
+    pub(super) fn save(
+        &mut self,
+        at: GuestOffset,
+        flow: &Flow,
+        written: &HeadAndTail,
+    ) -> Option<BoxFuture<'a, Result<()>>> {
+        self.placed.mark(at.get(), self.end);
+        self.content = flow.account.content_bytes;
+        self.last = Instant::now();
+        let state = State {
+            key: self.key,
+            counted: flow.account.counted(),
+            placed: Cow::Borrowed(&self.placed),
+            written: Cow::Borrowed(written),
+        };
+        let bytes = state.encode().filter(|bytes| bytes.len() <= MOST);
+        let Some(bytes) = bytes else {
+            self.give_up("the journal became too large");
+            return None;
+        };
+        self.len = bytes.len() as u64;
+        tracing::debug!(guest = at.get(), target = self.end, bytes = self.len, "a mark");
+        Some(self.journal.save(self.end, bytes))
+    }
+
+    /// How saving went. A target is none the worse for a journal that cannot be kept.
+    pub(super) fn saved(&mut self, saved: Result<()>) {
+        self.took = self.last.elapsed();
+        if let Err(error) = saved {
+            tracing::warn!(%error, "the journal cannot be kept up: a run that goes on later does more again");
+            self.off = true;
+        }
+    }
+}
