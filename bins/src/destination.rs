@@ -128,6 +128,7 @@ impl Destination {
             Self::S3(url) => {
                 let mut options = S3SinkOptions::default();
                 options.force = writing.force;
+                options.resume = writing.resume;
                 Box::new(S3Sink::create_with(opener.client().await?, url, options).await?)
             }
             Self::StandardOutput => Box::new(StdoutSink::new()?),

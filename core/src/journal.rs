@@ -15,6 +15,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::account::Counted;
@@ -79,18 +80,30 @@ pub(crate) struct State<'a> {
 impl State<'_> {
     /// As bytes, with a checksum.
     pub(crate) fn encode(&self) -> Option<Bytes> {
-        let mut bytes = postcard::to_extend(self, MAGIC.to_vec()).ok()?;
-        bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
-        Some(bytes.into())
+        pack(MAGIC, self)
     }
 
     /// Reads what [`encode`](Self::encode) made; `None` for anything else.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (bytes, sum) = bytes.split_last_chunk::<4>()?;
-        let sound = crc32fast::hash(bytes) == u32::from_le_bytes(*sum);
-        let (state, rest) = postcard::take_from_bytes(bytes.strip_prefix(&MAGIC)?).ok()?;
-        (sound && rest.is_empty()).then_some(state)
+        unpack(MAGIC, bytes)
     }
+}
+
+/// `value` as bytes: `magic`, the value, and their CRC-32. `None` where it cannot be put into bytes.
+pub fn pack<T: Serialize>(magic: [u8; 8], value: &T) -> Option<Bytes> {
+    let mut bytes = postcard::to_extend(value, magic.to_vec()).ok()?;
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+    Some(bytes.into())
+}
+
+/// What [`pack`] was given; `None` for anything else.
+pub fn unpack<T: DeserializeOwned>(magic: [u8; 8], bytes: &[u8]) -> Option<T> {
+    let (bytes, sum) = bytes.split_last_chunk::<4>()?;
+    if crc32fast::hash(bytes) != u32::from_le_bytes(*sum) {
+        return None;
+    }
+    let (value, rest) = postcard::take_from_bytes(bytes.strip_prefix(&magic)?).ok()?;
+    rest.is_empty().then_some(value)
 }
 
 /// What was placed so far, as far as it is needed to place it once more.

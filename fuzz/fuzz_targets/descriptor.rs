@@ -28,6 +28,10 @@ fuzz_target!(init: seeds::write_if_asked(&[Format::Vmdk], described), |bytes: &[
         return;
     }
     let asked = gate.asked.lock().expect("one thread").clone();
+    // One that names itself has another content behind the gate than it has itself.
+    if asked.iter().any(|name| name == "disk.vmdk") {
+        return;
+    }
     let siblings: Vec<Bytes> = asked.iter().map(|name| gate.bytes(name)).collect();
     let mut files = vec![("disk.vmdk", &text[..])];
     files.extend(asked.iter().map(String::as_str).zip(siblings.iter().map(|bytes| &bytes[..])));

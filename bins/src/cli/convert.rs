@@ -71,8 +71,7 @@ fn can_go_on(src: &OsStr, dst: &Destination) -> Result<()> {
         _ if source::parse(src)? == Location::StandardInput => {
             refuse("a stream on standard input cannot be gone on with", "name the source by its path or URL")
         }
-        Destination::File(_) => Ok(()),
-        Destination::S3(_) => refuse("--resume onto S3 is not built yet", "write to a file"),
+        Destination::File(_) | Destination::S3(_) => Ok(()),
         Destination::Device(_) | Destination::StandardOutput => refuse(
             "--resume is for files: what is on a device or in a pipe cannot be gone on with",
             "write to a file",

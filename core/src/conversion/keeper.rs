@@ -20,8 +20,10 @@ const REMOTE: Duration = Duration::from_secs(1);
 const LOCAL: Duration = Duration::from_secs(5);
 /// A journal is a small part of what is written: so many bytes of content for each of its own.
 const WORTH: u64 = 64;
-/// And of the time: so many times as long as saving it took.
-const WORTH_TIME: u32 = 20;
+/// Marks that wait until their bytes are stable, where that takes more than has been written: the last one of which that is so
+/// is kept. Large ones wait alone.
+const PENDING: usize = 8;
+const PENDING_BYTES: u64 = 1 << 20;
 /// A larger one is not kept.
 const MOST: usize = 64 << 20;
 
@@ -40,7 +42,6 @@ pub(super) struct Keeper<'a> {
     content: u64,
     last: Instant,
     len: u64,
-    took: Duration,
     /// It cannot be kept.
     off: bool,
 }
@@ -64,7 +65,6 @@ impl<'a> Keeper<'a> {
             content: 0,
             last: Instant::now(),
             len: 0,
-            took: Duration::ZERO,
             off: false,
         }
     }
@@ -100,13 +100,14 @@ impl<'a> Keeper<'a> {
         self.end = writes.iter().map(Write::end).fold(self.end, u64::max);
     }
 
-    /// Whether it is time for a mark.
-    pub(super) fn wants_mark(&self, flow: &Flow) -> bool {
-        if self.off || !self.behind {
+    /// Whether it is time for a mark, while `pending` wait to be kept.
+    pub(super) fn wants_mark(&self, flow: &Flow, pending: usize) -> bool {
+        let most = if self.len <= PENDING_BYTES { PENDING } else { 1 };
+        if self.off || !self.behind || pending >= most {
             return false;
         }
         let (new, since) = (flow.account.content_bytes.saturating_sub(self.content), self.last.elapsed());
-        let worth = new >= self.len.saturating_mul(WORTH) && since >= self.took * WORTH_TIME;
+        let worth = new >= self.len.saturating_mul(WORTH);
         let due = if self.remote { new >= REMOTE_BYTES || since >= REMOTE } else { since >= LOCAL };
         worth && due && new > 0
     }
@@ -139,7 +140,6 @@ impl<'a> Keeper<'a> {
 
     /// How saving went. A target is none the worse for a journal that cannot be kept.
     pub(super) fn saved(&mut self, saved: Result<()>) {
-        self.took = self.last.elapsed();
         if let Err(error) = saved {
             tracing::warn!(%error, "the journal cannot be kept up: a run that goes on later does more again");
             self.off = true;

@@ -313,7 +313,7 @@ impl<'a> Run<'a> {
     /// Everything from the source to the target: reading and writing go on side by side.
     async fn move_all(&mut self, mut first: Writes, flow: &mut Flow, most: u64) -> Result<()> {
         let sink = self.sink;
-        let mut saving: Option<BoxFuture<'a, Result<()>>> = None;
+        let mut saving: FuturesUnordered<BoxFuture<'a, Result<()>>> = FuturesUnordered::new();
         // Where a mark is, when all that was written before it was answered.
         let mut settling: Option<GuestOffset> = None;
         let in_flight = sink.map_or(0, |sink| sink.capabilities().in_flight.max(1));
@@ -336,19 +336,18 @@ impl<'a> Run<'a> {
                     break;
                 }
                 if let (Some(at), Some(keeper)) = (settling.take(), &mut self.keeper) {
-                    saving = keeper.save(at, flow, &self.written);
+                    saving.extend(keeper.save(at, flow, &self.written));
                 }
             }
-            if let Some(keeper) = self.keeper.as_mut().filter(|_| reading && saving.is_none())
-                && keeper.wants_mark(flow)
+            if let Some(keeper) = self.keeper.as_mut().filter(|_| reading)
+                && keeper.wants_mark(flow, saving.len())
             {
                 flow.pause();
             }
             tokio::select! {
                 biased;
                 Some(written) = writes.next(), if !writes.is_empty() => written?,
-                saved = async { saving.as_mut().map(|saving| saving.as_mut()).unwrap().await }, if saving.is_some() => {
-                    saving = None;
+                Some(saved) = saving.next(), if !saving.is_empty() => {
                     if let Some(keeper) = &mut self.keeper {
                         keeper.saved(saved);
                     }

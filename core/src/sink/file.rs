@@ -87,6 +87,9 @@ struct Inner {
     left: AtomicBool,
     /// There is a journal with which another run can go on.
     journal: AtomicBool,
+    /// How often it was to be written, and the last time that it was.
+    saves: AtomicU64,
+    saved: AtomicU64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,6 +135,8 @@ impl FileSink {
                 state: Mutex::new(State::Open),
                 left: AtomicBool::new(taken_up),
                 journal: AtomicBool::new(taken_up),
+                saves: AtomicU64::new(0),
+                saved: AtomicU64::new(0),
             };
             // From here on, dropping it removes the file.
             let sink = Self { inner: Arc::new(inner) };
@@ -331,6 +336,7 @@ impl Journal for FileSink {
 
     fn save(&self, _at: u64, state: Bytes) -> BoxFuture<'_, Result<()>> {
         let inner = Arc::clone(&self.inner);
+        let turn = inner.saves.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         Box::pin(blocking(move |stop| {
             if inner.options.sync {
                 retry(|| rustix::fs::fdatasync(&inner.file))
@@ -339,10 +345,12 @@ impl Journal for FileSink {
             // Held, so that none appears beside a file that is published or given up meanwhile.
             let held = inner.state();
             stop.check()?;
-            if *held != State::Open {
+            // A later one says all that this one does.
+            if *held != State::Open || inner.saved.load(Ordering::Relaxed) > turn {
                 return Ok(());
             }
             inner.place.write_journal(&state, inner.options.sync)?;
+            inner.saved.store(turn, Ordering::Relaxed);
             inner.journal.store(true, Ordering::Relaxed);
             Ok(())
         }))

@@ -90,6 +90,10 @@ impl Image<'_> {
         for index in 0..32 {
             let at = unit * index;
             let part = unit.min(len.saturating_sub(at));
+            if part == 0 {
+                // The disk ends before them, and so may the image.
+                break;
+            }
             let allocated = bitmap >> index & 1 != 0;
             let zero = bitmap >> (32 + index) & 1 != 0;
             match (allocated, zero) {
@@ -110,5 +114,27 @@ impl Image<'_> {
         let more_sectors = (entry & (COMPRESSED - 1)) >> offset_bits;
         let stored = up_to(self.image, at, (more_sectors + 1) * 512 - at % 512);
         if self.zstd { codec::unzstd(stored, cluster) } else { codec::inflate_raw(stored, cluster) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by the fuzz target `differential`.
+    #[test]
+    fn sub_clusters_behind_the_end_of_the_disk_need_not_be_there() {
+        let mut image = vec![0; 0x10000];
+        image[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        image[23] = 14;
+        image[24..32].copy_from_slice(&33_468u64.to_be_bytes());
+        image[39] = 1;
+        image[40..48].copy_from_slice(&0x8000u64.to_be_bytes());
+        image[72..80].copy_from_slice(&EXTENDED_L2.to_be_bytes());
+        image[0x8000..0x8008].copy_from_slice(&0xc000u64.to_be_bytes());
+        let entry = 0xc000 + 2 * 16;
+        image[entry..entry + 8].copy_from_slice(&0x100_0000u64.to_be_bytes());
+        image[entry + 8..entry + 16].copy_from_slice(&0x00ff_0000_ff00_0f00u64.to_be_bytes());
+        assert_eq!(open(&image).unwrap().cluster(32_768), Some((32_768, vec![0; 700])));
     }
 }

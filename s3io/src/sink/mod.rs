@@ -9,6 +9,7 @@
 //! What is written is copied into the memory of parts, so that the budget which it held is free at once. A target of less
 //! than a part is one PutObject.
 
+mod journal;
 mod parts;
 mod publish;
 mod refusal;
@@ -21,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use diskferry_core::address::{TargetOffset, TargetRange};
 use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::journal::Journal;
+use diskferry_core::journal::{Journal, Saved};
 use diskferry_core::sink::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use diskferry_core::source::{BoxFuture, Source};
 use tokio::sync::{mpsc, oneshot};
@@ -30,11 +31,12 @@ use crate::client::Client;
 use crate::remote::Remote;
 use crate::source::S3Source;
 use crate::url::S3Location;
+use journal::{Found, Held, Left};
 use parts::{Content, Cutter, Part, Plan, Rooms};
 use publish::Published;
 use refusal::as_destination;
 use store::{Look, Store};
-use upload::{Finish, Order, Shared, Upload};
+use upload::{Finish, Order, Save, Shared, Upload};
 
 /// How an object is written.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -45,6 +47,10 @@ pub struct S3SinkOptions {
     /// Length of a part in bytes, 5 MiB to 5 GiB; longer ones are taken where the target would not fit 10,000 of them. By
     /// default 8 MiB, or a quarter of the memory (8 to 64 MiB) where the length of the target is not known.
     pub part_bytes: Option<u64>,
+    /// Take up what an interrupted run left (`Conversion::resume`), and leave what is needed to go on when this one is given
+    /// up: the upload, and beside the object its journal, `KEY.diskferry-journal`. A bucket's lifecycle rule for unfinished uploads
+    /// should leave time for that.
+    pub resume: bool,
 }
 
 impl S3SinkOptions {
@@ -61,6 +67,10 @@ impl S3SinkOptions {
 /// [`ClientOptions::connections`](crate::ClientOptions::connections). Nothing shows under the key before
 /// [`finish`](Sink::finish).
 ///
+/// From the first part on, an object `KEY.diskferry-journal` beside it says who writes, and how to go on: a second sink for
+/// the key is `destination_busy`, and what a killed process left is ended by the next one, or taken up where
+/// [`S3SinkOptions::resume`] says so. Without the permission for it there is none, and neither of these.
+///
 /// Dropping it, or any of its futures, is safe at any point. The upload of a sink that was dropped is taken back in the
 /// background, by a task that the [`Client`] owns: see [`Client::settle`].
 pub struct S3Sink {
@@ -70,6 +80,10 @@ pub struct S3Sink {
     orders: mpsc::UnboundedSender<Order>,
     /// None before it was prepared.
     cutter: tokio::sync::Mutex<Option<Cutter>>,
+    /// What an interrupted run left.
+    left: Mutex<Option<Held>>,
+    /// What of it is gone on with.
+    adopted: Mutex<Option<Left>>,
     published: Mutex<Option<Published>>,
 }
 
@@ -94,16 +108,28 @@ impl S3Sink {
             return Err(Error::new(ErrorKind::Usage, message));
         }
         let (store, look) = Store::open(client, locate(url)?, options.force).await?;
+        let found = store.find_journal().await?;
+        let journals = !matches!(found, Found::Unknown);
+        let left = match found {
+            Found::Left(held) if options.resume => Some(*held),
+            Found::Left(held) => {
+                store.drop_left(&held.upload.id).await;
+                None
+            }
+            Found::Nothing | Found::Unknown => None,
+        };
         let rooms = Rooms::new(client.options().connections);
         let shared = Arc::new(Shared::new(store, rooms));
         let (orders, taken) = mpsc::unbounded_channel();
-        client.works().take(Upload::new(&shared).run(taken));
+        client.works().take(Upload::new(&shared, options.resume, journals).run(taken));
         let sink = Self {
             client: client.clone(),
             options,
             shared,
             orders,
             cutter: tokio::sync::Mutex::new(None),
+            left: Mutex::new(left),
+            adopted: Mutex::new(None),
             published: Mutex::new(None),
         };
         if look == Look::Hidden {
@@ -166,6 +192,15 @@ impl S3Sink {
         }
     }
 
+    fn take_left(&self) -> Option<Held> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Ends an upload that nobody goes on with, and its journal.
+    async fn drop_upload(&self, left: Left) -> Result<()> {
+        self.ask(|answer| Order::Drop(left, answer)).await
+    }
+
     fn published(&self) -> Option<Published> {
         self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -204,6 +239,48 @@ fn locate(url: &str) -> Result<S3Location> {
     Ok(at)
 }
 
+impl Journal for S3Sink {
+    fn load(&self) -> BoxFuture<'_, Result<Option<Saved>>> {
+        Box::pin(async move {
+            let Some(held) = self.take_left() else { return Ok(None) };
+            let Held { upload, state, .. } = held;
+            let confirmed = self.shared.store.confirm(upload.clone()).await?;
+            let Some(left) = confirmed.filter(|left| !state.is_empty() && !left.kept().is_empty()) else {
+                self.drop_upload(upload).await?;
+                return Ok(None);
+            };
+            let target = left.kept();
+            // The task goes on with what is kept in one piece: the rest is uploaded again.
+            let parts = left.parts.range(target.start / left.part_bytes..target.end / left.part_bytes);
+            let parts = parts.map(|(index, done)| (*index, done.clone())).collect();
+            let left = Left { parts, ..left };
+            drop(self.orders.send(Order::Adopt(left.clone(), state.clone())));
+            *self.adopted.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
+            Ok(Some(Saved { state: state.into(), target }))
+        })
+    }
+
+    fn drop_saved(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner).take();
+            match adopted {
+                Some(left) => self.drop_upload(left).await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn save(&self, at: u64, state: Bytes) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let (part_bytes, start) = match &*self.cutter.lock().await {
+                Some(cutter) => cutter.shape(),
+                None => return Err(unprepared()),
+            };
+            self.ask(|answer| Order::Save(Save { at, part_bytes, start, state, answer })).await?
+        })
+    }
+}
+
 impl Sink for S3Sink {
     fn url(&self) -> &str {
         self.shared.store.shown()
@@ -224,7 +301,7 @@ impl Sink for S3Sink {
     }
 
     fn journal(&self) -> Option<&dyn Journal> {
-        None
+        Some(self)
     }
 
     fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
@@ -235,10 +312,23 @@ impl Sink for S3Sink {
                 return Err(Error::internal("prepared twice"));
             }
             let Expected { most_bytes, exact, memory } = expected;
-            let plan = Plan::new(most_bytes, exact, memory, self.options.part_bytes)
+            if let Some(held) = self.take_left() {
+                // Nobody asked for it.
+                self.drop_upload(held.upload).await?;
+            }
+            let adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let part_bytes = adopted.as_ref().map(|left| left.part_bytes).or(self.options.part_bytes);
+            let plan = Plan::new(most_bytes, exact, memory, part_bytes)
                 .map_err(|error| self.shared.store.named(&error))?;
             tracing::debug!(url = self.url(), ?plan, "parts");
-            *cutter = Some(Cutter::new(plan, &self.shared.rooms).map_err(|error| self.explain(&error))?);
+            let mut new = Cutter::new(plan, &self.shared.rooms).map_err(|error| self.explain(&error))?;
+            if let Some(left) = adopted {
+                if plan.size as u64 != left.part_bytes {
+                    return Err(Error::internal("an upload cannot go on with other parts"));
+                }
+                new.go_on(left.kept(), left.start);
+            }
+            *cutter = Some(new);
             self.shared.rooms.memory.add_permits(plan.rooms);
             Ok(())
         })

@@ -165,6 +165,8 @@ pub(super) struct Cutter {
     /// Behind the last one of the bytes that were left out at first.
     head: u64,
     open: Vec<Open>,
+    /// Whole parts that are there already: what is written of them is left out, and may be jumped over.
+    kept: Range<u64>,
 }
 
 impl Cutter {
@@ -173,7 +175,27 @@ impl Cutter {
         let Plan { size, most_parts, .. } = plan;
         let zeros = zeros(size)?;
         let rooms = Arc::clone(rooms);
-        Ok(Self { size, most_parts, rooms, zeros, start: None, end: 0, head: 0, open: Vec::new() })
+        Ok(Self {
+            size,
+            most_parts,
+            rooms,
+            zeros,
+            start: None,
+            end: 0,
+            head: 0,
+            open: Vec::new(),
+            kept: 0..0,
+        })
+    }
+
+    /// Goes on where the bytes `kept`, of whole parts, are there, and the writing began at `start`.
+    pub(super) fn go_on(&mut self, kept: Range<u64>, start: u64) {
+        (self.start, self.end, self.kept) = (Some(start), start, kept);
+    }
+
+    /// Length of a part in bytes, and where the writing began.
+    pub(super) fn shape(&self) -> (u64, u64) {
+        (self.size as u64, self.start.unwrap_or_default())
     }
 
     /// Takes what is written at `at`, and gives the parts that became full to `send`. Waits for memory.
@@ -202,6 +224,11 @@ impl Cutter {
         while content.len() > 0 {
             let (index, offset) = (at / size, usize::try_from(at % size).unwrap_or_default());
             let (now, rest) = content.split(self.size.saturating_sub(offset));
+            if self.kept.contains(&at) {
+                at = at.saturating_add(now.len());
+                content = rest;
+                continue;
+            }
             let known = self.open.iter().position(|open| open.index == index);
             let mut open =
                 known.map_or_else(|| Open::new(index, offset), |known| self.open.swap_remove(known));
@@ -234,6 +261,9 @@ impl Cutter {
                 ),
             )
             .hint("raise --memory: larger parts hold more"));
+        }
+        if self.end >= self.kept.start && at > self.end && at <= self.kept.end {
+            self.end = at;
         }
         match self.start {
             None => {

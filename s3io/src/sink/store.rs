@@ -12,6 +12,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::Bytes;
 use diskferry_core::error::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::refusal::{Refused, exists};
@@ -61,7 +62,7 @@ pub(super) enum Look {
 }
 
 /// A part that is there.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Done {
     pub(super) etag: String,
     pub(super) crc32: Option<String>,
@@ -155,7 +156,11 @@ impl Store {
     }
 
     pub(super) fn wants_condition(&self) -> bool {
-        !self.force && !self.no_conditions.load(Ordering::Relaxed)
+        !self.force && self.knows_conditions()
+    }
+
+    pub(super) fn knows_conditions(&self) -> bool {
+        !self.no_conditions.load(Ordering::Relaxed)
     }
 
     /// Whether to send a request again without what the store may not know. `carried`: it had a checksum, a condition.

@@ -3,13 +3,15 @@
 //! It runs beside the sink and owns what is in the bucket, so that a call of the sink can be dropped at any point: what was
 //! begun comes to an end that is known. It ends when the sink is dropped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use diskferry_core::error::{Error, ErrorKind, Result};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 
+use super::journal::{Held, Keeper, Left};
 use super::parts::{Part, Rooms};
 use super::publish::{Published, Unpublished};
 use super::store::{Done, Store};
@@ -20,6 +22,12 @@ pub(super) enum Order {
     Begin(oneshot::Sender<Result<()>>),
     Part(Part),
     Finish(Finish),
+    /// Go on with an upload.
+    Adopt(Left, Vec<u8>),
+    /// End the upload that an earlier run left.
+    Drop(Left, oneshot::Sender<()>),
+    /// Keep how to go on, once it would outlast this process.
+    Save(Save),
     /// Take everything back. The answer is false where the target was published.
     Abort(oneshot::Sender<bool>),
 }
@@ -30,6 +38,16 @@ pub(super) struct Finish {
     pub(super) last: Option<Part>,
     pub(super) len: u64,
     pub(super) answer: oneshot::Sender<Result<Published>>,
+}
+
+/// How a run goes on from the first `at` bytes of the target, but for a front that comes last.
+pub(super) struct Save {
+    pub(super) at: u64,
+    pub(super) part_bytes: u64,
+    /// Where the writing began.
+    pub(super) start: u64,
+    pub(super) state: Bytes,
+    pub(super) answer: oneshot::Sender<Result<()>>,
 }
 
 /// What the sink and its task share.
@@ -86,10 +104,31 @@ pub(super) struct Upload {
     state: State,
     /// The length of a target that may have been published.
     unknown: Option<u64>,
+    /// Leave what can be gone on with.
+    resume: bool,
+    keeper: Option<Arc<Keeper>>,
+    beating: Option<AbortOnDrop>,
+    /// A journal is kept where that is allowed.
+    journals: bool,
+    /// What is to be kept when enough parts are there.
+    waiting: VecDeque<Save>,
+    saving: JoinSet<bool>,
+    /// There is a journal that says how to go on.
+    saved: bool,
+}
+
+/// A task that ends with its handle.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Upload {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    /// `resume`: leave what can be gone on with; `journals`: a journal can be kept.
+    pub(super) fn new(shared: &Arc<Shared>, resume: bool, journals: bool) -> Self {
         Self {
             shared: Arc::clone(shared),
             id: None,
@@ -98,6 +137,13 @@ impl Upload {
             finishing: None,
             state: State::Open,
             unknown: None,
+            resume,
+            keeper: None,
+            beating: None,
+            journals,
+            waiting: VecDeque::new(),
+            saving: JoinSet::new(),
+            saved: false,
         }
     }
 
@@ -113,6 +159,10 @@ impl Upload {
             tokio::select! {
                 biased;
                 Some(ended) = self.parts.join_next() => self.ended(ended).await,
+                Some(saved) = self.saving.join_next() => {
+                    self.saved |= saved.unwrap_or(false);
+                    self.save();
+                }
                 order = orders.recv() => match order {
                     Some(order) => self.obey(order).await,
                     None => break,
@@ -130,6 +180,18 @@ impl Upload {
                 let _dropped = answer.send(begun);
             }
             Order::Part(part) => self.send(part).await,
+            Order::Adopt(left, state) => self.adopt(left, state).await,
+            Order::Drop(left, answer) => {
+                self.rest().await;
+                (self.id, self.keeper, self.saved) = (None, None, false);
+                self.done.clear();
+                self.shared.store.drop_left(&left.id).await;
+                let _dropped = answer.send(());
+            }
+            Order::Save(save) => {
+                self.waiting.push_back(save);
+                self.save();
+            }
             Order::Finish(mut finish) => {
                 if let Some(part) = finish.last.take_if(|_| self.id.is_some()) {
                     self.send(part).await;
@@ -153,7 +215,74 @@ impl Upload {
         }
         let id: Arc<str> = self.shared.store.begin().await?.into();
         self.id = Some(Arc::clone(&id));
+        if self.journals {
+            let upload = Left { id: id.to_string(), part_bytes: 0, start: 0, parts: BTreeMap::new() };
+            self.keep_journal(Held::new(upload, Vec::new()), true).await?;
+        }
         Ok(id)
+    }
+
+    /// Begins the journal.
+    async fn keep_journal(&mut self, held: Held, first: bool) -> Result<()> {
+        match Keeper::begin(Arc::clone(&self.shared), held, first).await {
+            Ok(keeper) => {
+                self.beating = Some(AbortOnDrop(tokio::spawn(Arc::clone(&keeper).beat())));
+                self.keeper = Some(keeper);
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::DestinationBusy => Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "no journal is kept of this upload");
+                Ok(())
+            }
+        }
+    }
+
+    /// Goes on with the upload of an earlier run.
+    async fn adopt(&mut self, left: Left, state: Vec<u8>) {
+        self.id = Some(left.id.as_str().into());
+        self.done = left.parts.clone();
+        if let Err(error) = self.keep_journal(Held::new(left, state), false).await {
+            return self.shared.fail(error);
+        }
+        self.saved = self.keeper.is_some();
+    }
+
+    /// Keeps what waits to be kept, where the parts that it speaks of are there.
+    fn save(&mut self) {
+        let Some(keeper) = &self.keeper else { return };
+        let Some(id) = self.id.clone() else { return };
+        let Some(&Save { at, part_bytes, start, .. }) = self.waiting.front() else { return };
+        let upload = Left { id: id.to_string(), part_bytes, start, parts: self.done.clone() };
+        let there = upload.kept().end;
+        if there < at || !self.saving.is_empty() {
+            return;
+        }
+        let Some(mut save) = self.waiting.pop_front() else { return };
+        while let Some(later) = self.waiting.pop_front_if(|later| later.at <= there) {
+            // The later one says all that this one does.
+            let _dropped = std::mem::replace(&mut save, later).answer.send(Ok(()));
+        }
+        let keeper = Arc::clone(keeper);
+        self.saving.spawn(async move {
+            let state = save.state.to_vec();
+            let written = keeper.write(|held| (held.upload, held.state) = (upload, state)).await;
+            let saved = written.is_ok();
+            let _dropped = save.answer.send(written);
+            saved
+        });
+    }
+
+    /// Nothing is written to the journal any more.
+    async fn rest(&mut self) {
+        self.waiting.clear();
+        if let Some(mut beating) = self.beating.take() {
+            beating.0.abort();
+            let _ended = (&mut beating.0).await;
+        }
+        while let Some(saved) = self.saving.join_next().await {
+            self.saved |= saved.unwrap_or(false);
+        }
     }
 
     async fn send(&mut self, part: Part) {
@@ -175,6 +304,7 @@ impl Upload {
         match ended {
             Ok((index, Ok(done))) => {
                 self.done.insert(index, done);
+                self.save();
                 return;
             }
             Ok((_, Err(error))) => self.shared.fail(error),
@@ -214,6 +344,10 @@ impl Upload {
         match published {
             Ok(published) => {
                 self.state = State::Published;
+                self.rest().await;
+                if self.keeper.take().is_some() {
+                    self.shared.store.remove_journal().await;
+                }
                 let _dropped = finish.answer.send(Ok(published));
             }
             Err(Unpublished { error, unknown }) => {
@@ -233,8 +367,15 @@ impl Upload {
         let parts = !self.parts.is_empty();
         while self.parts.join_next().await.is_some() {}
         self.state = State::GivenUp;
+        self.rest().await;
         let store = &self.shared.store;
-        if let Some(id) = self.id.take() {
+        let stays = self.resume && self.saved && self.unknown.is_none();
+        if stays {
+            tracing::debug!(url = store.shown(), "the upload stays, to be gone on with");
+        } else if self.keeper.take().is_some() {
+            store.remove_journal().await;
+        }
+        if let Some(id) = self.id.take().filter(|_| !stays) {
             if let Err(error) = store.abort(&id, parts).await {
                 tracing::warn!(%error, "an upload stays behind");
             }

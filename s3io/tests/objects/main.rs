@@ -3,6 +3,7 @@
 mod conformance;
 mod environment;
 mod faults;
+mod journal;
 mod liars;
 mod reading;
 mod stuck;

@@ -87,7 +87,17 @@ pub(crate) async fn leftovers(server: &Server) -> Vec<String> {
     names
 }
 
-/// The PUTs that the server saw.
+/// The PUTs that the server saw, but for journals.
 pub(crate) fn puts(server: &Server) -> Vec<Exchange> {
-    server.exchanges().into_iter().filter(|exchange| exchange.request.method == "PUT").collect()
+    let puts = server.exchanges().into_iter().filter(|exchange| exchange.request.method == "PUT");
+    puts.filter(|put| !put.request.object.ends_with(".diskferry-journal")).collect()
+}
+
+/// The names in the bucket.
+pub(crate) fn names(server: &Server) -> Vec<String> {
+    let entries = std::fs::read_dir(server.root().join(BUCKET)).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| !name.starts_with('.'));
+    names.sort();
+    names
 }
