@@ -86,14 +86,38 @@ fn help_and_version_are_on_standard_output() {
 }
 
 #[test]
-fn what_is_not_built_yet_says_so_and_touches_nothing() {
+fn what_cannot_be_gone_on_with_says_so_and_touches_nothing() {
     let dir = Dir::new();
     let raw = dir.file("a.raw", &[1; 512]);
     let target = dir.join("out.raw");
-    let error = run!("convert", "-f", "raw", raw, target, "--resume", "--json").ends(3).error();
-    assert_eq!(error["code"], "unsupported_feature");
-    assert!(error["message"].as_str().unwrap().contains("not built yet"), "{error}");
+    for (from, to) in [(raw.as_path(), "-".as_ref()), ("-".as_ref(), target.as_path())] {
+        let error = run!("convert", "-f", "raw", from, to, "--resume", "--json").ends(3).error();
+        assert_eq!(error["code"], "unsupported_feature");
+        assert!(error["message"].as_str().unwrap().contains("gone on with"), "{error}");
+    }
     assert_eq!(dir.names(), ["a.raw"]);
+}
+
+#[test]
+fn what_was_left_and_does_not_fit_is_dropped_and_the_report_says_so() {
+    let dir = Dir::new();
+    let raw = dir.file("a.raw", &[1; 512]);
+    let target = dir.join("out.raw");
+    for resume in [true, false] {
+        dir.file(".out.raw.diskferry.partial", &[9; 100_000]);
+        dir.file(".out.raw.diskferry.journal", b"of another age");
+        let mut args = vec!["convert".as_ref(), "--json".as_ref(), "-f".as_ref(), "raw".as_ref()];
+        args.extend([raw.as_os_str(), target.as_os_str()]);
+        args.extend(resume.then_some(std::ffi::OsStr::new("--resume")));
+        let report = crate::support::run(args).ends(0).json();
+        let codes: Vec<_> =
+            report["warnings"].as_array().unwrap().iter().map(|warning| &warning["code"]).collect();
+        assert_eq!(codes.contains(&&serde_json::Value::from("resume_started_over")), resume, "{report}");
+        assert_eq!(report["transfer"]["resumed_bytes"], 0);
+        assert_eq!(std::fs::read(&target).unwrap(), [1; 512]);
+        assert_eq!(dir.names(), ["a.raw", "out.raw"]);
+        std::fs::remove_file(&target).unwrap();
+    }
 }
 
 #[test]

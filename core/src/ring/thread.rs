@@ -150,8 +150,9 @@ impl Uring {
     }
 
     fn ring_bell(&mut self, shared: &Shared) {
-        let readable = u32::from(rustix::event::PollFlags::IN.bits());
-        let entry = opcode::PollAdd::new(types::Fd(shared.bell.as_raw_fd()), readable);
+        /// `POLLIN`, in the width that the kernel takes here.
+        const READABLE: u32 = 1;
+        let entry = opcode::PollAdd::new(types::Fd(shared.bell.as_raw_fd()), READABLE);
         self.outgoing.push_back(entry.build().user_data(BELL));
     }
 
