@@ -62,6 +62,9 @@ pub trait Journal: Send + Sync {
     /// # Errors
     /// The `destination_*` codes. The state of before is kept.
     fn save(&self, at: u64, state: Bytes) -> BoxFuture<'_, Result<()>>;
+
+    /// Whether something stays, to be gone on with, where the target is given up now or was.
+    fn stays(&self) -> bool;
 }
 
 /// How a journal begins, and the version of what follows.

@@ -1,11 +1,13 @@
 //! Killed at any moment and gone on with: the target is the same, byte for byte, and little is fetched twice.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use diskferry_corpus::oracle::make;
 use diskferry_s3io::server::{Server, ServerOptions, Shape};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const BUCKET: &str = "images";
@@ -84,10 +86,7 @@ impl Bench {
         command.env("AWS_EC2_METADATA_DISABLED", "true");
         command.env("AWS_CONFIG_FILE", "/dev/null").env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
         let memory = MEMORY.to_string();
-        command
-            .args(["--json", "--quiet", "--memory", &memory, "convert", "--no-sync", from])
-            .arg(to)
-            .args(more);
+        command.args(["--json", "--memory", &memory, "convert", "--no-sync", from]).arg(to).args(more);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -144,7 +143,7 @@ impl Bench {
         self.server.set_shape(Shape::default());
         let said = Self::finish(self.convert(from, whole.to_str().unwrap(), target));
         let mut args = target.to_vec();
-        args.push("--resume");
+        args.extend(["--resume", "--quiet"]);
         let line = Shape { latency: Duration::from_millis(5), each: None, all: Some(64 << 20) };
         self.server.set_shape(line);
         self.server.forget();
@@ -242,6 +241,49 @@ fn a_conversion_that_is_killed_again_and_again_comes_to_the_same_target() {
             for place in places {
                 bench.kill_and_go_on(source, (url, *stored), *place, target, kills, &mut numbers);
             }
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_run_says_what_it_kept_and_no_secret_is_in_that_or_in_what_it_says() {
+    let bench = Bench::new();
+    let raw = bench.path("disk.raw");
+    disk(&raw);
+    bench.put("disk.raw", &raw);
+    let url =
+        bench.runtime.block_on(bench.server.presign(BUCKET, "disk.raw", Duration::from_secs(600))).unwrap();
+    let signature = url.split_once("X-Amz-Signature=").unwrap().1.split('&').next().unwrap().to_owned();
+    let secret = bench.server.keys().secret_key;
+    bench.server.set_shape(Shape { all: Some(24 << 20), ..Shape::default() });
+    let file = bench.path("out.raw");
+    let bucket = bench.server.root().join(BUCKET);
+    for (to, journal, signal) in [
+        (file.to_str().unwrap(), bench.path(".out.raw.diskferry.journal"), Signal::INT),
+        ("s3://images/out.raw", bucket.join("out.raw.diskferry-journal"), Signal::TERM),
+    ] {
+        let mut command = bench.convert(&url, to, &["--resume", "-vvv", "-f", "raw"]);
+        let mut child = command.spawn().unwrap();
+        let mut err = child.stderr.take().unwrap();
+        let reading = std::thread::spawn(move || {
+            let mut text = String::new();
+            err.read_to_string(&mut text).map(|_| text)
+        });
+        // The first one of an upload only says who writes.
+        while std::fs::metadata(&journal).map_or(0, |meta| meta.len()) < 1000 {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it kept anything");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let status = child.wait().unwrap();
+        let said = reading.join().unwrap().unwrap();
+        assert_eq!(status.code(), Some(130), "{said}");
+        assert!(said.contains("cancelled") && said.contains("run it again with --resume"), "{said}");
+        let kept = std::fs::read(&journal).unwrap();
+        for planted in [&signature, &secret] {
+            assert!(!said.contains(planted.as_str()), "{to}: {said}");
+            let found = kept.windows(planted.len()).any(|bytes| bytes == planted.as_bytes());
+            assert!(!found, "{to}: the journal has a secret");
         }
     }
 }

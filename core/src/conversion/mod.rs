@@ -14,6 +14,7 @@ use crate::budget::Budget;
 use crate::digest::{Digest, Tree};
 use crate::disk::{Disk, Geometry};
 use crate::error::{Error, ErrorKind, Result, Warning};
+use crate::journal::Journal;
 use crate::limits::{Limits, Sizes, Verdict};
 use crate::pool::CpuPool;
 use crate::progress::Progress;
@@ -230,7 +231,7 @@ impl Conversion {
             let run = Run::new(layout, sink.as_deref(), limits, progress, how);
             run.go(input, &resources).await
         };
-        let ended = match &cancel {
+        let ended: Result<Report> = match &cancel {
             None => run.await,
             Some(token) => {
                 let mut run = std::pin::pin!(run);
@@ -242,10 +243,18 @@ impl Conversion {
                 }
             }
         };
-        if let (Err(error), Some(sink)) = (&ended, &sink) {
-            debug!(%error, "undoing the target");
-            sink.abort().await;
+        match (ended, &sink) {
+            (Err(error), Some(sink)) => {
+                debug!(%error, "undoing the target");
+                sink.abort().await;
+                let stays = sink.journal().is_some_and(Journal::stays) && error.hint_text().is_none();
+                Err(if stays {
+                    error.hint("what is needed to go on was kept: run it again with --resume")
+                } else {
+                    error
+                })
+            }
+            (ended, _) => ended,
         }
-        ended
     }
 }

@@ -266,12 +266,17 @@ impl Inner {
         Ok(Receipt { url: url.to_owned(), bytes: len, written, etag: None })
     }
 
+    /// Whether another run is to go on with it.
+    fn stays(&self) -> bool {
+        self.options.resume && self.journal.load(Ordering::Relaxed)
+    }
+
     /// Gives up what is not published. False where it is.
     fn discard(&self) -> bool {
         let mut state = self.state();
         if *state == State::Open {
             *state = State::Discarded;
-            if self.options.resume && self.journal.load(Ordering::Relaxed) {
+            if self.stays() {
                 // It waits for whoever goes on with it.
                 let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
                 return true;
@@ -354,6 +359,10 @@ impl Journal for FileSink {
             inner.journal.store(true, Ordering::Relaxed);
             Ok(())
         }))
+    }
+
+    fn stays(&self) -> bool {
+        self.inner.stays()
     }
 }
 

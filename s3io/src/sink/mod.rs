@@ -279,6 +279,10 @@ impl Journal for S3Sink {
             self.ask(|answer| Order::Save(Save { at, part_bytes, start, state, answer })).await?
         })
     }
+
+    fn stays(&self) -> bool {
+        self.options.resume && self.shared.saved.load(Ordering::Relaxed)
+    }
 }
 
 impl Sink for S3Sink {

@@ -4,6 +4,7 @@
 //! begun comes to an end that is known. It ends when the sink is dropped.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -55,12 +56,14 @@ pub(super) struct Save {
 pub(super) struct Shared {
     pub(super) store: Store,
     pub(super) rooms: Arc<Rooms>,
+    /// There is a journal that says how to go on.
+    pub(super) saved: AtomicBool,
     failure: Mutex<Option<Error>>,
 }
 
 impl Shared {
     pub(super) fn new(store: Store, rooms: Rooms) -> Self {
-        Self { store, rooms: Arc::new(rooms), failure: Mutex::new(None) }
+        Self { store, rooms: Arc::new(rooms), saved: AtomicBool::new(false), failure: Mutex::new(None) }
     }
 
     /// Ends what is under way.
@@ -113,8 +116,6 @@ pub(super) struct Upload {
     /// What is to be kept when enough parts are there.
     waiting: VecDeque<Save>,
     saving: JoinSet<bool>,
-    /// There is a journal that says how to go on.
-    saved: bool,
 }
 
 /// A task that ends with its handle.
@@ -143,7 +144,6 @@ impl Upload {
             journals,
             waiting: VecDeque::new(),
             saving: JoinSet::new(),
-            saved: false,
         }
     }
 
@@ -160,7 +160,7 @@ impl Upload {
                 biased;
                 Some(ended) = self.parts.join_next() => self.ended(ended).await,
                 Some(saved) = self.saving.join_next() => {
-                    self.saved |= saved.unwrap_or(false);
+                    self.was_saved(saved);
                     self.save();
                 }
                 order = orders.recv() => match order {
@@ -183,7 +183,8 @@ impl Upload {
             Order::Adopt(left, state) => self.adopt(left, state).await,
             Order::Drop(left, answer) => {
                 self.rest().await;
-                (self.id, self.keeper, self.saved) = (None, None, false);
+                (self.id, self.keeper) = (None, None);
+                self.shared.saved.store(false, Ordering::Relaxed);
                 self.done.clear();
                 self.shared.store.drop_left(&left.id).await;
                 let _dropped = answer.send(());
@@ -245,7 +246,7 @@ impl Upload {
         if let Err(error) = self.keep_journal(Held::new(left, state), false).await {
             return self.shared.fail(error);
         }
-        self.saved = self.keeper.is_some();
+        self.shared.saved.store(self.keeper.is_some(), Ordering::Relaxed);
     }
 
     /// Keeps what waits to be kept, where the parts that it speaks of are there.
@@ -281,8 +282,12 @@ impl Upload {
             let _ended = (&mut beating.0).await;
         }
         while let Some(saved) = self.saving.join_next().await {
-            self.saved |= saved.unwrap_or(false);
+            self.was_saved(saved);
         }
+    }
+
+    fn was_saved(&self, saved: Result<bool, JoinError>) {
+        self.shared.saved.fetch_or(saved.unwrap_or(false), Ordering::Relaxed);
     }
 
     async fn send(&mut self, part: Part) {
@@ -369,7 +374,7 @@ impl Upload {
         self.state = State::GivenUp;
         self.rest().await;
         let store = &self.shared.store;
-        let stays = self.resume && self.saved && self.unknown.is_none();
+        let stays = self.resume && self.shared.saved.load(Ordering::Relaxed) && self.unknown.is_none();
         if stays {
             tracing::debug!(url = store.shown(), "the upload stays, to be gone on with");
         } else if self.keeper.take().is_some() {
