@@ -13,8 +13,10 @@ use crate::kept::HeadAndTail;
 use crate::source::BoxFuture;
 use crate::target::{Part, Write};
 
-/// What comes over a network is noted after so many bytes of content, or so long: about that is lost with a run.
+/// What comes over a network is noted after so many bytes of content, or so long: about that is lost with a run. But not more
+/// often than a disk can be asked to store what it has.
 const REMOTE_BYTES: u64 = 8 << 20;
+const REMOTE_LEAST: Duration = Duration::from_millis(200);
 const REMOTE: Duration = Duration::from_secs(1);
 /// What lies here is read again in no time.
 const LOCAL: Duration = Duration::from_secs(5);
@@ -108,7 +110,10 @@ impl<'a> Keeper<'a> {
         }
         let (new, since) = (flow.account.content_bytes.saturating_sub(self.content), self.last.elapsed());
         let worth = new >= self.len.saturating_mul(WORTH);
-        let due = if self.remote { new >= REMOTE_BYTES || since >= REMOTE } else { since >= LOCAL };
+        let due = match self.remote {
+            true => (new >= REMOTE_BYTES && since >= REMOTE_LEAST) || since >= REMOTE,
+            false => since >= LOCAL,
+        };
         worth && due && new > 0
     }
 
