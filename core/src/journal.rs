@@ -119,7 +119,7 @@ pub(crate) enum Placed {
         /// Guest bytes that were given as data.
         data: Ranges,
         /// Units as they were encoded: how many lie between it and the one before, and its length; 0 for a plain one.
-        units: Vec<(u64, u32)>,
+        units: Vec<(u32, u32)>,
         /// Behind the last unit.
         next: u64,
         /// How far the disk was placed, and the target written, at each mark.
@@ -139,9 +139,10 @@ impl Placed {
         }
     }
 
-    /// Takes note of a part that is placed. A layout's `unit` may be smaller than what was scanned as one.
-    pub(crate) fn note(&mut self, part: &Part, unit: Option<u64>) {
-        match (self, part) {
+    /// Takes note of a part that is placed. A layout's `unit` may be smaller than what was scanned as one. False where it has
+    /// become more than it is worth.
+    pub(crate) fn note(&mut self, part: &Part, unit: Option<u64>) -> bool {
+        match (&mut *self, part) {
             (Self::Ranges(ranges), Part::Zero(range)) => ranges.add(*range),
             (Self::Ranges(ranges), Part::Bytes(scanned)) => ranges.add(scanned.guest),
             (Self::Prefix { data, .. }, Part::Bytes(scanned)) => {
@@ -162,20 +163,23 @@ impl Placed {
                     Coding::Plain => PLAIN,
                     Coding::Coded(len) => u32::try_from(len).unwrap_or(u32::MAX),
                 };
-                units.push((encoded.unit.saturating_sub(*next), length));
+                let Ok(gap) = u32::try_from(encoded.unit.saturating_sub(*next)) else { return false };
+                units.push((gap, length));
                 *next = encoded.unit.saturating_add(1);
             }
             (_, Part::Zero(_) | Part::Unit(_)) => {}
         }
+        self.is_worth_it()
     }
 
-    /// Whether it has become more than it is worth.
-    pub(crate) fn is_too_much(&self) -> bool {
-        /// 16 MiB of units, or some 40 of ranges: 64 GiB of units of 64 KiB.
-        const MOST: usize = 1 << 20;
+    fn is_worth_it(&self) -> bool {
+        /// 8 MiB: 64 GiB of units of 64 KiB.
+        const UNITS: usize = 1 << 20;
+        /// Some 5 MiB.
+        const RANGES: usize = 1 << 17;
         match self {
-            Self::Ranges(ranges) => ranges.ranges.len() >= MOST,
-            Self::Prefix { data, units, .. } => units.len() >= MOST || data.ranges.len() >= MOST,
+            Self::Ranges(ranges) => ranges.ranges.len() < RANGES,
+            Self::Prefix { data, units, .. } => units.len() < UNITS && data.ranges.len() < RANGES,
         }
     }
 
@@ -220,7 +224,7 @@ impl Placed {
         let unit_bytes = unit.unwrap_or(1).max(1);
         let mut at = 0u64;
         for (gap, length) in units {
-            let unit = at.saturating_add(*gap);
+            let unit = at.saturating_add(u64::from(*gap));
             at = unit.saturating_add(1);
             let start = unit.saturating_mul(unit_bytes);
             if start >= range.start().get() && start < range.end().get() {

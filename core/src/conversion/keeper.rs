@@ -82,11 +82,8 @@ impl<'a> Keeper<'a> {
     /// Takes note of a part that is placed now.
     pub(super) fn note(&mut self, part: &Part) {
         // What an earlier run had noted is placed again where the place lost it.
-        if self.behind && !self.off {
-            self.placed.note(part, self.unit);
-            if self.placed.is_too_much() {
-                self.give_up("there are too many separate parts to keep a journal of");
-            }
+        if self.behind && !self.off && !self.placed.note(part, self.unit) {
+            self.give_up("there are too many separate parts to keep a journal of");
         }
     }
 
