@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::Counted;
 use crate::address::{GuestOffset, GuestRange};
-use crate::digest::Hash;
+use crate::digest::{BLOCK, Hash};
 use crate::error::Result;
 use crate::kept::HeadAndTail;
 use crate::scan::{Run, Scanned, is_zero};
@@ -146,7 +146,7 @@ impl Placed {
             (Self::Ranges(ranges), Part::Zero(range)) => ranges.add(*range),
             (Self::Ranges(ranges), Part::Bytes(scanned)) => ranges.add(scanned.guest),
             (Self::Prefix { data, .. }, Part::Bytes(scanned)) => {
-                let small = unit.filter(|unit| *unit < crate::digest::BLOCK);
+                let small = unit.filter(|unit| *unit < BLOCK);
                 for (range, _) in scanned.ranges().filter(|(_, zero)| !zero) {
                     let mut rest = range;
                     while !rest.is_empty() {
@@ -324,6 +324,16 @@ impl Ranges {
     }
 }
 
+/// Whether these are ranges of whole blocks of a disk of `virtual_bytes`, in order, none meeting another: a journal may be
+/// anything.
+pub(crate) fn are_sound(done: &[GuestRange], virtual_bytes: u64) -> bool {
+    let whole = |at: GuestOffset| at.is_aligned(BLOCK) || at.get() == virtual_bytes;
+    let inside = |range: &GuestRange| {
+        !range.is_empty() && range.end().get() <= virtual_bytes && whole(range.start()) && whole(range.end())
+    };
+    done.iter().all(inside) && done.windows(2).all(|pair| pair[0].end() <= pair[1].start())
+}
+
 /// The parts of `range` that are in none of `done`, which are in order and do not meet.
 pub(crate) fn without(range: GuestRange, done: &[GuestRange]) -> impl Iterator<Item = GuestRange> + '_ {
     let first = done.partition_point(|one| one.end() <= range.start());
@@ -357,6 +367,22 @@ mod tests {
             ranges.add(range(start, end));
         }
         assert_eq!(ranges.list().collect::<Vec<_>>(), [range(0, 3), range(10, 50), range(60, 70)]);
+    }
+
+    #[test]
+    fn ranges_that_are_no_whole_blocks_of_the_disk_are_not_believed() {
+        let size = 3 * BLOCK + 5;
+        assert!(are_sound(&[range(0, BLOCK), range(2 * BLOCK, size)], size));
+        for done in [
+            vec![range(0, 5)],
+            vec![range(7, BLOCK)],
+            vec![range(0, 4 * BLOCK)],
+            vec![range(BLOCK, BLOCK)],
+            vec![range(0, 2 * BLOCK), range(BLOCK, 3 * BLOCK)],
+            vec![range(2 * BLOCK, size), range(0, BLOCK)],
+        ] {
+            assert!(!are_sound(&done, size), "{done:?}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::disk::{Disk, Geometry};
 use crate::encode::Encoding;
 use crate::error::{Error, ErrorKind, Result, Warning};
 use crate::flow::{Flow, Next};
-use crate::journal::{Dummy, State};
+use crate::journal::{Dummy, State, are_sound};
 use crate::kept::HeadAndTail;
 use crate::limits::{Limits, Sizes};
 use crate::progress::{Phase, Progress};
@@ -259,7 +259,7 @@ impl<'a> Run<'a> {
             }
             Some(state) => {
                 let done = state.placed.done(&saved.target);
-                if !done.is_empty() {
+                if !done.is_empty() && are_sound(&done, disk.virtual_bytes()) {
                     return Ok((Some(Resumed { state, done }), None));
                 }
                 "too little of it is left"
