@@ -486,3 +486,17 @@ fn a_killed_process_leaves_no_lock_and_no_file_under_the_name() {
     runtime.block_on(publish(&path, "whole", options())).unwrap();
     assert_eq!(names(dir.path()), ["disk.raw"]);
 }
+
+#[tokio::test]
+async fn what_an_interrupted_run_left_does_not_show_where_nobody_asks_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(".disk.raw.diskferry.partial"), [9; 10_000]).unwrap();
+    std::fs::write(dir.path().join(".disk.raw.diskferry.journal"), "how").unwrap();
+    let mut options = FileSinkOptions::default();
+    options.resume = true;
+    let sink = FileSink::create(dir.path().join("disk.raw"), options).await.unwrap();
+    sink.prepare(Expected::default()).await.unwrap();
+    sink.finish(10_000).await.unwrap();
+    assert!(std::fs::read(dir.path().join("disk.raw")).unwrap() == [0; 10_000]);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}

@@ -246,6 +246,13 @@ impl Conversion {
         match (ended, &sink) {
             (Err(error), Some(sink)) => {
                 debug!(%error, "undoing the target");
+                // What turned out wrong is not gone on with.
+                if matches!(error.kind(), ErrorKind::VerificationFailed | ErrorKind::Internal)
+                    && let Some(journal) = sink.journal()
+                    && let Err(error) = journal.drop_saved().await
+                {
+                    tracing::warn!(%error, "a journal stays behind");
+                }
                 sink.abort().await;
                 let stays = sink.journal().is_some_and(Journal::stays) && error.hint_text().is_none();
                 Err(if stays {

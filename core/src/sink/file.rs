@@ -83,7 +83,7 @@ struct Inner {
     end: AtomicU64,
     written: AtomicU64,
     state: Mutex<State>,
-    /// It has the bytes of an interrupted run.
+    /// It has the bytes of an interrupted run, and nobody took them up yet.
     left: AtomicBool,
     /// There is a journal with which another run can go on.
     journal: AtomicBool,
@@ -271,6 +271,16 @@ impl Inner {
         self.options.resume && self.journal.load(Ordering::Relaxed)
     }
 
+    /// Begins anew: what is never written must read as zeros.
+    fn drop_saved(&self) -> Result<()> {
+        self.journal.store(false, Ordering::Relaxed);
+        self.left.store(false, Ordering::Relaxed);
+        self.place.remove_journal()?;
+        self.end.store(0, Ordering::Relaxed);
+        let emptied = retry(|| rustix::fs::ftruncate(&self.file, 0));
+        emptied.map_err(|errno| failed("emptying", self.place.url(), errno))
+    }
+
     /// Gives up what is not published. False where it is.
     fn discard(&self) -> bool {
         let mut state = self.state();
@@ -313,7 +323,7 @@ impl Journal for FileSink {
     fn load(&self) -> BoxFuture<'_, Result<Option<Saved>>> {
         let inner = Arc::clone(&self.inner);
         Box::pin(blocking(move |_| {
-            if !inner.left.load(Ordering::Relaxed) {
+            if !inner.left.swap(false, Ordering::Relaxed) {
                 return Ok(None);
             }
             let len = inner
@@ -329,14 +339,7 @@ impl Journal for FileSink {
 
     fn drop_saved(&self) -> BoxFuture<'_, Result<()>> {
         let inner = Arc::clone(&self.inner);
-        Box::pin(blocking(move |_| {
-            inner.journal.store(false, Ordering::Relaxed);
-            inner.left.store(false, Ordering::Relaxed);
-            inner.place.remove_journal()?;
-            inner.end.store(0, Ordering::Relaxed);
-            let emptied = retry(|| rustix::fs::ftruncate(&inner.file, 0));
-            emptied.map_err(|errno| failed("emptying", inner.place.url(), errno))
-        }))
+        Box::pin(blocking(move |_| inner.drop_saved()))
     }
 
     fn save(&self, _at: u64, state: Bytes) -> BoxFuture<'_, Result<()>> {
@@ -392,6 +395,10 @@ impl Sink for FileSink {
     fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
         let inner = Arc::clone(&self.inner);
         Box::pin(blocking(move |_| {
+            if inner.left.load(Ordering::Relaxed) {
+                // Nobody asked for it.
+                inner.drop_saved()?;
+            }
             // A length that is only an upper bound may be far from what is needed.
             match expected.most_bytes {
                 Some(len) if expected.exact => inner.give_length(len),
