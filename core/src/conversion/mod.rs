@@ -254,12 +254,13 @@ impl Conversion {
                     tracing::warn!(%error, "a journal stays behind");
                 }
                 sink.abort().await;
-                let stays = sink.journal().is_some_and(Journal::stays) && error.hint_text().is_none();
-                Err(if stays {
-                    error.hint("what is needed to go on was kept: run it again with --resume")
-                } else {
-                    error
-                })
+                if !sink.journal().is_some_and(Journal::stays) {
+                    return Err(error);
+                }
+                const KEPT: &str = "what is needed to go on was kept: run it again with --resume";
+                let hint =
+                    error.hint_text().map_or_else(|| KEPT.to_owned(), |hint| format!("{hint}; {KEPT}"));
+                Err(error.hint(hint))
             }
             (ended, _) => ended,
         }

@@ -85,6 +85,12 @@ pub enum Fault {
     Stall(u64),
     /// The answer waits so long before its first byte.
     Delay(std::time::Duration),
+    /// The answer is whole, and then the connection is closed, which nothing announced.
+    Hangup,
+    /// One bit of this byte of the body is another one.
+    Flip(u64),
+    /// Before it is answered, the object is replaced by this file, which is moved there.
+    Replace(PathBuf),
 }
 
 pub(super) struct Layer {
@@ -96,6 +102,8 @@ pub(super) struct Layer {
     pub(super) rule: RwLock<Arc<Rule>>,
     pub(super) log: Arc<Log>,
     requests: AtomicU64,
+    /// An answer is of one object, not of two that took each other's place meanwhile.
+    replacing: tokio::sync::RwLock<()>,
 }
 
 type Response = http::Response<Shaped>;
@@ -111,6 +119,7 @@ impl Layer {
             rule: RwLock::new(Arc::new(|_| Vec::new())),
             log: Arc::default(),
             requests: AtomicU64::new(0),
+            replacing: tokio::sync::RwLock::new(()),
         })
     }
 
@@ -130,6 +139,15 @@ impl Layer {
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
+        for fault in &faults {
+            if let Fault::Replace(by) = fault {
+                let _alone = self.replacing.write().await;
+                // Where there is nothing to replace it by, the test that asked for it fails.
+                let _moved = std::fs::rename(by, self.root.join(&seen.object));
+            }
+        }
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let whole = if reads { Some(self.replacing.read().await) } else { None };
         let mut response = match faults.iter().find_map(refusal) {
             Some(refusal) => {
                 // Whoever is refused in the middle of a body may never see why.
@@ -143,7 +161,8 @@ impl Layer {
             }
         };
         let file = self.file(&seen, &response);
-        let mut cut = None;
+        drop(whole);
+        let (mut cut, mut flip, mut hangup) = (None, None, false);
         for fault in &faults {
             match fault {
                 Fault::Header(name, value) => set(&mut response, name, value),
@@ -151,6 +170,8 @@ impl Layer {
                 Fault::Truncate(at) => cut = Some((*at, Cut::Close)),
                 Fault::Reset(at) => cut = Some((*at, Cut::Reset)),
                 Fault::Stall(at) => cut = Some((*at, Cut::Silence)),
+                Fault::Flip(at) => flip = Some(*at),
+                Fault::Hangup => hangup = true,
                 _ => {}
             }
         }
@@ -166,6 +187,8 @@ impl Layer {
             connection,
             log,
             cut,
+            flip,
+            hangup,
             sent: 0,
             flushed: false,
             pending: Bytes::new(),

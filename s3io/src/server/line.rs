@@ -68,6 +68,8 @@ pub(super) struct Connection {
     free: Mutex<Option<Instant>>,
     /// It is to end by a reset.
     reset: AtomicBool,
+    /// It takes no further request.
+    ended: AtomicBool,
 }
 
 impl Connection {
@@ -124,6 +126,10 @@ pub(super) struct Shaped {
     pub(super) connection: Arc<Connection>,
     pub(super) log: (Arc<Log>, u64),
     pub(super) cut: Option<(u64, Cut)>,
+    /// A byte that is damaged on the way.
+    pub(super) flip: Option<u64>,
+    /// The connection ends with the answer.
+    pub(super) hangup: bool,
     pub(super) sent: u64,
     /// The answer waited for what was sent to be on its way, before it is cut.
     pub(super) flushed: bool,
@@ -132,10 +138,21 @@ pub(super) struct Shaped {
 }
 
 impl Shaped {
-    fn count(&mut self, bytes: &Bytes) {
+    /// What goes on the line, counted, and damaged where it is to be.
+    fn send(&mut self, bytes: Bytes) -> Frame<Bytes> {
+        let from = self.sent;
         self.sent += bytes.len() as u64;
         let (log, number) = &self.log;
         note(log, *number, |exchange| exchange.sent += bytes.len() as u64);
+        let flip = self.flip.filter(|at| (from..self.sent).contains(at));
+        Frame::data(match flip.and_then(|at| usize::try_from(at - from).ok()) {
+            Some(at) => {
+                let mut bytes = bytes.to_vec();
+                bytes[at] ^= 1;
+                bytes.into()
+            }
+            None => bytes,
+        })
     }
 }
 
@@ -143,6 +160,9 @@ impl Drop for Shaped {
     fn drop(&mut self) {
         let (log, number) = &self.log;
         note(log, *number, |exchange| exchange.over = true);
+        if self.hangup {
+            self.connection.ended.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -164,8 +184,7 @@ impl Body for Shaped {
                     return Poll::Pending;
                 }
                 if !bytes.is_empty() {
-                    self.count(&bytes);
-                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                    return Poll::Ready(Some(Ok(self.send(bytes))));
                 }
             }
             let left = match self.cut {
@@ -207,8 +226,7 @@ impl Body for Shaped {
             match through.filter(|at| *at > Instant::now()) {
                 Some(at) => self.next = Some((bytes, Box::pin(tokio::time::sleep_until(at)))),
                 None => {
-                    self.count(&bytes);
-                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                    return Poll::Ready(Some(Ok(self.send(bytes))));
                 }
             }
         }
@@ -219,7 +237,7 @@ impl Body for Shaped {
     }
 }
 
-/// A socket that can end by a reset.
+/// A socket that can end by a reset, or without a word.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
@@ -247,6 +265,9 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.connection.ended.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, into)
     }
 }

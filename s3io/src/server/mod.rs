@@ -12,7 +12,9 @@
 mod layer;
 mod line;
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -182,6 +184,28 @@ impl Server {
     /// Breaks answers from now on: the rule is asked about every request, and what it gives is done to the answer.
     pub fn set_faults(&self, rule: impl Fn(&Request) -> Vec<Fault> + Send + Sync + 'static) {
         *self.layer.rule.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rule);
+    }
+
+    /// Breaks so many of a thousand answers from now on, as `choose` says from a random number. Which ones they are follows
+    /// from the seed and from what is asked, and how often it was asked before, not from the order in which it comes.
+    pub fn set_seeded_faults(
+        &self,
+        seed: u64,
+        of_a_thousand: u64,
+        choose: impl Fn(&Request, u64) -> Vec<Fault> + Send + Sync + 'static,
+    ) {
+        let asked = Mutex::new(HashMap::<_, u64>::new());
+        self.set_faults(move |request| {
+            let what = (request.method.clone(), request.object.clone(), request.range, request.part);
+            let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+            let times = asked.entry(what.clone()).or_default();
+            *times += 1;
+            // With fixed keys: the same in every process.
+            let mut hasher = DefaultHasher::new();
+            (seed, what, *times).hash(&mut hasher);
+            let number = hasher.finish();
+            if number % 1000 < of_a_thousand { choose(request, number / 1000) } else { Vec::new() }
+        });
     }
 
     /// What was asked and answered since the start, or since [`forget`](Self::forget), in the order asked.

@@ -1,0 +1,8 @@
+//! Whole conversions while something fails: the right bytes or the right error, and nothing half-made.
+
+mod crowd;
+mod dropped;
+mod network;
+mod places;
+mod replaced;
+mod support;

@@ -1,0 +1,259 @@
+//! A server with two buckets, the images of one disk, and conversions of them.
+
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use diskferry_core::budget::Budget;
+use diskferry_core::conversion::{Conversion, Report, Resources};
+use diskferry_core::error::Result;
+use diskferry_core::limits::{ImageLimit, Limits};
+use diskferry_core::pool::CpuPool;
+use diskferry_core::sink::Sink;
+use diskferry_core::sink::file::{FileSink, FileSinkOptions};
+use diskferry_core::source::Source;
+use diskferry_core::source::file::FileSource;
+use diskferry_corpus::oracle::{fsverity_digest, make};
+use diskferry_formats::{Declared, Format, TargetOptions, create, open};
+use diskferry_s3io::server::{Request, Server, ServerOptions};
+use diskferry_s3io::{Client, ClientOptions, S3Sink, S3SinkOptions, S3Source};
+
+pub(crate) const MIB: u64 = 1 << 20;
+/// Where images are.
+pub(crate) const IMAGES: &str = "images";
+/// Where targets go.
+pub(crate) const LIBRARY: &str = "library";
+/// What a conversion may have in flight.
+pub(crate) const MEMORY: u64 = 64 * MIB;
+
+/// A kind of image: its name, its format, and how qemu-img makes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Image {
+    pub(crate) name: &'static str,
+    pub(crate) format: Format,
+    options: &'static [&'static str],
+    flags: &'static [&'static str],
+}
+
+/// Every format, plain and compressed.
+pub(crate) const IMAGE_KINDS: [Image; 8] = [
+    Image { name: "raw", format: Format::Raw, options: &[], flags: &[] },
+    Image { name: "qcow2", format: Format::Qcow2, options: &[], flags: &[] },
+    Image { name: "qcow2-zlib", format: Format::Qcow2, options: &[], flags: &["-c"] },
+    Image { name: "qcow2-zstd", format: Format::Qcow2, options: &["compression_type=zstd"], flags: &["-c"] },
+    Image { name: "vhd-dynamic", format: Format::Vhd, options: &["force_size=on"], flags: &[] },
+    Image {
+        name: "vhd-fixed",
+        format: Format::Vhd,
+        options: &["subformat=fixed", "force_size=on"],
+        flags: &[],
+    },
+    Image { name: "vmdk-sparse", format: Format::Vmdk, options: &[], flags: &[] },
+    Image { name: "vmdk-stream", format: Format::Vmdk, options: &["subformat=streamOptimized"], flags: &[] },
+];
+
+impl Image {
+    pub(crate) fn named(name: &str) -> Self {
+        IMAGE_KINDS.into_iter().find(|image| image.name == name).expect("a kind of image")
+    }
+
+    fn make(&self, raw: &Path, path: &Path) {
+        if self.format == Format::Raw {
+            std::fs::copy(raw, path).unwrap();
+        } else {
+            make(raw, &self.format.to_string(), self.options, self.flags, path);
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("s3://{IMAGES}/{}", self.name)
+    }
+}
+
+/// A raw disk of so many MiB, three fifths of it noise and text, no two clusters of it alike.
+pub(crate) fn disk(path: &Path, mib: u64) {
+    const BLOCK: usize = 4096;
+    let file = std::fs::File::create(path).unwrap();
+    file.set_len(mib * MIB).unwrap();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut noise = Vec::with_capacity(MIB as usize);
+    while noise.len() < MIB as usize {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        noise.extend_from_slice(&state.to_le_bytes());
+    }
+    let text: Vec<u8> =
+        b"the quick brown fox jumps over the lazy dog; ".iter().copied().cycle().take(MIB as usize).collect();
+    for at in (0..mib).filter(|at| at % 5 < 3) {
+        let mut bytes = if at % 5 == 1 { text.clone() } else { noise.clone() };
+        for (index, block) in bytes.chunks_exact_mut(BLOCK).enumerate() {
+            block[..16].copy_from_slice(&(u128::from(at) << 64 | index as u128 | 1 << 127).to_le_bytes());
+        }
+        file.write_all_at(&bytes, at * MIB).unwrap();
+    }
+    // One partition of Linux, from the first MiB on.
+    let mut mbr = [0; 512];
+    mbr[446..462].copy_from_slice(&[0, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0, 4, 0]);
+    mbr[510..].copy_from_slice(&[0x55, 0xaa]);
+    file.write_all_at(&mbr, 0).unwrap();
+}
+
+/// Makes an image of the disk of so many MiB.
+pub(crate) fn make_image(mib: u64, image: Image, path: &Path) {
+    let dir = tempfile::tempdir().unwrap();
+    let raw = dir.path().join("raw disk");
+    disk(&raw, mib);
+    image.make(&raw, path);
+}
+
+pub(crate) struct Bench {
+    pub(crate) server: Server,
+    pub(crate) client: Client,
+    pub(crate) dir: tempfile::TempDir,
+    /// The digest of the disk that all images are of, as `fsverity` says it.
+    pub(crate) digest: String,
+}
+
+impl Bench {
+    /// A server that has images of a disk of so many MiB.
+    pub(crate) async fn new(mib: u64, images: &[Image]) -> Self {
+        let server = Server::start(ServerOptions::default()).unwrap();
+        for bucket in [IMAGES, LIBRARY] {
+            server.create_bucket(bucket).await.unwrap();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let raw = dir.path().join("raw disk");
+        disk(&raw, mib);
+        for image in images {
+            let path = dir.path().join(image.name);
+            image.make(&raw, &path);
+            server.put_file(IMAGES, image.name, &path).await.unwrap();
+            std::fs::remove_file(&path).unwrap();
+        }
+        let digest = fsverity_digest(&raw);
+        std::fs::remove_file(&raw).unwrap();
+        let digest = digest.strip_prefix("sha256:").unwrap_or(&digest).to_owned();
+        let client = Client::new(impatient(&server)).await.unwrap();
+        Self { server, client, dir, digest }
+    }
+
+    /// Converts an image to a sink.
+    pub(crate) async fn convert(&self, image: Image, sink: Box<dyn Sink>, to: Format) -> Result<Report> {
+        self.conversion(image, sink, to).await?.run().await
+    }
+
+    pub(crate) async fn conversion(
+        &self,
+        image: Image,
+        sink: Box<dyn Sink>,
+        to: Format,
+    ) -> Result<Conversion> {
+        let source: Arc<dyn Source> = Arc::new(S3Source::open(&self.client, &image.url()).await?);
+        let disk = open(source, Declared::Format(image.format)).await?;
+        let target = create(to, sink, &TargetOptions::default())?;
+        let limits = Limits { capacity: None, image: ImageLimit::None };
+        Ok(Conversion::new(disk, target).limits(limits).resources(resources(MEMORY)))
+    }
+
+    /// Has `act` done once, when the source is asked for data the nth time, from 0, behind its head.
+    pub(crate) fn when_read(&self, nth: u64, act: impl Fn() + Send + Sync + 'static) {
+        let count = AtomicU64::new(0);
+        self.server.set_faults(move |request| {
+            if is_data(request) && count.fetch_add(1, Ordering::SeqCst) == nth {
+                act();
+            }
+            Vec::new()
+        });
+    }
+
+    pub(crate) async fn object(&self, name: &str, resume: bool) -> Result<Box<dyn Sink>> {
+        object(&self.client, name, resume).await
+    }
+
+    /// Where the server keeps a target.
+    pub(crate) fn stored(&self, name: &str) -> PathBuf {
+        self.server.root().join(LIBRARY).join(name)
+    }
+
+    /// The names of what is in the bucket for targets, and of parts of uploads.
+    pub(crate) fn left(&self) -> Vec<String> {
+        let root = names(self.server.root());
+        let parts = root.into_iter().filter(|name| name.starts_with(".upload"));
+        names(&self.server.root().join(LIBRARY)).into_iter().chain(parts).collect()
+    }
+
+    /// Bytes that the server sent of the images since it was last asked to forget.
+    pub(crate) fn sent(&self) -> u64 {
+        let exchanges = self.server.exchanges();
+        exchanges.iter().filter(|seen| seen.request.object.starts_with(IMAGES)).map(|seen| seen.sent).sum()
+    }
+}
+
+pub(crate) async fn object(client: &Client, name: &str, resume: bool) -> Result<Box<dyn Sink>> {
+    let mut options = S3SinkOptions::default();
+    options.resume = resume;
+    Ok(Box::new(S3Sink::create_with(client, &format!("s3://{LIBRARY}/{name}"), options).await?))
+}
+
+pub(crate) async fn file(path: &Path, resume: bool) -> Result<Box<dyn Sink>> {
+    let mut options = FileSinkOptions::default();
+    options.sync = false;
+    options.resume = resume;
+    Ok(Box::new(FileSink::create(path, options).await?))
+}
+
+/// Options of a client that waits for seconds, not for a minute.
+pub(crate) fn impatient(server: &Server) -> ClientOptions {
+    ClientOptions { stall_timeout: Duration::from_secs(9), ..server.client_options() }
+}
+
+pub(crate) fn resources(memory: u64) -> Resources {
+    Resources {
+        budget: Some(Budget::new(memory)),
+        pool: Some(Arc::new(CpuPool::new(2).unwrap())),
+        connections: None,
+    }
+}
+
+/// The digest of the disk in an image file.
+pub(crate) async fn digest(path: &Path, format: Format) -> String {
+    let disk = open(Arc::new(FileSource::open(path).await.unwrap()), Declared::Format(format)).await.unwrap();
+    let reading = Conversion::reading(disk).limits(Limits { capacity: None, image: ImageLimit::None });
+    reading.resources(resources(MEMORY)).run().await.unwrap().digest.unwrap().to_string()
+}
+
+/// Whether it is for data of a source: for what lies behind its head.
+pub(crate) fn is_data(request: &Request) -> bool {
+    request.object.starts_with(IMAGES) && request.range.is_some_and(|(first, _)| first > 0)
+}
+
+/// What a process is told by which a test was started.
+const CHILD: &str = "DISKFERRY_TEST_CHILD";
+
+/// Runs `test` of this program once more, in a process of its own, and tells it this.
+pub(crate) fn in_a_process_of_its_own<const N: usize>(test: &str, tell: &[&str; N]) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(CHILD, tell.join("\n"));
+    let output = command.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{out}\n{err}");
+    println!("{out}");
+}
+
+/// What this process was told, where a test started it.
+pub(crate) fn told<const N: usize>() -> Option<[String; N]> {
+    let told = std::env::var(CHILD).ok()?;
+    Some(std::array::from_fn(|at| told.lines().nth(at).unwrap_or_default().to_owned()))
+}
+
+pub(crate) fn names(dir: &Path) -> Vec<String> {
+    match dir.read_dir() {
+        Ok(entries) => entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => panic!("{}: {error}", dir.display()),
+    }
+}
