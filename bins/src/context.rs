@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use diskferry_core::budget::Budget;
 use diskferry_core::conversion::Resources;
@@ -24,6 +25,21 @@ impl Context {
         match self.cancel.run_until_cancelled(work).await {
             Some(done) => done,
             None => Err(Error::new(ErrorKind::Cancelled, "stopped before it was done")),
+        }
+    }
+
+    /// Awaits `work`, which stops by itself when the user asks for it, but no longer than is taken for stopping.
+    pub(crate) async fn stopping<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        const GRACE: Duration = Duration::from_millis(700);
+        let late = async {
+            self.cancel.cancelled().await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = late => Err(Error::new(ErrorKind::Cancelled, "stopped, and the destination did not answer in time")
+                .hint("look whether DST is there; an unfinished upload of it is ended by the next run to it")),
         }
     }
 

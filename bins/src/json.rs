@@ -233,6 +233,27 @@ pub(crate) struct Transfer {
     pub(crate) resumed_bytes: u64,
     pub(crate) peak_memory_bytes: u64,
     pub(crate) seconds: f64,
+    pub(crate) time: Spent,
+}
+
+/// Where the seconds went; together they are all.
+#[derive(Serialize, Debug)]
+pub(crate) struct Spent {
+    plan: f64,
+    source: f64,
+    cpu: f64,
+    destination: f64,
+    memory: f64,
+    finish: f64,
+    verify: f64,
+}
+
+impl From<diskferry_core::conversion::Spent> for Spent {
+    fn from(spent: diskferry_core::conversion::Spent) -> Self {
+        let diskferry_core::conversion::Spent { plan, source, cpu, destination, memory, finish, verify } =
+            spent;
+        Self { plan, source, cpu, destination, memory, finish, verify }
+    }
 }
 
 /// The answer of `compare`.

@@ -77,6 +77,6 @@ fn run(cli: Cli) -> Result<Answer> {
     });
     // What is left is at most a system call that nobody waits for: a read of a dead network file system must not hold
     // the process.
-    runtime.shutdown_timeout(Duration::from_millis(500));
+    runtime.shutdown_timeout(Duration::from_millis(200));
     ended
 }

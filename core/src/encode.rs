@@ -65,6 +65,11 @@ impl Encoding {
         self.unit
     }
 
+    /// Jobs under way.
+    pub(crate) fn jobs(&self) -> usize {
+        self.jobs.len()
+    }
+
     /// True where nothing more should be given to it before something was taken.
     pub(crate) fn is_full(&self) -> bool {
         self.jobs.len() >= self.most

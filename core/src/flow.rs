@@ -97,6 +97,12 @@ impl Flow {
         Ok(())
     }
 
+    /// Requests to the source and jobs of the CPU workers that are under way.
+    pub(crate) fn under_way(&self) -> (usize, usize) {
+        let (reads, jobs) = self.transfer.under_way();
+        (reads, jobs + self.encoding.as_ref().map_or(0, Encoding::jobs))
+    }
+
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next>> {
         loop {
             if let Some(part) = self.ready.pop_front() {

@@ -25,6 +25,7 @@ pub mod journal;
 mod kept;
 pub mod limits;
 pub mod measure;
+pub mod metrics;
 pub mod plan;
 pub mod pool;
 pub mod progress;

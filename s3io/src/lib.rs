@@ -44,6 +44,7 @@ mod hedge;
 mod http;
 mod judge;
 mod meter;
+pub mod metrics;
 mod net;
 mod pace;
 mod parted;

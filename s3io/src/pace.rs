@@ -221,6 +221,7 @@ impl Turn<'_> {
             state.allowed = (state.allowed.min(state.climb.worth as f64) / 2.0).max(1.0);
             state.stale = state.long + state.short;
             state.epoch = None;
+            crate::metrics::slowdown();
             tracing::debug!(limit = state.limit(), "the service asks for fewer requests");
         }
     }

@@ -18,6 +18,7 @@ use diskferry_core::buffer::Filling;
 use diskferry_core::error::{Error, Result};
 use http_body_util::BodyExt;
 use tokio::time::{sleep, timeout};
+use tracing::{Instrument, debug_span};
 
 use crate::answer::{Answer, Object};
 use crate::judge::{self, Asked};
@@ -43,6 +44,11 @@ type Next = Option<(Open, Bytes)>;
 impl Remote {
     /// The bytes `start..end`. `first` is an answer at hand whose body begins at `start`.
     pub(crate) async fn fetch(&self, start: u64, end: u64, mut first: Option<Answer>) -> Result<Bytes> {
+        let span = debug_span!("range", from = start, to = end);
+        self.fetch_in_span(start, end, &mut first).instrument(span).await
+    }
+
+    async fn fetch_in_span(&self, start: u64, end: u64, first: &mut Option<Answer>) -> Result<Bytes> {
         let want = end.saturating_sub(start);
         let room = usize::try_from(want).map_err(|_| Error::internal("a read beyond the address space"))?;
         let mut got = Filling::new(room)?;
@@ -158,6 +164,7 @@ impl Remote {
         let Some(_leave) = leave else {
             return timeout(rest, first).await.unwrap_or_else(|_| Err(silent()));
         };
+        crate::metrics::second();
         tracing::debug!(from = missing.first, after = ?soon, "stuck: asking for it a second time");
         let mut second = pin!(timeout(silence, self.next(object, missing, None, turn)));
         let mut over = pin!(sleep(rest));

@@ -209,7 +209,9 @@ impl Remote {
         self.meter.asked(1);
         let started = Instant::now();
         let answer = object.get(range, pin).await?;
-        self.meter.measured(Some(started.elapsed()), None);
+        let latency = started.elapsed();
+        crate::metrics::first_byte(latency);
+        self.meter.measured(Some(latency), None);
         Ok(answer)
     }
 

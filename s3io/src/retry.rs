@@ -139,6 +139,7 @@ impl Tries {
         let ceiling = FIRST_WAIT.saturating_mul(1 << self.fruitless.min(16)) / 2;
         let jitter = ceiling.min(LONGEST_WAIT).mul_f64(fastrand::f64());
         let wait = jitter.max(asked.unwrap_or_default()).min(LONGEST_WAIT);
+        crate::metrics::again(self.kind);
         tracing::debug!(%what, ?wait, "asking again");
         Ok(wait)
     }

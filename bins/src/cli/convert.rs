@@ -57,9 +57,8 @@ pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
         .stall_timeout(Some(ctx.common.stall_timeout))
         .cancel(ctx.cancel.clone());
     let name = source.url.clone();
-    let report =
-        progress::shown(&ctx.common, &name, Afterwards::Gone, |sender| conversion.on_progress(sender).run())
-            .await?;
+    let run = |sender| ctx.stopping(conversion.on_progress(sender).run());
+    let report = progress::shown(&ctx.common, &name, Afterwards::Gone, run).await?;
     tell(ctx, source, &report, &dst, args.verify).await?;
     Ok(Answer::Yes)
 }
@@ -180,6 +179,7 @@ pub(crate) fn document(source: json::Source, report: &Report) -> Result<json::Co
             resumed_bytes: movement.resumed_bytes,
             peak_memory_bytes: peak_memory_bytes().unwrap_or(movement.peak_budget_bytes),
             seconds: movement.seconds,
+            time: movement.spent.into(),
         },
     })
 }
@@ -203,8 +203,30 @@ fn text(document: &json::Converted, report: &Report, verified: bool) -> String {
     facts.fact("fetched", format!("{} in {requests}{retries}", render::bytes(transfer.bytes_fetched)));
     facts.fact("written", render::bytes(transfer.bytes_written));
     facts.fact("peak memory", render::bytes(transfer.peak_memory_bytes));
-    facts.fact("time", render::seconds(transfer.seconds));
+    facts.fact("time", render::seconds(transfer.seconds) + &went_to(report));
     facts.done()
+}
+
+/// What took the time: what is a twentieth of it or more, the longest first.
+fn went_to(report: &Report) -> String {
+    let whole = report.movement.seconds;
+    let mut parts = report.movement.spent.parts();
+    parts.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let told =
+        parts.iter().filter(|(_, seconds)| *seconds >= whole / 20.0 && whole > 0.0).map(|(part, seconds)| {
+            let what = match *part {
+                "plan" => "to plan",
+                "source" => "for the source",
+                "cpu" => "for the processors",
+                "destination" => "for the destination",
+                "memory" => "for memory that others hold",
+                "finish" => "to finish",
+                _ => "to verify",
+            };
+            format!("{:.0} % {what}", seconds / whole * 100.0)
+        });
+    let told: Vec<String> = told.collect();
+    if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) }
 }
 
 fn target_format(target: &json::Target) -> String {

@@ -3,10 +3,10 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use diskferry_s3io::server::{Server, ServerOptions};
+use diskferry_s3io::server::{Fault, Request, Server, ServerOptions};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Dir, Said, keys, program};
+use crate::support::{Dir, Said, keys, noise, program};
 
 /// A server with samples in its bucket `images`.
 struct Store {
@@ -249,4 +249,72 @@ fn a_store_that_takes_no_object_has_its_code() {
     assert_eq!(error["code"], "destination_unsuitable");
     assert!(error.to_string().contains("--memory"), "{error}");
     said(store.program().args(["info", "s3://images/a.raw"])).ends(5);
+}
+
+/// Sends SIGINT to a conversion once the server was asked for what `reached` waits for. Gives how it ended, which must not
+/// take the minutes for which the server is silent.
+fn interrupted(store: &Store, args: &[&str], reached: impl Fn(&Request) -> bool) -> Said {
+    let mut command = store.program();
+    let child = command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let began = Instant::now();
+    while !store.server.exchanges().iter().any(|exchange| reached(&exchange.request)) {
+        assert!(began.elapsed() < Duration::from_secs(60), "it never came so far");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let said = Said::of(child.wait_with_output().unwrap()).ends(130);
+    assert!(began.elapsed() < Duration::from_secs(90), "{:?}", began.elapsed());
+    assert_eq!(said.error()["code"], "cancelled");
+    said
+}
+
+#[test]
+fn an_interrupted_run_does_not_wait_for_a_store_that_is_silent() {
+    let store = Store::with(&[], ServerOptions::default());
+    let dir = Dir::new();
+    let raw = dir.file("disk.raw", &noise(20 << 20));
+    let silent = |request: &Request| request.part.is_some() || request.method == "DELETE";
+    let late = Fault::Delay(Duration::from_secs(600));
+    store.server.set_faults(move |request| if silent(request) { vec![late.clone()] } else { Vec::new() });
+    let args = [
+        "--json",
+        "--stall-timeout",
+        "600",
+        "convert",
+        "-f",
+        "raw",
+        raw.to_str().unwrap(),
+        "s3://images/out.raw",
+    ];
+    let said = interrupted(&store, &args, |request| request.part == Some(2));
+    assert!(said.error()["hint"].as_str().unwrap().contains("look whether DST is there"), "{}", said.err);
+    assert!(!store.server.root().join("images/out.raw").exists());
+}
+
+#[test]
+fn a_run_that_is_interrupted_while_it_reads_its_target_back_takes_it_back() {
+    let store = Store::with(&[], ServerOptions::default());
+    let dir = Dir::new();
+    let raw = dir.file("disk.raw", &noise(20 << 20));
+    let reads_back = |request: &Request| {
+        request.object == "images/out.raw" && request.range.is_some_and(|(first, _)| first > 0)
+    };
+    store
+        .server
+        .set_faults(move |request| if reads_back(request) { vec![Fault::Stall(0)] } else { Vec::new() });
+    let target = "s3://images/out.raw";
+    let args = [
+        "--json",
+        "--stall-timeout",
+        "600",
+        "convert",
+        "-f",
+        "raw",
+        "--verify",
+        raw.to_str().unwrap(),
+        target,
+    ];
+    let said = interrupted(&store, &args, reads_back);
+    assert!(said.error()["message"].as_str().unwrap().contains("it was deleted"), "{}", said.err);
+    assert!(!store.server.root().join("images/out.raw").exists());
 }

@@ -2,20 +2,23 @@
 
 mod keeper;
 mod run;
+mod spent;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch::Sender;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::field::Empty;
+use tracing::{Instrument, debug, info_span};
 
 use crate::budget::Budget;
 use crate::digest::{Digest, Tree};
 use crate::disk::{Disk, Geometry};
-use crate::error::{Error, ErrorKind, Result, Warning};
+use crate::error::{ErrorKind, Result, Warning};
 use crate::journal::Journal;
 use crate::limits::{Limits, Sizes, Verdict};
+use crate::metrics;
 use crate::pool::CpuPool;
 use crate::progress::Progress;
 use crate::sink::Receipt;
@@ -25,6 +28,8 @@ use crate::target::Target;
 use crate::transfer::{Order, TransferOptions};
 
 use run::{How, Run};
+
+pub use spent::Spent;
 
 /// What is read: an opened disk, or an image that comes in one pass.
 pub enum Input {
@@ -95,6 +100,8 @@ pub struct Movement {
     pub peak_budget_bytes: u64,
     /// How long it took, in seconds.
     pub seconds: f64,
+    /// Where that went.
+    pub spent: Spent,
 }
 
 /// What a conversion, or a reading without a target, found out.
@@ -178,7 +185,9 @@ impl Conversion {
     }
 
     /// Cancelling the token ends the run with `cancelled`, the target undone; or, where that was being published at this
-    /// moment, with its report.
+    /// moment, with its report. A target that is read back after it was published is taken back. Undoing waits for what the
+    /// destination was sent and did not answer yet, which where that is silent takes up to the stall timeout; dropping the
+    /// future instead leaves that to the background.
     #[must_use]
     pub fn cancel(mut self, token: CancellationToken) -> Self {
         self.cancel = Some(token);
@@ -221,13 +230,33 @@ impl Conversion {
     /// # Errors
     /// Any kind of the contract but those of opening. On an error the target is undone before it is answered.
     pub async fn run(self) -> Result<Report> {
+        let source = match &self.input {
+            Input::Disk(disk) => disk.files().first().map_or("-", |file| file.url()),
+            Input::Stream(_) => "-",
+        };
+        let target = self.target.as_ref().map(|target| target.sink.url());
+        let span = info_span!(
+            "conversion",
+            source,
+            target,
+            requests = Empty,
+            bytes = Empty,
+            retries = Empty,
+            written = Empty
+        );
+        let ended = self.run_in_span().instrument(span).await;
+        metrics::ended(ended.as_ref().map(|report| &report.movement.spent));
+        ended
+    }
+
+    async fn run_in_span(self) -> Result<Report> {
         let Self { input, target, limits, resources, progress, cancel, digest, verify, resume, stall } = self;
         let (layout, sink) = match target {
             Some(Target { layout, sink }) => (Some(layout), Some(sink)),
             None => (None, None),
         };
         let run = async {
-            let how = How { digest, verify, resume, stall };
+            let how = How { digest, verify, resume, stall, cancel: cancel.clone() };
             let run = Run::new(layout, sink.as_deref(), limits, progress, how);
             run.go(input, &resources).await
         };
@@ -239,7 +268,7 @@ impl Conversion {
                     (Some(ended), _) => ended,
                     // It came too late: the target is published, and an error beside it would be a lie.
                     (None, Some(sink)) if !sink.abort().await => run.await,
-                    (None, _) => Err(Error::new(ErrorKind::Cancelled, "stopped before it was done")),
+                    (None, _) => Err(run::cancelled()),
                 }
             }
         };

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch::Sender;
+use tokio_util::sync::CancellationToken;
 
 use super::keeper::Keeper;
+use super::spent::{Clock, Wait};
 use super::{Input, Movement, Report, Resources};
 use crate::account::Account;
 use crate::address::{GuestOffset, GuestRange};
@@ -21,6 +23,7 @@ use crate::flow::{Flow, Next};
 use crate::journal::{Dummy, State, are_sound};
 use crate::kept::HeadAndTail;
 use crate::limits::{Limits, Sizes};
+use crate::metrics::{Meters, Queues, Standing};
 use crate::progress::{Phase, Progress};
 use crate::sink::{Expected, ReadBack, Receipt, Sink, memory_of};
 use crate::source::BoxFuture;
@@ -52,15 +55,20 @@ pub(super) struct Run<'a> {
     /// Bytes of the target that were zeroed: a device may take long over what it does not count as written.
     zeroed: Arc<AtomicU64>,
     keeper: Option<Keeper<'a>>,
+    clock: Clock,
+    meters: Meters,
+    /// Cancelled where the run is to stop. What was not published by then is undone from outside.
+    cancel: Option<CancellationToken>,
 }
 
 /// What is asked of a run.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct How {
     pub(super) digest: bool,
     pub(super) verify: bool,
     pub(super) resume: bool,
     pub(super) stall: Option<Duration>,
+    pub(super) cancel: Option<CancellationToken>,
 }
 
 /// What is shown of the source while a run goes on.
@@ -79,7 +87,7 @@ impl<'a> Run<'a> {
         progress: Option<Sender<Progress>>,
         how: How,
     ) -> Self {
-        let How { digest, verify, resume, stall } = how;
+        let How { digest, verify, resume, stall, cancel } = how;
         Self {
             layout,
             sink,
@@ -93,6 +101,9 @@ impl<'a> Run<'a> {
             written: HeadAndTail::default(),
             zeroed: Arc::default(),
             keeper: None,
+            clock: Clock::new(),
+            meters: Meters::new(),
+            cancel,
         }
     }
 
@@ -131,7 +142,12 @@ impl<'a> Run<'a> {
         let account = Account::new(self.digest.then(Tree::new), self.limits.image);
         let mut flow = Flow::new(transfer, account, encoding);
         let resumed_bytes = saved.map_or(Ok(0), |saved| self.go_on(saved, order, &mut flow))?;
-        self.move_all(first, &mut flow, waiting).await?;
+        self.clock.was(|spent| &mut spent.plan);
+        let workers = options.pool.threads();
+        let moved = self.move_all(first, &mut flow, waiting, workers).await;
+        self.clock.was(|spent| &mut spent.cpu);
+        self.tell(&flow, Queues::default());
+        moved?;
 
         let virtual_bytes = flow.transfer.virtual_bytes().unwrap_or(0);
         geometry.virtual_bytes = virtual_bytes;
@@ -146,6 +162,7 @@ impl<'a> Run<'a> {
             content_end: Some(flow.account.content_end),
             output_bytes: None,
         };
+        self.clock.was(|spent| &mut spent.finish);
         let verdict = self.limits.judge(&sizes);
         // A stream shows its sizes only now.
         verdict.enforce()?;
@@ -154,6 +171,7 @@ impl<'a> Run<'a> {
         drop(flow);
         let (target, looks) = self.publish(written_as, digest, shown, &options).await?;
         drop(room);
+        self.meters.wrote(target.as_ref().map_or(0, |(.., receipt)| receipt.written));
         sizes.output_bytes = target.as_ref().map(|(.., receipt)| receipt.bytes);
         let warnings = started_over
             .into_iter()
@@ -167,6 +185,7 @@ impl<'a> Run<'a> {
             resumed_bytes,
             peak_budget_bytes: budget.peak(),
             seconds: self.started.elapsed().as_secs_f64(),
+            spent: self.clock.spent(),
         };
         Ok(Report { geometry, sizes, verdict, warnings, target, digest, movement })
     }
@@ -311,7 +330,14 @@ impl<'a> Run<'a> {
     }
 
     /// Everything from the source to the target: reading and writing go on side by side.
-    async fn move_all(&mut self, mut first: Writes, flow: &mut Flow, most: u64) -> Result<()> {
+    /// No more than `most` bytes wait for the sink.
+    async fn move_all(
+        &mut self,
+        mut first: Writes,
+        flow: &mut Flow,
+        most: u64,
+        workers: usize,
+    ) -> Result<()> {
         let sink = self.sink;
         let mut saving: FuturesUnordered<BoxFuture<'a, Result<()>>> = FuturesUnordered::new();
         // Where a mark is, when all that was written before it was answered.
@@ -344,15 +370,27 @@ impl<'a> Run<'a> {
             {
                 flow.pause();
             }
+            let takes = reading && backlog < most && settling.is_none();
+            let queues = Queues::of(flow, writes.len(), backlog);
+            if self.meters.is_due() {
+                self.tell(flow, queues);
+            }
+            let wait = if takes { queues.wait(workers) } else { Wait::Destination };
+            self.clock.was(|spent| &mut spent.cpu);
             tokio::select! {
                 biased;
-                Some(written) = writes.next(), if !writes.is_empty() => written?,
+                Some(written) = writes.next(), if !writes.is_empty() => {
+                    self.clock.waited(wait);
+                    written?;
+                },
                 Some(saved) = saving.next(), if !saving.is_empty() => {
+                    self.clock.waited(wait);
                     if let Some(keeper) = &mut self.keeper {
                         keeper.saved(saved);
                     }
                 },
-                next = flow.next(), if reading && backlog < most && settling.is_none() => {
+                next = flow.next(), if takes => {
+                    self.clock.waited(wait);
                     let next = next?;
                     flow.admit(&self.limits)?;
                     let taken = match next {
@@ -375,6 +413,7 @@ impl<'a> Run<'a> {
                     waiting.extend(taken);
                 },
                 watch = Watch::tick(&mut watch) => {
+                    self.clock.waited(wait);
                     // A stream may go on without end and hold nothing.
                     flow.admit(&self.limits)?;
                     let writing = sink.filter(|_| !writes.is_empty());
@@ -434,16 +473,21 @@ impl<'a> Run<'a> {
         let layout = &*layout;
         let looks = layout.recognise(&std::mem::take(&mut self.written).of(sink.url(), len))?;
         let when = sink.capabilities().read_back;
+        self.clock.was(|spent| &mut spent.finish);
         if self.verify && when == ReadBack::Before {
             self.show(Phase::Verify, shown);
             verify::check(layout, sink, len, digest, options, self.stall).await?;
+            self.clock.was(|spent| &mut spent.verify);
         }
         let receipt = sink.finish(len).await?;
+        self.clock.was(|spent| &mut spent.finish);
         if self.verify && when == ReadBack::After {
             self.show(Phase::Verify, shown);
-            if let Err(error) = verify::check(layout, sink, len, digest, options, self.stall).await {
+            let check = verify::check(layout, sink, len, digest, options, self.stall);
+            if let Err(error) = unless(self.cancel.as_ref(), check).await {
                 return Err(verify::taken_back(error, sink, &receipt).await);
             }
+            self.clock.was(|spent| &mut spent.verify);
         }
         self.show(Phase::Finish, shown);
         Ok((Some((layout.format(), layout.variant(), receipt)), looks))
@@ -466,6 +510,16 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Tells whoever watches how the run stands.
+    fn tell(&mut self, flow: &Flow, queues: Queues) {
+        self.meters.tell(Standing {
+            source: flow.transfer.traffic(),
+            written: self.sink.map_or(0, Sink::written),
+            guest: flow.account.seen_bytes,
+            queues,
+        });
     }
 
     /// Tells how far it is.
@@ -540,6 +594,26 @@ impl Keeps {
     }
 }
 
+impl Queues {
+    fn of(flow: &Flow, writes: usize, backlog: u64) -> Self {
+        let (reads, jobs) = flow.under_way();
+        Self { reads, jobs, writes, backlog, waits_for_room: flow.transfer.waits_for_room() }
+    }
+
+    /// What a run waits for that would take more than it has.
+    fn wait(&self, workers: usize) -> Wait {
+        match self {
+            _ if self.jobs >= workers => Wait::Cpu,
+            _ if self.reads > 0 => Wait::Source,
+            _ if self.jobs > 0 => Wait::Cpu,
+            // Room that is missed then is held by what is being written.
+            _ if self.writes > 0 => Wait::Destination,
+            _ if self.waits_for_room => Wait::Memory,
+            _ => Wait::Source,
+        }
+    }
+}
+
 impl Shown {
     fn of(flow: &Flow) -> Self {
         let fetched = flow.transfer.traffic().bytes;
@@ -557,6 +631,19 @@ fn no_map(layout: &dyn Layout) -> Error {
         ),
     )
     .hint("name the source by its path or URL, or write raw or streamOptimized VMDK")
+}
+
+/// Awaits `work`, or ends where `cancel` is cancelled.
+async fn unless<T>(cancel: Option<&CancellationToken>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match cancel {
+        None => work.await,
+        Some(cancel) => cancel.run_until_cancelled(work).await.unwrap_or_else(|| Err(cancelled())),
+    }
+}
+
+/// The error of a run that was told to stop.
+pub(super) fn cancelled() -> Error {
+    Error::new(ErrorKind::Cancelled, "stopped before it was done")
 }
 
 /// Does one step, counting what it zeroes.

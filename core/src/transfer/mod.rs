@@ -207,6 +207,15 @@ impl Transfer {
             }
     }
 
+    /// Requests to the source that are under way, those for its tables as one, and jobs of the CPU workers.
+    pub(crate) fn under_way(&self) -> (usize, usize) {
+        let reads = match &self.feed {
+            Feed::Planned(planned) => planned.under_way(),
+            Feed::Streamed(streamed) => streamed.under_way(),
+        };
+        (reads, self.jobs.len())
+    }
+
     /// Stored bytes of the image: of all its files together, or taken from the stream so far.
     pub fn object_bytes(&self) -> u64 {
         match &self.feed {

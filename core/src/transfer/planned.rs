@@ -126,6 +126,11 @@ impl Planned {
         self.admission.is_some() && self.reads.is_empty() && self.mapping.is_none()
     }
 
+    /// Requests under way, those for tables as one.
+    pub(super) fn under_way(&self) -> usize {
+        self.reads.len() + usize::from(self.mapping.is_some()) + usize::from(self.verifying.is_some())
+    }
+
     /// One round. With a `backlog` of what was read before, nothing more is asked for, but over a network: there, a pause
     /// is a part of the link that is lost, and the budget bounds what waits.
     pub(super) fn advance(

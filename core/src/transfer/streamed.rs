@@ -82,6 +82,11 @@ impl Streamed {
         self.admission.is_some()
     }
 
+    /// One where it is read from now.
+    pub(super) fn under_way(&self) -> usize {
+        usize::from(self.pulling.is_some())
+    }
+
     pub(super) fn traffic(&self) -> Traffic {
         self.traffic
     }

@@ -5,4 +5,5 @@ mod stall;
 mod stream;
 mod torn;
 mod verify;
+mod watching;
 mod whole;

@@ -24,7 +24,7 @@ use crate::made::{Identity, Made, block_on, made, resources};
 const LONG: Duration = Duration::from_secs(3600);
 
 /// Stops the clock, which jumps to the next timer whenever all wait, for as long as `future` takes. One at a time.
-async fn jumping<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn jumping<T>(future: impl Future<Output = T>) -> T {
     tokio::time::pause();
     let done = future.await;
     tokio::time::resume();

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use diskferry_core::error::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use super::refusal::{Refused, exists};
 use crate::client::{Checksum, Client, in_region};
@@ -22,6 +23,9 @@ use crate::pace::Pace;
 use crate::retry::{Failure, Patience, Tries};
 use crate::sent::{Furthest, Sent};
 use crate::url::{Place, S3Location};
+
+/// Looks at whether a body moves, in the time after which one that does not is given up.
+const LOOKS: u32 = 8;
 
 /// The object that is to be, and how it is asked for.
 #[derive(Debug)]
@@ -224,9 +228,13 @@ impl Store {
         let mut request = pin!(request);
         let mut stop = self.stop.subscribe();
         let (mut seen, mut furthest, mut cuttable) = (0, sent.furthest(), true);
+        // What has left may still be on its way through this host's buffers, on a slow line for long. An answer that was
+        // lost leaves time for one more try.
+        let (moving, left) = (self.patience.silence, self.patience.stall / 2);
+        let mut ticks = tokio::time::interval(moving / LOOKS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silent_for = Duration::ZERO;
         loop {
-            // What has left may still be on its way through this host's buffers, on a slow line for long.
-            let limit = if seen < len { self.patience.silence } else { self.patience.stall * 2 / 3 };
             tokio::select! {
                 biased;
                 answer = &mut request => return answer.map_err(|error| Refused::of(&error)),
@@ -236,14 +244,18 @@ impl Store {
                     }
                     cuttable = false;
                 }
-                () = tokio::time::sleep(limit) => {
-                    if sent.bytes() == seen {
-                        return Err(silent(limit));
+                _ = ticks.tick() => {
+                    silent_for += ticks.period();
+                    if sent.bytes() > seen {
+                        (seen, silent_for) = (sent.bytes(), Duration::ZERO);
                     }
-                    seen = sent.bytes();
                     if sent.furthest() > furthest {
                         furthest = sent.furthest();
                         tries.left();
+                    }
+                    let limit = if seen < len { moving } else { left };
+                    if silent_for >= limit {
+                        return Err(silent(limit));
                     }
                 }
             }
@@ -339,6 +351,7 @@ impl Store {
                 () = self.stopped() => return Err(self.given_up()),
             };
             tries.begin(queued.elapsed());
+            let began = Instant::now();
             let checksum = self.wants_checksum().then(|| crc.get_or_insert_with(|| crc32(&bytes)).clone());
             let sent = Sent::new(&furthest);
             let request = self
@@ -357,6 +370,7 @@ impl Store {
                 Ok(output) => match (output.e_tag(), differs(&checksum, output.checksum_crc32())) {
                     (Some(etag), None) => {
                         turn.went_well();
+                        crate::metrics::part(began.elapsed());
                         return Ok(Done { etag: etag.to_owned(), crc32: checksum });
                     }
                     (_, Some(why)) => Refused::without_answer(Failure::broken(why)),

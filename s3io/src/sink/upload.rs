@@ -11,6 +11,7 @@ use bytes::Bytes;
 use diskferry_core::error::{Error, ErrorKind, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tracing::{Instrument, debug_span};
 
 use super::journal::{Held, Keeper, Left};
 use super::parts::{Part, Rooms};
@@ -299,10 +300,13 @@ impl Upload {
             Err(error) => return self.shared.fail(error),
         };
         let shared = Arc::clone(&self.shared);
-        self.parts.spawn(async move {
+        let span =
+            debug_span!("part", url = shared.store.shown(), index = part.index, bytes = part.bytes.len());
+        let sent = async move {
             let Part { index, bytes, _zeros } = part;
             (index, shared.store.put_part(&id, index, bytes).await)
-        });
+        };
+        self.parts.spawn(sent.instrument(span));
     }
 
     async fn ended(&mut self, ended: Result<(u64, Result<Done>), JoinError>) {

@@ -11,3 +11,4 @@ mod support;
 mod upload_faults;
 mod uploads;
 mod urls;
+mod watching;

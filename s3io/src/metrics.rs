@@ -1,0 +1,46 @@
+//! What requests tell whoever watches them, by the [`metrics`](https://docs.rs/metrics) facade, beside what conversions tell
+//! ([`diskferry_core::metrics`]).
+//!
+//! | name | kind | what |
+//! |---|---|---|
+//! | [`FIRST_BYTE`] | histogram | seconds from a GET to its answer |
+//! | [`PART`] | histogram | seconds that a part took to be uploaded and answered |
+//! | [`AGAIN`] | counter | requests that failed in passing and are made again; `of` is `source` or `destination` |
+//! | [`SECOND`] | counter | second requests for a range that was stuck |
+//! | [`SLOWDOWN`] | counter | times that a service asked for fewer requests and was given fewer |
+
+use diskferry_core::error::ErrorKind;
+use metrics::{counter, histogram};
+
+/// `diskferry_s3_first_byte_seconds`
+pub const FIRST_BYTE: &str = "diskferry_s3_first_byte_seconds";
+/// `diskferry_s3_part_seconds`
+pub const PART: &str = "diskferry_s3_part_seconds";
+/// `diskferry_s3_requests_again_total`
+pub const AGAIN: &str = "diskferry_s3_requests_again_total";
+/// `diskferry_s3_second_requests_total`
+pub const SECOND: &str = "diskferry_s3_second_requests_total";
+/// `diskferry_s3_slowdowns_total`
+pub const SLOWDOWN: &str = "diskferry_s3_slowdowns_total";
+
+pub(crate) fn first_byte(after: std::time::Duration) {
+    histogram!(FIRST_BYTE).record(after);
+}
+
+pub(crate) fn part(took: std::time::Duration) {
+    histogram!(PART).record(took);
+}
+
+/// `kind` is what the failure would be if it lasted.
+pub(crate) fn again(kind: ErrorKind) {
+    let of = if kind == ErrorKind::SourceUnavailable { "source" } else { "destination" };
+    counter!(AGAIN, "of" => of).increment(1);
+}
+
+pub(crate) fn second() {
+    counter!(SECOND).increment(1);
+}
+
+pub(crate) fn slowdown() {
+    counter!(SLOWDOWN).increment(1);
+}
