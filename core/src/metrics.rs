@@ -1,7 +1,7 @@
 //! What conversions tell whoever watches them, by the [`metrics`](https://docs.rs/metrics) facade: an embedder installs a
 //! recorder, and without one nothing is counted.
 //!
-//! Counters go up a few times a second and at the end of a run, also of one that fails. Gauges are the sum over all
+//! Counters go up a few times a second and at the end of a run, also of one that fails or is dropped; the last is no outcome. Gauges are the sum over all
 //! conversions of the process. Times are in seconds, sizes in bytes.
 //!
 //! | name | kind | what |
@@ -18,7 +18,7 @@
 //! | [`WRITES`] | gauge | writes to targets that are under way |
 //! | [`BACKLOG_BYTES`] | gauge | bytes that wait for their target |
 //! | [`WAITING_FOR_MEMORY`] | gauge | runs that can do nothing before others give back room in a shared budget |
-//! | [`SPENT`] | counter | microseconds of runs that are done, by where they went: `on` is a name of [`Spent`](crate::conversion::Spent) |
+//! | [`SPENT`] | counter | microseconds of runs that are done, by where they went: `on` is a name of [`Spent`] |
 //!
 //! The crate for S3 and HTTP has more, of its requests.
 

@@ -83,7 +83,8 @@ pub enum PathStyle {
     Never,
 }
 
-/// Whether what is uploaded carries checksums (CRC32) that the store verifies.
+/// Whether what is uploaded carries checksums (CRC32) that the store verifies, and whether an object that is read from its
+/// first byte to its last is compared with the checksum that the store keeps of the whole, where it keeps one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Checksum {
     /// Where the store takes them: an upload whose checksum is refused goes on without.

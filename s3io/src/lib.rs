@@ -58,6 +58,7 @@ pub mod server;
 mod sink;
 mod source;
 mod url;
+mod whole;
 mod works;
 
 pub use client::{Checksum, Client, ClientOptions, Keys, PathStyle};

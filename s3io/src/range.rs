@@ -27,7 +27,7 @@ use crate::remote::{Remote, expired};
 use crate::retry::{Failure, Tries};
 
 /// A shorter range is taken for a table, which others wait for.
-const SHORT: u64 = 1 << 20;
+pub(crate) const SHORT: u64 = 1 << 20;
 
 /// An answer whose body is being read.
 struct Open {

@@ -17,15 +17,17 @@ use diskferry_core::source::{BoxFuture, Capabilities, Identity, Traffic};
 use http_body_util::BodyExt;
 
 use crate::answer::{Answer, Object, Pin};
-use crate::client::{Client, in_region};
+use crate::client::{Checksum, Client, in_region};
 use crate::hedge::Hedges;
 use crate::judge;
 use crate::meter::Meter;
 use crate::net::Net;
 use crate::pace::Pace;
 use crate::parted;
+use crate::range::SHORT;
 use crate::retry::{Failure, Patience, Tries};
 use crate::url::HttpLocation;
+use crate::whole::Whole;
 
 /// Redirects followed while opening.
 const REDIRECTS: u32 = 5;
@@ -50,6 +52,7 @@ pub(crate) struct Remote {
     pub(crate) pace: Pace,
     pub(crate) hedges: Hedges,
     meter: Meter,
+    whole: Whole,
     /// Best length of a request, and where requests are cut.
     request: u64,
     warnings: Vec<Warning>,
@@ -102,6 +105,7 @@ impl Remote {
             pace: Pace::new(options.connections),
             hedges: Hedges::default(),
             meter: Meter::default(),
+            whole: Whole::new(options.checksum != Checksum::Off),
             request: parted::REQUEST,
             warnings,
         };
@@ -125,6 +129,7 @@ impl Remote {
                 remote.head = head;
             }
         }
+        remote.whole.note(0, &remote.head);
         remote.request = parted::request_bytes(remote.identity.etag.as_deref(), remote.len);
         *remote.redirects.get_mut() = 0;
         if remote.pin.etag.is_none() && remote.pin.last_modified.is_none() && remote.len > HeadTail::HEAD {
@@ -381,7 +386,29 @@ impl Remote {
             let place = |offset: StoredOffset| usize::try_from(offset.get()).unwrap_or(usize::MAX);
             return Ok(self.head.slice(place(range.start())..place(range.end())));
         }
-        self.fetch(range.start().get(), range.end().get(), None).await
+        let (start, end) = (range.start().get(), range.end().get());
+        // A short one is taken for a table: the map of a disk is read for less than what this would cost.
+        let learn = async {
+            if range.len() >= SHORT {
+                self.whole.learn(&self.object(), &self.pin, || self.meter.asked(1)).await;
+            }
+        };
+        let (bytes, ()) = tokio::join!(self.fetch(start, end, None), learn);
+        bytes.inspect(|bytes| self.whole.note(start, bytes))
+    }
+
+    /// Every read was held to the identity already. What all of them brought together is held to what the store keeps of
+    /// the whole.
+    pub(crate) fn verify(&self) -> Result<()> {
+        match self.whole.differs(self.len) {
+            None => Ok(()),
+            Some(what) => {
+                let damaged = Error::new(ErrorKind::SourceChanged, what).retry(true);
+                Err(self.named(
+                    damaged.hint("start again; where it is so once more, the stored object is damaged"),
+                ))
+            }
+        }
     }
 }
 
@@ -456,9 +483,8 @@ macro_rules! source_by_remote {
                 Box::pin(async move { Ok(if range.is_empty() { Vec::new() } else { vec![segment] }) })
             }
 
-            /// Every read was held to the identity already.
             fn verify(&self) -> diskferry_core::source::BoxFuture<'_, diskferry_core::error::Result<()>> {
-                Box::pin(async { Ok(()) })
+                Box::pin(async { self.remote.verify() })
             }
         }
     };

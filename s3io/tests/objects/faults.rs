@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use diskferry_core::error::ErrorKind;
+use diskferry_core::error::{Error, ErrorKind};
 use diskferry_core::source::Source;
 use diskferry_s3io::S3Source;
 use diskferry_s3io::server::{Fault, Request, Server, Shape};
@@ -156,7 +156,8 @@ async fn a_broken_body_goes_on_from_the_byte_reached() {
             assert_eq!(later.request.if_match, source.identity().etag);
         }
         let traffic = source.traffic();
-        assert_eq!((traffic.requests - before.requests, traffic.retries), (3, 2));
+        // One of them asks what the store keeps of the whole.
+        assert_eq!((traffic.requests - before.requests, traffic.retries), (4, 2));
         assert_eq!(traffic.bytes - before.bytes, 2 << 20, "{cut:?}: no byte is taken twice");
         // What the server gave to a connection that then broke is lost on the way, and asked for again.
         let lost = seen.iter().map(|exchange| exchange.sent).sum::<u64>() - (2 << 20);
@@ -273,4 +274,53 @@ async fn a_slow_line_gives_the_same_bytes_and_measures_the_gap() {
     assert!(source.read(range(FAR, 2 << 20)).await.unwrap() == bytes[FAR as usize..]);
     let gap = source.capabilities().gap_bytes;
     assert!((256 << 10..=4 << 20).contains(&gap), "{gap}");
+}
+
+/// Serves an object for which the store keeps this checksum, reads all of it as an engine does, and says whether that is
+/// what the store keeps.
+async fn read_all(
+    bytes: &[u8],
+    checksum: &str,
+    kept: &str,
+    type_of: &str,
+    damage: Option<u64>,
+) -> Result<(), Error> {
+    let server = serve(bytes).await;
+    let (name, kept, type_of) = (format!("x-amz-checksum-{checksum}"), kept.to_owned(), type_of.to_owned());
+    let name: &'static str = name.leak();
+    server.set_faults(move |request| match (request.method.as_str(), request.range) {
+        ("HEAD", _) => {
+            vec![Fault::Header(name, kept.clone()), Fault::Header("x-amz-checksum-type", type_of.clone())]
+        }
+        (_, Some((first, last))) => {
+            let inside = damage.filter(|at| (first..=last).contains(at));
+            inside.map(|at| Fault::Flip(at - first)).into_iter().collect()
+        }
+        _ => Vec::new(),
+    });
+    let source = open(&server).await;
+    let len = bytes.len() as u64;
+    // The head is in hand, and the tail is read first.
+    source.read(range(len - 5000, 5000)).await?;
+    for (from, to) in [(128 << 10, 2_000_000), (3_100_000, len - 5000), (2_000_000, 3_100_000)] {
+        source.read(range(from, to - from)).await?;
+    }
+    source.verify().await
+}
+
+#[tokio::test]
+async fn all_bytes_together_are_what_the_store_keeps_a_checksum_of() {
+    let bytes = content(5 << 20, 8);
+    let crc = u32::to_be_bytes(crc32fast::hash(&bytes));
+    let right = aws_smithy_types::base64::encode(crc);
+    let wrong = aws_smithy_types::base64::encode(u32::to_be_bytes(1));
+    read_all(&bytes, "crc32", &right, "FULL_OBJECT", None).await.unwrap();
+    for (kept, damage) in [(&wrong, None), (&right, Some(2_500_000)), (&right, Some((5 << 20) - 1))] {
+        let error = read_all(&bytes, "crc32", kept, "FULL_OBJECT", damage).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SourceChanged, "{error}");
+        assert!(error.is_retryable() && error.message().contains("CRC-32"), "{error}");
+    }
+    // What is made of the checksums of parts, or of another kind, is none of the bytes.
+    read_all(&bytes, "crc32", &format!("{wrong}-3"), "COMPOSITE", None).await.unwrap();
+    read_all(&bytes, "sha1", &wrong, "COMPOSITE", None).await.unwrap();
 }
