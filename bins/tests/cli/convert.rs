@@ -68,8 +68,14 @@ fn the_report_has_the_keys_of_the_contract() {
         "resumed_bytes",
         "retries",
         "seconds",
+        "time",
     ];
     assert_eq!(keys(&report["transfer"]), transfer);
+    let parts = ["cpu", "destination", "finish", "memory", "plan", "source", "verify"];
+    assert_eq!(keys(&report["transfer"]["time"]), parts);
+    let seconds = report["transfer"]["seconds"].as_f64().unwrap();
+    let sum: f64 = parts.iter().map(|part| report["transfer"]["time"][part].as_f64().unwrap()).sum();
+    assert!((sum - seconds).abs() <= seconds / 20.0 + 0.001, "{sum} of {seconds}");
     assert_eq!(report["target"]["format"], "raw");
     assert_eq!(report["target"]["url"], out.to_str().unwrap());
     let sizes = &report["sizes"];
