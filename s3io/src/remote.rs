@@ -387,14 +387,19 @@ impl Remote {
             return Ok(self.head.slice(place(range.start())..place(range.end())));
         }
         let (start, end) = (range.start().get(), range.end().get());
-        // A short one is taken for a table: the map of a disk is read for less than what this would cost.
+        // A short one is taken for a table.
         let learn = async {
-            if range.len() >= SHORT {
+            if range.len() >= SHORT && self.whole.is_expected() {
                 self.whole.learn(&self.object(), &self.pin, || self.meter.asked(1)).await;
             }
         };
         let (bytes, ()) = tokio::join!(self.fetch(start, end, None), learn);
         bytes.inspect(|bytes| self.whole.note(start, bytes))
+    }
+
+    /// All of it is going to be read.
+    pub(crate) fn expect_all(&self) {
+        self.whole.expect();
     }
 
     /// Every read was held to the identity already. What all of them brought together is held to what the store keeps of
@@ -469,6 +474,10 @@ macro_rules! source_by_remote {
                     diskferry_core::source::check_range(self, range)?;
                     self.remote.read(range).await
                 })
+            }
+
+            fn expect_all(&self) {
+                self.remote.expect_all();
             }
 
             /// A store knows of no holes.

@@ -5,6 +5,7 @@
 //! What a disk is read by leaves out what is no data, but a raw disk is all of its object.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ impl Stored {
 /// What was read of an object, in checksums.
 #[derive(Debug)]
 pub(crate) struct Whole {
+    /// All of it is going to be read: else nothing is asked.
+    expected: AtomicBool,
     stored: OnceCell<Option<Stored>>,
     read: Mutex<Read>,
 }
@@ -91,7 +94,15 @@ impl Whole {
     /// Nothing is asked and compared unless it is `wanted`.
     pub(crate) fn new(wanted: bool) -> Self {
         let stored = if wanted { OnceCell::new() } else { OnceCell::from(None) };
-        Self { stored, read: Mutex::default() }
+        Self { expected: AtomicBool::new(false), stored, read: Mutex::default() }
+    }
+
+    pub(crate) fn expect(&self) {
+        self.expected.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_expected(&self) -> bool {
+        self.expected.load(Ordering::Relaxed)
     }
 
     /// Asks the store, once. Where there is no answer, nothing is compared.
@@ -171,7 +182,7 @@ mod tests {
 
     fn whole(algorithm: CrcAlgorithm, value: u64) -> Whole {
         let stored = Stored { name: "CRC", algorithm, value };
-        Whole { stored: OnceCell::from(Some(stored)), read: Mutex::default() }
+        Whole { stored: OnceCell::from(Some(stored)), ..Whole::new(true) }
     }
 
     #[test]

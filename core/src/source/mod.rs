@@ -62,6 +62,10 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// range that is not empty). Where nothing is known it is one segment of data.
     fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>>;
 
+    /// Tells, before the first long read, that all of it is going to be read: a source that can then compare the whole with
+    /// what is known of it prepares for that, and does so in [`verify`](Self::verify).
+    fn expect_all(&self) {}
+
     /// Confirms, after the last read, that the object is still the one that was opened, where each read did not.
     ///
     /// # Errors

@@ -13,6 +13,10 @@ use crate::error::{Error, Result};
 macro_rules! forward {
     ($($method:ident -> $type:ty),*) => {
         $(fn $method(&self) -> $type { self.inner.$method() })*
+
+        fn expect_all(&self) {
+            self.inner.expect_all();
+        }
     };
 }
 

@@ -89,6 +89,10 @@ struct Window {
 
 impl Planned {
     pub(super) fn new(disk: Arc<Disk>, options: &TransferOptions) -> Self {
+        // What maps all of the disk without a table lies as it is.
+        if options.done.is_empty() && disk.allocated_without_tables() == Some(disk.virtual_bytes()) {
+            disk.files().iter().for_each(|file| file.expect_all());
+        }
         Self {
             budget: options.budget.clone(),
             order: options.order,
