@@ -43,7 +43,7 @@ pub struct ClientOptions {
     pub checksum: Checksum,
     /// The region that the bucket of a source must be in.
     pub require_region: Option<String>,
-    /// Most requests in flight of one source, at least 1. It begins with four and makes more for as long as they bring more;
+    /// Most requests in flight of one source or one upload, at least 1. A source uses as few of them as fill the line;
     /// at most two second requests, for ranges that are stuck, come on top.
     pub connections: usize,
     /// A range is given up after so long without a byte.
@@ -63,8 +63,8 @@ impl Default for ClientOptions {
             keys: None,
             checksum: Checksum::Auto,
             require_region: None,
-            // 16 connections of 50 to 90 MB/s each fill 10 Gbit/s.
-            connections: 16,
+            // 10 Gbit/s needs 25 connections of 50 MB/s.
+            connections: 32,
             stall_timeout: Duration::from_secs(60),
             public_only: false,
         }

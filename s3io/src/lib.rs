@@ -40,13 +40,13 @@
 
 mod answer;
 mod client;
+mod concurrency;
 mod hedge;
 mod http;
 mod judge;
 mod meter;
 pub mod metrics;
 mod net;
-mod pace;
 mod parted;
 mod range;
 mod region;

@@ -1,7 +1,7 @@
 //! Reading one range of an object: resumed where it breaks off, asked for a second time where it is stuck.
 //!
 //! ```text
-//! turn (pace) ──▶ GET, If-Match ──▶ check the answer ──▶ body into one buffer
+//! permit ──▶ GET, If-Match ──▶ check the answer ──▶ body into one buffer
 //!     ▲                                │ stuck: GET from the byte reached, the first to bring one goes on
 //!     │                                │ broken, silent, short
 //!     └── wait (full jitter), from the byte reached ◀┘
@@ -21,13 +21,10 @@ use tokio::time::{sleep, timeout};
 use tracing::{Instrument, debug_span};
 
 use crate::answer::{Answer, Object};
+use crate::concurrency::Permit;
 use crate::judge::{self, Asked};
-use crate::pace::Turn;
 use crate::remote::{Remote, expired};
 use crate::retry::{Failure, Tries};
-
-/// A shorter range is taken for a table, which others wait for.
-pub(crate) const SHORT: u64 = 1 << 20;
 
 /// An answer whose body is being read.
 struct Open {
@@ -59,9 +56,9 @@ impl Remote {
             let before = got.filled();
             let failure = {
                 let queued = Instant::now();
-                let turn = self.pace.enter(want < SHORT).await;
+                let permit = self.concurrency.enter(want.saturating_sub(before)).await;
                 tries.begin(queued.elapsed());
-                match self.attempt(&object, start, end, &mut got, &mut tries, first.take(), &turn).await {
+                match self.attempt(&object, start, end, &mut got, &mut tries, first.take(), &permit).await {
                     // A part of it is right; too many small ones are as good as none.
                     Ok(()) if got.filled() < want && got.filled() > before => {
                         Failure::broken(format!("the answer held {} bytes", got.filled() - before))
@@ -93,7 +90,7 @@ impl Remote {
         got: &mut Filling,
         tries: &mut Tries,
         first: Option<Answer>,
-        turn: &Turn<'_>,
+        permit: &Permit<'_>,
     ) -> Result<(), Failure> {
         let stuck = self.hedges.stuck();
         let mut longest = Duration::ZERO;
@@ -112,9 +109,9 @@ impl Remote {
         while open.as_ref().is_none_or(|open| open.left > 0) {
             let since = Instant::now();
             let next =
-                self.unstuck(object, missing(got), open, turn, stuck).await.inspect_err(|failure| {
+                self.unstuck(object, missing(got), open, permit, stuck).await.inspect_err(|failure| {
                     if matches!(failure, Failure::Busy { .. }) {
-                        turn.slow_down();
+                        permit.slow_down();
                     }
                 })?;
             let Some((now, bytes)) = next else { return Ok(()) };
@@ -127,7 +124,7 @@ impl Remote {
             self.meter().measured(None, Some((open.promised, open.since.elapsed())));
         }
         self.hedges.silence(longest);
-        turn.went_well();
+        permit.went_well();
         Ok(())
     }
 
@@ -138,7 +135,7 @@ impl Remote {
         object: &Arc<Object>,
         missing: Asked,
         open: Option<Open>,
-        turn: &Turn<'_>,
+        permit: &Permit<'_>,
         stuck: Duration,
     ) -> Result<Next, Failure> {
         let silence = self.patience.silence;
@@ -154,7 +151,7 @@ impl Remote {
                 })
             }
         };
-        let mut first = pin!(self.next(object, missing, open, turn));
+        let mut first = pin!(self.next(object, missing, open, permit));
         let soon = stuck.min(silence);
         if let Ok(next) = timeout(soon, &mut first).await {
             return next;
@@ -166,7 +163,7 @@ impl Remote {
         };
         crate::metrics::second();
         tracing::debug!(from = missing.first, after = ?soon, "stuck: asking for it a second time");
-        let mut second = pin!(timeout(silence, self.next(object, missing, None, turn)));
+        let mut second = pin!(timeout(silence, self.next(object, missing, None, permit)));
         let mut over = pin!(sleep(rest));
         let mut failed = None;
         let mut second_failed = false;
@@ -199,7 +196,7 @@ impl Remote {
         object: &Arc<Object>,
         missing: Asked,
         open: Option<Open>,
-        turn: &Turn<'_>,
+        permit: &Permit<'_>,
     ) -> Result<Next, Failure> {
         let mut open = match open {
             Some(open) => open,
@@ -221,7 +218,7 @@ impl Remote {
             None => return Err(Failure::broken(format!("the answer ended early, {}", missing(&open)))),
         };
         self.meter().received(bytes.len());
-        turn.came(bytes.len());
+        permit.received(bytes.len());
         // More than promised is not taken.
         bytes.truncate(usize::try_from(open.left).unwrap_or(usize::MAX));
         open.left = open.left.saturating_sub(bytes.len() as u64);

@@ -18,13 +18,12 @@ use http_body_util::BodyExt;
 
 use crate::answer::{Answer, Object, Pin};
 use crate::client::{Checksum, Client, in_region};
+use crate::concurrency::{ConcurrencyLimit, TABLE};
 use crate::hedge::Hedges;
 use crate::judge;
 use crate::meter::Meter;
 use crate::net::Net;
-use crate::pace::Pace;
 use crate::parted;
-use crate::range::SHORT;
 use crate::retry::{Failure, Patience, Tries};
 use crate::url::HttpLocation;
 use crate::whole::Whole;
@@ -49,7 +48,7 @@ pub(crate) struct Remote {
     identity: Identity,
     head: Bytes,
     pub(crate) patience: Patience,
-    pub(crate) pace: Pace,
+    pub(crate) concurrency: ConcurrencyLimit,
     pub(crate) hedges: Hedges,
     meter: Meter,
     whole: Whole,
@@ -102,7 +101,7 @@ impl Remote {
             identity: Identity::default(),
             head: Bytes::new(),
             patience: Patience::new(options),
-            pace: Pace::new(options.connections),
+            concurrency: ConcurrencyLimit::reading(options.connections),
             hedges: Hedges::default(),
             meter: Meter::default(),
             whole: Whole::new(options.checksum != Checksum::Off),
@@ -370,7 +369,7 @@ impl Remote {
             request_bytes: self.request,
             gap_bytes: self.meter.gap(),
             // Fewer after the service asked for less.
-            in_flight: self.pace.limit(),
+            in_flight: self.concurrency.limit(),
             remote: true,
         }
     }
@@ -389,7 +388,7 @@ impl Remote {
         let (start, end) = (range.start().get(), range.end().get());
         // A short one is taken for a table.
         let learn = async {
-            if range.len() >= SHORT && self.whole.is_expected() {
+            if range.len() >= TABLE && self.whole.is_expected() {
                 self.whole.learn(&self.object(), &self.pin, || self.meter.asked(1)).await;
             }
         };

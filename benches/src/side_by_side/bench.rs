@@ -11,6 +11,7 @@ use crate::form::Form;
 use crate::inputs::{Image, Inputs};
 use crate::outcome::Outcome;
 use crate::part::Compress;
+use crate::part::serve::Line;
 use crate::rows::{Floor, Row, Work};
 use crate::run::{Ran, run, timed};
 use crate::store::Store;
@@ -26,6 +27,8 @@ pub(crate) enum Lane {
     OursBare,
     /// qemu-img.
     Qemu,
+    /// A plain client that fetches all of the object in 16 ranges of 8 MiB at once.
+    Fixed,
     /// Downloading in ranges, side by side, then qemu-img.
     Parallel,
     /// Downloading on one connection, then qemu-img.
@@ -106,7 +109,7 @@ impl Bench {
                 outcome.times.entry(lane).or_default().push(ran.seconds);
             }
         }
-        if let Work::Import { from } = row.work {
+        if let Work::Import { from, .. } = row.work {
             outcome.traffic = Some(self.traffic(from)?);
         }
         Ok(outcome)
@@ -118,12 +121,17 @@ impl Bench {
             Work::Convert { floor: None, .. } => vec![Lane::Ours, Lane::Qemu],
             Work::Digest { .. } | Work::Verdict { .. } => vec![Lane::Ours],
             Work::WithDigest => vec![Lane::Ours, Lane::OursBare, Lane::Floor],
-            Work::Import { from } => {
-                let mut lanes = vec![Lane::Ours, Lane::Floor, Lane::Parallel, Lane::Plain];
+            Work::Import { from, line } => {
+                let mut lanes = vec![Lane::Ours, Lane::Fixed, Lane::Floor, Lane::Parallel];
                 if from.form().is_coded() {
                     lanes.push(Lane::Decode);
                 }
                 self.serve(from)?;
+                self.store_mut()?.line(line)?;
+                if line != Line::Near {
+                    return Ok(lanes);
+                }
+                lanes.push(Lane::Plain);
                 if self.streaming.is_none() {
                     self.streaming = Some(streaming::find(&self.store()?.http_url(from.file_name())));
                 }
@@ -138,7 +146,11 @@ impl Bench {
         let to = self.fresh("target")?;
         let ran = match (lane, work) {
             (Lane::Ours, Work::Verdict { quick }) => self.verdict(quick),
-            (Lane::Ours, Work::Import { from }) => self.import(from, &to),
+            (Lane::Ours, Work::Import { from, .. }) => self.import(from, &to),
+            (Lane::Fixed, Work::Import { from, .. }) => {
+                let url = self.store()?.http_url(from.file_name());
+                run(self.part("fetch-fixed")?.arg(url))
+            }
             (Lane::Ours, Work::Digest { of }) => {
                 run(Command::new(&self.program).args(["digest", "-q"]).arg(self.inputs.path(of)?))
             }
@@ -151,10 +163,10 @@ impl Bench {
                 let flag = outcome.out_of_order.unwrap_or_default();
                 self.qemu(&self.inputs.path(from)?, from.form(), form, flag, &to)
             }
-            (Lane::Parallel | Lane::Plain, Work::Import { from }) => {
+            (Lane::Parallel | Lane::Plain, Work::Import { from, .. }) => {
                 self.download_then_convert(lane, from, outcome.out_of_order.unwrap_or_default(), &to)
             }
-            (Lane::Streaming, Work::Import { from }) => {
+            (Lane::Streaming, Work::Import { from, .. }) => {
                 let url = self.store()?.http_url(from.file_name());
                 let flag = outcome.out_of_order.unwrap_or_default();
                 match self.streaming() {
@@ -162,8 +174,10 @@ impl Bench {
                     None => Err(Failure::Odd("the streaming tool is gone".to_owned())),
                 }
             }
-            (Lane::Floor, Work::Import { from }) => self.fetch_again(from),
-            (Lane::Decode, Work::Import { from }) => timed(self.part("decode")?.arg(self.inputs.path(from)?)),
+            (Lane::Floor, Work::Import { from, .. }) => self.fetch_again(from),
+            (Lane::Decode, Work::Import { from, .. }) => {
+                timed(self.part("decode")?.arg(self.inputs.path(from)?))
+            }
             (Lane::Floor, Work::WithDigest) => timed(self.part("hash")?.arg(self.inputs.path(Image::Raw)?)),
             (Lane::Floor, Work::Convert { from, floor: Some(floor), .. }) => self.floor(floor, from, &to),
             _ => Err(Failure::Odd(format!("{lane:?} is no way to do {work:?}"))),
@@ -287,6 +301,7 @@ impl Bench {
 
     fn verdict(&mut self, quick: bool) -> Result<Ran> {
         self.serve(Image::Large)?;
+        self.store_mut()?.line(Line::Near)?;
         let mut measure = Command::new(&self.program);
         measure.args(["measure", "-q"]).args(quick.then_some("--quick"));
         self.store()?.reach(&mut measure);
@@ -346,7 +361,7 @@ pub(crate) fn qemu_convert(form: Form, into: Form, out_of_order: bool) -> Result
 /// What is read, where that is a local file or stands for one in trials of qemu-img.
 fn source(work: Work) -> Option<Image> {
     match work {
-        Work::Convert { from, .. } | Work::Import { from } => Some(from),
+        Work::Convert { from, .. } | Work::Import { from, .. } => Some(from),
         Work::WithDigest => Some(Image::Raw),
         Work::Digest { .. } | Work::Verdict { .. } => None,
     }

@@ -35,6 +35,16 @@ impl Outcome {
         self.times.get(&lane)?.over(self.times.get(&Lane::Ours)?)
     }
 
+    /// How many times another way's time ours is.
+    pub(crate) fn above(&self, lane: Lane) -> Option<Ratio> {
+        self.times.get(&Lane::Ours)?.over(self.times.get(&lane)?)
+    }
+
+    /// The spread of our times around their median: (greatest − least) / median.
+    pub(crate) fn spread(&self) -> Option<f64> {
+        self.times.get(&Lane::Ours)?.spread()
+    }
+
     /// The floor: of two, round by round the longer.
     pub(crate) fn floor(&self) -> Option<Series> {
         let floor = self.times.get(&Lane::Floor)?;
@@ -60,9 +70,8 @@ impl Outcome {
         let bounds = [
             least(goal.qemu, Lane::Qemu),
             least(goal.parallel, Lane::Parallel),
-            least(goal.plain, Lane::Plain),
-            least(goal.streaming, Lane::Streaming),
             most(goal.floor, self.above_floor().map(|ratio| ratio.medians)),
+            most(goal.fixed, self.above(Lane::Fixed).map(|ratio| ratio.medians)),
             most(goal.size, self.size()),
             most(goal.seconds, self.median(Lane::Ours)),
         ];

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use crate::bench::Lane;
 use crate::outcome::Outcome;
+use crate::part::serve::Line;
 use crate::rows::Work;
 use crate::table::seconds;
 
@@ -47,7 +48,7 @@ pub(crate) fn svg(outcomes: &[Outcome]) -> String {
         outcomes.iter().filter(|outcome| keep(outcome.row.work)).collect()
     };
     let local = pick(|work| matches!(work, Work::Convert { floor: Some(_), .. }));
-    let remote = pick(|work| matches!(work, Work::Import { .. }));
+    let remote = pick(|work| matches!(work, Work::Import { line: Line::Near, .. }));
     let mut body = String::new();
     let mut height = 0;
     if !local.is_empty() {

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::form::Form;
 use crate::inputs::Image;
 use crate::part::Compress;
+use crate::part::serve::Line;
 
 /// A row of the tables.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -25,7 +26,7 @@ pub(crate) enum Work {
     /// A raw file to a new one, with the digest and without.
     WithDigest,
     /// An object to a new raw file.
-    Import { from: Image },
+    Import { from: Image, line: Line },
     /// `measure` of an object.
     Verdict { quick: bool },
 }
@@ -50,12 +51,10 @@ pub(crate) struct Goal {
     pub(crate) qemu: Option<f64>,
     /// How many times that of a parallel download and qemu-img.
     pub(crate) parallel: Option<f64>,
-    /// How many times that of a plain download and qemu-img.
-    pub(crate) plain: Option<f64>,
-    /// How many times the best streaming tool's.
-    pub(crate) streaming: Option<f64>,
     /// How many times the floor's time, at most.
     pub(crate) floor: Option<f64>,
+    /// How many times the time of a plain client that fetches 16 ranges of 8 MiB at once, at most.
+    pub(crate) fixed: Option<f64>,
     /// How many times the size of qemu-img's target, at most.
     pub(crate) size: Option<f64>,
     /// Seconds, at most.
@@ -75,8 +74,8 @@ impl Work {
             Self::Convert { from, to, .. } => format!("{} → {}", from.form().name(), to.name()),
             Self::Digest { .. } => "digest of 64 TiB, empty".to_owned(),
             Self::WithDigest => "raw → raw with its digest".to_owned(),
-            Self::Import { from: Image::Fragmented } => "plain QCOW2, fragmented".to_owned(),
-            Self::Import { from } => from.form().name().to_owned(),
+            Self::Import { from: Image::Fragmented, .. } => "plain QCOW2, fragmented".to_owned(),
+            Self::Import { from, .. } => from.form().name().to_owned(),
             Self::Verdict { quick: true } => "`measure --quick`".to_owned(),
             Self::Verdict { quick: false } => "`measure`".to_owned(),
         }
@@ -89,9 +88,8 @@ impl fmt::Display for Goal {
         let bounds = [
             faster("qemu-img", self.qemu),
             faster("parallel", self.parallel),
-            faster("plain", self.plain),
-            faster("streaming", self.streaming),
             self.floor.map(|times| format!("≤ {times:.2} × floor")),
+            self.fixed.map(|times| format!("≤ {times:.2} × 16 ranges")),
             self.size.map(|times| format!("size ≤ {times}")),
             self.seconds.map(|seconds| format!("≤ {seconds} s")),
         ];
@@ -100,8 +98,7 @@ impl fmt::Display for Goal {
 }
 
 /// No goal.
-const NONE: Goal =
-    Goal { qemu: None, parallel: None, plain: None, streaming: None, floor: None, size: None, seconds: None };
+const NONE: Goal = Goal { qemu: None, parallel: None, floor: None, fixed: None, size: None, seconds: None };
 
 const fn convert(name: &'static str, from: Image, to: Form, floor: Floor, qemu: f64) -> Row {
     Row {
@@ -117,10 +114,13 @@ const fn moved(name: &'static str, from: Image, to: Form) -> Row {
     Row { goal: Goal { floor: Some(1.25), ..row.goal }, ..row }
 }
 
-const fn import(name: &'static str, from: Image, parallel: f64) -> Row {
-    let goal =
-        Goal { parallel: Some(parallel), plain: Some(1.5), streaming: Some(4.0), floor: Some(1.1), ..NONE };
-    Row { name, work: Work::Import { from }, goal }
+const fn import(name: &'static str, from: Image, fixed: f64) -> Row {
+    over(name, from, Line::Near, fixed)
+}
+
+const fn over(name: &'static str, from: Image, line: Line, fixed: f64) -> Row {
+    let goal = Goal { parallel: Some(1.0), fixed: Some(fixed), ..NONE };
+    Row { name, work: Work::Import { from, line }, goal }
 }
 
 const fn within(name: &'static str, work: Work, seconds: f64) -> Row {
@@ -156,12 +156,27 @@ pub(crate) fn all() -> Vec<Row> {
         within("empty-raw", empty(Image::Empty8, Form::Raw), 0.2),
         within("empty-digest", Work::Digest { of: Image::Empty64 }, 0.2),
         Row { name: "digest", work: Work::WithDigest, goal: NONE },
-        import("s3-raw", Image::Fetched, 1.0),
-        import("s3-plain", Image::Plain, 1.0),
-        import("s3-zlib", Image::Zlib, 2.0),
-        import("s3-vhd", Image::Vhd, 1.0),
-        import("s3-stream", Image::StreamVmdk, 2.0),
-        import("s3-fragmented", Image::Fragmented, 1.0),
+        import("s3-raw", Image::Fetched, 1.05),
+        import("s3-plain", Image::Plain, 1.05),
+        import("s3-vhd", Image::Vhd, 1.05),
+        import("s3-fragmented", Image::Fragmented, 1.05),
+        import("s3-zlib", Image::Zlib, 1.12),
+        import("s3-zstd", Image::Zstd, 1.12),
+        import("s3-stream", Image::StreamVmdk, 1.12),
+        over("far-raw", Image::Fetched, Line::Far, 1.05),
+        over("far-plain", Image::Plain, Line::Far, 1.05),
+        over("far-vhd", Image::Vhd, Line::Far, 1.05),
+        over("far-fragmented", Image::Fragmented, Line::Far, 1.05),
+        over("far-zlib", Image::Zlib, Line::Far, 1.12),
+        over("far-zstd", Image::Zstd, Line::Far, 1.12),
+        over("far-stream", Image::StreamVmdk, Line::Far, 1.12),
+        over("rack-raw", Image::Fetched, Line::Rack, 1.05),
+        over("rack-plain", Image::Plain, Line::Rack, 1.05),
+        over("rack-vhd", Image::Vhd, Line::Rack, 1.05),
+        over("rack-fragmented", Image::Fragmented, Line::Rack, 1.05),
+        over("rack-zlib", Image::Zlib, Line::Rack, 1.12),
+        over("rack-zstd", Image::Zstd, Line::Rack, 1.12),
+        over("rack-stream", Image::StreamVmdk, Line::Rack, 1.12),
         within("s3-quick", Work::Verdict { quick: true }, 0.3),
         within("s3-measure", Work::Verdict { quick: false }, 1.0),
     ]

@@ -32,6 +32,13 @@ impl Series {
         }
     }
 
+    /// (Greatest − least) / median. `None` without a run.
+    pub(crate) fn spread(&self) -> Option<f64> {
+        let least = self.0.iter().copied().reduce(f64::min)?;
+        let most = self.0.iter().copied().reduce(f64::max)?;
+        Some((most - least) / self.median()).filter(|spread| spread.is_finite())
+    }
+
     /// This one over `other`. `None` where either has no run, or the other no time.
     pub(crate) fn over(&self, other: &Self) -> Option<Ratio> {
         let pairs = self.0.iter().zip(&other.0).map(|(a, b)| a / b);

@@ -6,8 +6,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use clap::ValueEnum;
+
 use crate::failure::{Failure, Result};
-use crate::part::serve::BUCKET;
+use crate::part::serve::{BUCKET, Line};
 
 /// A running server. Dropping it stops it.
 #[derive(Debug)]
@@ -73,6 +75,15 @@ impl Store {
         Ok(())
     }
 
+    /// Changes the line to it.
+    ///
+    /// # Errors
+    /// Where the server is gone.
+    pub(crate) fn line(&mut self, line: Line) -> Result<()> {
+        let name = line.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        self.tell(&format!("line {name}")).map(drop)
+    }
+
     /// The object's URL for programs that know S3.
     pub(crate) fn s3_url(key: &str) -> String {
         format!("s3://{BUCKET}/{key}")
@@ -120,7 +131,7 @@ impl Store {
             .map_err(Failure::io("telling the server"))?;
         let mut lines = Vec::new();
         loop {
-            match self.line()? {
+            match self.answer()? {
                 done if done == "done" => return Ok(lines),
                 line => lines.push(line),
             }
@@ -128,11 +139,11 @@ impl Store {
     }
 
     fn fact(&mut self, name: &str) -> Result<String> {
-        let line = self.line()?;
+        let line = self.answer()?;
         line.strip_prefix(name).map(str::to_owned).ok_or_else(gone)
     }
 
-    fn line(&mut self) -> Result<String> {
+    fn answer(&mut self) -> Result<String> {
         let mut line = String::new();
         match self.answers.read_line(&mut line).map_err(Failure::io("hearing the server"))? {
             0 => Err(gone()),

@@ -18,8 +18,8 @@ use tokio::time::MissedTickBehavior;
 
 use super::refusal::{Refused, exists};
 use crate::client::{Checksum, Client, in_region};
+use crate::concurrency::ConcurrencyLimit;
 use crate::judge::named;
-use crate::pace::Pace;
 use crate::retry::{Failure, Patience, Tries};
 use crate::sent::{Furthest, Sent};
 use crate::url::{Place, S3Location};
@@ -35,7 +35,7 @@ pub(super) struct Store {
     shown: String,
     pub(super) force: bool,
     pub(super) patience: Patience,
-    pace: Pace,
+    concurrency: ConcurrencyLimit,
     checksum: Checksum,
     /// The store refused a checksum.
     no_checksums: AtomicBool,
@@ -85,7 +85,7 @@ impl Store {
             at,
             force,
             patience: Patience::new(options),
-            pace: Pace::writing(options.connections),
+            concurrency: ConcurrencyLimit::writing(options.connections),
             checksum: options.checksum,
             no_checksums: AtomicBool::new(false),
             no_conditions: AtomicBool::new(false),
@@ -346,8 +346,8 @@ impl Store {
         let mut crc = None;
         loop {
             let queued = Instant::now();
-            let turn = tokio::select! {
-                turn = self.pace.enter(false) => turn,
+            let permit = tokio::select! {
+                permit = self.concurrency.enter(bytes.len() as u64) => permit,
                 () = self.stopped() => return Err(self.given_up()),
             };
             tries.begin(queued.elapsed());
@@ -369,7 +369,7 @@ impl Store {
             let refused = match self.upload(request, &sent, bytes.len() as u64, &mut tries).await {
                 Ok(output) => match (output.e_tag(), differs(&checksum, output.checksum_crc32())) {
                     (Some(etag), None) => {
-                        turn.went_well();
+                        permit.went_well();
                         crate::metrics::part(began.elapsed());
                         return Ok(Done { etag: etag.to_owned(), crc32: checksum });
                     }
@@ -379,9 +379,9 @@ impl Store {
                 Err(refused) => refused,
             };
             if refused.is_busy() {
-                turn.slow_down();
+                permit.slow_down();
             }
-            drop(turn);
+            drop(permit);
             if !self.yields(&refused, (checksum.is_some(), false))? {
                 self.pause(&mut tries, refused.failure, true).await?;
             }

@@ -23,6 +23,9 @@ pub(crate) enum Part {
         /// A file of lines `FIRST LAST`
         ranges: PathBuf,
     },
+    /// Fetches all of an object with a plain client, 16 ranges of 8 MiB at once, and throws it away
+    #[command(hide = true)]
+    FetchFixed { url: String },
     /// Downloads an object in ranges, side by side
     #[command(hide = true)]
     Download { url: String, to: PathBuf },
@@ -83,6 +86,7 @@ impl Part {
         match self {
             Self::Serve => runtime.block_on(serve::serve()),
             Self::Fetch { url, ranges } => runtime.block_on(net::fetch(&url, &ranges)),
+            Self::FetchFixed { url } => net::fetch_fixed(&url),
             Self::Download { url, to } => runtime.block_on(net::download(&url, &to)),
             Self::DownloadPlain { url, to } => net::download_plain(&url, &to),
             Self::Decode { image, to } => {

@@ -5,6 +5,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use diskferry_core::address::{StoredOffset, StoredRange};
 use diskferry_core::source::Source;
@@ -71,33 +73,102 @@ pub(crate) async fn download(url: &str, to: &Path) -> Result<()> {
     .await
 }
 
+/// Fetches `http://HOST/PATH` in ranges of 8 MiB over 16 connections, and throws it away. It shares no code with ours, so
+/// that it shows what the line can do and not what our client makes of it.
+///
+/// # Errors
+/// Where an answer is not the range that was asked for.
+pub(crate) fn fetch_fixed(url: &str) -> Result<()> {
+    let (host, path) = split(url)?;
+    let (_, total) = Plain::connect(host)?.get(path, Some((0, 0)))?;
+    let next = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let connections: Vec<_> = (0..AT_ONCE)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut connection = Plain::connect(host)?;
+                    loop {
+                        let start = next.fetch_add(PART, Ordering::Relaxed);
+                        if start >= total {
+                            return Ok(());
+                        }
+                        let (len, _) = connection.get(path, Some((start, total.min(start + PART) - 1)))?;
+                        connection.body(len, &mut io::sink())?;
+                    }
+                })
+            })
+            .collect();
+        connections.into_iter().try_for_each(|connection| match connection.join() {
+            Ok(ended) => ended,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })
+}
+
 /// Downloads `http://HOST/PATH` on one connection, as the simplest tool does.
 ///
 /// # Errors
 /// Where the answer is none of success with its length, or the file cannot be written.
 pub(crate) fn download_plain(url: &str, to: &Path) -> Result<()> {
-    let rest = url.strip_prefix("http://").and_then(|rest| rest.split_once('/'));
-    let (host, path) = rest.ok_or_else(|| Failure::Odd(format!("{url} is no http:// URL")))?;
-    let broken = || Failure::io(format!("downloading {url}"));
-    let mut stream = TcpStream::connect(host).map_err(broken())?;
-    let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(broken())?;
-    let mut answer = BufReader::with_capacity(1 << 20, stream);
-    let (mut line, mut ok, mut length) = (String::new(), false, None);
-    loop {
-        line.clear();
-        answer.read_line(&mut line).map_err(broken())?;
-        let head = line.trim_end().to_ascii_lowercase();
-        if head.is_empty() {
-            break;
+    let (host, path) = split(url)?;
+    let mut connection = Plain::connect(host)?;
+    let (length, _) = connection.get(path, None)?;
+    let mut file = File::create_new(to).map_err(Failure::at("making", to))?;
+    connection.body(length, &mut file)
+}
+
+/// Host and path of an `http://` URL.
+fn split(url: &str) -> Result<(&str, &str)> {
+    let parts = url.strip_prefix("http://").and_then(|rest| rest.split_once('/'));
+    parts.ok_or_else(|| Failure::Odd(format!("{url} is no http:// URL")))
+}
+
+/// A connection of the simplest client: one request after another.
+struct Plain {
+    host: String,
+    answers: BufReader<TcpStream>,
+}
+
+impl Plain {
+    fn connect(host: &str) -> Result<Self> {
+        let stream = TcpStream::connect(host).map_err(Failure::io(format!("connecting to {host}")))?;
+        Ok(Self { host: host.to_owned(), answers: BufReader::with_capacity(1 << 20, stream) })
+    }
+
+    /// Asks for a range, or for all. Gives the lengths of the body and of the object.
+    fn get(&mut self, path: &str, range: Option<(u64, u64)>) -> Result<(u64, u64)> {
+        let broken = || Failure::io(format!("asking for {path}"));
+        let range = range.map(|(first, last)| format!("Range: bytes={first}-{last}\r\n")).unwrap_or_default();
+        let request = format!("GET /{path} HTTP/1.1\r\nHost: {}\r\n{range}\r\n", self.host);
+        self.answers.get_mut().write_all(request.as_bytes()).map_err(broken())?;
+        let (mut ok, mut length, mut total) = (false, None, None);
+        loop {
+            let mut line = String::new();
+            self.answers.read_line(&mut line).map_err(broken())?;
+            let head = line.trim_end().to_ascii_lowercase();
+            if head.is_empty() {
+                break;
+            }
+            ok |= head.starts_with("http/1.1 20");
+            if let Some(value) = head.strip_prefix("content-length:") {
+                length = value.trim().parse::<u64>().ok();
+            }
+            if let Some(value) = head.strip_prefix("content-range:") {
+                total = value.rsplit('/').next().and_then(|total| total.trim().parse().ok());
+            }
         }
-        ok |= head.starts_with("http/1.1 200");
-        if let Some(value) = head.strip_prefix("content-length:") {
-            length = value.trim().parse::<u64>().ok();
+        let length = length.filter(|_| ok).ok_or_else(|| Failure::Odd(format!("{path} was not answered")))?;
+        Ok((length, total.unwrap_or(length)))
+    }
+
+    /// The body of the last answer.
+    fn body(&mut self, length: u64, to: &mut impl Write) -> Result<()> {
+        let copied =
+            io::copy(&mut (&mut self.answers).take(length), to).map_err(Failure::io("reading an answer"))?;
+        if copied == length {
+            Ok(())
+        } else {
+            Err(Failure::Odd(format!("an answer ended after {copied} bytes")))
         }
     }
-    let length = length.filter(|_| ok).ok_or_else(|| Failure::Odd(format!("{url} was not answered")))?;
-    let mut file = File::create_new(to).map_err(Failure::at("making", to))?;
-    let copied = io::copy(&mut answer.take(length), &mut file).map_err(broken())?;
-    if copied == length { Ok(()) } else { Err(Failure::Odd(format!("{url} ended after {copied} bytes"))) }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | | `endpoint URL`, `access KEY`, `secret KEY`, once |
 //! | `add KEY PATH` | `done` |
+//! | `line NAME` | `done`; the line is that one from now on |
 //! | `forget` | `done` |
 //! | `log` | a line `FIRST LAST SENT` for each ranged GET since the last `forget`, then `done` |
 
@@ -12,6 +13,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use diskferry_s3io::server::{Fault, Server, ServerOptions, Shape};
 
 use crate::failure::{Failure, Result};
@@ -19,17 +21,43 @@ use crate::failure::{Failure, Result};
 /// The bucket of all objects.
 pub(crate) const BUCKET: &str = "images";
 
-/// An object store as a machine in the same region sees it: 30 ms to the first byte, 100 MB/s a connection, 125 MB/s
-/// (1 Gbit/s) in all.
-pub(crate) const LINE: Shape =
-    Shape { latency: Duration::from_millis(30), each: Some(100_000_000), all: Some(125_000_000) };
+/// The line between the store and the machine that converts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
+pub(crate) enum Line {
+    /// A store in the same region: 30 ms to the first byte, 100 MB/s a connection, 125 MB/s (1 Gbit/s) in all.
+    Near,
+    /// A store in another region: 80 ms to the first byte, 50 MB/s a connection.
+    Far,
+    /// A store in the same rack: 1 ms to the first byte, no caps.
+    Rack,
+}
+
+impl Line {
+    fn shape(self) -> Shape {
+        let (latency, each, all) = match self {
+            Self::Near => (30, Some(100_000_000), Some(125_000_000)),
+            Self::Far => (80, Some(50_000_000), None),
+            Self::Rack => (1, None, None),
+        };
+        Shape { latency: Duration::from_millis(latency), each, all }
+    }
+
+    /// As a person reads it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Near => "30 ms",
+            Self::Far => "80 ms",
+            Self::Rack => "1 ms",
+        }
+    }
+}
 
 /// Serves until standard input ends.
 ///
 /// # Errors
 /// Where the server does not start, a line is none of those above, or nobody reads the answers.
 pub(crate) async fn serve() -> Result<()> {
-    let options = ServerOptions { public: true, shape: LINE, ..ServerOptions::default() };
+    let options = ServerOptions { public: true, shape: Line::Near.shape(), ..ServerOptions::default() };
     let server = Server::start(options).map_err(Failure::io("starting the server"))?;
     server.create_bucket(BUCKET).await?;
     // As S3 says, and s3s does not: without it, nbdkit's curl plugin takes no object.
@@ -43,6 +71,10 @@ pub(crate) async fn serve() -> Result<()> {
         let mut words = line.splitn(3, ' ');
         match (words.next(), words.next(), words.next()) {
             (Some("add"), Some(key), Some(path)) => add(&server, key, Path::new(path)).await?,
+            (Some("line"), Some(name), None) => {
+                let line = Line::from_str(name, false).map_err(Failure::Odd)?;
+                server.set_shape(line.shape());
+            }
             (Some("forget"), None, None) => server.forget(),
             (Some("log"), None, None) => say(&log(&server))?,
             _ => return Err(Failure::Odd(format!("the server was told {line:?}"))),
