@@ -1,12 +1,13 @@
 //! Tables of an image, loaded in bulk and kept as far as a bound allows.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use diskferry_core::address::{FileIndex, StoredOffset, StoredRange};
 use diskferry_core::error::{Error, Result};
 use diskferry_core::source::Source;
+use diskferry_core::source::wrap::HeadTail;
 use futures_util::stream::{FuturesUnordered, TryStreamExt};
 
 /// Most bytes of tables that are kept of an image, however many files it has.
@@ -16,6 +17,9 @@ const KEPT: u64 = 16 << 20;
 const GAP: u64 = 4 << 10;
 /// Longest request for tables, so that many go side by side.
 const LONGEST: u64 = 4 << 20;
+/// Length of the first request that a walk of tables makes over a network, if a single table is asked for: it often leads
+/// to others that are stored after it, and a round trip takes as long as many times these bytes.
+const READ_AHEAD: u64 = 256 << 10;
 /// Requests for tables that are made side by side over a network, and more where the source finds more worth having.
 const AT_ONCE: usize = 32;
 
@@ -26,6 +30,8 @@ pub(crate) struct Tables {
     source: Arc<dyn Source>,
     file: FileIndex,
     kept: Shelf,
+    /// What the first request brought beyond what was asked for, with where it begins.
+    ahead: OnceLock<(StoredOffset, Bytes)>,
 }
 
 /// Where the tables of all files of an image are kept. What was used longest ago goes first once more than [`KEPT`] bytes
@@ -83,7 +89,7 @@ impl Tables {
 
     /// The tables of a file of an image, kept with those of its others.
     pub(crate) fn on(kept: Shelf, file: FileIndex, source: Arc<dyn Source>) -> Self {
-        Self { source, file, kept }
+        Self { source, file, kept, ahead: OnceLock::new() }
     }
 
     /// One table.
@@ -133,12 +139,24 @@ impl Tables {
         // What is worth having in flight is found out from data. Over a network tables cost nothing but the time to their
         // first byte, and the source itself lets in no more than it is allowed.
         let at_once = if can.remote { can.in_flight.max(AT_ONCE) } else { can.in_flight.max(1) };
+        let longer = match runs {
+            [run] if can.remote && self.ahead.get().is_none() => self.read_ahead(*run),
+            _ => None,
+        };
         let mut waiting = runs.iter();
         let mut under_way = FuturesUnordered::new();
         let start = |run: &StoredRange| {
             let run = *run;
-            let read = self.source.read(run);
-            async move { Ok::<_, Error>((run.start(), read.await?)) }
+            async move {
+                if let Some(bytes) = self.ahead.get().and_then(|(at, bytes)| slice(*at, bytes, run)) {
+                    return Ok::<_, Error>((run.start(), bytes));
+                }
+                let Some(longer) = longer else { return Ok((run.start(), self.source.read(run).await?)) };
+                let bytes = self.source.read(longer).await?;
+                let (_, bytes) = self.ahead.get_or_init(|| (longer.start(), bytes));
+                let asked = slice(longer.start(), bytes, run);
+                Ok((run.start(), asked.ok_or_else(|| Error::internal("a request was answered short"))?))
+            }
         };
         under_way.extend(waiting.by_ref().take(at_once).map(start));
         let mut fetched = BTreeMap::new();
@@ -147,6 +165,16 @@ impl Tables {
             under_way.extend(waiting.next().map(start));
         }
         Ok(fetched)
+    }
+}
+
+impl Tables {
+    /// The longer request that is made for `run`, unless the run is in hand already or about as long.
+    fn read_ahead(&self, run: StoredRange) -> Option<StoredRange> {
+        let tail = self.source.len().saturating_sub(HeadTail::TAIL);
+        let in_hand = run.end().get() <= HeadTail::HEAD || run.end().get() > tail;
+        let end = run.start().get().saturating_add(READ_AHEAD).min(tail);
+        (!in_hand && end > run.end().get()).then(|| StoredRange::between(run.start(), StoredOffset::new(end)))
     }
 }
 
@@ -199,13 +227,15 @@ fn runs(ranges: &[StoredRange]) -> Vec<StoredRange> {
     runs
 }
 
+/// `range` of `bytes` that are stored from `at` on, if it is in them.
+fn slice(at: StoredOffset, bytes: &Bytes, range: StoredRange) -> Option<Bytes> {
+    let skip = usize::try_from(range.start().get().checked_sub(at.get())?).ok()?;
+    let end = skip.checked_add(usize::try_from(range.len()).ok()?)?;
+    (end <= bytes.len()).then(|| bytes.slice(skip..end))
+}
+
 fn cut(fetched: &BTreeMap<StoredOffset, Bytes>, range: StoredRange) -> Result<Bytes> {
     let missing = || Error::internal(format!("table {range:?} is not in what was fetched for it"));
     let (at, bytes) = fetched.range(..=range.start()).next_back().ok_or_else(missing)?;
-    let skip = usize::try_from(range.start().get().saturating_sub(at.get())).map_err(|_| missing())?;
-    let end = usize::try_from(range.len()).ok().and_then(|len| skip.checked_add(len)).ok_or_else(missing)?;
-    if end > bytes.len() {
-        return Err(missing());
-    }
-    Ok(bytes.slice(skip..end))
+    slice(*at, bytes, range).ok_or_else(missing)
 }
