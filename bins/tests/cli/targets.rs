@@ -165,12 +165,8 @@ fn a_raw_target_that_looks_like_another_format_is_reported() {
     let outer = dir.join("outer.vmdk");
     let padded = inner.bytes().len().next_multiple_of(512);
     std::fs::OpenOptions::new().write(true).open(&image).unwrap().set_len(padded as u64).unwrap();
-    let qemu = std::process::Command::new("qemu-img")
-        .args(["convert", "-f", "raw", "-O", "vmdk"])
-        .args([&image, &outer])
-        .status()
-        .unwrap_or_else(|error| panic!("qemu-img: {error}; apt-get install qemu-utils"));
-    assert!(qemu.success());
+    let [from, to] = [&image, &outer].map(|path| path.to_str().unwrap());
+    diskferry_corpus::oracle::qemu_img(&["convert", "-f", "raw", "-O", "vmdk", from, to]);
     let report = run!("convert", outer, dir.join("out.raw"), "--json").ends(0).json();
     let codes: Vec<_> =
         report["warnings"].as_array().unwrap().iter().map(|warning| &warning["code"]).collect();

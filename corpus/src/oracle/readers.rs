@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::run::{Outcome, capture};
+use super::run::{Outcome, finish};
 use super::text;
+use crate::tools::command_at;
 
 const SCRIPT: &str = include_str!("../../oracle/read.py");
 
@@ -27,7 +28,7 @@ pub fn yal_to_raw(path: &Path, format: &str, out: &Path) {
 /// # Panics
 /// When no Python has the readers.
 pub fn yal_outcome(path: &Path, format: &str, out: &Path) -> Outcome {
-    capture(python(), &["-c", SCRIPT, "libyal", format, text(path), text(out)])
+    run(python(), &["-c", SCRIPT, "libyal", format, text(path), text(out)])
 }
 
 /// Reads an image (`vhd`, `qcow2`, `vmdk`) with dissect.hypervisor and returns the guest's bytes.
@@ -42,7 +43,7 @@ pub fn yal_outcome(path: &Path, format: &str, out: &Path) -> Outcome {
 pub fn dissect(path: &Path, format: &str) -> Result<Vec<u8>, String> {
     let out = tempfile::NamedTempFile::new().expect("a temporary file");
     let most = DISSECT_MOST.to_string();
-    let ran = capture(python(), &["-c", SCRIPT, "dissect", format, text(path), text(out.path()), &most]);
+    let ran = run(python(), &["-c", SCRIPT, "dissect", format, text(path), text(out.path()), &most]);
     if ran.ok {
         return Ok(std::fs::read(out.path()).expect("the reader wrote the disk"));
     }
@@ -52,6 +53,10 @@ pub fn dissect(path: &Path, format: &str) -> Result<Vec<u8>, String> {
     }
 }
 
+fn run(python: &str, args: &[&str]) -> Outcome {
+    finish(command_at(Path::new(python)).args(args), "")
+}
+
 /// The Python that has the readers: `DISKFERRY_PYTHON`, or the environment that `.ci/test` makes under `target/`.
 fn python() -> &'static str {
     static FOUND: OnceLock<String> = OnceLock::new();
@@ -59,7 +64,7 @@ fn python() -> &'static str {
         let tried: Vec<String> = candidates();
         let works = |python: &&String| {
             Path::new(python).exists()
-                && capture(python, &["-c", "import pyqcow, pyvmdk, pyvhdi, dissect.hypervisor"]).ok
+                && run(python, &["-c", "import pyqcow, pyvmdk, pyvhdi, dissect.hypervisor"]).ok
         };
         tried.iter().find(works).cloned().unwrap_or_else(|| {
             panic!(
