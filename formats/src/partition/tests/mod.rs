@@ -11,7 +11,7 @@ use std::sync::Arc;
 use diskferry_core::disk::Disk;
 use diskferry_core::source::Source;
 use diskferry_core::source::memory::MemorySource;
-use diskferry_corpus::oracle::{capture_fed, tool_fed};
+use diskferry_corpus::oracle::tool_fed as run;
 use tempfile::TempDir;
 
 use super::{Layout, inspect};
@@ -19,19 +19,6 @@ use crate::{Declared, Format, open};
 
 fn block_on<T>(future: impl Future<Output = T> + Send) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
-}
-
-/// Runs a tool and gives what it printed, if it succeeded.
-fn try_run(tool: &str, arguments: &[&str], input: &str) -> Option<String> {
-    let ran = capture_fed(tool, arguments, input);
-    if !ran.ok {
-        eprintln!("{tool} {arguments:?}: {}", ran.stderr);
-    }
-    ran.ok.then_some(ran.stdout)
-}
-
-fn run(tool: &str, arguments: &[&str], input: &str) -> String {
-    tool_fed(tool, arguments, input)
 }
 
 /// A disk in a sparse file, for tools to work on.
