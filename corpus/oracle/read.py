@@ -1,6 +1,6 @@
 """Reads the guest disk of an image with a reader that is not ours: read.py READER FORMAT IMAGE OUT [MOST_BYTES].
 
-READER is libyal or dissect, FORMAT is vhd, qcow2 or vmdk. OUT becomes a raw file with holes where the disk is zero. A disk
+READER is libyal, dissect or dissect-stream (its file-like interface), FORMAT is vhd, qcow2 or vmdk. OUT becomes a raw file with holes where the disk is zero. A disk
 larger than MOST_BYTES is not read. If the reader fails, the last line of standard error is the error's type and text.
 """
 
@@ -35,7 +35,7 @@ def libyal(fmt, path):
     return disk.get_media_size(), disk.read_buffer_at_offset
 
 
-def dissect(fmt, path):
+def dissect(fmt, path, stream=False):
     if fmt == "qcow2":
         from dissect.hypervisor.disk.qcow2 import QCow2
 
@@ -56,17 +56,24 @@ def dissect(fmt, path):
     else:
         from dissect.hypervisor.disk.vmdk import VMDK
 
-        disk = VMDK(Path(path))
-        size = disk.size
+        disk = image = VMDK(Path(path))
+        size = image.size
 
-    # Not disk.read(): it rounds reads up to 8 KiB, and fails at the end of a disk that is not a multiple of that.
+    # Not as a stream: it rounds reads up to 8 KiB, and fails at the end of a disk that is not a multiple of that.
     def sectors(count, pos):
+        if stream:
+            image.seek(pos)
+            return image.read(count)
         return disk.read_sectors(pos // 512, -(-count // 512))[:count]
 
     return size, sectors
 
 
-READERS = {"libyal": libyal, "dissect": dissect}
+def dissect_stream(fmt, path):
+    return dissect(fmt, path, stream=True)
+
+
+READERS = {"libyal": libyal, "dissect": dissect, "dissect-stream": dissect_stream}
 
 
 def main(reader, fmt, path, out, most=None):

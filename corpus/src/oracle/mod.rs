@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-pub use readers::{dissect, yal_outcome, yal_to_raw};
+pub use readers::{dissect, dissect_stream, yal_outcome, yal_to_raw};
 pub use run::{Outcome, capture, capture_fed, tool, tool_fed};
 
 /// qemu's name for one of diskferry's formats: VHD is `vpc` there.

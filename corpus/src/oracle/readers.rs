@@ -41,9 +41,22 @@ pub fn yal_outcome(path: &Path, format: &str, out: &Path) -> Outcome {
 /// # Panics
 /// When no Python has the readers.
 pub fn dissect(path: &Path, format: &str) -> Result<Vec<u8>, String> {
+    dissect_by("dissect", path, format)
+}
+
+/// As [`dissect`], through its file-like interface, which most programs use. It reads past the end of a VHD or VMDK whose size is
+/// not a multiple of 8 KiB, and fails.
+///
+/// # Panics
+/// When no Python has the readers.
+pub fn dissect_stream(path: &Path, format: &str) -> Result<Vec<u8>, String> {
+    dissect_by("dissect-stream", path, format)
+}
+
+fn dissect_by(reader: &str, path: &Path, format: &str) -> Result<Vec<u8>, String> {
     let out = tempfile::NamedTempFile::new().expect("a temporary file");
     let most = DISSECT_MOST.to_string();
-    let ran = run(python(), &["-c", SCRIPT, "dissect", format, text(path), text(out.path()), &most]);
+    let ran = run(python(), &["-c", SCRIPT, reader, format, text(path), text(out.path()), &most]);
     if ran.ok {
         return Ok(std::fs::read(out.path()).expect("the reader wrote the disk"));
     }
