@@ -3,10 +3,10 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::Command;
 
 use diskferry_corpus::lattice::{Outcome, cases};
 use diskferry_corpus::malformed;
+use diskferry_corpus::tools::command;
 use serde_json::{Value, json};
 
 /// Most memory of one run, in KiB: 128 MiB.
@@ -57,11 +57,7 @@ fn check(runs: &[Run], home: &Path) {
     }
     let path = home.join("runs");
     std::fs::write(&path, list).expect("a file");
-    let ended = Command::new("python3")
-        .args(["-c", RUNNER])
-        .arg(&path)
-        .output()
-        .expect("python3 runs: apt-get install python3");
+    let ended = command("python3").args(["-c", RUNNER]).arg(&path).output().expect("python3 runs");
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     let ends: Vec<Value> = String::from_utf8(ended.stdout)
         .expect("JSON")

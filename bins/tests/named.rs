@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use diskferry_corpus::oracle::{capture, tool};
+use diskferry_corpus::oracle::tool;
 
 /// It is in everything that an image names, and in no name of ours.
 const CANARY: &str = "canary-that-nobody-asked-for";
@@ -133,15 +133,14 @@ fn checksum(bytes: &mut [u8], at: usize) {
 
 /// System calls that take a name or an address, of the program and all that it starts, on one image.
 fn traced(args: &[&str], log: &Path) -> (i32, String, String) {
-    capture("strace", &["-V"]);
-    let ended = std::process::Command::new("strace")
+    let ended = diskferry_corpus::tools::command("strace")
         .args(["-f", "-qq", "-s", "200000", "-e", "trace=%file,%network,execve,open_by_handle_at", "-o"])
         .arg(log)
         .arg(env!("CARGO_BIN_EXE_diskferry"))
         .args(args)
         .stdin(Stdio::null())
         .output()
-        .expect("strace runs: apt-get install strace");
+        .expect("strace runs");
     let calls = String::from_utf8_lossy(&std::fs::read(log).expect("what strace wrote")).into_owned();
     assert!(calls.contains("execve("), "strace traced nothing: {}", String::from_utf8_lossy(&ended.stderr));
     let said = String::from_utf8([ended.stdout, ended.stderr].concat()).expect("what is printed is UTF-8");

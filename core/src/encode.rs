@@ -18,6 +18,7 @@ use futures_util::stream::{FuturesOrdered, StreamExt};
 use crate::address::{GuestOffset, GuestRange};
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
+use crate::extent::SourceStream;
 use crate::pool::CpuPool;
 use crate::scan::{Scanned, is_zero};
 use crate::source::BoxFuture;
@@ -43,7 +44,7 @@ pub(crate) struct Encoding {
 struct Gathered {
     unit: u64,
     bytes: Bytes,
-    stream: Option<Bytes>,
+    stream: Option<SourceStream>,
 }
 
 impl Encoding {
@@ -97,7 +98,7 @@ impl Encoding {
             let Some(have) = whole.intersection(data.guest) else { continue };
             while streams.next_if(|(guest, _)| guest.start() < whole.start()).is_some() {}
             if have == whole {
-                let stream = streams.next_if(|(guest, _)| *guest == whole).map(|(_, bytes)| bytes.clone());
+                let stream = streams.next_if(|(guest, _)| *guest == whole).map(|(_, stream)| stream.clone());
                 self.flush_partial(unit);
                 self.gather(Gathered { unit, bytes: data.slice(have), stream });
             } else {
@@ -241,7 +242,8 @@ mod tests {
             Some(Compression::Deflate)
         }
 
-        fn carry(&self, _: u64, _: &[u8], stream: &[u8], out: &mut [u8]) -> Result<Option<Coding>> {
+        fn carry(&self, _: u64, _: &[u8], stream: &SourceStream, out: &mut [u8]) -> Result<Option<Coding>> {
+            let stream = &stream.bytes[..];
             if stream == b"no" {
                 return Ok(None);
             }
@@ -294,7 +296,8 @@ mod tests {
         let mut encoding = Encoding::new(Arc::new(First(4096)), pool, 1 << 20);
         let mut data = Scanned::new(GuestOffset::new(8192), vec![5; 5 * 4096].into(), None);
         let unit = |index: u64| GuestRange::new(GuestOffset::new(index * 4096), 4096).unwrap();
-        data.streams = vec![(unit(3), "three".into()), (unit(4), "no".into()), (unit(6), "six".into())];
+        let stream = |bytes: &'static str| SourceStream { bytes: bytes.into(), window_bits: None };
+        data.streams = vec![(unit(3), stream("three")), (unit(4), stream("no")), (unit(6), stream("six"))];
         encoding.push(Item::Data(data)).unwrap();
         let coded = vec![5, 5, 8];
         let units = all(&mut encoding).await;

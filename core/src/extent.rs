@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::address::{FileIndex, GuestOffset, GuestRange, StoredRange};
 use crate::error::{Result, Warning};
 
@@ -86,6 +88,18 @@ pub struct Stream {
     pub compression: Compression,
     /// Which of the stored bytes it is.
     pub bytes: Range<usize>,
+    /// As [`SourceStream::window_bits`].
+    pub window_bits: Option<u8>,
+}
+
+/// The compressed stream that a source has for a unit, for a target that stores it unchanged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SourceStream {
+    /// Exact from its first byte to its last, end marker included.
+    pub bytes: Bytes,
+    /// The window that the stream declares, as its power of two: matches reach back `1 << window_bits` bytes at most. `None` if
+    /// the source does not say.
+    pub window_bits: Option<u8>,
 }
 
 /// Turns the stored bytes of a unit into its guest bytes.

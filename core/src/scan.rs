@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::address::{GuestOffset, GuestRange};
 use crate::digest::{BLOCK, Hash, hash_block};
+use crate::extent::SourceStream;
 
 const BLOCK_BYTES: usize = BLOCK as usize;
 
@@ -37,7 +38,7 @@ pub struct Scanned {
     /// The hash of each block, where hashes were asked for.
     pub leaves: Vec<Hash>,
     /// Compressed streams that the source had for units within, where they were asked for, in guest order.
-    pub streams: Vec<(GuestRange, Bytes)>,
+    pub streams: Vec<(GuestRange, SourceStream)>,
 }
 
 impl Scanned {

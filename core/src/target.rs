@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::address::{GuestRange, TargetOffset, TargetRange};
 use crate::disk::Disk;
 use crate::error::{Result, Warning};
-use crate::extent::Compression;
+use crate::extent::{Compression, SourceStream};
 use crate::scan::Scanned;
 use crate::sink::Sink;
 use crate::source::wrap::HeadTail;
@@ -132,7 +132,8 @@ pub trait Encoder: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// See [`encode`](Self::encode).
-    fn carry(&self, unit: u64, guest: &[u8], stream: &[u8], out: &mut [u8]) -> Result<Option<Coding>>;
+    fn carry(&self, unit: u64, guest: &[u8], stream: &SourceStream, out: &mut [u8])
+    -> Result<Option<Coding>>;
 }
 
 /// Places a disk in a target: the writer of one format.

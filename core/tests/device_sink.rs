@@ -19,14 +19,14 @@ use diskferry_core::sink::device::{BlockDeviceSink, DeviceSinkOptions, HEAD, is_
 use diskferry_core::sink::file::{FileSink, FileSinkOptions};
 use diskferry_core::sink::{Expected, Sink};
 use diskferry_core::source::BoxFuture;
+use diskferry_corpus::tools::command;
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::thread::{Gid, Uid};
 
 const MIB: u64 = 1 << 20;
 
-fn run(command: &mut Command, install: &str) -> String {
-    let output =
-        command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; apt-get install {install}"));
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?} (needs root, and loop devices of the kernel): {message}");
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
@@ -38,14 +38,14 @@ struct Mount(tempfile::TempDir);
 impl Mount {
     fn new(arguments: &[&str], what: impl AsRef<Path>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        run(Command::new("mount").args(arguments).arg(what.as_ref()).arg(dir.path()), "mount");
+        run(command("mount").args(arguments).arg(what.as_ref()).arg(dir.path()));
         Self(dir)
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+        let _ = command("umount").arg("--lazy").arg(self.0.path()).status();
     }
 }
 
@@ -75,8 +75,7 @@ impl Loop {
 
     fn attach(file: &Path, len: u64, arguments: &[&str]) -> PathBuf {
         File::create_new(file).unwrap().set_len(len).unwrap();
-        let mut command = Command::new("losetup");
-        let path = run(command.args(["--find", "--show"]).args(arguments).arg(file), "mount");
+        let path = run(command("losetup").args(["--find", "--show"]).args(arguments).arg(file));
         PathBuf::from(path)
     }
 
@@ -143,7 +142,7 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
+        let _ = command("losetup").arg("--detach").arg(&self.path).status();
     }
 }
 
@@ -434,7 +433,7 @@ async fn a_long_run_of_zeros_costs_no_writing() {
 #[tokio::test]
 async fn a_device_in_use_is_busy_and_left_alone() {
     let device = Loop::new(8 * MIB);
-    run(Command::new("mkfs.ext2").arg("-q").arg(&device.path), "e2fsprogs");
+    run(command("mkfs.ext2").arg("-q").arg(&device.path));
     let old = device.content();
     let mount = Mount::new(&["-o", "ro"], &device.path);
     let error = device.refused().await;
@@ -467,7 +466,7 @@ async fn a_device_that_is_held_for_a_moment_is_waited_for() {
     // A process that this one begins holds what is open here until it runs its own program.
     let others = std::thread::spawn(|| {
         for _ in 0..200 {
-            assert!(Command::new("true").status().unwrap().success());
+            assert!(command("true").status().unwrap().success());
         }
     });
     while !others.is_finished() {

@@ -15,6 +15,7 @@ use diskferry_core::sink::file::{FileSink, FileSinkOptions, Preallocation};
 use diskferry_core::sink::{Expected, Receipt, Sink};
 use diskferry_core::source::Source;
 use diskferry_core::source::file::FileSource;
+use diskferry_corpus::tools::command;
 use rustix::thread::{Gid, Uid};
 
 fn options() -> FileSinkOptions {
@@ -66,8 +67,7 @@ impl Mount {
     fn tmpfs(options: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let output =
-            Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir.path()).output();
-        let output = output.unwrap_or_else(|error| panic!("mount: {error}; apt-get install mount"));
+            command("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir.path()).output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr);
         assert!(
             output.status.success(),
@@ -83,7 +83,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+        let _ = command("umount").arg("--lazy").arg(self.0.path()).status();
     }
 }
 
@@ -370,7 +370,7 @@ fn what_may_not_be_written_or_read_is_forbidden() {
 async fn what_cannot_be_a_file_is_unsuitable() {
     let dir = tempfile::tempdir().unwrap();
     let fifo = dir.path().join("fifo");
-    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    assert!(command("mkfifo").arg(&fifo).status().unwrap().success());
     let (file, link) = (dir.path().join("file"), dir.path().join("link"));
     std::fs::write(&file, "x").unwrap();
     symlink(&fifo, &link).unwrap();

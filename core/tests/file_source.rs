@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use diskferry_core::address::{StoredOffset, StoredRange};
 use diskferry_core::conformance::pattern;
@@ -13,6 +12,7 @@ use diskferry_core::source::file::FileSource;
 use diskferry_core::source::gate::FileGate;
 use diskferry_core::source::map::MapSource;
 use diskferry_core::source::{Gate, SEGMENTS, SiblingName, Source};
+use diskferry_corpus::tools::command;
 
 const KIB: u64 = 1024;
 
@@ -40,8 +40,7 @@ fn file(dir: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
 }
 
 fn run(program: &str, args: &[&str], path: &Path) {
-    let status = Command::new(program).args(args).arg(path).status();
-    let status = status.unwrap_or_else(|error| panic!("{program}: {error}; apt-get install util-linux"));
+    let status = command(program).args(args).arg(path).status().unwrap();
     assert!(status.success(), "{program} {args:?}");
 }
 
@@ -239,14 +238,13 @@ async fn a_block_device_is_read_whole_and_its_end_is_known() {
     let dir = tempfile::tempdir().unwrap();
     let bytes = pattern(1 << 20, 1);
     let path = file(&dir, "disk", &bytes);
-    let output = Command::new("losetup").args(["--find", "--show"]).arg(&path).output();
-    let output = output.unwrap_or_else(|error| panic!("losetup: {error}; apt-get install mount"));
+    let output = command("losetup").args(["--find", "--show"]).arg(&path).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "a loop device needs root and /dev/loop-control: {message}");
     struct Loop(String);
     impl Drop for Loop {
         fn drop(&mut self) {
-            let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+            let _ = command("losetup").args(["--detach", &self.0]).status();
         }
     }
     let device = Loop(String::from_utf8(output.stdout).unwrap().trim().to_owned());

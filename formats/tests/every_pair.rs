@@ -29,6 +29,9 @@ const fn kind(format: Format, options: &'static str, orders: &'static [WriteOrde
     Kind { format, options, orders, multiple }
 }
 
+/// Bytes of a grain of the VMDKs that are written.
+const GRAIN: usize = 64 << 10;
+
 const TARGETS: &[Kind] = &[
     kind(Format::Raw, "", EVERY_ORDER, 1),
     kind(Format::Vhd, "align=512", EVERY_ORDER, 512),
@@ -158,8 +161,13 @@ proptest! {
                 prop_assert_eq!(report.digest, Some(digest_of(&guest)), "{}", &pair);
                 // QEMU leaves out the end of a QCOW2 that is no whole sector, and the layout says so.
                 let cut = second.format == Format::Qcow2 && !guest.len().is_multiple_of(SECTOR);
-                let codes: Vec<_> = report.warnings.iter().map(|warning| warning.code).collect();
-                let expected = if cut { &["size_not_whole_sectors"][..] } else { &[] };
+                let within = second.format == Format::Vmdk && !guest.len().is_multiple_of(GRAIN);
+                // Which grains are copied depends on how well each compresses: carried.rs in qcow2_write counts them.
+                let copied = first.options.contains("streamOptimized") && second.options == "compression=zlib";
+                let codes = report.warnings.iter().map(|warning| warning.code);
+                let codes: Vec<_> = codes.filter(|code| !copied || *code != "wide_window").collect();
+                let expected: Vec<_> = cut.then_some("size_not_whole_sectors").into_iter()
+                    .chain(within.then_some("capacity_not_in_grains")).collect();
                 prop_assert_eq!(codes, expected, "{}", &pair);
                 let disk = open_bytes(target, Declared::Format(second.format)).unwrap();
                 assert_same(&read_all(&disk), &guest, &pair);

@@ -228,7 +228,7 @@ impl Bench {
         match floor {
             Floor::Copy => {
                 let raw = self.inputs.path(Image::Raw)?;
-                run(Command::new("cp").arg("--sparse=always").arg(raw).arg(to))
+                run(Command::new(tools::cp()?).arg("--sparse=always").arg(raw).arg(to))
             }
             Floor::Decode => timed(self.part("decode")?.arg(source)),
             Floor::DecodeAndWrite => timed(self.part("decode")?.arg(source).arg("--to").arg(to)),

@@ -105,20 +105,22 @@ mod usage {
 
 #[cfg(test)]
 mod tests {
+    use diskferry_corpus::tools::command;
+
     use super::*;
 
     #[test]
     fn a_run_tells_what_was_printed_and_how_much_memory_there_was() {
-        let ran = run(Command::new("sh").args(["-c", "echo 0.25"])).unwrap();
+        let ran = run(command("sh").args(["-c", "echo 0.25"])).unwrap();
         assert_eq!(ran.out, "0.25");
         assert!(ran.peak_bytes > 100 << 10 && ran.seconds > 0.0);
-        assert_eq!(timed(Command::new("sh").args(["-c", "echo 0.25"])).unwrap().seconds, 0.25);
+        assert_eq!(timed(command("sh").args(["-c", "echo 0.25"])).unwrap().seconds, 0.25);
     }
 
     #[test]
     fn a_run_that_fails_tells_what_was_said() {
-        let error = run(Command::new("sh").args(["-c", "echo alas >&2; exit 3"])).unwrap_err().to_string();
+        let error = run(command("sh").args(["-c", "echo alas >&2; exit 3"])).unwrap_err().to_string();
         assert!(error.contains("exit status: 3") && error.contains("alas"), "{error}");
-        assert!(timed(Command::new("true").arg("x")).is_err());
+        assert!(timed(command("true").arg("x")).is_err());
     }
 }

@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn a_word_is_one_word_to_a_shell() {
-        let ran = run(Command::new("sh").args(["-c", &format!("printf %s {}", quoted("it's $HOME"))]));
+        let ran = run(diskferry_corpus::tools::command("sh")
+            .args(["-c", &format!("printf %s {}", quoted("it's $HOME"))]));
         assert_eq!(ran.unwrap().out, "it's $HOME");
     }
 }

@@ -1,16 +1,17 @@
 //! The programs of others: where they are, or how to get them.
 
-use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use diskferry_corpus::tools;
 
 use crate::failure::{Failure, Result};
 
 /// Converts images.
 ///
 /// # Errors
-/// Where it is not installed, with the command that does.
+/// If it is not installed, with the command that installs it.
 pub(crate) fn qemu_img() -> Result<PathBuf> {
-    find("qemu-img").ok_or(Failure::Missing { tool: "qemu-img", package: "qemu-utils" })
+    required("qemu-img")
 }
 
 /// Makes file systems with files on them.
@@ -18,17 +19,22 @@ pub(crate) fn qemu_img() -> Result<PathBuf> {
 /// # Errors
 /// As [`qemu_img`].
 pub(crate) fn mke2fs() -> Result<PathBuf> {
-    find("mke2fs").ok_or(Failure::Missing { tool: "mke2fs", package: "e2fsprogs" })
+    required("mke2fs")
 }
 
-/// Serves what a plugin of it reads as a block device.
+/// Copies files.
+///
+/// # Errors
+/// As [`qemu_img`].
+pub(crate) fn cp() -> Result<PathBuf> {
+    required("cp")
+}
+
+/// Serves what a plugin of it reads as a block device. Optional, so `.ci/tools` does not list it.
 pub(crate) fn nbdkit() -> Option<PathBuf> {
-    find("nbdkit")
+    tools::find("nbdkit")
 }
 
-/// Looks in `PATH`, and where root's tools are.
-fn find(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let dirs = env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(|dir| Path::new(dir).to_owned()));
-    dirs.map(|dir| dir.join(name)).find(|file| file.is_file())
+fn required(tool: &'static str) -> Result<PathBuf> {
+    tools::find(tool).ok_or_else(|| Failure::Missing { tool, package: tools::package(tool) })
 }

@@ -204,7 +204,7 @@ fn a_file_size_limit_is_a_full_destination_and_not_a_kill() {
         raw.display(),
         dir.join("out.raw").display()
     );
-    let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+    let output = diskferry_corpus::tools::command("bash").args(["-c", &script]).output().unwrap();
     let said = crate::support::Said::of(output).ends(6);
     assert_eq!(said.error()["code"], "destination_full");
     assert_eq!(dir.names(), ["a.raw"]);

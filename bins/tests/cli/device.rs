@@ -1,7 +1,9 @@
 //! Block devices as targets, over a loop device of the kernel.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+
+use diskferry_corpus::tools::command;
 
 use crate::support::{Dir, Said, noise, program};
 
@@ -10,9 +12,7 @@ struct Loop(PathBuf);
 
 impl Loop {
     fn over(file: &Path) -> Self {
-        let mut command = Command::new("losetup");
-        let output = command.args(["--find", "--show"]).arg(file).output();
-        let output = output.unwrap_or_else(|error| panic!("losetup: {error}; apt-get install mount"));
+        let output = command("losetup").args(["--find", "--show"]).arg(file).output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "losetup needs root, and loop devices of the kernel: {message}");
         Self(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()))
@@ -21,7 +21,7 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+        let _ = command("losetup").arg("--detach").arg(&self.0).status();
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use diskferry_core::conversion::{Report, Resources};
 use diskferry_core::error::{Error, ErrorKind, Result};
 use diskferry_core::sink::Sink;
+use diskferry_corpus::tools::command;
 use diskferry_formats::Format;
 use diskferry_s3io::server::{Fault, Request, Shape};
 
@@ -34,14 +35,13 @@ impl Mount {
 }
 
 fn mount(args: &[&str], path: &Path) {
-    let done = Command::new("mount").args(args).arg(path).output();
-    let done = done.expect("mount: apt-get install mount");
+    let done = command("mount").args(args).arg(path).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
+        let _ = command("umount").arg(self.0.path()).status();
     }
 }
 
@@ -185,7 +185,7 @@ async fn credentials_of_the_destination_that_expire_or_lose_their_rights_midway_
 
 /// The program as a user who may do nothing but what the modes of files allow.
 fn as_nobody(program: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new("setpriv");
+    let mut command = command("setpriv");
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program).args(args);
     command.env_clear();
     command
@@ -209,7 +209,7 @@ fn a_directory_that_may_not_be_written_any_more_is_a_forbidden_destination() {
     let url = runtime.block_on(bench.server.presign("images", image.name, Duration::from_secs(600))).unwrap();
     let to = dir.join("disk.raw");
     let args = ["--json", "convert", "--no-sync", &url, to.to_str().unwrap()];
-    let output = as_nobody(&program, &args).output().expect("setpriv: apt-get install util-linux");
+    let output = as_nobody(&program, &args).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(6) && said.contains("\"destination_forbidden\""), "{said}");
     assert!(!to.exists());

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use diskferry_core::conversion::Conversion;
 use diskferry_core::disk::Disk;
 use diskferry_core::error::{Result, Warning};
-use diskferry_core::extent::Compression;
+use diskferry_core::extent::{Compression, SourceStream};
 use diskferry_core::sink::Sink;
 use diskferry_core::sink::file::{FileSink, FileSinkOptions};
 use diskferry_core::source::wrap::HeadTail;
@@ -56,7 +56,13 @@ impl Encoder for Watched {
         self.encoder.carries()
     }
 
-    fn carry(&self, unit: u64, guest: &[u8], stream: &[u8], out: &mut [u8]) -> Result<Option<Coding>> {
+    fn carry(
+        &self,
+        unit: u64,
+        guest: &[u8],
+        stream: &SourceStream,
+        out: &mut [u8],
+    ) -> Result<Option<Coding>> {
         let carried = self.encoder.carry(unit, guest, stream, out)?;
         self.done.carried.fetch_add(u64::from(carried.is_some()), Ordering::Relaxed);
         Ok(carried)

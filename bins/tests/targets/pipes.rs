@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ExitStatus, Stdio};
 
 use diskferry_corpus::oracle::{fsverity_digest, qemu_check, qemu_format, qemu_img, qemu_virtual_bytes};
+use diskferry_corpus::tools::command;
 use serde_json::Value;
 
 use crate::support::{Content, MIB, made, program};
@@ -38,12 +39,8 @@ fn piped(args: &[&str], reader: &[&str], out: &Path) -> (ExitStatus, String) {
     let mut ferry: Child =
         program().arg("convert").args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let pipe = ferry.stdout.take().unwrap();
-    let mut reader = Command::new(reader[0])
-        .args(&reader[1..])
-        .stdin(pipe)
-        .stdout(File::create(out).unwrap())
-        .spawn()
-        .unwrap();
+    let mut reader =
+        command(reader[0]).args(&reader[1..]).stdin(pipe).stdout(File::create(out).unwrap()).spawn().unwrap();
     let said = read(ferry.stderr.take().unwrap());
     assert!(reader.wait().unwrap().success());
     (ferry.wait().unwrap(), said)

@@ -11,7 +11,7 @@ use crate::budget::Room;
 use crate::buffer::Buffer;
 use crate::digest::Hash;
 use crate::error::Result;
-use crate::extent::{Codec, Tally};
+use crate::extent::{Codec, SourceStream, Stream, Tally};
 use crate::scan::Scanned;
 use crate::stream::Piece;
 
@@ -112,7 +112,7 @@ impl Job {
         pieces: &[Piece],
         carry: Option<Carry>,
         remarks: &mut Vec<(Arc<dyn Codec>, Tally)>,
-        streams: &mut Vec<(GuestRange, Bytes)>,
+        streams: &mut Vec<(GuestRange, SourceStream)>,
     ) -> Result<Bytes> {
         let total: u64 = pieces.iter().map(|piece| piece.guest.len()).sum();
         let mut out = Buffer::new(total as usize)?;
@@ -130,7 +130,8 @@ impl Job {
                 && stream.bytes.start < stream.bytes.end
                 && stream.bytes.end <= piece.bytes.len()
             {
-                streams.push((piece.guest, piece.bytes.slice(stream.bytes)));
+                let Stream { bytes, window_bits, .. } = stream;
+                streams.push((piece.guest, SourceStream { bytes: piece.bytes.slice(bytes), window_bits }));
             }
             if tally.count > 0 {
                 remarks.push((Arc::clone(codec), tally));
@@ -160,7 +161,7 @@ fn follows(pair: &[Piece]) -> bool {
 fn give(
     guest: GuestRange,
     bytes: Bytes,
-    mut streams: Vec<(GuestRange, Bytes)>,
+    mut streams: Vec<(GuestRange, SourceStream)>,
     end: Option<u64>,
     zero_leaf: Option<Hash>,
     decoded: &mut Decoded,

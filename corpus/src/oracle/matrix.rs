@@ -22,7 +22,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{fsverity_digest, make, qemu_format, qemu_img, qemu_io, qemu_virtual_bytes, set_len, text, tool};
+use super::{
+    fsverity_digest, make, qemu_format, qemu_img, qemu_io, qemu_virtual_bytes, set_len, text, tool, tool_fed,
+};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -70,24 +72,12 @@ impl Base {
 
     fn with_partition(dir: &Path, part: &Path, line: &str) -> Self {
         let raw = dir.join("base.raw");
-        let script = dir.join("base.sfdisk");
         set_len_new(&raw, BASE_BYTES);
-        write(&script, format!("label: dos\nlabel-id: 0xd15cfe44\nunit: sectors\n{line}\n").as_bytes());
-        tool("sh", &["-c", &format!("sfdisk -q --no-reread '{}' < '{}'", text(&raw), text(&script))]);
-        tool(
-            "sh",
-            &[
-                "-c",
-                &format!(
-                    "dd if='{}' of='{}' bs=1M seek=1 conv=notrunc,sparse status=none",
-                    text(part),
-                    text(&raw)
-                ),
-            ],
-        );
-        for left in ["base.part", "base.sfdisk"] {
-            let _ = fs::remove_file(dir.join(left));
-        }
+        let script = format!("label: dos\nlabel-id: 0xd15cfe44\nunit: sectors\n{line}\n");
+        tool_fed("sfdisk", &["-q", "--no-reread", text(&raw)], &script);
+        let [from, to] = [format!("if={}", text(part)), format!("of={}", text(&raw))];
+        tool("dd", &[&from, &to, "bs=1M", "seek=1", "conv=notrunc,sparse", "status=none"]);
+        let _ = fs::remove_file(part);
         set_len(&raw, BASE_BYTES);
         Self { raw }
     }

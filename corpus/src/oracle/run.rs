@@ -1,8 +1,9 @@
-//! Running a tool, and saying how to get one that is missing.
+//! Running a tool and collecting what it printed.
 
-use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::process::{Command, Stdio};
+
+use crate::tools;
 
 /// What came of running a tool.
 #[derive(Clone, Debug)]
@@ -17,59 +18,59 @@ pub struct Outcome {
     pub stderr: String,
 }
 
-/// Runs a tool that may fail.
+/// Runs a tool that may fail, with an empty standard input.
 ///
 /// # Panics
-/// When it is missing.
+/// As [`tools::command`].
 pub fn capture(program: &str, args: &[&str]) -> Outcome {
-    let mut command = Command::new(program);
-    command.args(args).env("LC_ALL", "C").env("TZ", "UTC").env("PATH", search_path()).stdin(Stdio::null());
-    let out = command.output().unwrap_or_else(|e| match e.kind() {
-        ErrorKind::NotFound => panic!(
-            "{program} is missing; install it: {} (`.ci/test` installs all that the tests need)",
-            install(program)
-        ),
-        _ => panic!("{program} cannot be run: {e}"),
-    });
+    finish(tools::command(program).args(args), "")
+}
+
+/// As [`capture`], with a text on standard input.
+///
+/// # Panics
+/// As [`tools::command`].
+pub fn capture_fed(program: &str, args: &[&str], input: &str) -> Outcome {
+    finish(tools::command(program).args(args), input)
+}
+
+/// Runs a tool that must succeed, and gives its standard output.
+///
+/// # Panics
+/// As [`tools::command`], and if it fails.
+pub fn tool(program: &str, args: &[&str]) -> String {
+    tool_fed(program, args, "")
+}
+
+/// As [`tool`], with a text on standard input.
+///
+/// # Panics
+/// As [`tools::command`], and if it fails.
+pub fn tool_fed(program: &str, args: &[&str], input: &str) -> String {
+    let out = capture_fed(program, args, input);
+    assert!(out.ok, "{program} {} ended with {:?}\n{}{}", args.join(" "), out.code, out.stdout, out.stderr);
+    out.stdout
+}
+
+/// Runs a command to its end with `input` on standard input: a script for the tool, less than a pipe holds.
+pub(super) fn finish(command: &mut Command, input: &str) -> Outcome {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let failed = |e| panic!("{program} cannot be run: {e}");
+    let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
+    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(failed);
+    if let Some(mut stdin) = child.stdin.take() {
+        // A tool that ends early does not read its input; its exit code says whether that is an error.
+        match stdin.write_all(input.as_bytes()) {
+            Err(e) if e.kind() != ErrorKind::BrokenPipe => panic!("{program} cannot be fed: {e}"),
+            _ => drop(stdin),
+        }
+    }
+    let out = child.wait_with_output().unwrap_or_else(|e| panic!("{program} cannot be waited for: {e}"));
     Outcome {
         ok: out.status.success(),
         code: out.status.code(),
         stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
     }
-}
-
-/// Runs a tool that must succeed, and gives its standard output.
-///
-/// # Panics
-/// When it is missing or fails.
-pub fn tool(program: &str, args: &[&str]) -> String {
-    let out = capture(program, args);
-    assert!(out.ok, "{program} {} ended with {:?}\n{}{}", args.join(" "), out.code, out.stdout, out.stderr);
-    out.stdout
-}
-
-/// The command that brings a tool on Debian.
-fn install(program: &str) -> String {
-    let package = match program {
-        "qemu-img" | "qemu-io" | "qemu-nbd" => "qemu-utils",
-        "sfdisk" => "fdisk",
-        "sgdisk" => "gdisk",
-        "mkfs.ext4" | "mke2fs" | "debugfs" | "e2fsck" => "e2fsprogs",
-        "mkfs.vfat" => "dosfstools",
-        "mcopy" => "mtools",
-        "mkfs.xfs" | "xfs_repair" => "xfsprogs",
-        "mkfs.btrfs" => "btrfs-progs",
-        "mkntfs" | "ntfscp" => "ntfs-3g",
-        "mkswap" => "util-linux",
-        other => other,
-    };
-    format!("apt-get install -y --no-install-recommends {package}")
-}
-
-/// Debian keeps the makers of file systems where a user's PATH does not look.
-fn search_path() -> OsString {
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
-    path.push(":/usr/sbin:/sbin");
-    path
 }

@@ -24,11 +24,15 @@ impl Compressed {
         Ok(match self.compression {
             Compression::Zlib => {
                 let (taken, ended) = codec::inflate_unit(stored, out)?;
-                ended.then_some(Stream { compression: extent::Compression::Deflate, bytes: 0..taken })
+                ended.then_some(Stream {
+                    compression: extent::Compression::Deflate,
+                    bytes: 0..taken,
+                    window_bits: None,
+                })
             }
             Compression::Zstd => {
                 let bytes = 0..codec::unzstd(stored, out)?;
-                Some(Stream { compression: extent::Compression::Zstd, bytes })
+                Some(Stream { compression: extent::Compression::Zstd, bytes, window_bits: None })
             }
         })
     }

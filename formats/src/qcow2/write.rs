@@ -24,7 +24,7 @@ use crate::placing::{not_asked_for, nothing};
 use crate::{Declared, Format, detect};
 
 use compressed::Compressed;
-use encode::Compressor;
+use encode::{ClusterEncoder, Compressor};
 use plain::Plain;
 use regions::{Regions, check_size, entries_of_table};
 
@@ -90,7 +90,7 @@ pub(crate) fn layout(options: &mut Options<'_>, order: WriteOrder) -> Result<Box
     }
     let carry = recompress != Some(true);
     let compressor = Compressor { grid, compression, level: level.unwrap_or(usual), carry };
-    let data = Data::Compressed(Arc::new(compressor), Compressed::new(grid));
+    let data = Data::Compressed(Arc::new(ClusterEncoder::new(compressor)), Compressed::new(grid));
     Ok(Box::new(Qcow2Layout { grid, placed: false, header: compression, data, virtual_bytes: None }))
 }
 
@@ -122,7 +122,7 @@ struct Qcow2Layout {
 /// The part behind the header.
 enum Data {
     Plain(Plain),
-    Compressed(Arc<Compressor>, Compressed),
+    Compressed(Arc<ClusterEncoder>, Compressed),
 }
 
 impl Qcow2Layout {
@@ -146,14 +146,14 @@ impl Layout for Qcow2Layout {
     fn options(&self) -> String {
         match &self.data {
             Data::Plain(_) => format!("{:?}", self.grid),
-            Data::Compressed(compressor, _) => format!("{compressor:?}"),
+            Data::Compressed(encoder, _) => format!("{:?}", encoder.compressor),
         }
     }
 
     fn takes(&self) -> Takes {
         match &self.data {
             Data::Plain(_) => Takes::Bytes(Order::Guest),
-            Data::Compressed(compressor, _) => Takes::Units(Arc::<Compressor>::clone(compressor)),
+            Data::Compressed(encoder, _) => Takes::Units(Arc::<ClusterEncoder>::clone(encoder)),
         }
     }
 
@@ -250,6 +250,9 @@ impl Layout for Qcow2Layout {
                     bytes.checked_rem(SECTOR).unwrap_or_default()
                 ),
             ));
+        }
+        if let Data::Compressed(encoder, _) = &self.data {
+            warnings.extend(encoder.warning());
         }
         Ok(warnings)
     }

@@ -81,6 +81,11 @@ impl GrainCodec {
     }
 }
 
+/// The window that a zlib stream declares: RFC 1950, 2.2, `CINFO` plus 8.
+fn window_bits(stream: &[u8]) -> Option<u8> {
+    stream.first().map(|cmf| (cmf >> 4).saturating_add(8))
+}
+
 impl Codec for GrainCodec {
     fn payload(&self) -> Payload {
         Payload::Compressed
@@ -100,7 +105,11 @@ impl Codec for GrainCodec {
             let start = if self.markers { GRAIN_MARKER_LEN } else { 0 };
             let deflate =
                 start.saturating_add(ZLIB_HEADER)..start.saturating_add(taken).saturating_sub(ZLIB_TRAILER);
-            return Ok(Some(Stream { compression: Compression::Deflate, bytes: deflate }));
+            return Ok(Some(Stream {
+                compression: Compression::Deflate,
+                bytes: deflate,
+                window_bits: window_bits(stream),
+            }));
         }
         // The last grain of a disk that ends inside it: some writers fill it up, some end with the disk.
         let mut full = vec![0; whole];

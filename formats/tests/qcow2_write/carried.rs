@@ -99,23 +99,69 @@ fn clusters_that_qemu_deflated_or_compressed_are_carried_over() {
     }
 }
 
+/// What dissect.hypervisor reads: it inflates clusters with QEMU's window.
+fn dissected(image: &[u8]) -> Result<Vec<u8>, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image.qcow2");
+    std::fs::write(&path, image).unwrap();
+    oracle::dissect(&path, "qcow2")
+}
+
 #[test]
-fn grains_with_a_wide_window_are_carried_over_unless_recompressed() {
+fn grains_with_a_wide_window_are_copied_with_a_warning_unless_recompressed() {
     let guest = guest();
     let source = qemu::convert(&guest, "vmdk", "subformat=streamOptimized");
     let theirs = streams(&open_as(Format::Vmdk, source.clone()).unwrap());
     let wide = beyond_4k(&theirs);
     assert!(wide >= 4, "{wide} of {} grains reach back further than 4 KiB", theirs.len());
     let open = || open_as(Format::Vmdk, source.clone()).unwrap();
-    let (image, _) = convert(open(), &[("compression", "zlib")], Any).unwrap();
+    let (image, report) = convert(open(), &[("compression", "zlib")], Any).unwrap();
     let ours = streams(&open_as(Format::Qcow2, image.clone()).unwrap());
     assert!(!ours.is_empty() && ours.iter().all(|stream| theirs.contains(stream)));
     assert!(beyond_4k(&ours) >= 4);
+    let warnings: Vec<_> = report.warnings.iter().filter(|w| w.code == "wide_window").collect();
+    let [warning] = &warnings[..] else { panic!("{:?}", report.warnings) };
+    // qemu's grains declare 32 KiB, whatever they use.
+    let copied = ours.len();
+    assert!(warning.message.starts_with(&format!("{copied} compressed clusters")), "{}", warning.message);
+    assert!(warning.message.contains("recompress=on"), "{}", warning.message);
+    let refused = dissected(&image).unwrap_err();
+    assert!(refused.contains("invalid distance too far back"), "{refused}");
     whole(image, &guest);
-    let (image, _) = convert(open(), &[("compression", "zlib"), ("recompress", "on")], Any).unwrap();
+
+    let (image, report) = convert(open(), &[("compression", "zlib"), ("recompress", "on")], Any).unwrap();
+    assert!(report.warnings.iter().all(|w| w.code != "wide_window"), "{:?}", report.warnings);
     let ours = streams(&open_as(Format::Qcow2, image.clone()).unwrap());
     assert!(!ours.is_empty() && beyond_4k(&ours) == 0);
+    assert_same(&dissected(&image).unwrap(), &guest, "what dissect.hypervisor reads");
     whole(image, &guest);
+}
+
+/// A streamOptimized image of one grain whose zlib header declares a window of `1 << bits` bytes.
+fn one_grain(bits: u16) -> Vec<u8> {
+    let grain = [&[7; 2000][..], &[0; 63_536]].concat();
+    let mut image = qemu::convert(&grain, "vmdk", "subformat=streamOptimized");
+    // Behind the grain's marker.
+    let at = (64 << 10) + 12;
+    assert_eq!(image[at], 0x78, "a zlib header that declares 32 KiB");
+    let cmf = (bits - 8) << 4 | 8;
+    image[at] = u8::try_from(cmf).unwrap();
+    // Both bytes are a multiple of 31 (RFC 1950, 2.2).
+    image[at + 1] = u8::try_from((31 - (cmf << 8) % 31) % 31).unwrap();
+    image
+}
+
+#[test]
+fn a_copied_grain_is_warned_of_only_if_it_declares_more_than_4k() {
+    for (bits, expected) in [(12, &[][..]), (13, &["wide_window"]), (15, &["wide_window"])] {
+        let disk = open_as(Format::Vmdk, one_grain(bits)).unwrap();
+        let (image, report) = convert(disk, &[("compression", "zlib")], Any).unwrap();
+        let codes: Vec<_> = report.warnings.iter().map(|warning| warning.code).collect();
+        assert_eq!(codes, expected, "{bits} bits");
+        // The stream itself is short, and says nothing of the window any more.
+        let disk = open_as(Format::Qcow2, image).unwrap();
+        assert_eq!(convert(disk, &[("compression", "zlib")], Any).unwrap().1.warnings, []);
+    }
 }
 
 #[test]

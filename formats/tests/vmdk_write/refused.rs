@@ -4,10 +4,11 @@ use diskferry_core::error::ErrorKind;
 use diskferry_core::sink::WriteOrder;
 use diskferry_core::target::{Facts, Layout};
 use diskferry_core::units::UnitMap;
+use diskferry_corpus::oracle;
 use diskferry_formats::{Format, layout};
 
 use crate::made::*;
-use crate::support::failure;
+use crate::support::{assert_same, failure, sample};
 
 fn made(given: &[(&str, &str)], order: WriteOrder) -> Box<dyn Layout> {
     layout(Format::Vmdk, &options(given), order).unwrap_or_else(|error| panic!("{error:?}"))
@@ -100,5 +101,34 @@ fn more_data_than_sectors_can_be_numbered_is_refused_before_a_byte_where_the_map
     for kind in KINDS {
         let output = made(kind, WriteOrder::Any).output(&full(1 << 42)).unwrap().unwrap();
         assert_eq!((output.bytes, output.exact), (1 << 41, false));
+    }
+}
+
+#[test]
+fn a_capacity_that_ends_within_a_grain_is_kept_with_a_warning_that_says_how_to_lengthen_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image.vmdk");
+    for kind in KINDS {
+        for order in [WriteOrder::Any, WriteOrder::Sequential] {
+            let guest = sample(GRAIN + 512);
+            let (image, report, _) = try_write(raw(&guest), kind, order).unwrap();
+            let [warning] = &report.warnings[..] else { panic!("{:?}", report.warnings) };
+            assert_eq!(warning.code, "capacity_not_in_grains");
+            for part in ["66048 bytes", "512 of 65536", "align=64K"] {
+                assert!(warning.message.contains(part), "{}", warning.message);
+            }
+            std::fs::write(&path, image).unwrap();
+            assert_same(&oracle::guest_bytes(&path, "vmdk"), &guest, "what qemu-img reads");
+            let refused = oracle::dissect_stream(&path, "vmdk").unwrap_err();
+            assert!(refused.starts_with("IndexError"), "{refused}");
+
+            let options = [kind, &[("align", "64K")]].concat();
+            let (image, report, _) = try_write(raw(&guest), &options, order).unwrap();
+            assert_eq!(report.warnings, []);
+            std::fs::write(&path, image).unwrap();
+            let longer = [&guest[..], &[0; GRAIN - 512]].concat();
+            assert_same(&oracle::guest_bytes(&path, "vmdk"), &longer, "what qemu-img reads");
+            assert_same(&oracle::dissect_stream(&path, "vmdk").unwrap(), &longer, "what dissect reads");
+        }
     }
 }

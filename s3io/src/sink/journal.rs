@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn this_process_is_not_gone_and_one_that_ended_is() {
         assert!(!Writer::this().is_gone());
-        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let mut child = diskferry_corpus::tools::command("true").spawn().unwrap();
         let process = i32::try_from(child.id()).unwrap();
         child.wait().unwrap();
         assert!(Writer { process, ..Writer::this() }.is_gone());

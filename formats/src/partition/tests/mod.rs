@@ -5,69 +5,20 @@ mod made;
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use diskferry_core::disk::Disk;
 use diskferry_core::source::Source;
 use diskferry_core::source::memory::MemorySource;
+use diskferry_corpus::oracle::tool_fed as run;
 use tempfile::TempDir;
 
 use super::{Layout, inspect};
 use crate::{Declared, Format, open};
 
-/// The Debian package of every tool that the tests call.
-const PACKAGES: [(&str, &str); 16] = [
-    ("blkid", "util-linux"),
-    ("mkswap", "util-linux"),
-    ("fdisk", "fdisk"),
-    ("sgdisk", "gdisk"),
-    ("mkfs.ext2", "e2fsprogs"),
-    ("mkfs.ext3", "e2fsprogs"),
-    ("mkfs.ext4", "e2fsprogs"),
-    ("mkfs.xfs", "xfsprogs"),
-    ("mkfs.ntfs", "ntfs-3g"),
-    ("mkfs.vfat", "dosfstools"),
-    ("mkfs.btrfs", "btrfs-progs"),
-    ("mkfs.exfat", "exfatprogs"),
-    ("mkfs.f2fs", "f2fs-tools"),
-    ("mksquashfs", "squashfs-tools"),
-    ("genisoimage", "genisoimage"),
-    ("cryptsetup", "cryptsetup-bin"),
-];
-
 fn block_on<T>(future: impl Future<Output = T> + Send) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
-}
-
-/// Runs a tool and gives what it printed, where it succeeded.
-fn try_run(tool: &str, arguments: &[&str], input: &str) -> Option<String> {
-    let (_, package) = PACKAGES.iter().find(|(name, _)| *name == tool).unwrap();
-    let places = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(|place| Path::new(place).join(tool));
-    let path = places
-        .iter()
-        .find(|path| path.exists())
-        .unwrap_or_else(|| panic!("{tool} is missing: apt-get install {package}"));
-    let mut child = Command::new(path)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .env("LC_ALL", "C")
-        .spawn()
-        .unwrap();
-    // A tool that reads no input may be gone already.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let output = child.wait_with_output().unwrap();
-    if !output.status.success() {
-        eprintln!("{tool} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
-}
-
-fn run(tool: &str, arguments: &[&str], input: &str) -> String {
-    try_run(tool, arguments, input).unwrap_or_else(|| panic!("{tool} {arguments:?} failed"))
 }
 
 /// A disk in a sparse file, for tools to work on.

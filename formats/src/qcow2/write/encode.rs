@@ -2,8 +2,10 @@
 //!
 //! Source: QEMU's `docs/interop/qcow2.rst`, "Compressed Clusters Descriptor" and the header's `compression_type`.
 
-use diskferry_core::error::Result;
-use diskferry_core::extent;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use diskferry_core::error::{Result, Warning};
+use diskferry_core::extent::{self, SourceStream};
 use diskferry_core::target::{Coding, Encoder};
 
 use crate::codec;
@@ -13,25 +15,52 @@ use crate::qcow2::header::Compression;
 /// Deflate looks back 4 KiB at most, as QEMU's does: there are readers that keep no more.
 const WINDOW_BITS: u8 = 12;
 
-/// Compresses clusters of one size in one way.
+/// How clusters are compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Compressor {
     pub(super) grid: Grid,
     pub(super) compression: Compression,
     pub(super) level: u32,
-    /// Whether streams of the source are left as they are.
+    /// Whether streams of the source are stored unchanged.
     pub(super) carry: bool,
 }
 
-impl Compressor {
+/// Compresses clusters of one size in one way.
+#[derive(Debug)]
+pub(super) struct ClusterEncoder {
+    pub(super) compressor: Compressor,
+    /// Clusters that the source compressed with a larger window than [`WINDOW_BITS`].
+    wide: AtomicU64,
+}
+
+impl ClusterEncoder {
+    pub(super) fn new(compressor: Compressor) -> Self {
+        Self { compressor, wide: AtomicU64::new(0) }
+    }
+
+    /// The warning about streams of the source that not every reader inflates, if there are any.
+    pub(super) fn warning(&self) -> Option<Warning> {
+        let wide = self.wide.load(Ordering::Relaxed);
+        (wide > 0).then(|| {
+            Warning::new(
+                "wide_window",
+                format!(
+                    "{wide} compressed clusters were copied from the source and declare a window of more than {} bytes: QEMU \
+                     reads them, but readers that inflate with QEMU's own window refuse them (recompress=on compresses them anew)",
+                    1u32 << WINDOW_BITS
+                ),
+            )
+        })
+    }
+
     fn cluster(&self) -> usize {
-        usize::try_from(self.grid.cluster_bytes()).unwrap_or(usize::MAX)
+        usize::try_from(self.compressor.grid.cluster_bytes()).unwrap_or(usize::MAX)
     }
 }
 
-impl Encoder for Compressor {
+impl Encoder for ClusterEncoder {
     fn unit_bytes(&self) -> u64 {
-        self.grid.cluster_bytes()
+        self.compressor.grid.cluster_bytes()
     }
 
     /// A cluster that does not become smaller is stored as it is.
@@ -40,33 +69,42 @@ impl Encoder for Compressor {
     }
 
     fn encode(&self, _unit: u64, guest: &[u8], out: &mut [u8]) -> Result<Coding> {
-        let length = match self.compression {
-            Compression::Zlib => codec::deflate_raw(self.level, WINDOW_BITS, guest, out)?,
-            Compression::Zstd => codec::zstd(self.level, guest, out)?,
+        let level = self.compressor.level;
+        let length = match self.compressor.compression {
+            Compression::Zlib => codec::deflate_raw(level, WINDOW_BITS, guest, out)?,
+            Compression::Zstd => codec::zstd(level, guest, out)?,
         };
         Ok(length.map_or(Coding::Plain, Coding::Coded))
     }
 
     fn carries(&self) -> Option<extent::Compression> {
-        self.carry.then_some(match self.compression {
+        self.compressor.carry.then_some(match self.compressor.compression {
             Compression::Zlib => extent::Compression::Deflate,
             Compression::Zstd => extent::Compression::Zstd,
         })
     }
 
-    fn carry(&self, _unit: u64, _guest: &[u8], stream: &[u8], out: &mut [u8]) -> Result<Option<Coding>> {
-        if stream.len() >= self.cluster() {
+    fn carry(
+        &self,
+        _unit: u64,
+        _guest: &[u8],
+        stream: &SourceStream,
+        out: &mut [u8],
+    ) -> Result<Option<Coding>> {
+        let bytes = &stream.bytes;
+        if bytes.len() >= self.cluster() {
             // Whoever made it found nothing to save, and to try again costs as much as a new target.
             return Ok(Some(Coding::Plain));
         }
-        let suits = match self.compression {
-            Compression::Zlib => !stream.is_empty(),
-            Compression::Zstd => codec::is_modest_frame(stream),
+        let suits = match self.compressor.compression {
+            Compression::Zlib => !bytes.is_empty(),
+            Compression::Zstd => codec::is_modest_frame(bytes),
         };
-        let room = out.get_mut(..stream.len()).filter(|_| suits);
-        Ok(room.map(|room| {
-            room.copy_from_slice(stream);
-            Coding::Coded(stream.len())
-        }))
+        let Some(room) = out.get_mut(..bytes.len()).filter(|_| suits) else { return Ok(None) };
+        room.copy_from_slice(bytes);
+        if stream.window_bits.is_some_and(|bits| bits > WINDOW_BITS) {
+            self.wide.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(Some(Coding::Coded(bytes.len())))
     }
 }

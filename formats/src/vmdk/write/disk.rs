@@ -1,7 +1,7 @@
 //! What both kinds have in common: the size of the disk, and what it is called.
 
 use diskferry_core::digest::sha256;
-use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::error::{Error, ErrorKind, Result, Warning};
 
 use super::super::header::{SECTOR, Sectors};
 use crate::Format;
@@ -99,6 +99,21 @@ impl DiskOptions {
             .hint("convert to qcow2"));
         }
         Ok(bytes)
+    }
+
+    /// The warning about a capacity that ends within a grain, of a disk that is written with `virtual_bytes`.
+    ///
+    /// Readers that round their reads up fail at the end of such a disk: dissect.hypervisor 3.21, read as a stream, if the
+    /// capacity is not a multiple of 8 KiB.
+    pub(super) fn warning(virtual_bytes: u64) -> Option<Warning> {
+        let rest = virtual_bytes.checked_rem(GRAIN).filter(|rest| *rest > 0)?;
+        Some(Warning::new(
+            "capacity_not_in_grains",
+            format!(
+                "the disk has {virtual_bytes} bytes, and the last grain of the target holds {rest} of {GRAIN}: some readers of \
+                 VMDK cannot read the end of such a disk (align=64K lengthens it to whole grains)"
+            ),
+        ))
     }
 
     /// What the disk is called.

@@ -1,7 +1,7 @@
 //! Grains as a stream has them: marker, zlib stream, zeros up to the sector.
 
 use diskferry_core::error::{Error, Result};
-use diskferry_core::extent::Compression;
+use diskferry_core::extent::{Compression, SourceStream};
 use diskferry_core::target::{Coding, Encoder};
 
 use super::super::header::{GRAIN_MARKER_LEN, HEADER_LEN, Marker, Sectors};
@@ -61,10 +61,16 @@ impl Encoder for GrainEncoder {
         (!self.recompress).then_some(Compression::Deflate)
     }
 
-    fn carry(&self, unit: u64, guest: &[u8], stream: &[u8], out: &mut [u8]) -> Result<Option<Coding>> {
+    fn carry(
+        &self,
+        unit: u64,
+        guest: &[u8],
+        stream: &SourceStream,
+        out: &mut [u8],
+    ) -> Result<Option<Coding>> {
         // Longer than what is stored: another deflater made it, and it is better made anew.
         let body = out.get_mut(GRAIN_MARKER_LEN..).and_then(|body| body.get_mut(..most_zlib(guest.len())));
-        match wrap_zlib(stream, guest, body.unwrap_or_default()) {
+        match wrap_zlib(&stream.bytes, guest, body.unwrap_or_default()) {
             Some(len) => Self::frame(unit, len, out).map(Some),
             None => Ok(None),
         }

@@ -25,6 +25,8 @@ const VARIANT: &str = "monolithicSparse";
 pub(super) struct PlainLayout {
     disk: DiskOptions,
     placed: bool,
+    /// Size of the disk, once it is known.
+    virtual_bytes: Option<u64>,
     begun: Option<Begun>,
 }
 
@@ -38,7 +40,7 @@ struct Begun {
 
 impl PlainLayout {
     pub(super) fn new(disk: DiskOptions, order: WriteOrder) -> Self {
-        Self { disk, placed: order == WriteOrder::Sequential, begun: None }
+        Self { disk, placed: order == WriteOrder::Sequential, virtual_bytes: None, begun: None }
     }
 
     fn begun(&mut self) -> Result<&mut Begun> {
@@ -109,6 +111,7 @@ impl Layout for PlainLayout {
             grains = Filling::known(Stored::new(front.grains_at(), b"", map));
         }
         let fingerprint = facts.fingerprint;
+        self.virtual_bytes = Some(virtual_bytes);
         self.begun = Some(Begun { virtual_bytes, fingerprint, front, grains });
         Ok(writes)
     }
@@ -146,7 +149,9 @@ impl Layout for PlainLayout {
     }
 
     fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
-        detect::recognise(target, Format::Vmdk)
+        let mut warnings = detect::recognise(target, Format::Vmdk)?;
+        warnings.extend(self.virtual_bytes.and_then(DiskOptions::warning));
+        Ok(warnings)
     }
 
     fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {

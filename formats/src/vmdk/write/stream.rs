@@ -217,7 +217,9 @@ impl Layout for StreamLayout {
     }
 
     fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
-        detect::recognise(target, Format::Vmdk)
+        let mut warnings = detect::recognise(target, Format::Vmdk)?;
+        warnings.extend(self.virtual_bytes.and_then(DiskOptions::warning));
+        Ok(warnings)
     }
 
     fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {
