@@ -76,6 +76,15 @@ impl Warnings {
         }
     }
 
+    /// Adds a warning in the place of the one with its code, if there is one: the same fact, with more known of it.
+    pub fn replace(&self, warning: Warning) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.iter_mut().find(|known| known.code == warning.code) {
+            Some(known) => *known = warning,
+            None => all.push(warning),
+        }
+    }
+
     /// All so far.
     pub fn list(&self) -> Vec<Warning> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -13,6 +13,8 @@
 
 mod bat;
 mod bitmap;
+mod dropped;
+mod evidence;
 mod footer;
 mod header;
 mod read;

@@ -35,6 +35,7 @@ const REASONS: &[(&[Format], &str, &str)] = &[
     (VHD, "version is", "another major version may mean anything"),
     (VHD, "data_offset is", "the header lies apart from the footers"),
     (VHD, "block allocation table", "the table lies in the object, apart from the rest"),
+    (VHD, "the footer at the end is missing", "zeros may be what never came, and not what was never written"),
     (VHD, "the object ends at", "a block must be there as a whole"),
     (VMDK, "contradict each other", "the text and the header must agree"),
     (VMDK, "createType", "the text must say a kind of disk that is known"),
