@@ -15,6 +15,7 @@ use zerocopy::byteorder::{BigEndian, U64};
 use super::cluster::Compressed;
 use super::describe;
 use super::entry::{self, Mapping};
+use super::evidence::Evidence;
 use super::grid::Grid;
 use super::header::Header;
 use crate::Opening;
@@ -53,11 +54,12 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     let geometry = describe::geometry(&header);
     let warnings = Warnings::new();
     describe::warn(&*file, &header, &warnings).await?;
+    let evidence = Evidence::new(Arc::clone(&file));
     let source: Arc<dyn Source> = file;
     if !refusals.is_empty() {
         return Ok(Disk::refused(geometry, vec![source], warnings, refusals));
     }
-    let map = Box::new(Map::new(header, Arc::clone(&source), warnings.clone())?);
+    let map = Box::new(Map::new(header, Arc::clone(&source), evidence, warnings.clone())?);
     Ok(Disk::new(geometry, vec![source], map, warnings, refusals))
 }
 
@@ -73,6 +75,8 @@ struct Map {
     tables: Tables,
     codec: Arc<dyn Codec>,
     warnings: Warnings,
+    /// If the object ends in zeros.
+    evidence: Option<Evidence>,
     /// Which pages of the L1 table, of 32 at most, [`Map::check_sharing`] has passed.
     shared_little: AtomicU32,
 }
@@ -86,7 +90,12 @@ struct Piece {
 }
 
 impl Map {
-    fn new(header: Header, source: Arc<dyn Source>, warnings: Warnings) -> Result<Self> {
+    fn new(
+        header: Header,
+        source: Arc<dyn Source>,
+        evidence: Option<Evidence>,
+        warnings: Warnings,
+    ) -> Result<Self> {
         let cluster_bytes = usize::try_from(header.grid.cluster_bytes())
             .map_err(|_| Error::internal("a cluster is longer than the address space"))?;
         let needed = header.grid.l1_entries(header.virtual_bytes).saturating_mul(Grid::L1_ENTRY_BYTES);
@@ -99,11 +108,15 @@ impl Map {
             object_bytes: source.len(),
             source,
             warnings,
+            evidence,
             shared_little: AtomicU32::new(0),
         })
     }
 
     async fn walk(&self, window: GuestRange) -> Result<Vec<Extent>> {
+        if let Some(evidence) = &self.evidence {
+            evidence.check(&self.header, &self.tables, &self.warnings).await?;
+        }
         let pieces = self.pieces(window).await?;
         let mut tables = self.tables.ahead(pieces.iter().filter_map(|piece| piece.entries).collect());
         let mut extents = Extents::new();
@@ -119,7 +132,11 @@ impl Map {
                 break;
             }
         }
-        self.with_holes(extents.into_vec()).await
+        let extents = extents.into_vec();
+        if let Some(evidence) = &self.evidence {
+            evidence.warn_of_data(&extents, &self.warnings);
+        }
+        self.with_holes(extents).await
     }
 
     /// The same extents, with what the source knows to be holes of a sparse file told apart; fewer, where there are

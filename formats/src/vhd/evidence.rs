@@ -21,7 +21,7 @@ use diskferry_core::source::wrap::HeadTail;
 
 use super::SECTOR;
 use super::bat::Bat;
-use crate::zero_tail::{ZeroTail, warn_zero_tail};
+use crate::zero_tail::{ZeroTail, warn_zero_tail, zero_tail_len};
 
 /// Looks for evidence once, before the first block is mapped.
 pub(super) struct Evidence {
@@ -54,12 +54,12 @@ impl Evidence {
 
     /// The disk needs the last block up to `needed`; stored whole, it ends at `whole`. The footer follows one of the two.
     async fn check_end(&self, needed: u64, whole: u64) -> Result<()> {
-        let tail = ZeroTail::of(&self.file);
         if self.file.len() <= needed {
             // If a block is cut, it is refused when it is mapped.
-            warn_zero_tail(&self.warnings, tail.len);
+            warn_zero_tail(&self.warnings, zero_tail_len(&self.file));
             return Ok(());
         }
+        let tail = ZeroTail::of(&self.file);
         if tail.start_known && tail.start > needed {
             return Ok(());
         }

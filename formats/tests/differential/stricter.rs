@@ -29,6 +29,7 @@ const REASONS: &[(&[Format], &str, &str)] = &[
     (QCOW2, "extended L2 entries need", "a sub-cluster is at least a sector"),
     (QCOW2, "sub-cluster", "a compressed cluster has no sub-clusters"),
     (QCOW2, "beyond 56 bits", "offsets have 56 bits"),
+    (QCOW2, "ends in zeros from", "zeros may be what never came, and not what was never written"),
     (QCOW2, "many share one", "work beyond what the object can hold"),
     (VHD, "overlap", "blocks lie apart from each other and from the metadata"),
     (VHD, "max_table_entries is", "the table is as long as the disk needs, and bounded"),
