@@ -17,13 +17,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_core::address::{GuestRange, StoredOffset, StoredRange};
 use diskferry_core::disk::Warnings;
 use diskferry_core::error::{Error, Result, Warning};
 use diskferry_core::extent::{Extent, ExtentKind};
 use diskferry_core::scan::is_zero;
 use diskferry_core::source::wrap::HeadTail;
 use diskferry_core::source::{Source, read_up_to};
+use futures_util::future::try_join_all;
 
 use super::entry::{self, Reference};
 use super::extensions::bitmap_tables;
@@ -37,6 +38,10 @@ use crate::zero_tail::{ZeroTail, warn_zero_tail};
 const SEARCHED: u64 = 4 << 20;
 /// The unit in which they are searched, and in which tables are read.
 const PIECE: u64 = 1 << 20;
+/// Most bytes of tables that are loaded together: half of what is kept.
+const LOADED_AT_ONCE: u64 = 8 << 20;
+/// A longer window is one of a walk over the disk, and not of a look at a few sectors of it.
+const LONGEST_LOOK: u64 = 16 << 20;
 /// Most groups of clusters: 16 MiB of counters. With the usual clusters of 64 KiB they cover 2 PiB.
 const MOST_GROUPS: u64 = 1 << 20;
 /// Most entries that are walked: about a second's work.
@@ -86,12 +91,20 @@ impl Evidence {
         tail.has_a_sector().then(|| Self { file, tail, found: AtomicBool::new(false) })
     }
 
-    /// Checks that the tables came.
+    /// Checks that the tables came, before a window of a walk over the disk is answered. Such a walk comes to the disk's end.
+    /// A look at a few sectors, as for a partition table, is answered without: it must not take long.
     ///
     /// # Errors
     /// `truncated` at the first zero of the object's end if they did not; the `source_*` codes.
-    pub(super) async fn check(&self, header: &Header, tables: &Tables, warnings: &Warnings) -> Result<()> {
-        if self.found.load(Ordering::Relaxed) {
+    pub(super) async fn check(
+        &self,
+        window: GuestRange,
+        header: &Header,
+        tables: &Tables,
+        warnings: &Warnings,
+    ) -> Result<()> {
+        let walk = window.len() > LONGEST_LOOK || window.end().get() >= header.virtual_bytes;
+        if !walk || self.found.load(Ordering::Relaxed) {
             return Ok(());
         }
         if let Some(zeros_from) = self.doubt(header, tables).await? {
@@ -132,10 +145,9 @@ impl Evidence {
         if self.tail.start > end {
             let most = end.saturating_add(SEARCHED).min(self.tail.start);
             let searched = StoredRange::between(StoredOffset::new(end), StoredOffset::new(most));
-            for piece in pieces(searched, PIECE) {
-                if !is_zero(&self.file.read(piece).await?) {
-                    return Ok(None);
-                }
+            let read = try_join_all(pieces(searched, PIECE).map(|piece| self.file.read(piece))).await?;
+            if read.iter().any(|bytes| !is_zero(bytes)) {
+                return Ok(None);
             }
         }
         let from = end.saturating_sub(cluster.max(last.len().min(PIECE)));
@@ -265,34 +277,43 @@ impl<'a> Audit<'a> {
     /// The refcount table and its blocks.
     async fn counts(&mut self) -> Result<()> {
         let cluster = self.header.grid.cluster_bytes();
-        let mut group = 0usize;
+        let mut first = 0usize;
         for piece in pieces(self.header.refcount_table, PIECE) {
-            for word in words(&self.tables.load_one(piece).await?) {
-                let at = entry::refcount_block(word);
-                let block = at.and_then(|at| StoredRange::new(at, cluster));
-                if let Some(block) = block.filter(|block| block.end().get() <= self.object_bytes) {
-                    self.refer(block);
-                    self.block(group, block).await?;
-                }
-                group = group.saturating_add(1);
-                if group >= self.groups.len() {
-                    return Ok(());
+            let bytes = self.tables.load_one(piece).await?;
+            let known = self.groups.len().saturating_sub(first);
+            let blocks: Vec<(usize, StoredRange)> = (first..)
+                .zip(words(&bytes).take(known))
+                .filter_map(|(group, word)| {
+                    Some((group, StoredRange::new(entry::refcount_block(word)?, cluster)?))
+                })
+                .filter(|(_, block)| block.end().get() <= self.object_bytes)
+                .collect();
+            for some in blocks.chunks(self.tables_at_once()) {
+                let ranges: Vec<StoredRange> = some.iter().map(|(_, block)| *block).collect();
+                for ((group, block), bytes) in some.iter().zip(self.tables.load(&ranges).await?) {
+                    self.refer(*block);
+                    self.block(*group, *block, &bytes);
                 }
             }
+            first = first.saturating_add(bytes.len() / 8);
         }
         Ok(())
     }
 
-    async fn block(&mut self, group: usize, block: StoredRange) -> Result<()> {
-        let bytes = self.tables.load_one(block).await?;
+    fn block(&mut self, group: usize, block: StoredRange, bytes: &[u8]) {
         if block.end().get() > self.zeros_from {
             self.counts_in_doubt = true;
-            self.blank_counts |= is_zero(&bytes);
+            self.blank_counts |= is_zero(bytes);
         }
         if let Some(group) = self.groups.get_mut(group) {
-            group.counts = sum(&bytes, self.header.refcount_bits);
+            group.counts = sum(bytes, self.header.refcount_bits);
         }
-        Ok(())
+    }
+
+    /// As many tables, of a cluster each, are loaded together.
+    fn tables_at_once(&self) -> usize {
+        let count = LOADED_AT_ONCE.checked_div(self.header.grid.cluster_bytes()).unwrap_or_default();
+        usize::try_from(count.max(1)).unwrap_or(1)
     }
 
     /// An L1 table, its L2 tables and what they lead to; false if there is too much.
@@ -306,9 +327,7 @@ impl<'a> Audit<'a> {
                 .filter_map(|at| StoredRange::new(at, grid.cluster_bytes()))
                 .filter(|table| table.end().get() <= self.object_bytes)
                 .collect();
-            let at_once =
-                usize::try_from((8 * PIECE).checked_div(grid.cluster_bytes()).unwrap_or(1)).unwrap_or(1);
-            for some in found.chunks(at_once.max(1)) {
+            for some in found.chunks(self.tables_at_once()) {
                 let entries = (some.len() as u64).saturating_mul(grid.cluster_bytes() / 8);
                 self.entries = self.entries.saturating_add(entries);
                 if self.entries > MOST_ENTRIES {

@@ -115,7 +115,7 @@ impl Map {
 
     async fn walk(&self, window: GuestRange) -> Result<Vec<Extent>> {
         if let Some(evidence) = &self.evidence {
-            evidence.check(&self.header, &self.tables, &self.warnings).await?;
+            evidence.check(window, &self.header, &self.tables, &self.warnings).await?;
         }
         let pieces = self.pieces(window).await?;
         let mut tables = self.tables.ahead(pieces.iter().filter_map(|piece| piece.entries).collect());
