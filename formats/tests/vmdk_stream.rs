@@ -3,17 +3,15 @@
 
 mod support;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::error::{ErrorKind, Result};
-use diskferry_core::extent::{ExtentKind, Tally};
-use diskferry_core::source::{BoxFuture, Source};
-use diskferry_core::stream::ByteStream;
+use diskferry_core::error::ErrorKind;
+use diskferry_core::extent::ExtentKind;
+use diskferry_core::source::Source;
 use diskferry_formats::{Declared, Format, open_stream};
 use support::files::Files;
+use support::pipe::*;
 use support::qemu::*;
 use support::vhd::Vhd;
 use support::vmdk::*;
@@ -330,54 +328,6 @@ fn compressed_grains_beyond_the_unit_are_unsupported() {
 }
 
 // One pass.
-
-struct Pieces(VecDeque<Bytes>);
-
-impl ByteStream for Pieces {
-    fn url(&self) -> &str {
-        "-"
-    }
-
-    fn next(&mut self, most: usize) -> BoxFuture<'_, Result<Bytes>> {
-        let next = match self.0.front_mut() {
-            Some(first) if first.len() > most => first.split_to(most),
-            _ => self.0.pop_front().unwrap_or_default(),
-        };
-        Box::pin(async move { Ok(next) })
-    }
-}
-
-/// A stream of `bytes` that comes in pieces of `piece`.
-fn in_pieces(bytes: &[u8], piece: usize) -> Box<dyn ByteStream> {
-    Box::new(Pieces(bytes.chunks(piece).map(Bytes::copy_from_slice).collect()))
-}
-
-fn one_pass_as(bytes: &[u8], piece: usize, declared: Declared) -> Result<Vec<u8>> {
-    block_on(async {
-        let mut stream = open_stream(in_pieces(bytes, piece), declared).await?;
-        let mut out = vec![0; stream.geometry().virtual_bytes as usize];
-        while let Some(piece) = stream.next().await? {
-            assert!(piece.bytes.len() <= 1 << 20);
-            let (start, end) = (piece.guest.start().get() as usize, piece.guest.end().get() as usize);
-            if !stream.virtual_bytes_known() {
-                out.resize(out.len().max(end), 0);
-            }
-            match piece.codec {
-                Some(codec) => {
-                    codec.decode(piece.guest, &piece.bytes, &mut out[start..end], &mut Tally::default())?;
-                }
-                None => out[start..end].copy_from_slice(&piece.bytes),
-            }
-        }
-        assert!(stream.next().await?.is_none());
-        assert!(stream.virtual_bytes_known());
-        Ok(out)
-    })
-}
-
-fn one_pass(bytes: &[u8], piece: usize) -> Result<Vec<u8>> {
-    one_pass_as(bytes, piece, Declared::Unknown)
-}
 
 #[test]
 fn a_stream_reads_in_one_pass() {

@@ -71,7 +71,7 @@ pub(crate) async fn open_stream(feed: Feed) -> Result<Box<dyn ImageStream>> {
     let mut variant = "streamOptimized".to_owned();
     let mut size = header.capacity.bytes().unwrap_or_default();
     let described = match descriptor_range(&header, u64::MAX)? {
-        Some(range) => embedded(&mut feed, range, &header).await?,
+        Some(range) => embedded(&mut feed, range, &header, &warnings).await?,
         None => None,
     };
     match described {
@@ -146,7 +146,12 @@ impl Watched {
 
 type Described = Option<(super::descriptor::Descriptor, super::descriptor::ExtentLine)>;
 
-async fn embedded(feed: &mut Watched, range: StoredRange, header: &SparseHeader) -> Result<Described> {
+async fn embedded(
+    feed: &mut Watched,
+    range: StoredRange,
+    header: &SparseHeader,
+    warnings: &Warnings,
+) -> Result<Described> {
     if range.start().get() < feed.position() {
         return Err(Error::malformed("the descriptor lies in the header").at(28u64));
     }
@@ -163,7 +168,7 @@ async fn embedded(feed: &mut Watched, range: StoredRange, header: &SparseHeader)
     if (text.len() as u64) < range.len() {
         return Err(Error::truncated("the stream ends inside the descriptor").at(feed.position()));
     }
-    parse_embedded(&text, range, header)
+    parse_embedded(&text, range, header, warnings)
 }
 
 /// Reads up to the first marker, and shows the tables in front, if there are any, what passes.
