@@ -13,6 +13,7 @@ use diskferry_core::source::wrap::HeadTail;
 const WORTH_A_WARNING: u64 = 64 << 10;
 
 /// How many zero bytes the object ends with, as far as the bytes that `file` keeps show. No request is made.
+#[allow(dead_code)]
 pub(crate) fn zero_tail_len(file: &HeadTail) -> u64 {
     let tail = zeros_at_end(file.tail());
     let adjacent = file.tail_start().get() == file.head().len() as u64;
@@ -25,6 +26,7 @@ pub(crate) fn zero_tail_len(file: &HeadTail) -> u64 {
 
 /// Warns that the last `bytes` bytes of the object are zeros although the image maps them as data. Fewer than 64 KiB give
 /// no warning.
+#[allow(dead_code)]
 pub(crate) fn warn_zero_tail(warnings: &Warnings, bytes: u64) {
     if bytes < WORTH_A_WARNING {
         return;

@@ -82,13 +82,12 @@ fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("magic", LE32, all(UNMARKED))
         .number("version", LE32, [UNSUPPORTED, SAME, UNSUPPORTED, UNSUPPORTED, UNSUPPORTED])
         .number("flags", LE32, [algorithm, algorithm, UNSUPPORTED, UNSUPPORTED, UNSUPPORTED])
-        // The footer contradicts it, and without markers there is no finding the grains.
-        .and(Value::Meaning, 0x1_0001, MALFORMED.says("footer").at(field::GD_OFFSET))
+        // The footer contradicts it.
+        .and(Value::Meaning, 0x1_0001, MALFORMED.at(FOOTER + 8))
         .number("capacity", LE64, all(MALFORMED))
         .number("grainSize", LE64, [MALFORMED, MALFORMED, UNSUPPORTED, MALFORMED, MALFORMED])
         .and(Value::Boundary, 1 << 16, UNSUPPORTED)
-        // The markers are not those of such grains.
-        .and(Value::Meaning, 16, MALFORMED.says("compressed unit").at(FIRST))
+        .and(Value::Meaning, 16, MALFORMED.at(FOOTER + 20))
         .number("descriptorOffset", LE64, [SAME, SAME, TRUNCATED, TRUNCATED, TRUNCATED])
         .number(
             "descriptorSize",
@@ -101,7 +100,11 @@ fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
                 TRUNCATED.at(field::DESCRIPTOR_OFFSET),
             ],
         )
-        .number("numGTEsPerGT", LE32, [MALFORMED, SAME, UNSUPPORTED, UNSUPPORTED, UNSUPPORTED])
+        .number(
+            "numGTEsPerGT",
+            LE32,
+            [MALFORMED, MALFORMED.at(FOOTER + 44), UNSUPPORTED, UNSUPPORTED, UNSUPPORTED],
+        )
         .number("rgdOffset", LE64, all(SAME))
         .number("gdOffset", LE64, [MALFORMED, MALFORMED, TRUNCATED, TRUNCATED, SAME])
         .and(Value::Meaning, (DIRECTORY / SECTOR) as u64, SAME)
@@ -187,17 +190,22 @@ fn footer(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("sectors", LE64, all(SAME))
         // No footer is seen then, and the scan for grains takes it for one.
         .number("size", LE32, [SAME, wrong, wrong, wrong, wrong])
-        .number("type", LE32, [SAME, SAME, wrong, wrong, wrong])
+        // An end marker, with a footer behind it.
+        .number("type", LE32, [MALFORMED.says("follow the end marker").at(FOOTER), SAME, wrong, wrong, wrong])
         .complete();
+    // One that does not parse is damaged. One that is sound and says something else than the header is a contradiction.
     Structure::new(out, base, "footer", FOOTER, SECTOR)
         .number("magic", LE32, all(SAME))
         .number("version", LE32, all(SAME))
         .number("flags", LE32, all(SAME))
-        .number("capacity", LE64, all(SAME))
+        .and(Value::Meaning, 0x3_0005, MALFORMED)
+        .number("capacity", LE64, [MALFORMED, MALFORMED, SAME, SAME, SAME])
+        .and(Value::Boundary, CAPACITY + 1, MALFORMED)
         .number("grainSize", LE64, all(SAME))
+        .and(Value::Meaning, 16, MALFORMED)
         .number("descriptorOffset", LE64, all(SAME))
         .number("descriptorSize", LE64, all(SAME))
-        .number("numGTEsPerGT", LE32, all(SAME))
+        .number("numGTEsPerGT", LE32, [SAME, MALFORMED, SAME, SAME, SAME])
         .number("rgdOffset", LE64, all(SAME))
         .number("gdOffset", LE64, [SAME, MALFORMED, SAME, SAME, SAME])
         .and(Value::PastTheEnd, (FOOTER / SECTOR) as u64, SAME)
@@ -210,7 +218,7 @@ fn footer(out: &mut Vec<Case>, base: &Arc<Base>) {
     Structure::new(out, base, "end marker", FOOTER + SECTOR, 16)
         .number("value", LE64, all(SAME))
         // The footer is not the last but one any more: a grain follows.
-        .number("size", LE32, [SAME, TRUNCATED.says("inside a marker").at(end), more, more, more])
+        .number("size", LE32, [SAME, MALFORMED.says("twice").at(end), more, more, more])
         .number("type", LE32, [SAME, SAME, kind, kind, kind])
         .cut([SAME, SAME, SAME])
         .complete();
@@ -236,16 +244,9 @@ fn scanned(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("sector", LE64, [SAME, behind, behind, behind, behind])
         .and(Value::PastTheEnd, CAPACITY, behind)
         .and(Value::Unaligned, 4, behind)
-        // The later of two for one place counts.
-        .and(Value::Overlapping, 16, reads(|disk, _| disk[..GRAIN].fill(0)))
-        .and(
-            Value::Meaning,
-            8,
-            reads(|disk, _| {
-                disk.copy_within(..GRAIN, GRAIN);
-                disk[..GRAIN].fill(0);
-            }),
-        )
+        // Two for one place, of which one was replaced, and one that the directory does not name.
+        .and(Value::Overlapping, 16, MALFORMED.says("twice").at(SECOND))
+        .and(Value::Meaning, 8, TRUNCATED.says("directory names").at(DIRECTORY))
         .number(
             "compressed bytes",
             LE32,
@@ -268,7 +269,8 @@ fn scanned(out: &mut Vec<Case>, base: &Arc<Base>) {
         )
         .and(Value::PastTheEnd, 1000, lost.at(FOOTER - SECTOR))
         .number("size", LE32, [SAME, kind, kind, kind, kind])
-        .number("type", LE32, [SAME, SAME, kind, kind, kind])
+        // An end marker, before any directory.
+        .number("type", LE32, [lost.at(TABLE - SECTOR), SAME, kind, kind, kind])
         .and(Value::Boundary, 4, kind)
         .complete();
     Structure::new(out, &base, "scanned stream", FIRST, 2 * STORED).cut([

@@ -15,7 +15,7 @@ use super::directory::{Entries, Layout};
 use super::esx::{
     COWD_FLAGS, COWD_MAGIC, EsxExtent, SE_MAGIC, VOLATILE_AT, check_se_volatile, parse_cowd, parse_se,
 };
-use super::footer::{self, Footer};
+use super::footer;
 use super::header::{DirectoryAt, Grains, HEADER_LEN, MAGIC, SECTOR, Sectors, SparseHeader, field};
 use super::map::{Part, PartMap, VmdkMap};
 use super::scan::ScanMap;
@@ -359,22 +359,14 @@ pub(crate) fn sparse_part(
     let mut features = Vec::new();
     let (directory, redundant, footer_at, field) = match header.directory {
         DirectoryAt::Sector(sector) => (sector, header.redundant, None, field::DIRECTORY),
-        DirectoryAt::Footer => match footer::find(file, header, guest.len()) {
-            Some(Footer { directory, redundant, field, offset, padded }) => {
-                if padded {
-                    warnings.add(Warning::new(
-                        "recovered_footer",
-                        format!("the footer is not at the object's end but at {offset}, with nothing but zeros behind it"),
-                    ));
-                }
+        DirectoryAt::Footer => match footer::find(file, header, guest.len())? {
+            Some(footer) => {
+                footer.warn(warnings);
                 features.push("directory at the end".to_owned());
-                (directory, redundant, Some(offset), field)
+                (footer.directory, footer.redundant, Some(footer.offset), footer.field)
             }
             None if header.grains == (Grains::Compressed { markers: true }) => {
-                warnings.add(Warning::new(
-                    "recovered_by_scan",
-                    "the image has no usable footer: its grains are found by reading all of it",
-                ));
+                warnings.add(footer::recovered_by_scan());
                 let map = ScanMap::new(index, source, header.clone(), guest);
                 features.push("no footer".to_owned());
                 return Ok(Opened { part: Part { guest, map: PartMap::Scanned(map) }, features });
