@@ -109,7 +109,7 @@ fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("gdOffset", LE64, [MALFORMED, MALFORMED, TRUNCATED, TRUNCATED, SAME])
         .and(Value::Meaning, (DIRECTORY / SECTOR) as u64, SAME)
         .and(Value::PastTheEnd, (END / SECTOR) as u64, TRUNCATED)
-        .and(Value::Overlapping, (TABLE / SECTOR) as u64, TRUNCATED.says("grain table entry 2").at(FIRST + 8))
+        .and(Value::Overlapping, (TABLE / SECTOR) as u64, TRUNCATED.says("not its marker").at(TABLE - SECTOR))
         // Of no matter while the footer is there.
         .number("overHead", LE64, all(SAME))
         .bytes("uncleanShutdown", 1, all(SAME))
@@ -147,7 +147,7 @@ fn grains(out: &mut Vec<Case>, base: &Arc<Base>) {
 }
 
 fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
-    // Markers before metadata are for those who scan.
+    // Markers before metadata are for those who scan. That they are there at all shows that nothing is missing.
     for (name, at) in [("table marker", TABLE - SECTOR), ("directory marker", DIRECTORY - SECTOR)] {
         Structure::new(out, base, name, at, 16)
             .number("sectors", LE64, all(SAME))
@@ -160,10 +160,29 @@ fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number(
             "grain directory entry 0",
             LE32,
-            [reads(|disk, _| disk.fill(0)), MALFORMED, TRUNCATED, TRUNCATED, TRUNCATED],
+            [TRUNCATED.says("grain directory"), MALFORMED, TRUNCATED, TRUNCATED, TRUNCATED],
         )
         .and(Value::PastTheEnd, past, TRUNCATED)
         .and(Value::SelfReferring, (DIRECTORY / SECTOR) as u64, MALFORMED)
+        .complete();
+    for (name, at) in [("table marker, all of it", TABLE), ("directory marker, all of it", DIRECTORY)] {
+        let lost = TRUNCATED.says("reads as zeros");
+        Structure::new(out, base, name, at - SECTOR, 16)
+            .bytes("marker", 16, [lost, SAME, SAME, SAME, SAME])
+            .complete();
+    }
+    Structure::new(out, base, "stream table, both entries", TABLE, 12)
+        .bytes(
+            "entries",
+            12,
+            [
+                TRUNCATED.says("reads as zeros"),
+                TRUNCATED.says("entry 2").at(TABLE + 8),
+                TRUNCATED.says("entry 0"),
+                TRUNCATED.says("entry 0"),
+                TRUNCATED.says("entry 0"),
+            ],
+        )
         .complete();
     Structure::new(out, base, "stream table", TABLE, 4)
         .number("grain table entry 0", LE32, [HOLE, MALFORMED, TRUNCATED, TRUNCATED, TRUNCATED])

@@ -6,6 +6,8 @@ use super::bytes::{le16, le32, le64, slice, up_to};
 use super::codec::{self, MOST_UNIT};
 
 const AT_THE_END: u64 = u64::MAX;
+/// Tables that are named by what is looked at of a directory at once.
+const PAGE: u64 = 64 << 10;
 const MARKER: u64 = 12;
 /// As far as the head and the tail of an object are looked at for a footer: a longer one may have more behind its head
 /// than anybody looks at.
@@ -152,6 +154,9 @@ impl<'a> Extent<'a> {
     /// the header, in the text or in the directory that is used.
     fn by_tables(&self, directory: u64, redundant: Option<u64>, number: u64, len: u64) -> Option<Grain> {
         let size = self.len.div_ceil(self.header.grain * self.header.entries) * 4;
+        if number / self.header.entries < PAGE && !self.came(directory, redundant, size)? {
+            return None;
+        }
         let mut taken = vec![(0, 512)];
         taken.extend(self.header.text);
         let there = |at: &u64| {
@@ -191,11 +196,52 @@ impl<'a> Extent<'a> {
         Some(Some(table))
     }
 
+    /// Whether a directory or table has a marker before it: behind the metadata in front.
+    fn marked(&self, at: u64) -> bool {
+        self.header.markers && at > self.header.overhead
+    }
+
+    /// Whether the directory shows that it came: its marker is no zeros, and none of its sectors is, unless it names the
+    /// table right before it.
+    fn came(&self, directory: u64, redundant: Option<u64>, size: u64) -> Option<bool> {
+        if !self.marked(directory) || slice(self.file, directory, size).is_none() || size == 0 {
+            return Some(true);
+        }
+        let marker = slice(self.file, directory - 512, 512)?;
+        let named = self.header.directory != directory || (le32(marker, 8)? == 0 && le32(marker, 12)? == 2);
+        let blank = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+        if blank(marker) || !named {
+            return Some(false);
+        }
+        let before = directory - 512;
+        let bytes = slice(self.file, directory, size)?;
+        if size > PAGE * 4 || before <= self.header.overhead || !bytes.chunks(512).any(blank) {
+            return Some(true);
+        }
+        let table = self.header.entries * 4;
+        let reaches = |end: u64| end <= directory && end.saturating_add(table.max(512)) >= before;
+        let tables = |at: u64| {
+            entries(self.file, at, size)
+                .into_iter()
+                .any(|(_, place)| reaches(place + table) || reaches(place))
+        };
+        let copy = redundant.is_some_and(|copy| reaches(copy.saturating_add(size)) || tables(copy));
+        Some(copy || tables(directory))
+    }
+
     fn judged(&self, taken: &[(u64, u64)], table: Option<u64>, number: u64, len: u64) -> Option<Grain> {
         let Some(table) = table else { return Some(Grain::Zeros) };
         let grains =
             self.len.div_ceil(self.header.grain) - number / self.header.entries * self.header.entries;
         let of_table = (table, grains.min(self.header.entries) * 4);
+        if self.marked(table) {
+            let blank =
+                |at, len| slice(self.file, at, len).is_none_or(|bytes| bytes.iter().all(|byte| *byte == 0));
+            // Where tables have markers, each was written for the grains before it.
+            if blank(table - 512, 512) || blank(table, of_table.1) {
+                return None;
+            }
+        }
         let entry = le32(self.file, table.checked_add(number % self.header.entries * 4)?)?;
         match entry {
             0 => Some(Grain::Zeros),

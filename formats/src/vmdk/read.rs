@@ -11,14 +11,14 @@ use diskferry_core::source::Source;
 use diskferry_core::source::wrap::HeadTail;
 
 use super::descriptor::{self, Access, Descriptor, ExtentLine, ExtentType, Kind, Place, is_descriptor};
-use super::directory::{Entries, Layout};
+use super::directory::{Entries, Layout, Markers};
 use super::esx::{
     COWD_FLAGS, COWD_MAGIC, EsxExtent, SE_MAGIC, VOLATILE_AT, check_se_volatile, parse_cowd, parse_se,
 };
 use super::footer;
 use super::header::{DirectoryAt, Grains, HEADER_LEN, MAGIC, SECTOR, Sectors, SparseHeader, field};
 use super::map::{Part, PartMap, VmdkMap};
-use super::scan::ScanMap;
+use super::scan::{ScanMap, first_marker};
 use super::set;
 use super::sparse::{Compressed, Shared, SparseMap};
 use crate::detect::Recognised;
@@ -391,6 +391,8 @@ pub(crate) fn sparse_part(
         entries: Entries::Sectors { zeroed: header.zeroed_grains },
         field: ("gdOffset", field),
         taken,
+        markers: (header.grains == (Grains::Compressed { markers: true }))
+            .then(|| Markers { after: first_marker(header), by_header: footer_at.is_none() }),
     };
     let compressed = match header.grains {
         Grains::Plain => None,
