@@ -48,12 +48,14 @@ impl ZeroTail {
 }
 
 /// How many zero bytes the object ends with, as far as the bytes that `file` keeps show. No request is made.
+#[allow(dead_code)]
 pub(crate) fn zero_tail_len(file: &HeadTail) -> u64 {
     ZeroTail::of(file).len
 }
 
 /// Warns that the last `bytes` bytes of the object are zeros although the image maps them as data. Fewer than 64 KiB give
 /// no warning.
+#[allow(dead_code)]
 pub(crate) fn warn_zero_tail(warnings: &Warnings, bytes: u64) {
     if bytes < WORTH_A_WARNING {
         return;
