@@ -20,7 +20,7 @@ use super::grid::Grid;
 use super::header::Header;
 use crate::Opening;
 use crate::flat::push_flat;
-use crate::table::Tables;
+use crate::table::{Tables, shared_free};
 
 /// An image has one file.
 const FILE: FileIndex = FileIndex(0);
@@ -32,8 +32,6 @@ const L2_SLICE: u64 = 64 << 10;
 /// Most bytes of L2 tables that one answer loads: half of what is kept, so that what an answer did not come to is
 /// there for the next.
 const TABLES_AT_ONCE: u64 = 8 << 20;
-/// So many L2 entries are walked however small the object is: 16 TiB of clusters of 64 KiB.
-const ENTRIES_FREE: u64 = 1 << 28;
 /// Shortest run of data for which the source is asked whether it knows holes in it: images with preallocated clusters
 /// in a sparse file have long ones.
 const HOLES_WORTH: u64 = 256 << 10;
@@ -214,8 +212,8 @@ impl Map {
 
     /// Checks that a page of the L1 table does not map much more than the object can hold.
     ///
-    /// L1 entries that share one L2 table are read, and their data is content each time. But a table that holds no
-    /// data is no content: a small object whose entries all share one would be walked for days. Where no table is
+    /// L1 entries that share one L2 table are read, and their data is content each time. But a small object whose
+    /// entries all share one would be walked for days. Where no table is
     /// shared, the entries of all tables are no more than fit the object.
     fn check_sharing(&self, page: StoredRange, entries: &[U64<BigEndian>]) -> Result<()> {
         let number = page.start().get().saturating_sub(self.l1.start().get()) / L1_PAGE;
@@ -225,8 +223,9 @@ impl Map {
         }
         let grid = self.header.grid;
         let tables = entries.iter().filter(|entry| entry.get() != 0).count() as u64;
-        let mapped = tables.saturating_mul(grid.cluster_bytes());
-        let free = ENTRIES_FREE.saturating_mul(grid.l2_entry_bytes());
+        // The last table need not be whole.
+        let mapped = tables.saturating_sub(1).saturating_mul(grid.cluster_bytes());
+        let free = shared_free(grid.l2_entry_bytes(), grid.cluster_bytes());
         let share = free.checked_div(self.l1.len().div_ceil(L1_PAGE)).unwrap_or_default();
         if mapped > share.max(self.object_bytes) {
             return Err(Error::malformed(format!(

@@ -37,6 +37,9 @@ pub(crate) fn has_marks(head: &[u8]) -> bool {
     footer::has_cookie(head)
 }
 
+/// Length of a footer in bytes.
+pub(crate) const FOOTER_LEN: usize = footer::LEN;
+
 /// True where bytes end as a disk of any kind does, with an intact footer.
 pub(crate) fn ends_as_one(tail: &[u8]) -> bool {
     Candidate::at_tail(tail, StoredOffset::ZERO).is_some_and(|candidate| candidate.is_intact())

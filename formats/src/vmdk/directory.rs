@@ -21,12 +21,10 @@ use diskferry_core::scan::is_zero;
 use diskferry_core::source::Source;
 
 use super::header::{Marker, SECTOR};
-use crate::table::Tables;
+use crate::table::{Tables, shared_free};
 
 /// Bytes of a page of a directory.
 const PAGE_BYTES: u64 = 256 << 10;
-/// So many entries of grain tables are walked however small the object is: 16 TiB of grains of 64 KiB.
-const ENTRIES_FREE: u64 = 1 << 28;
 
 /// What the entries of directories and tables look like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -420,8 +418,8 @@ impl Directory {
 
     /// Checks that the pages seen so far do not name much more tables than the object can hold.
     ///
-    /// Entries that share one table are read, and its grains are content each time. But a table that holds no grain is no
-    /// content: a small object whose entries all share one would be walked for days. Where no table is shared, all
+    /// Entries that share one table are read, and its grains are content each time. But a small object
+    /// whose entries all share one would be walked for days. Where no table is shared, all
     /// tables together are no more than fits the object.
     fn check_sharing(&self, number: u64, page: &Page) -> Result<()> {
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
@@ -431,7 +429,7 @@ impl Directory {
         }
         // The last table need not be whole.
         let bytes = named.tables.saturating_sub(1).saturating_mul(self.layout.table_bytes());
-        let free = ENTRIES_FREE.saturating_mul(self.layout.entries.width());
+        let free = shared_free(self.layout.entries.width(), self.layout.grain_bytes);
         if bytes > free.max(self.source.len()) {
             return Err(Error::malformed(format!(
                 "{} entries of the grain directory name tables, more than an object of {} bytes can hold: many share one",

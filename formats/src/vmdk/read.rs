@@ -22,6 +22,7 @@ use super::scan::{ScanMap, first_marker};
 use super::set;
 use super::sparse::{Compressed, Shared, SparseMap};
 use crate::detect::Recognised;
+use crate::vhd::{self, FOOTER_LEN};
 use crate::{Format, Opening};
 
 /// What a file of the format begins with.
@@ -60,13 +61,21 @@ pub(crate) fn recognise(file: &HeadTail) -> Recognised {
         Begins::Hosted => recognise_hosted(file),
         // One that is longer than the head is parsed when it is opened.
         Begins::Descriptor if file.len() > HeadTail::HEAD && !head.contains(&0) => Ok(()),
-        Begins::Descriptor => Descriptor::parse(head, 0, Place::Detached).map(drop),
+        Begins::Descriptor => Descriptor::parse(before_footer(head), 0, Place::Detached).map(drop),
         Begins::Cowd => parse_cowd(head).map(drop),
         Begins::SeSparse => parse_se(head).map(drop),
     };
     match checked {
         Ok(()) => Recognised::Sound,
         Err(error) => Recognised::Unsound(error),
+    }
+}
+
+/// The text of a whole object, without the footer of a VHD that it ends with: then it is valid as both.
+fn before_footer(object: &[u8]) -> &[u8] {
+    match object.split_last_chunk::<FOOTER_LEN>() {
+        Some((text, footer)) if vhd::ends_as_one(footer) => text,
+        _ => object,
     }
 }
 
