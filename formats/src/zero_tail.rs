@@ -42,7 +42,7 @@ impl ZeroTail {
     /// True if the last sector of the object, which may be cut short, is all zeros.
     pub(crate) fn has_a_sector(&self) -> bool {
         let end = self.start.saturating_add(self.len);
-        let last = end.checked_sub(1).map_or(0, |last| last % 512 + 1);
+        let last = end.checked_sub(1).map_or(0, |last| (last % 512).saturating_add(1));
         last > 0 && self.len >= last
     }
 }

@@ -380,7 +380,8 @@ impl<'a> Audit<'a> {
     /// Every cluster that holds a part of `range`. What lies past the object's end is no matter here.
     fn refer(&mut self, range: StoredRange) {
         let cluster = self.header.grid.cluster_bytes().max(1);
-        let mut at = range.start().get().saturating_sub(range.start().get() % cluster);
+        let skip = range.start().get().checked_rem(cluster).unwrap_or_default();
+        let mut at = range.start().get().saturating_sub(skip);
         let end = range.end().get().min(self.object_bytes);
         while at < end && self.entries <= MOST_ENTRIES {
             self.refer_at(at);
