@@ -139,9 +139,9 @@ fn zeroed_tails(out: &mut Vec<TableCase>) {
         _ if sector <= CHAIN[1] => Seen("mbr", 3, &[DAMAGED]),
         _ => Seen("mbr", 4, &[]),
     };
-    let disks: [(&str, Vec<u8>, &dyn Fn(usize) -> Seen); 2] =
-        [("zeroed tail of a GPT disk", gpt_disk(), &gpt), ("zeroed tail of an MBR disk", mbr_disk(), &mbr)];
-    for (structure, sound, seen) in disks {
+    let seen: [&dyn Fn(usize) -> Seen; 2] = [&gpt, &mbr];
+    let disks = [("zeroed tail of a GPT disk", gpt_disk()), ("zeroed tail of an MBR disk", mbr_disk())];
+    for ((structure, sound), seen) in disks.into_iter().zip(seen) {
         for sector in 0..SECTORS as usize {
             let mut disk = sound.clone();
             disk[sector * SECTOR..].fill(0);
