@@ -1,5 +1,6 @@
 //! An opened image: its geometry, what is remarkable of it, and its block map.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,12 +8,16 @@ use bytes::{Bytes, BytesMut};
 
 use crate::address::{FileIndex, GuestOffset, GuestRange};
 use crate::error::{Error, Refusal, Result, Warning};
-use crate::extent::{Extent, ExtentKind, MAX_UNIT_BYTES, Tally};
+use crate::extent::{Coded, Extent, ExtentKind, MAX_UNIT_BYTES, Tally};
 use crate::source::{BoxFuture, Source, Traffic};
 
 /// The most extents in one answer of [`BlockMap::extents`]: it bounds the memory of a walk, however fragmented
 /// the image is.
 pub const BATCH_EXTENTS: usize = 16_384;
+
+/// Most guest bytes in one answer that may be read of stored bytes which the answer named before. No writer stores two parts
+/// of a disk in one place. A small object that does would be read for hours.
+pub const MOST_REPEATED: u64 = 128 << 20;
 
 /// Which stored bytes are which guest bytes: the common trait of every format.
 ///
@@ -73,6 +78,15 @@ impl Warnings {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.iter().all(|known| known.code != warning.code) {
             all.push(warning);
+        }
+    }
+
+    /// Adds a warning in the place of the one with its code, if there is one: the same fact, with more known of it.
+    pub fn replace(&self, warning: Warning) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.iter_mut().find(|known| known.code == warning.code) {
+            Some(known) => *known = warning,
+            None => all.push(warning),
         }
     }
 
@@ -218,10 +232,49 @@ impl Disk {
             }
             at = extent.guest.end();
         }
+        self.check_repeated(&extents)?;
         if at <= window.start() || at.get() > self.virtual_bytes() {
             return Err(Error::internal(format!("the block map of {window:?} ends at {at:?}")));
         }
         Ok(extents)
+    }
+
+    /// Checks that an answer does not name the same stored bytes again and again.
+    fn check_repeated(&self, extents: &[Extent]) -> Result<()> {
+        let lengths = |wanted: fn(&ExtentKind) -> bool| {
+            let chosen = extents.iter().filter(move |extent| wanted(&extent.kind));
+            chosen.fold(0u64, |sum, extent| sum.saturating_add(extent.guest.len()))
+        };
+        let object = self.object_bytes();
+        let repeated = |bytes: u64| {
+            Error::malformed(format!(
+                "{bytes} bytes of the disk are mapped to stored bytes that other parts of it are mapped to, in an object of \
+                 {object} bytes"
+            ))
+        };
+        // Data takes as many stored bytes as guest bytes.
+        let data = lengths(|kind| matches!(kind, ExtentKind::Data(_)));
+        let more = data.saturating_sub(object);
+        if more > MOST_REPEATED {
+            return Err(repeated(more));
+        }
+        // Of coded units nobody knows. They are looked into if there is much more of them than what is stored.
+        if lengths(|kind| matches!(kind, ExtentKind::Coded(_))) <= MOST_REPEATED.max(object.saturating_mul(8))
+        {
+            return Ok(());
+        }
+        let mut named = HashSet::new();
+        let mut bytes = 0u64;
+        for extent in extents {
+            let ExtentKind::Coded(Coded { stored, .. }) = &extent.kind else { continue };
+            if !named.insert((stored.file, stored.range.start())) {
+                bytes = bytes.saturating_add(extent.guest.len());
+            }
+            if bytes > MOST_REPEATED {
+                return Err(repeated(bytes).at(stored.range.start()));
+            }
+        }
+        Ok(())
     }
 
     /// The guest bytes of `range`, in one piece: for partition tables, file-system signatures and tests, not for

@@ -32,6 +32,7 @@ mod stream;
 mod table;
 mod vhd;
 mod vmdk;
+mod zero_tail;
 
 use std::fmt;
 use std::str::FromStr;

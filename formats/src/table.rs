@@ -23,6 +23,18 @@ const READ_AHEAD: u64 = 256 << 10;
 /// Requests for tables that are made side by side over a network, and more where the source finds more worth having.
 const AT_ONCE: usize = 32;
 
+/// Entries that may be walked again and again of tables that several entries name, however small the object is.
+const SHARED_ENTRIES: u64 = 1 << 19;
+/// Guest bytes that such entries may map: about a second's reading.
+const SHARED_BYTES: u64 = 2 << 30;
+
+/// How many bytes of tables may be named, counted each time, although the object is smaller: of entries of `entry_bytes` that
+/// map `unit_bytes` each. No writer shares a table, and tables that are not shared fit the object.
+pub(crate) fn shared_free(entry_bytes: u64, unit_bytes: u64) -> u64 {
+    let entries = SHARED_BYTES.checked_div(unit_bytes).unwrap_or_default().min(SHARED_ENTRIES);
+    entries.saturating_mul(entry_bytes)
+}
+
 /// Reads and keeps the tables of one file.
 ///
 /// A load of more than is kept is answered all the same: the caller bounds what it asks for at once.

@@ -6,6 +6,7 @@ mod support;
 use std::io::Write;
 use std::sync::Arc;
 
+use diskferry_core::address::{GuestOffset, GuestRange};
 use diskferry_core::conversion::Conversion;
 use diskferry_core::error::ErrorKind;
 use diskferry_core::limits::{ImageLimit, Limits};
@@ -17,7 +18,7 @@ use flate2::write::DeflateEncoder;
 use support::made::run;
 use support::qcow2::Built;
 use support::vhd::Vhd;
-use support::vmdk::{Hosted, Stream};
+use support::vmdk::{Header, Hosted, Stream, descriptor, marker, zlib};
 use support::*;
 
 /// Clusters and grains.
@@ -152,4 +153,142 @@ fn the_same_bombs_are_measured_up_to_the_limit_where_none_is_set_lower() {
     let limits = Limits { image: ImageLimit::Exact(CLAIMED as u64 + 1), capacity: None };
     let report = run(Conversion::reading(disk).limits(limits).run()).unwrap();
     assert_eq!(report.sizes.content_bytes, Some(CLAIMED as u64));
+}
+
+/// Tables that a directory names so many times.
+const NAMED: usize = 32_768;
+/// Guest bytes that all of them map: 1 TiB.
+const TERABYTE: u64 = (NAMED * 512 * UNIT) as u64;
+
+/// The text of a sparse image of a terabyte.
+fn terabyte_of(kind: &str) -> String {
+    descriptor(kind, &format!("RW {} SPARSE \"disk.vmdk\"", TERABYTE / 512))
+}
+
+/// A sparse VMDK of one grain, one table and a directory that names it again and again.
+fn vmdk_of_one_table(grain: &[u8], compressed: bool) -> Vec<u8> {
+    let (directory, table, data) = (8 * SECTOR, 8 * SECTOR + 4 * NAMED, 8 * SECTOR + 4 * NAMED + 2048);
+    let data = data.next_multiple_of(UNIT);
+    let header = Header {
+        version: if compressed { 3 } else { 1 },
+        flags: if compressed { 0x1_0001 } else { 1 },
+        capacity: TERABYTE / 512,
+        grain: 128,
+        descriptor: (1, 4),
+        entries: 512,
+        rgd: 0,
+        gd: (directory / SECTOR) as u64,
+        overhead: (data / SECTOR) as u64,
+        compression: u16::from(compressed),
+    };
+    let mut image = header.bytes();
+    image.extend(terabyte_of(if compressed { "streamOptimized" } else { "monolithicSparse" }).as_bytes());
+    image.resize(directory, 0);
+    image.extend(((table / SECTOR) as u32).to_le_bytes().repeat(NAMED));
+    image.extend(((data / SECTOR) as u32).to_le_bytes().repeat(512));
+    image.resize(data, 0);
+    image.extend(grain);
+    image.resize(image.len().next_multiple_of(SECTOR), 0);
+    image
+}
+
+/// A streamOptimized VMDK, sound but for its directory, which names one table again and again.
+fn stream_of_one_table() -> Vec<u8> {
+    let stream = Stream { descriptor: Some(terabyte_of("streamOptimized")), ..Stream::default() };
+    let built = stream.build(&vec![0x5a; 512 * UNIT]);
+    let mut image = built.bytes[..built.directory].to_vec();
+    let table: [u8; 4] = built.bytes[built.directory + SECTOR..][..4].try_into().unwrap();
+    image.extend(marker((4 * NAMED / SECTOR) as u64, 2));
+    let directory = image.len() / SECTOR;
+    image.extend(table.repeat(NAMED));
+    image.extend(marker(1, 3));
+    let mut footer = built.bytes[built.bytes.len() - 2 * SECTOR..][..SECTOR].to_vec();
+    footer[56..64].copy_from_slice(&(directory as u64).to_le_bytes());
+    image.extend(footer);
+    let footer = image.len() - SECTOR;
+    for header in [0, footer] {
+        image[header + 12..header + 20].copy_from_slice(&(TERABYTE / 512).to_le_bytes());
+    }
+    image.extend(marker(0, 0));
+    image
+}
+
+/// A QCOW2 of one L2 table, named by `named` entries of the L1 table, all entries of it `entry`.
+fn qcow2_of_one_table(named: usize, bits: u32, entry: impl Fn(usize) -> u64, stored: &[u8]) -> Vec<u8> {
+    let cluster = 1usize << bits;
+    let table = (2 * cluster + 8 * named).next_multiple_of(cluster);
+    let size = (named as u64) << (2 * bits - 3);
+    let mut image = Built::new(bits, size, named as u32, table + cluster);
+    image.0[2 * cluster..][..8 * named].as_chunks_mut::<8>().0.fill((1 << 63 | table as u64).to_be_bytes());
+    for index in 0..cluster / 8 {
+        let word = match entry(index) {
+            // Compressed, at the next cluster.
+            0 => {
+                1 << 62
+                    | ((stored.len().div_ceil(SECTOR) - 1) as u64) << (62 - (bits - 8))
+                    | (table + cluster) as u64
+            }
+            word => word,
+        };
+        image.long(table + 8 * index, word);
+    }
+    image.0.extend(stored);
+    image.0.resize(image.0.len().next_multiple_of(SECTOR), 1);
+    image.0
+}
+
+/// How many extents a walk of the whole disk gives before it ends, and how it ends.
+fn walked(format: Format, image: Vec<u8>) -> (usize, Option<ErrorKind>) {
+    let disk = open_as(format, image).unwrap();
+    let end = GuestOffset::new(disk.virtual_bytes());
+    let (mut at, mut count) = (GuestOffset::ZERO, 0);
+    while at < end {
+        match block_on(disk.extents(GuestRange::between(at, end))) {
+            Ok(extents) => {
+                at = extents.last().unwrap().guest.end();
+                count += extents.len();
+            }
+            Err(error) => return (count, Some(error.kind())),
+        }
+    }
+    (count, None)
+}
+
+/// The work is counted, not timed: every command walks the map, and every extent is at most about a microsecond's.
+#[test]
+fn small_objects_are_never_walked_for_long() {
+    let zeros = |bits: u32| {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(&vec![0; 1 << bits]).unwrap();
+        encoder.finish().unwrap()
+    };
+    let (small, large) = (zeros(16), zeros(17));
+    let plain = unit();
+    let alternating = |index: usize| if index.is_multiple_of(2) { 1 } else { 0 };
+    for (name, format, image) in [
+        ("sparse", Format::Vmdk, vmdk_of_one_table(&plain, false)),
+        ("compressed", Format::Vmdk, vmdk_of_one_table(&zlib(&plain), true)),
+        ("stream", Format::Vmdk, stream_of_one_table()),
+        ("L2 table of zeros", Format::Qcow2, qcow2_of_one_table(8192, 16, |_| 1, &[1])),
+        (
+            "L2 table of one cluster and zeros",
+            Format::Qcow2,
+            qcow2_of_one_table(8192, 16, alternating, &small),
+        ),
+        ("L2 table of one cluster", Format::Qcow2, qcow2_of_one_table(8192, 16, |_| 0, &small)),
+        // No table is shared, but all clusters are one.
+        ("one large cluster", Format::Qcow2, qcow2_of_one_table(1, 17, |_| 0, &large)),
+        (
+            "one plain cluster",
+            Format::Qcow2,
+            qcow2_of_one_table(1, 17, |_| 1 << 63 | (4 << 17), &[7; 1 << 17]),
+        ),
+    ] {
+        let object = image.len();
+        assert!(object < 1 << 20, "{name}: {object} bytes");
+        let (extents, end) = walked(format, image);
+        println!("{name}: {object} bytes, {extents} extents, {end:?}");
+        assert_eq!(end, Some(ErrorKind::Malformed), "{name}");
+        assert!(extents <= 1 << 17, "{name}: {extents} extents");
+    }
 }

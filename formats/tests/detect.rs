@@ -181,6 +181,38 @@ fn a_vmdk_or_a_dynamic_vhd_that_ends_with_the_footer_of_a_fixed_vhd() {
     assert_eq!((disk.geometry().variant.as_str(), warnings(&disk)), ("fixed", vec!["footer_copies_differ"]));
 }
 
+/// The guest of a fixed VHD begins with the text of a VMDK: both are valid, and nobody can say which was meant.
+#[test]
+fn a_descriptor_at_the_start_of_a_fixed_vhd_is_ambiguous() {
+    let text = b"# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n\
+        RW 2048 FLAT \"disk-flat.vmdk\" 0\nddb.adapterType = \"ide\"\n";
+    for len in [4096, 64 << 10, 1 << 20] {
+        for fill in [0u8, 0x5a] {
+            let mut guest = vec![fill; len];
+            guest[..text.len()].copy_from_slice(text);
+            // The text ends at the first NUL.
+            guest[text.len()] = 0;
+            let image = Vhd::new(2, len as u64).fixed(&guest);
+            for declared in [Declared::Unknown].into_iter().chain(Format::ALL.map(declared)) {
+                assert_eq!(
+                    kind(&image, declared),
+                    Err(ErrorKind::AmbiguousFormat),
+                    "{len} {fill} {declared:?}"
+                );
+            }
+        }
+    }
+    // All of the disk is text, up to the cookie of the footer.
+    let mut guest = text.to_vec();
+    guest.resize(4096, b'\n');
+    let image = Vhd::new(2, 4096).fixed(&guest);
+    assert_eq!(kind(&image, Declared::Unknown), Err(ErrorKind::AmbiguousFormat));
+    // A text that is no descriptor is the guest's.
+    let mut guest = vec![0; 4096];
+    guest[..22].copy_from_slice(b"# Disk DescriptorFile\n");
+    assert_eq!(kind(&Vhd::new(2, 4096).fixed(&guest), Declared::Unknown), Ok("vhd"));
+}
+
 #[test]
 fn a_vhd_inside_the_last_partition_of_a_raw_disk_is_not_the_disk() {
     // A fixed VHD as a file near the end of the disk, with the backup GPT behind it: 33 sectors that are not zero.

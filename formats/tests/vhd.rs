@@ -2,6 +2,7 @@
 
 mod support;
 
+use diskferry_core::disk::Disk;
 use diskferry_core::error::ErrorKind;
 use diskferry_core::extent::ExtentKind;
 use diskferry_formats::Declared;
@@ -199,9 +200,46 @@ fn the_size_is_what_its_creator_means() {
             };
             assert!(disk.geometry().features[0].starts_with(says), "{:?}", disk.geometry().features);
             assert_same(&read(&disk, u64::MAX).unwrap().0, &guest[..expected as usize], "its bytes");
-            assert_eq!(warnings(&disk), [""; 0]);
+            let code = (expected < size).then_some("chs_size_drops_bytes");
+            assert_eq!(warnings(&disk), Vec::from_iter(code));
         }
     }
+}
+
+#[test]
+fn bytes_that_the_geometry_leaves_out_are_counted_once_the_disk_was_walked() {
+    let by_chs = 10 * 4 * 17 * SECTOR;
+    let mut guest = noise(by_chs + 20 * SECTOR, 3);
+    guest[by_chs + 3 * SECTOR..by_chs + 18 * SECTOR].fill(0);
+    for disk_type in [2, 3] {
+        let vhd = Vhd { creator: *b"vpc ", chs: (10, 4, 17), ..Vhd::new(disk_type, guest.len() as u64) };
+        let image = if disk_type == 2 { vhd.fixed(&guest) } else { vhd.dynamic_of(&guest, |_| true) };
+        let disk = open_vhd(image.clone());
+        let said = |disk: &Disk| disk.warnings().list()[0].message.clone();
+        assert!(
+            said(&disk).ends_with("the last 10240 bytes that the image has are left out"),
+            "{}",
+            said(&disk)
+        );
+        let before = disk.traffic();
+        assert_same(&read_all(&disk), &guest[..by_chs], "the disk by geometry");
+        let held = format!("; {} of them are in sectors that hold other than zeros", 5 * SECTOR);
+        assert!(said(&disk).ends_with(&held), "{}", said(&disk));
+        assert_eq!(warnings(&disk), ["chs_size_drops_bytes"]);
+        assert!(disk.traffic().bytes < before.bytes + 3 * image.len() as u64);
+        assert_same(&qemu_reads(&image, "vhd"), &guest[..by_chs], "qemu");
+    }
+}
+
+#[test]
+fn at_most_8_mib_of_what_the_geometry_leaves_out_are_read() {
+    let guest = noise(40 << 20, 3);
+    let vhd = Vhd { creator: *b"qemu", chs: (1, 1, 1), ..Vhd::new(2, guest.len() as u64) };
+    let disk = open_vhd(vhd.fixed(&guest));
+    assert_same(&read_all(&disk), &guest[..SECTOR], "one sector");
+    let said = disk.warnings().list()[0].message.clone();
+    assert!(said.contains(&format!("; at least {} of them", 8 << 20)), "{said}");
+    assert!(disk.traffic().bytes < 9 << 20, "{:?}", disk.traffic());
 }
 
 #[test]
@@ -245,6 +283,8 @@ fn of_two_sound_footers_that_differ_the_last_counts() {
     patch(&mut image, 0, 512, 48, &(MIB as u64).to_be_bytes());
     let disk = open_vhd(image);
     assert_eq!(warnings(&disk), ["footer_copies_differ"]);
+    let said = disk.warnings().list()[0].message.clone();
+    assert!(said.contains("differ in current_size: the footer is used"), "{said}");
     assert_same(&read(&disk, u64::MAX).unwrap().0, &guest, "the last footer");
 }
 

@@ -3,17 +3,15 @@
 
 mod support;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::error::{ErrorKind, Result};
-use diskferry_core::extent::{ExtentKind, Tally};
-use diskferry_core::source::{BoxFuture, Source};
-use diskferry_core::stream::ByteStream;
+use diskferry_core::error::ErrorKind;
+use diskferry_core::extent::ExtentKind;
+use diskferry_core::source::Source;
 use diskferry_formats::{Declared, Format, open_stream};
 use support::files::Files;
+use support::pipe::*;
 use support::qemu::*;
 use support::vhd::Vhd;
 use support::vmdk::*;
@@ -168,18 +166,86 @@ fn a_footer_with_zeros_behind_it_is_found_with_a_warning() {
 }
 
 #[test]
+fn a_footer_is_the_same_to_a_pipe() {
+    let truth = sample(3 << 20);
+    let built = Stream::default().build(&truth).bytes;
+    let mut padded = built.clone();
+    padded.resize(built.len() + 4096, 0);
+    for (image, codes) in [
+        (&built[..], &[][..]),
+        (&padded, &["recovered_footer"]),
+        (&built[..built.len() - SECTOR], &["recovered_footer"]),
+    ] {
+        let (piped, of_pipe) = one_pass_warned(image, 1000, Declared::Unknown).unwrap();
+        assert_same(&piped, &truth, "the disk");
+        assert_eq!(of_pipe, codes);
+    }
+}
+
+#[test]
+fn a_sound_footer_that_contradicts_the_header_is_malformed() {
+    let truth = sample(3 << 20);
+    let built = Stream::default().build(&truth).bytes;
+    let footer = built.len() - 1024;
+    let fields: [(&str, usize, &[u8]); 5] = [
+        ("capacity", 12, &6145u64.to_le_bytes()),
+        ("capacity", 12, &6016u64.to_le_bytes()),
+        ("grainSize", 20, &256u64.to_le_bytes()),
+        ("numGTEsPerGT", 44, &1024u32.to_le_bytes()),
+        ("flags", 8, &0x3_0005u32.to_le_bytes()),
+    ];
+    for (name, at, bytes) in fields {
+        let mut image = built.clone();
+        image[footer + at..footer + at + bytes.len()].copy_from_slice(bytes);
+        for error in [error_of(image.clone()), failure(one_pass(&image, 4096))] {
+            assert_eq!(said(&error), ("malformed", Some((footer + at) as u64)), "{error:?}");
+            assert!(error.message().contains(name), "{error:?}");
+        }
+    }
+}
+
+#[test]
+fn a_footer_with_another_version_or_place_of_the_descriptor_is_a_warning() {
+    let truth = sample(3 << 20);
+    let built = Stream::default().build(&truth).bytes;
+    let footer = built.len() - 1024;
+    let fields: [(&[&str], usize, &[u8]); 4] = [
+        (&["version"], 4, &1u32.to_le_bytes()),
+        (&["descriptorOffset"], 28, &2u64.to_le_bytes()),
+        (&["descriptorSize"], 36, &1u64.to_le_bytes()),
+        (&["descriptorOffset", "descriptorSize"], 28, &[0; 16]),
+    ];
+    for (names, at, bytes) in fields {
+        let mut image = built.clone();
+        image[footer + at..footer + at + bytes.len()].copy_from_slice(bytes);
+        let disk = open_vmdk(image.clone()).unwrap();
+        assert_same(&content(&disk).unwrap(), &truth, "the disk");
+        let said = disk.warnings().list();
+        assert_eq!(warnings(&disk), ["footer_differs"]);
+        assert!(said[0].message.ends_with(&names.join(", ")), "{said:?}");
+        let (piped, codes) = one_pass_warned(&image, 4096, Declared::Unknown).unwrap();
+        assert_same(&piped, &truth, "the disk, from a pipe");
+        assert_eq!(codes, ["footer_differs"]);
+        assert_same(&qemu_reads(&image, "vmdk"), &truth, "as qemu-img reads it");
+    }
+}
+
+#[test]
 fn a_stream_without_a_usable_footer_is_scanned_when_it_is_mapped() {
     let truth = sample(20 << 20);
     let built = Stream::default().build(&truth);
     let whole = built.bytes.len();
-    let mut other_capacity = built.bytes.clone();
-    other_capacity[whole - 1024 + 12] ^= 1;
+    let mut damaged_footer = built.bytes.clone();
+    damaged_footer[whole - 1024] ^= 1;
     let mut far_padding = built.bytes.clone();
     far_padding.resize(whole + (300 << 10), 0);
     let cut = |to: usize| built.bytes[..to].to_vec();
     for damaged in
-        [cut(whole - 1024), cut(whole - 1536), cut(built.directory + 512), other_capacity, far_padding]
+        [cut(whole - 1024), cut(whole - 1536), cut(built.directory + 516), damaged_footer, far_padding]
     {
+        let (piped, codes) = one_pass_warned(&damaged, 4096, Declared::Unknown).unwrap();
+        assert_same(&piped, &truth, "the disk, from a pipe");
+        assert_eq!(codes, ["recovered_by_scan"], "from a pipe");
         let len = damaged.len() as u64;
         let files = Arc::new(Files::new().with("disk.vmdk", damaged));
         let disk = files.open("disk.vmdk").unwrap();
@@ -198,7 +264,8 @@ fn a_stream_that_breaks_off_is_truncated() {
     let truth = sample(3 << 20);
     let built = Stream::default().build(&truth);
     let (last, _) = built.grains[built.grains.len() - 1];
-    for to in [last, last + 100, built.directory, built.directory - 512, 128 * SECTOR] {
+    for to in [last, last + 100, built.directory, built.directory - 512, built.directory + 512, 128 * SECTOR]
+    {
         let cut = &built.bytes[..to];
         let error = error_of(cut);
         assert_eq!(error.kind(), ErrorKind::Truncated, "{to}: {error:?}");
@@ -239,16 +306,16 @@ fn twice(truth: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn of_two_grains_for_one_address_the_table_decides_and_in_a_scan_the_last_wins() {
+fn of_two_grains_for_one_address_the_table_decides_and_without_one_it_is_malformed() {
     let truth = sample(2 << 20);
     let bytes = twice(&truth);
     let disk = open_vmdk(bytes.clone()).unwrap();
     assert_eq!(warnings(&disk), Vec::<&str>::new());
     assert_same(&content(&disk).unwrap(), &truth, "the disk");
-    assert_same(&content_of(&bytes[..bytes.len() - 1024]).unwrap(), &truth, "the disk");
-    let error = failure(one_pass(&bytes, 1 << 20));
-    assert_eq!(error.kind(), ErrorKind::Malformed);
-    assert!(error.message().contains("twice"), "{error:?}");
+    for error in [error_of(&bytes[..bytes.len() - 1024]), failure(one_pass(&bytes, 1 << 20))] {
+        assert_eq!(error.kind(), ErrorKind::Malformed);
+        assert!(error.message().contains("twice"), "{error:?}");
+    }
 }
 
 #[test]
@@ -330,54 +397,6 @@ fn compressed_grains_beyond_the_unit_are_unsupported() {
 }
 
 // One pass.
-
-struct Pieces(VecDeque<Bytes>);
-
-impl ByteStream for Pieces {
-    fn url(&self) -> &str {
-        "-"
-    }
-
-    fn next(&mut self, most: usize) -> BoxFuture<'_, Result<Bytes>> {
-        let next = match self.0.front_mut() {
-            Some(first) if first.len() > most => first.split_to(most),
-            _ => self.0.pop_front().unwrap_or_default(),
-        };
-        Box::pin(async move { Ok(next) })
-    }
-}
-
-/// A stream of `bytes` that comes in pieces of `piece`.
-fn in_pieces(bytes: &[u8], piece: usize) -> Box<dyn ByteStream> {
-    Box::new(Pieces(bytes.chunks(piece).map(Bytes::copy_from_slice).collect()))
-}
-
-fn one_pass_as(bytes: &[u8], piece: usize, declared: Declared) -> Result<Vec<u8>> {
-    block_on(async {
-        let mut stream = open_stream(in_pieces(bytes, piece), declared).await?;
-        let mut out = vec![0; stream.geometry().virtual_bytes as usize];
-        while let Some(piece) = stream.next().await? {
-            assert!(piece.bytes.len() <= 1 << 20);
-            let (start, end) = (piece.guest.start().get() as usize, piece.guest.end().get() as usize);
-            if !stream.virtual_bytes_known() {
-                out.resize(out.len().max(end), 0);
-            }
-            match piece.codec {
-                Some(codec) => {
-                    codec.decode(piece.guest, &piece.bytes, &mut out[start..end], &mut Tally::default())?;
-                }
-                None => out[start..end].copy_from_slice(&piece.bytes),
-            }
-        }
-        assert!(stream.next().await?.is_none());
-        assert!(stream.virtual_bytes_known());
-        Ok(out)
-    })
-}
-
-fn one_pass(bytes: &[u8], piece: usize) -> Result<Vec<u8>> {
-    one_pass_as(bytes, piece, Declared::Unknown)
-}
 
 #[test]
 fn a_stream_reads_in_one_pass() {
@@ -530,10 +549,14 @@ fn tables_that_lead_to_hidden_grains_do_not_make_another_disk_of_a_stream() {
     appended.extend(marker(0, 0));
 
     assert_same(&one_pass(&built.bytes, 4096).unwrap(), &truth, "as it was made");
-    for image in [inside, appended] {
+    let refusals = [
+        (inside, ErrorKind::UnsupportedFeature, "others"),
+        (appended, ErrorKind::Malformed, "follow the end marker"),
+    ];
+    for (image, kind, says) in refusals {
         assert_same(&content_of(image.clone()).unwrap(), &secret, "who goes by the tables");
         let error = failure(one_pass(&image, 4096));
-        assert_eq!(error.kind(), ErrorKind::UnsupportedFeature, "{error:?}");
-        assert!(error.message().contains("others"), "{error:?}");
+        assert_eq!(error.kind(), kind, "{error:?}");
+        assert!(error.message().contains(says), "{error:?}");
     }
 }

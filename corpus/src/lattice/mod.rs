@@ -59,6 +59,8 @@ pub enum Value {
     CutInMiddle,
     /// The object lacks its last byte.
     CutOneShort,
+    /// The object is zeros from here to its end, as an unfinished download into a preallocated file is.
+    ZeroedTail,
 }
 
 /// What must come of a case.
@@ -458,6 +460,18 @@ impl<'a> Structure<'a> {
         ];
         for ((value, at), expect) in cuts.into_iter().zip(expect) {
             self.case("the object's end", 0, value, Vec::new(), Vec::new(), Some(at), expect);
+        }
+        self
+    }
+
+    /// The object is zeros from each of its sectors on. `expect` is given the place of that sector, and that of the first
+    /// zero: what lies before the sector may be zeros too.
+    fn zeroed_tails(&mut self, expect: impl Fn(usize, usize) -> Expect) -> &mut Self {
+        let image = self.base.files[self.file].1.clone();
+        for at in (0..image.len()).step_by(512) {
+            let first = image[..at].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            let edits = vec![(at, vec![0; image.len() - at])];
+            self.case("the object's end", at, Value::ZeroedTail, edits, Vec::new(), None, expect(at, first));
         }
         self
     }

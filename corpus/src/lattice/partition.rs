@@ -119,7 +119,47 @@ pub fn tables() -> Vec<TableCase> {
     let mut out = Vec::new();
     mbr(&mut out);
     gpt(&mut out);
+    zeroed_tails(&mut out);
     out
+}
+
+/// Both disks, zeros from each sector on. A table that is lost is told of as long as anything says that there was one.
+fn zeroed_tails(out: &mut Vec<TableCase>) {
+    let gpt = |sector: usize| match sector {
+        0 => Seen("none", 0, &[]),
+        // The header is gone, or its entries, and the backup of both.
+        1 | 2 => Seen("gpt", 0, &[GPT, DAMAGED]),
+        // The backup alone.
+        _ => Seen("gpt", 1, &[GPT, DAMAGED]),
+    };
+    let mbr = |sector: usize| match sector {
+        0 => Seen("none", 0, &[]),
+        // A container whose first record is blank is one that was never used.
+        _ if sector <= CHAIN[0] => Seen("mbr", 2, &[]),
+        _ if sector <= CHAIN[1] => Seen("mbr", 3, &[DAMAGED]),
+        _ => Seen("mbr", 4, &[]),
+    };
+    let seen: [&dyn Fn(usize) -> Seen; 2] = [&gpt, &mbr];
+    let disks = [("zeroed tail of a GPT disk", gpt_disk()), ("zeroed tail of an MBR disk", mbr_disk())];
+    for ((structure, sound), seen) in disks.into_iter().zip(seen) {
+        for sector in 0..SECTORS as usize {
+            let mut disk = sound.clone();
+            disk[sector * SECTOR..].fill(0);
+            let Seen(table, partitions, codes) = seen(sector);
+            let mut codes = codes.to_vec();
+            codes.sort_unstable();
+            let field = "the disk's end";
+            out.push(TableCase {
+                structure,
+                field,
+                value: Value::ZeroedTail,
+                disk,
+                table,
+                partitions,
+                codes,
+            });
+        }
+    }
 }
 
 fn entry(image: &mut Image, at: usize, kind: u8, start: u32, sectors: u32) {

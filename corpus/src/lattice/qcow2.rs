@@ -42,6 +42,7 @@ pub(super) fn cases(out: &mut Vec<Case>) {
     entries(out, &v3);
     refcounts(out, &v3);
     snapshots(out, &v3);
+    zeroed_tails(out, &v3);
     backing(out);
     header_v2(out, &base(2));
     extended(out);
@@ -450,6 +451,27 @@ fn snapshots(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("extra_data_size", BE32, all(SAME))
         .cut([TRUNCATED.says("snapshots_offset").at(64); 3])
         .complete();
+}
+
+/// An entry of zeros is one of no cluster: the reference counts tell whether there were others.
+fn zeroed_tails(out: &mut Vec<Case>, base: &Arc<Base>) {
+    // As a writer leaves it: no snapshots and bitmaps, and every cluster is counted as often as it is used.
+    let mut image = Image(base.files[0].1.clone());
+    image.be32(60, 0).be64(64, 0).put(184, &[0; 32]).put(BLOCK + 2 * 10, &[0, 0]);
+    image.0.truncate(SNAPSHOTS);
+    let base = Base::one("qcow2", "v3 as written", image.0, base.disk.clone());
+    // The data of the compressed cluster, in a stored block: no deflate stream has a sum of what it holds.
+    let plain = reads(|disk, image| {
+        disk[4 * CLUSTER..5 * CLUSTER].copy_from_slice(&image[COMPRESSED + 5..COMPRESSED + 5 + CLUSTER]);
+    });
+    Structure::new(out, &base, "zeroed tail", 0, 0).zeroed_tails(|at, first| match at {
+        0 => UNMARKED,
+        _ if at <= L2 => TRUNCATED.says("ends in zeros from").at(first),
+        // Clusters of data are gone, and the compressed one after them, which shows.
+        _ if at <= COMPRESSED => broken(COMPRESSED),
+        _ if at <= COMPRESSED + CLUSTER => plain,
+        _ => SAME,
+    });
 }
 
 /// Extended L2 entries: sub-clusters of data and of zeros.

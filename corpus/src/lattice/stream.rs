@@ -82,13 +82,12 @@ fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("magic", LE32, all(UNMARKED))
         .number("version", LE32, [UNSUPPORTED, SAME, UNSUPPORTED, UNSUPPORTED, UNSUPPORTED])
         .number("flags", LE32, [algorithm, algorithm, UNSUPPORTED, UNSUPPORTED, UNSUPPORTED])
-        // The footer contradicts it, and without markers there is no finding the grains.
-        .and(Value::Meaning, 0x1_0001, MALFORMED.says("footer").at(field::GD_OFFSET))
+        // The footer contradicts it.
+        .and(Value::Meaning, 0x1_0001, MALFORMED.at(FOOTER + 8))
         .number("capacity", LE64, all(MALFORMED))
         .number("grainSize", LE64, [MALFORMED, MALFORMED, UNSUPPORTED, MALFORMED, MALFORMED])
         .and(Value::Boundary, 1 << 16, UNSUPPORTED)
-        // The markers are not those of such grains.
-        .and(Value::Meaning, 16, MALFORMED.says("compressed unit").at(FIRST))
+        .and(Value::Meaning, 16, MALFORMED.at(FOOTER + 20))
         .number("descriptorOffset", LE64, [SAME, SAME, TRUNCATED, TRUNCATED, TRUNCATED])
         .number(
             "descriptorSize",
@@ -101,12 +100,16 @@ fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
                 TRUNCATED.at(field::DESCRIPTOR_OFFSET),
             ],
         )
-        .number("numGTEsPerGT", LE32, [MALFORMED, SAME, UNSUPPORTED, UNSUPPORTED, UNSUPPORTED])
+        .number(
+            "numGTEsPerGT",
+            LE32,
+            [MALFORMED, MALFORMED.at(FOOTER + 44), UNSUPPORTED, UNSUPPORTED, UNSUPPORTED],
+        )
         .number("rgdOffset", LE64, all(SAME))
         .number("gdOffset", LE64, [MALFORMED, MALFORMED, TRUNCATED, TRUNCATED, SAME])
         .and(Value::Meaning, (DIRECTORY / SECTOR) as u64, SAME)
         .and(Value::PastTheEnd, (END / SECTOR) as u64, TRUNCATED)
-        .and(Value::Overlapping, (TABLE / SECTOR) as u64, TRUNCATED.says("grain table entry 2").at(FIRST + 8))
+        .and(Value::Overlapping, (TABLE / SECTOR) as u64, TRUNCATED.says("not its marker").at(TABLE - SECTOR))
         // Of no matter while the footer is there.
         .number("overHead", LE64, all(SAME))
         .bytes("uncleanShutdown", 1, all(SAME))
@@ -144,7 +147,7 @@ fn grains(out: &mut Vec<Case>, base: &Arc<Base>) {
 }
 
 fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
-    // Markers before metadata are for those who scan.
+    // Markers before metadata are for those who scan. That they are there at all shows that nothing is missing.
     for (name, at) in [("table marker", TABLE - SECTOR), ("directory marker", DIRECTORY - SECTOR)] {
         Structure::new(out, base, name, at, 16)
             .number("sectors", LE64, all(SAME))
@@ -157,10 +160,29 @@ fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number(
             "grain directory entry 0",
             LE32,
-            [reads(|disk, _| disk.fill(0)), MALFORMED, TRUNCATED, TRUNCATED, TRUNCATED],
+            [TRUNCATED.says("grain directory"), MALFORMED, TRUNCATED, TRUNCATED, TRUNCATED],
         )
         .and(Value::PastTheEnd, past, TRUNCATED)
         .and(Value::SelfReferring, (DIRECTORY / SECTOR) as u64, MALFORMED)
+        .complete();
+    for (name, at) in [("table marker, all of it", TABLE), ("directory marker, all of it", DIRECTORY)] {
+        let lost = TRUNCATED.says("reads as zeros");
+        Structure::new(out, base, name, at - SECTOR, 16)
+            .bytes("marker", 16, [lost, SAME, SAME, SAME, SAME])
+            .complete();
+    }
+    Structure::new(out, base, "stream table, both entries", TABLE, 12)
+        .bytes(
+            "entries",
+            12,
+            [
+                TRUNCATED.says("reads as zeros"),
+                TRUNCATED.says("entry 2").at(TABLE + 8),
+                TRUNCATED.says("entry 0"),
+                TRUNCATED.says("entry 0"),
+                TRUNCATED.says("entry 0"),
+            ],
+        )
         .complete();
     Structure::new(out, base, "stream table", TABLE, 4)
         .number("grain table entry 0", LE32, [HOLE, MALFORMED, TRUNCATED, TRUNCATED, TRUNCATED])
@@ -187,17 +209,22 @@ fn footer(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("sectors", LE64, all(SAME))
         // No footer is seen then, and the scan for grains takes it for one.
         .number("size", LE32, [SAME, wrong, wrong, wrong, wrong])
-        .number("type", LE32, [SAME, SAME, wrong, wrong, wrong])
+        // An end marker, with a footer behind it.
+        .number("type", LE32, [MALFORMED.says("follow the end marker").at(FOOTER), SAME, wrong, wrong, wrong])
         .complete();
+    // One that does not parse is damaged. One that is sound and says something else than the header is a contradiction.
     Structure::new(out, base, "footer", FOOTER, SECTOR)
         .number("magic", LE32, all(SAME))
         .number("version", LE32, all(SAME))
         .number("flags", LE32, all(SAME))
-        .number("capacity", LE64, all(SAME))
+        .and(Value::Meaning, 0x3_0005, MALFORMED)
+        .number("capacity", LE64, [MALFORMED, MALFORMED, SAME, SAME, SAME])
+        .and(Value::Boundary, CAPACITY + 1, MALFORMED)
         .number("grainSize", LE64, all(SAME))
+        .and(Value::Meaning, 16, MALFORMED)
         .number("descriptorOffset", LE64, all(SAME))
         .number("descriptorSize", LE64, all(SAME))
-        .number("numGTEsPerGT", LE32, all(SAME))
+        .number("numGTEsPerGT", LE32, [SAME, MALFORMED, SAME, SAME, SAME])
         .number("rgdOffset", LE64, all(SAME))
         .number("gdOffset", LE64, [SAME, MALFORMED, SAME, SAME, SAME])
         .and(Value::PastTheEnd, (FOOTER / SECTOR) as u64, SAME)
@@ -210,7 +237,7 @@ fn footer(out: &mut Vec<Case>, base: &Arc<Base>) {
     Structure::new(out, base, "end marker", FOOTER + SECTOR, 16)
         .number("value", LE64, all(SAME))
         // The footer is not the last but one any more: a grain follows.
-        .number("size", LE32, [SAME, TRUNCATED.says("inside a marker").at(end), more, more, more])
+        .number("size", LE32, [SAME, MALFORMED.says("twice").at(end), more, more, more])
         .number("type", LE32, [SAME, SAME, kind, kind, kind])
         .cut([SAME, SAME, SAME])
         .complete();
@@ -236,16 +263,9 @@ fn scanned(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("sector", LE64, [SAME, behind, behind, behind, behind])
         .and(Value::PastTheEnd, CAPACITY, behind)
         .and(Value::Unaligned, 4, behind)
-        // The later of two for one place counts.
-        .and(Value::Overlapping, 16, reads(|disk, _| disk[..GRAIN].fill(0)))
-        .and(
-            Value::Meaning,
-            8,
-            reads(|disk, _| {
-                disk.copy_within(..GRAIN, GRAIN);
-                disk[..GRAIN].fill(0);
-            }),
-        )
+        // Two for one place, of which one was replaced, and one that the directory does not name.
+        .and(Value::Overlapping, 16, MALFORMED.says("twice").at(SECOND))
+        .and(Value::Meaning, 8, TRUNCATED.says("directory names").at(DIRECTORY))
         .number(
             "compressed bytes",
             LE32,
@@ -268,7 +288,8 @@ fn scanned(out: &mut Vec<Case>, base: &Arc<Base>) {
         )
         .and(Value::PastTheEnd, 1000, lost.at(FOOTER - SECTOR))
         .number("size", LE32, [SAME, kind, kind, kind, kind])
-        .number("type", LE32, [SAME, SAME, kind, kind, kind])
+        // An end marker, before any directory.
+        .number("type", LE32, [lost.at(TABLE - SECTOR), SAME, kind, kind, kind])
         .and(Value::Boundary, 4, kind)
         .complete();
     Structure::new(out, &base, "scanned stream", FIRST, 2 * STORED).cut([

@@ -83,6 +83,7 @@ pub(super) fn cases(out: &mut Vec<Case>) {
     one_footer(out, &base);
     header(out, &base);
     entries(out, &base);
+    zeroed_tails(out, &base);
     geometry(out);
     fixed(out);
     differencing(out);
@@ -334,6 +335,21 @@ fn geometry(out: &mut Vec<Case>) {
         .complete();
 }
 
+/// A footer that is missing shows nothing of the blocks before it, and a bitmap of zeros is one of sectors never written:
+/// the end of the last block must be there, as far as the disk goes.
+fn zeroed_tails(out: &mut Vec<Case>, base: &Arc<Base>) {
+    const NEEDED: usize = FIRST + 2 * STORED + 512 + (DISK - 3 * BLOCK);
+    Structure::new(out, base, "zeroed tail", 0, 0).zeroed_tails(|at, first| match at {
+        0 => UNMARKED,
+        // The copy is taken for a footer with padding after it.
+        HEADER => MALFORMED.says("data_offset").at(16),
+        // The end of the header is zeros.
+        _ if at < FIRST => MALFORMED.says("entry 0 of the block").at(BAT),
+        _ if at < NEEDED => TRUNCATED.says("the footer at the end is missing").at(first),
+        _ => SAME,
+    });
+}
+
 fn fixed(out: &mut Vec<Case>) {
     const DISK: usize = 4096;
     let disk = guest(DISK);
@@ -377,6 +393,8 @@ fn fixed(out: &mut Vec<Case>) {
         // Without its last byte it is one of Virtual PC before 2004.
         .cut([UNMARKED, UNMARKED, SAME])
         .complete();
+    // Without a footer it is a raw disk.
+    Structure::new(out, &base, "zeroed tail", 0, 0).zeroed_tails(|_, _| UNMARKED);
 }
 
 /// A disk that is a difference: whatever its header says of the parent, it is refused and nothing is opened.

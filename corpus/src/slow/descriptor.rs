@@ -8,8 +8,9 @@ pub(super) struct Line {
     pub(super) offset: u64,
 }
 
-/// The parts of the disk, in guest order. `None` for a difference to another disk, and where a part may not be read.
-pub(super) fn parse(text: &[u8]) -> Option<Vec<Line>> {
+/// The parts of the disk, in guest order. `None` for a difference to another disk, and where a part may not be read. Of
+/// a text that is `embedded` in the extent that it describes, names are not used.
+pub(super) fn parse(text: &[u8], embedded: bool) -> Option<Vec<Line>> {
     let text = text.split(|byte| *byte == 0).next()?;
     let mut lines = Vec::new();
     for line in text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {
@@ -19,7 +20,7 @@ pub(super) fn parse(text: &[u8]) -> Option<Vec<Line>> {
         let (access, rest) = word(line);
         let extent = [&b"RW"[..], b"RDONLY", b"NOACCESS"].contains(&access);
         if extent && !rest.is_empty() && !rest.starts_with(b"=") {
-            lines.push(part(access, rest)?);
+            lines.push(part(access, rest, embedded)?);
         } else {
             let (key, value) = line.split_at(line.iter().position(|byte| *byte == b'=')?);
             if !alone(key.trim_ascii(), value.get(1..)?.trim_ascii())? {
@@ -40,9 +41,10 @@ fn alone(key: &[u8], value: &[u8]) -> Option<bool> {
     })
 }
 
-fn part(access: &[u8], rest: &[u8]) -> Option<Line> {
+fn part(access: &[u8], rest: &[u8], embedded: bool) -> Option<Line> {
     let (sectors, rest) = word(rest);
     let (kind, rest) = word(rest);
+    let rest = if embedded { &b""[..] } else { rest };
     let (name, rest) = match rest.strip_prefix(b"\"") {
         Some(rest) => rest.split_at(rest.iter().position(|byte| *byte == b'"')?),
         None => (&b""[..], rest),

@@ -6,6 +6,8 @@ use super::bytes::{le16, le32, le64, slice, up_to};
 use super::codec::{self, MOST_UNIT};
 
 const AT_THE_END: u64 = u64::MAX;
+/// Tables that are named by what is looked at of a directory at once.
+const PAGE: u64 = 64 << 10;
 const MARKER: u64 = 12;
 /// As far as the head and the tail of an object are looked at for a footer: a longer one may have more behind its head
 /// than anybody looks at.
@@ -108,11 +110,11 @@ impl<'a> Extent<'a> {
             return None;
         }
         let found = if header.directory == AT_THE_END {
-            match footer(file, &header, len) {
+            match footer(file, &header, len)? {
                 Some(footer) => Found::Tables { directory: footer.directory, redundant: footer.redundant },
                 // A disk of nothing needs no grains.
                 None if header.markers && len == 0 => Found::Markers(BTreeMap::new()),
-                None if header.markers => Found::Markers(scan(file, &header)?),
+                None if header.markers => Found::Markers(scan(file, &header, len)?),
                 None => return None,
             }
         } else {
@@ -152,6 +154,9 @@ impl<'a> Extent<'a> {
     /// the header, in the text or in the directory that is used.
     fn by_tables(&self, directory: u64, redundant: Option<u64>, number: u64, len: u64) -> Option<Grain> {
         let size = self.len.div_ceil(self.header.grain * self.header.entries) * 4;
+        if number / self.header.entries < PAGE && !self.came(directory, redundant, size)? {
+            return None;
+        }
         let mut taken = vec![(0, 512)];
         taken.extend(self.header.text);
         let there = |at: &u64| {
@@ -191,11 +196,52 @@ impl<'a> Extent<'a> {
         Some(Some(table))
     }
 
+    /// Whether a directory or table has a marker before it: behind the metadata in front.
+    fn marked(&self, at: u64) -> bool {
+        self.header.markers && at > self.header.overhead
+    }
+
+    /// Whether the directory shows that it came: its marker is no zeros, and none of its sectors is, unless it names the
+    /// table right before it.
+    fn came(&self, directory: u64, redundant: Option<u64>, size: u64) -> Option<bool> {
+        if !self.marked(directory) || slice(self.file, directory, size).is_none() || size == 0 {
+            return Some(true);
+        }
+        let marker = slice(self.file, directory - 512, 512)?;
+        let named = self.header.directory != directory || (le32(marker, 8)? == 0 && le32(marker, 12)? == 2);
+        let blank = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+        if blank(marker) || !named {
+            return Some(false);
+        }
+        let before = directory - 512;
+        let bytes = slice(self.file, directory, size)?;
+        if size > PAGE * 4 || before <= self.header.overhead || !bytes.chunks(512).any(blank) {
+            return Some(true);
+        }
+        let table = self.header.entries * 4;
+        let reaches = |end: u64| end <= directory && end.saturating_add(table.max(512)) >= before;
+        let tables = |at: u64| {
+            entries(self.file, at, size)
+                .into_iter()
+                .any(|(_, place)| reaches(place + table) || reaches(place))
+        };
+        let copy = redundant.is_some_and(|copy| reaches(copy.saturating_add(size)) || tables(copy));
+        Some(copy || tables(directory))
+    }
+
     fn judged(&self, taken: &[(u64, u64)], table: Option<u64>, number: u64, len: u64) -> Option<Grain> {
         let Some(table) = table else { return Some(Grain::Zeros) };
         let grains =
             self.len.div_ceil(self.header.grain) - number / self.header.entries * self.header.entries;
         let of_table = (table, grains.min(self.header.entries) * 4);
+        if self.marked(table) {
+            let blank =
+                |at, len| slice(self.file, at, len).is_none_or(|bytes| bytes.iter().all(|byte| *byte == 0));
+            // Where tables have markers, each was written for the grains before it.
+            if blank(table - 512, 512) || blank(table, of_table.1) {
+                return None;
+            }
+        }
         let entry = le32(self.file, table.checked_add(number % self.header.entries * 4)?)?;
         match entry {
             0 => Some(Grain::Zeros),
@@ -239,58 +285,126 @@ fn apart(taken: &[(u64, u64)], at: u64, len: u64) -> bool {
     !taken.iter().any(|(start, bytes)| at.max(*start) < end.min(start.saturating_add(*bytes)))
 }
 
-/// The footer: the last sector that is not blank, where it says the same as the header and its marker stands before it.
-fn footer(file: &[u8], header: &Header, len: u64) -> Option<Header> {
+/// The footer: the last sector that is not blank, if its marker stands before it; `Some(None)` if there is none. One that
+/// is sound and contradicts the header makes the image unreadable.
+fn footer(file: &[u8], header: &Header, len: u64) -> Option<Option<Header>> {
+    let Some((marker_at, at)) = last_sectors(file) else { return Some(None) };
+    let file_len = file.len() as u64;
+    let seen = file_len <= HEAD + TAIL || marker_at >= file_len - TAIL;
+    let marked = le32(file, marker_at + 8)? == 0 && le32(file, marker_at + 12)? == 3;
+    let Some(footer) = Header::parse(slice(file, at, 512)?).filter(|_| seen && marked) else {
+        return Some(None);
+    };
+    if footer.directory == AT_THE_END {
+        return Some(None);
+    }
+    let measures = |header: &Header| {
+        let Header { capacity, grain, entries, compressed, markers, zeroed, .. } = header.clone();
+        (capacity, grain, entries, compressed, markers, zeroed)
+    };
+    if measures(&footer) != measures(header) {
+        return None;
+    }
+    let size = len.div_ceil(header.grain * header.entries) * 4;
+    let before = footer.directory.checked_add(size).is_some_and(|end| end <= marker_at);
+    Some((before && (footer.directory != 0 || size == 0)).then_some(footer))
+}
+
+/// Byte addresses of the last sector that is not blank and of the one before it.
+fn last_sectors(file: &[u8]) -> Option<(u64, u64)> {
     let mut at = (file.len() as u64 / 512).checked_sub(1)? * 512;
     while slice(file, at, 512)?.iter().all(|byte| *byte == 0) {
         at = at.checked_sub(512)?;
     }
-    let marker_at = at.checked_sub(512)?;
-    let seen = |at: u64| at + 512 <= HEAD || at >= (file.len() as u64).saturating_sub(TAIL).max(HEAD);
-    let marked = le32(file, marker_at + 8)? == 0 && le32(file, marker_at + 12)? == 3;
-    let footer = Header::parse(slice(file, at, 512)?)?;
-    let same =
-        (footer.capacity, footer.grain, footer.entries, footer.compressed, footer.markers, footer.zeroed)
-            == (
-                header.capacity,
-                header.grain,
-                header.entries,
-                header.compressed,
-                header.markers,
-                header.zeroed,
-            );
-    let size = len.div_ceil(header.grain * header.entries) * 4;
-    let before = footer.directory.checked_add(size)? <= marker_at && (footer.directory != 0 || size == 0);
-    (marked && same && before && seen(at) && seen(marker_at)).then_some(footer)
+    Some((at.checked_sub(512)?, at))
 }
 
-/// All grains, by their markers from front to back: of several for one address the last counts.
-fn scan(file: &[u8], header: &Header) -> Option<BTreeMap<u64, u64>> {
+/// What a directory or a table names: grain or table number, and byte address.
+type Entries = Vec<(u64, u64)>;
+
+/// The entries that are not 0 of a table of `len` bytes.
+fn entries(file: &[u8], at: u64, len: u64) -> Entries {
+    let words = up_to(file, at, len).as_chunks::<4>().0.iter();
+    let sectors = words.map(|word| u64::from(u32::from_le_bytes(*word)));
+    (0..)
+        .zip(sectors)
+        .filter(|(_, sector)| *sector != 0)
+        .map(|(index, sector)| (index, sector * 512))
+        .collect()
+}
+
+/// All grains, by their markers from front to back. The stream is complete if every directory names exactly them, through
+/// tables that came.
+fn scan(file: &[u8], header: &Header, len: u64) -> Option<BTreeMap<u64, u64>> {
     let mut grains = BTreeMap::new();
-    let mut whole = false;
+    let mut tables: BTreeMap<u64, (u64, Entries)> = BTreeMap::new();
+    let mut named: Vec<BTreeMap<u64, u64>> = Vec::new();
     let mut at = header.overhead;
     while at < file.len() as u64 {
         let (value, size, kind) = (le64(file, at)?, le32(file, at + 8)?, le32(file, at + 12)?);
         let blank = up_to(file, at, 512).iter().all(|byte| *byte == 0);
+        let room = || value.checked_mul(512);
         let len = match (size, kind) {
-            // Room between the metadata and the first grain.
-            (0, 0) if blank && grains.is_empty() && !whole => 512,
-            (0, 0) => return Some(grains),
-            (0, 1) => value.checked_add(1)?.checked_mul(512)?,
-            // All grains are written once the directory is.
-            (0, 2 | 3) => {
-                whole = true;
-                value.checked_add(1)?.checked_mul(512)?
+            (0, 0) if !named.is_empty() => {
+                up_to(file, at + 512, u64::MAX).iter().all(|byte| *byte == 0).then_some(())?;
+                break;
             }
+            // Room between the metadata and the first grain.
+            (0, 0) if blank && grains.is_empty() => 512,
+            (0, 1) => {
+                let len = room()?.min(header.entries * 4);
+                let there = up_to(file, at + 512, len).len() as u64 / 4;
+                tables.insert(at + 512, (there, entries(file, at + 512, len)));
+                room()?.checked_add(512)?
+            }
+            (0, 2) => {
+                named.push(named_by(file, header, len, &tables, at + 512, room()?)?);
+                room()?.checked_add(512)?
+            }
+            (0, 3) => room()?.checked_add(512)?,
             (0, _) => return None,
             (size, _) => {
                 let on_grain = value < header.capacity && value * 512 % header.grain == 0;
                 slice(file, at + MARKER, size).filter(|_| on_grain)?;
-                grains.insert(value * 512 / header.grain, at);
+                // One of them was replaced, and only a table knows which.
+                if grains.insert(value * 512 / header.grain, at).is_some() {
+                    return None;
+                }
                 MARKER + size
             }
         };
         at = at.checked_add(len)?.checked_next_multiple_of(512)?;
     }
-    whole.then_some(grains)
+    let complete = !named.is_empty() && named.iter().all(|named| *named == grains);
+    complete.then_some(grains)
+}
+
+/// The grains that the directory at `at` names.
+fn named_by(
+    file: &[u8],
+    header: &Header,
+    len: u64,
+    tables: &BTreeMap<u64, (u64, Entries)>,
+    at: u64,
+    room: u64,
+) -> Option<BTreeMap<u64, u64>> {
+    let count = len.div_ceil(header.grain * header.entries);
+    slice(file, at, (count * 4).min(room)).filter(|_| count * 4 <= room)?;
+    let mut named = BTreeMap::new();
+    for (index, table) in entries(file, at, count * 4) {
+        let first = index * header.entries;
+        let (there, table) = tables.get(&table)?;
+        let used = len.div_ceil(header.grain).saturating_sub(first).min(header.entries);
+        if *there < used {
+            return None;
+        }
+        let grain = |(_, place): &&(u64, u64)| !(header.zeroed && *place == 512);
+        for (slot, place) in table.iter().filter(grain) {
+            // A slot past the end of a table is that of the next.
+            if named.insert(first + slot, *place).is_some() {
+                return None;
+            }
+        }
+    }
+    Some(named)
 }

@@ -27,8 +27,8 @@ pub(super) fn open<'a>(files: Files<'a>) -> Option<Image<'a>> {
     if first.starts_with(b"KDMV") {
         let header = Header::parse(first)?;
         let len = match embedded(first, &header)? {
-            Some(text) => match descriptor::parse(text)?.as_slice() {
-                [line] if line.kind == "SPARSE" => line.sectors.checked_mul(512)?,
+            Some(text) => match descriptor::parse(text, true)?.as_slice() {
+                [line] => line.sectors.checked_mul(512)?,
                 _ => return None,
             },
             // Without a text it is one file of a set, unless it is a stream.
@@ -48,7 +48,7 @@ pub(super) fn open<'a>(files: Files<'a>) -> Option<Image<'a>> {
     }
     let mut parts = Vec::new();
     let mut end = 0u64;
-    for line in descriptor::parse(text)? {
+    for line in descriptor::parse(text, false)? {
         let len = line.sectors.checked_mul(512)?;
         end = end.checked_add(len)?;
         parts.push((end, part(files, &line, len)?));

@@ -3,7 +3,7 @@
 //! Source: `docs/interop/qcow2.rst`, "Cluster mapping". Bit 63 of an entry only says that its reference count is
 //! one: it is of no matter to a reader and is not looked at. All other reserved bits must be zero.
 
-use diskferry_core::address::{StoredOffset, TargetOffset};
+use diskferry_core::address::{StoredOffset, StoredRange, TargetOffset};
 use diskferry_core::error::{Error, Result};
 
 use super::grid::Grid;
@@ -120,6 +120,45 @@ pub(super) fn extended(grid: Grid, entry: u64, bitmap: u64) -> Result<Mapping> {
         _ if zero == u32::MAX => Ok(Mapping::Zero),
         Some(at) if data == u32::MAX => Ok(Mapping::Data(at)),
         at => Ok(Mapping::Mixed { at: at.unwrap_or(StoredOffset::ZERO), data, zero }),
+    }
+}
+
+/// The clusters that an L2 entry has a reference to, whatever it says of the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reference {
+    None,
+    /// The cluster that begins here.
+    Cluster(StoredOffset),
+    /// All clusters that hold a part of these bytes.
+    Compressed(StoredRange),
+}
+
+/// What the first word of an L2 entry refers to. An entry that is malformed refers to nothing.
+pub(super) fn reference(grid: Grid, entry: u64) -> Reference {
+    if entry & COMPRESSED == 0 {
+        return match entry & OFFSET {
+            0 => Reference::None,
+            offset => Reference::Cluster(StoredOffset::new(offset)),
+        };
+    }
+    match compressed(grid, entry) {
+        Ok(Mapping::Compressed { at, len }) => {
+            StoredRange::new(at, len).map_or(Reference::None, Reference::Compressed)
+        }
+        _ => Reference::None,
+    }
+}
+
+/// True for a standard entry whose cluster reads as zeros: what it refers to need not be there.
+pub(super) fn is_zero_cluster(entry: u64) -> bool {
+    entry & (COMPRESSED | ZERO) == ZERO
+}
+
+/// Where a refcount block, or a cluster of a bitmap, is that an entry of the table names.
+pub(super) fn refcount_block(entry: u64) -> Option<StoredOffset> {
+    match entry & OFFSET {
+        0 => None,
+        offset => Some(StoredOffset::new(offset)),
     }
 }
 

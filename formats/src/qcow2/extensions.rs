@@ -5,7 +5,7 @@
 
 use diskferry_core::address::{StoredOffset, StoredRange};
 use diskferry_core::error::{Error, Result};
-use zerocopy::byteorder::{BigEndian, U32, U64};
+use zerocopy::byteorder::{BigEndian, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const END: u32 = 0;
@@ -67,6 +67,8 @@ pub(super) struct Extensions {
     pub(super) data_file: Option<String>,
     /// How many persistent bitmaps there are.
     pub(super) bitmaps: u32,
+    /// Where the directory of the bitmaps is, if there are any.
+    pub(super) bitmap_directory: Option<StoredRange>,
     /// True where extensions go on behind what was at hand.
     pub(super) cut: bool,
 }
@@ -157,11 +159,44 @@ impl Extensions {
                     .at(place)
                 })?;
                 self.bitmaps = raw.count.get();
+                let at = StoredOffset::new(raw.directory_offset.get());
+                self.bitmap_directory = StoredRange::new(at, raw.directory_bytes.get());
             }
             _ => {}
         }
         Ok(())
     }
+}
+
+/// An entry of the bitmap directory, as long as its fixed part is.
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawBitmap {
+    table_offset: U64<BigEndian>,
+    table_entries: U32<BigEndian>,
+    flags: U32<BigEndian>,
+    kind: u8,
+    granularity_bits: u8,
+    name_bytes: U16<BigEndian>,
+    extra_bytes: U32<BigEndian>,
+}
+const _: () = assert!(size_of::<RawBitmap>() == 24);
+
+/// Where the tables of the first bitmaps of a directory are, at most `count`, as far as `directory` goes.
+pub(super) fn bitmap_tables(directory: &[u8], count: u32) -> Vec<StoredRange> {
+    let mut found = Vec::new();
+    let mut rest = directory;
+    for _ in 0..count {
+        let Ok((raw, _)) = RawBitmap::ref_from_prefix(rest) else { break };
+        let bytes = u64::from(raw.table_entries.get()).saturating_mul(8);
+        found.extend(StoredRange::new(StoredOffset::new(raw.table_offset.get()), bytes));
+        let variable = u64::from(raw.extra_bytes.get()).saturating_add(u64::from(raw.name_bytes.get()));
+        let len =
+            variable.saturating_add(size_of::<RawBitmap>() as u64).checked_next_multiple_of(PREFIX_BYTES);
+        let after = len.and_then(|len| usize::try_from(len).ok()).and_then(|len| rest.get(len..));
+        rest = after.unwrap_or_default();
+    }
+    found
 }
 
 /// The bytes of `range`, where `head` has them all.

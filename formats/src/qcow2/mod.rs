@@ -6,7 +6,8 @@
 //! guest offset ─▶ L1 entry ─▶ L2 table ─▶ L2 entry ─▶ cluster: data, compressed, zero or none
 //! ```
 //!
-//! Everything is on cluster boundaries, in any order. Reference counts serve writers and are not read. What an
+//! Everything is on cluster boundaries, in any order. Reference counts serve writers; they
+//! are read only if the object ends in zeros, as [`evidence`] for its tables. What an
 //! image names (a backing file, a data file) is never opened: such an image is described and refused.
 //!
 //! Source: QEMU's `docs/interop/qcow2.rst`; where it leaves room, what `qemu-img` does.
@@ -14,6 +15,7 @@
 mod cluster;
 mod describe;
 mod entry;
+mod evidence;
 mod extensions;
 mod grid;
 mod header;

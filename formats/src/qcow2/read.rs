@@ -15,11 +15,12 @@ use zerocopy::byteorder::{BigEndian, U64};
 use super::cluster::Compressed;
 use super::describe;
 use super::entry::{self, Mapping};
+use super::evidence::Evidence;
 use super::grid::Grid;
 use super::header::Header;
 use crate::Opening;
 use crate::flat::push_flat;
-use crate::table::Tables;
+use crate::table::{Tables, shared_free};
 
 /// An image has one file.
 const FILE: FileIndex = FileIndex(0);
@@ -31,8 +32,6 @@ const L2_SLICE: u64 = 64 << 10;
 /// Most bytes of L2 tables that one answer loads: half of what is kept, so that what an answer did not come to is
 /// there for the next.
 const TABLES_AT_ONCE: u64 = 8 << 20;
-/// So many L2 entries are walked however small the object is: 16 TiB of clusters of 64 KiB.
-const ENTRIES_FREE: u64 = 1 << 28;
 /// Shortest run of data for which the source is asked whether it knows holes in it: images with preallocated clusters
 /// in a sparse file have long ones.
 const HOLES_WORTH: u64 = 256 << 10;
@@ -53,11 +52,12 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     let geometry = describe::geometry(&header);
     let warnings = Warnings::new();
     describe::warn(&*file, &header, &warnings).await?;
+    let evidence = Evidence::new(Arc::clone(&file));
     let source: Arc<dyn Source> = file;
     if !refusals.is_empty() {
         return Ok(Disk::refused(geometry, vec![source], warnings, refusals));
     }
-    let map = Box::new(Map::new(header, Arc::clone(&source), warnings.clone())?);
+    let map = Box::new(Map::new(header, Arc::clone(&source), evidence, warnings.clone())?);
     Ok(Disk::new(geometry, vec![source], map, warnings, refusals))
 }
 
@@ -73,6 +73,8 @@ struct Map {
     tables: Tables,
     codec: Arc<dyn Codec>,
     warnings: Warnings,
+    /// If the object ends in zeros.
+    evidence: Option<Evidence>,
     /// Which pages of the L1 table, of 32 at most, [`Map::check_sharing`] has passed.
     shared_little: AtomicU32,
 }
@@ -86,7 +88,12 @@ struct Piece {
 }
 
 impl Map {
-    fn new(header: Header, source: Arc<dyn Source>, warnings: Warnings) -> Result<Self> {
+    fn new(
+        header: Header,
+        source: Arc<dyn Source>,
+        evidence: Option<Evidence>,
+        warnings: Warnings,
+    ) -> Result<Self> {
         let cluster_bytes = usize::try_from(header.grid.cluster_bytes())
             .map_err(|_| Error::internal("a cluster is longer than the address space"))?;
         let needed = header.grid.l1_entries(header.virtual_bytes).saturating_mul(Grid::L1_ENTRY_BYTES);
@@ -99,11 +106,15 @@ impl Map {
             object_bytes: source.len(),
             source,
             warnings,
+            evidence,
             shared_little: AtomicU32::new(0),
         })
     }
 
     async fn walk(&self, window: GuestRange) -> Result<Vec<Extent>> {
+        if let Some(evidence) = &self.evidence {
+            evidence.check(window, &self.header, &self.tables, &self.warnings).await?;
+        }
         let pieces = self.pieces(window).await?;
         let mut tables = self.tables.ahead(pieces.iter().filter_map(|piece| piece.entries).collect());
         let mut extents = Extents::new();
@@ -119,7 +130,11 @@ impl Map {
                 break;
             }
         }
-        self.with_holes(extents.into_vec()).await
+        let extents = extents.into_vec();
+        if let Some(evidence) = &self.evidence {
+            evidence.warn_of_data(&extents, &self.warnings);
+        }
+        self.with_holes(extents).await
     }
 
     /// The same extents, with what the source knows to be holes of a sparse file told apart; fewer, where there are
@@ -197,8 +212,8 @@ impl Map {
 
     /// Checks that a page of the L1 table does not map much more than the object can hold.
     ///
-    /// L1 entries that share one L2 table are read, and their data is content each time. But a table that holds no
-    /// data is no content: a small object whose entries all share one would be walked for days. Where no table is
+    /// L1 entries that share one L2 table are read, and their data is content each time. But a small object whose
+    /// entries all share one would be walked for days. Where no table is
     /// shared, the entries of all tables are no more than fit the object.
     fn check_sharing(&self, page: StoredRange, entries: &[U64<BigEndian>]) -> Result<()> {
         let number = page.start().get().saturating_sub(self.l1.start().get()) / L1_PAGE;
@@ -208,8 +223,9 @@ impl Map {
         }
         let grid = self.header.grid;
         let tables = entries.iter().filter(|entry| entry.get() != 0).count() as u64;
-        let mapped = tables.saturating_mul(grid.cluster_bytes());
-        let free = ENTRIES_FREE.saturating_mul(grid.l2_entry_bytes());
+        // The last table need not be whole.
+        let mapped = tables.saturating_sub(1).saturating_mul(grid.cluster_bytes());
+        let free = shared_free(grid.l2_entry_bytes(), grid.cluster_bytes());
         let share = free.checked_div(self.l1.len().div_ceil(L1_PAGE)).unwrap_or_default();
         if mapped > share.max(self.object_bytes) {
             return Err(Error::malformed(format!(

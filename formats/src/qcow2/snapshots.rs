@@ -3,8 +3,12 @@
 //!
 //! Source: `docs/interop/qcow2.rst`, "Snapshots".
 
+use diskferry_core::address::{StoredOffset, StoredRange};
 use zerocopy::byteorder::{BigEndian, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+use super::grid::Grid;
+use super::header::MAX_L1_BYTES;
 
 /// Length of the fixed part of an entry.
 pub(super) const MIN_ENTRY_BYTES: u64 = 40;
@@ -28,6 +32,8 @@ const _: () = assert!(size_of::<RawSnapshot>() as u64 == MIN_ENTRY_BYTES);
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Snapshot {
     pub(super) name: String,
+    /// Its L1 table, if it is one.
+    l1: Option<StoredRange>,
     /// Bytes of a machine's saved state.
     pub(super) vm_state_bytes: u64,
 }
@@ -44,6 +50,19 @@ pub(super) fn parse(table: &[u8], count: u32) -> Vec<Snapshot> {
     found
 }
 
+/// The L1 tables of the first snapshots of a table, at most `count`, as far as `table` goes, and the length of their
+/// entries.
+pub(super) fn tables(table: &[u8], count: u32) -> (Vec<StoredRange>, u64) {
+    let mut found = Vec::new();
+    let mut rest = table;
+    for _ in 0..count {
+        let Some((snapshot, after)) = one(rest) else { break };
+        found.extend(snapshot.l1);
+        rest = after;
+    }
+    (found, table.len().saturating_sub(rest.len()) as u64)
+}
+
 /// One entry, and what lies behind it, padded to 8 bytes.
 fn one(table: &[u8]) -> Option<(Snapshot, &[u8])> {
     let (raw, variable) = RawSnapshot::ref_from_prefix(table).ok()?;
@@ -54,7 +73,10 @@ fn one(table: &[u8]) -> Option<(Snapshot, &[u8])> {
     let large = extra.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
     let vm_state_bytes = large.filter(|bytes| *bytes != 0).unwrap_or(u64::from(raw.vm_state_bytes.get()));
     let name = if name.is_empty() { id } else { name };
-    let snapshot = Snapshot { name: String::from_utf8_lossy(name).into_owned(), vm_state_bytes };
+    let l1_bytes = u64::from(raw.l1_size.get()).saturating_mul(Grid::L1_ENTRY_BYTES);
+    let l1 = StoredRange::new(StoredOffset::new(raw.l1_table_offset.get()), l1_bytes);
+    let l1 = l1.filter(|l1| l1.len() <= MAX_L1_BYTES);
+    let snapshot = Snapshot { name: String::from_utf8_lossy(name).into_owned(), l1, vm_state_bytes };
     let entry = table.len().checked_sub(rest.len())?.checked_add(usize::from(raw.name_bytes.get()))?;
     Some((snapshot, table.get(entry.checked_next_multiple_of(8)?..).unwrap_or_default()))
 }

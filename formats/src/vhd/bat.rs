@@ -228,6 +228,31 @@ impl Bat {
         Ok(Entries { pages, first, last })
     }
 
+    /// Where the block that is stored last ends; `None` if no block is stored. Every page of the table is loaded.
+    ///
+    /// # Errors
+    /// Those of [`Self::load`].
+    pub(super) async fn end(&self) -> Result<Option<End>> {
+        let count = self.blocks.count();
+        let (mut end, mut next) = (None, 0);
+        while next < count {
+            let entries = self.load(next, count.saturating_sub(1)).await?;
+            let first = next;
+            for (index, sector) in entries.iter() {
+                next = index.saturating_add(1);
+                let Some(sector) = sector else { continue };
+                let stored = self.blocks.stored(index, sector);
+                let whole = self.blocks.stride().saturating_mul(SECTOR);
+                let whole = stored.start().get().saturating_add(whole);
+                end = end.max(Some(End { needed: stored.end().get(), whole }));
+            }
+            if next == first {
+                return Err(Error::internal(format!("no entry of block {first} was loaded")));
+            }
+        }
+        Ok(end)
+    }
+
     fn page(&self, page: u64) -> StoredRange {
         let bytes = PAGE_ENTRIES * 4;
         self.table.skip(page.saturating_mul(bytes)).split_at(bytes).0
@@ -307,6 +332,15 @@ impl Bat {
         }
         Ok(stored)
     }
+}
+
+/// Where the block that is stored last ends.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct End {
+    /// As far as the disk needs the block.
+    pub(super) needed: u64,
+    /// The end of a whole block.
+    pub(super) whole: u64,
 }
 
 /// Entries in hand, checked.

@@ -21,6 +21,8 @@ const BYTES_A_BYTE: usize = 8 * 512;
 pub(super) struct InPrefix {
     /// Length of the bitmap in bytes.
     pub(super) bitmap_bytes: u64,
+    /// True if the footer was recovered: then a bitmap of zeros does not show that the block was stored.
+    pub(super) recovered: bool,
 }
 
 impl Codec for InPrefix {
@@ -37,6 +39,9 @@ impl Codec for InPrefix {
     ) -> Result<Option<Stream>> {
         let parts = usize::try_from(self.bitmap_bytes).ok().and_then(|len| stored.split_at_checked(len));
         let (bitmap, data) = parts.ok_or_else(|| short(stored))?;
+        if self.recovered {
+            check_stored(bitmap, guest)?;
+        }
         apply(bitmap, data, guest.start(), out, tally).map(|()| None)
     }
 
@@ -81,6 +86,24 @@ impl Codec for AtHand {
 
 fn short(stored: &[u8]) -> Error {
     Error::internal(format!("{} bytes do not hold a block of a VHD and its bitmap", stored.len()))
+}
+
+/// Checks the bitmap of the block at `guest` in an object without its last footer. A block is stored because a sector of
+/// it was written, so a bitmap that shows none is more likely a part of the object that never came.
+///
+/// # Errors
+/// `truncated` if the bitmap shows no sector.
+pub(super) fn check_stored(bitmap: &[u8], guest: GuestRange) -> Result<()> {
+    let used = guest.len().div_ceil(BYTES_A_BYTE as u64);
+    let used = usize::try_from(used).ok().and_then(|used| bitmap.get(..used)).unwrap_or(bitmap);
+    if !is_zero(used) {
+        return Ok(());
+    }
+    Err(Error::truncated(format!(
+        "the footer at the end is missing, and the sector bitmap of the block for guest bytes {guest} is all zeros: \
+         nothing shows that the block was stored"
+    ))
+    .hint("an unfinished download looks like this: fetch the image again"))
 }
 
 /// True where `bitmap` says of `len` bytes that all their sectors were written.
@@ -170,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_block_whose_sectors_were_all_written_is_used_where_it_lies() {
-        let codec = InPrefix { bitmap_bytes: 512 };
+        let codec = InPrefix { bitmap_bytes: 512, recovered: false };
         let mut stored = vec![0xff; 512 + 8192];
         assert_eq!(codec.as_it_is(&stored, 8192), Some(512..8704));
         assert_eq!(codec.as_it_is(&stored, 8191), None);

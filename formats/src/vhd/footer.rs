@@ -299,6 +299,44 @@ impl Candidate {
     }
 }
 
+/// The names of all fields of a footer, with the end of each.
+const FIELDS: [(&str, usize); 18] = [
+    ("cookie", 8),
+    ("features", 12),
+    ("file_format_version", 16),
+    ("data_offset", 24),
+    ("time_stamp", 28),
+    ("creator_application", 32),
+    ("creator_version", 36),
+    ("creator_host_os", 40),
+    ("original_size", 48),
+    ("current_size", 56),
+    ("cylinders", 58),
+    ("heads", 59),
+    ("sectors_per_track", 60),
+    ("disk_type", 64),
+    ("checksum", 68),
+    ("unique_id", 84),
+    ("saved_state", 85),
+    ("reserved", LEN),
+];
+
+/// The fields in which two footers differ. Their checksums differ with them and are named only if nothing else is.
+fn differing_fields(a: &[u8; LEN], b: &[u8; LEN]) -> Vec<&'static str> {
+    let mut start = 0;
+    let mut names = Vec::new();
+    for (name, end) in FIELDS {
+        if a.get(start..end) != b.get(start..end) {
+            names.push(name);
+        }
+        start = end;
+    }
+    if names.len() > 1 {
+        names.retain(|name| *name != "checksum");
+    }
+    names
+}
+
 /// The footer that counts, and what it cost to find it.
 #[derive(Debug)]
 pub(super) struct Located {
@@ -327,7 +365,11 @@ pub(super) fn locate(head: Option<Candidate>, tail: Option<Candidate>) -> Result
             match copy {
                 Some(copy) if copy.bytes != tail.bytes => warnings.push(Warning::new(
                     "footer_copies_differ",
-                    format!("the footer at {} and its copy at 0 differ: the footer is used", tail.at),
+                    format!(
+                        "the footer at {} and its copy at 0 differ in {}: the footer is used",
+                        tail.at,
+                        differing_fields(&tail.bytes, &copy.bytes).join(", ")
+                    ),
                 )),
                 None if footer.kind != Kind::Fixed => warnings.push(Warning::new(
                     "footer_recovered",

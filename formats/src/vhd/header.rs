@@ -130,6 +130,11 @@ impl Header {
         Ok(Self { table, block_bytes, parent_name: String::from_utf16_lossy(&name) })
     }
 
+    /// How many guest bytes the table maps.
+    pub(super) fn mapped_bytes(&self) -> u64 {
+        (self.table.len() / 4).saturating_mul(u64::from(self.block_bytes))
+    }
+
     /// Length of the sector bitmap before each block, in bytes: a bit a sector, in whole sectors.
     pub(super) fn bitmap_bytes(&self) -> u64 {
         (u64::from(self.block_bytes) / SECTOR).div_ceil(8).next_multiple_of(SECTOR)

@@ -13,6 +13,8 @@
 
 mod bat;
 mod bitmap;
+mod dropped;
+mod evidence;
 mod footer;
 mod header;
 mod read;
@@ -34,6 +36,9 @@ const SECTOR: u64 = 512;
 pub(crate) fn has_marks(head: &[u8]) -> bool {
     footer::has_cookie(head)
 }
+
+/// Length of a footer in bytes.
+pub(crate) const FOOTER_LEN: usize = footer::LEN;
 
 /// True where bytes end as a disk of any kind does, with an intact footer.
 pub(crate) fn ends_as_one(tail: &[u8]) -> bool {

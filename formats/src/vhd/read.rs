@@ -12,7 +12,9 @@ use diskferry_core::source::{BoxFuture, Source};
 
 use super::SECTOR;
 use super::bat::{Bat, Blocks};
-use super::bitmap::{AtHand, InPrefix};
+use super::bitmap::{AtHand, InPrefix, check_stored};
+use super::dropped::{ByGeometry, Sizes};
+use super::evidence::Evidence;
 use super::footer::{self, Candidate, Footer, Kind, Located, SizeFrom};
 use super::header::{self, Header};
 use crate::detect::held;
@@ -165,7 +167,10 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     let files = vec![Arc::clone(&source)];
     let at = match footer.kind {
         Kind::Fixed => {
-            let map = Box::new(FlatMap { source, virtual_bytes: geometry.virtual_bytes });
+            let flat = |virtual_bytes| FlatMap { source: Arc::clone(&source), virtual_bytes };
+            let stored = located.tail_at.map_or(0, StoredOffset::get);
+            let map = Box::new(flat(footer.virtual_bytes));
+            let map = with_dropped(map, footer, stored, &files, &warnings, |size| Box::new(flat(size)));
             return Ok(Disk::new(geometry, files, map, warnings, Vec::new()));
         }
         Kind::Dynamic(at) | Kind::Differencing(at) => at,
@@ -184,16 +189,45 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         .at(footer_at.checked_add(footer::field::DISK_TYPE).unwrap_or(footer_at));
         return Ok(Disk::refused(geometry, files, warnings, vec![refusal]));
     }
-    let blocks = Blocks::new(&header, footer.virtual_bytes);
     let mut reserved = footers(&file, &located);
     reserved.push((range, HEADER));
     reserved.push((header.table, "the block allocation table"));
-    let map = DynamicMap {
-        bat: Bat::new(source, &header, blocks, reserved),
-        blocks,
-        codec: Arc::new(InPrefix { bitmap_bytes: blocks.bitmap_bytes }),
+    let recovered = located.tail_at.is_none();
+    let dynamic = |virtual_bytes, warnings: &Warnings| {
+        let blocks = Blocks::new(&header, virtual_bytes);
+        DynamicMap {
+            bat: Bat::new(Arc::clone(&source), &header, blocks, reserved.clone()),
+            blocks,
+            codec: Arc::new(InPrefix { bitmap_bytes: blocks.bitmap_bytes, recovered }),
+            evidence: recovered.then(|| Evidence::new(Arc::clone(&file), warnings.clone())),
+        }
     };
-    Ok(Disk::new(geometry, files, Box::new(map), warnings, Vec::new()))
+    let map = Box::new(dynamic(footer.virtual_bytes, &warnings));
+    let mapped = header.mapped_bytes();
+    let map = with_dropped(map, footer, mapped, &files, &warnings, |size| {
+        Box::new(dynamic(size, &Warnings::new()))
+    });
+    Ok(Disk::new(geometry, files, map, warnings, Vec::new()))
+}
+
+/// `map`, with a warning if the size by geometry leaves out bytes of the first `stored` that the image holds. `larger` maps
+/// a disk of more bytes.
+fn with_dropped(
+    map: Box<dyn BlockMap>,
+    footer: &Footer,
+    stored: u64,
+    files: &[Arc<dyn Source>],
+    warnings: &Warnings,
+    larger: impl FnOnce(u64) -> Box<dyn BlockMap>,
+) -> Box<dyn BlockMap> {
+    let size = footer.current_size.min(stored);
+    if size <= footer.virtual_bytes {
+        return map;
+    }
+    let geometry = Geometry { virtual_bytes: size, ..geometry(footer) };
+    let larger = Disk::new(geometry, files.to_vec(), larger(size), Warnings::new(), Vec::new());
+    let sizes = Sizes { virtual_bytes: footer.virtual_bytes, current_size: footer.current_size };
+    Box::new(ByGeometry::new(map, sizes, larger, warnings.clone()))
 }
 
 fn geometry(footer: &Footer) -> Geometry {
@@ -248,11 +282,16 @@ struct DynamicMap {
     blocks: Blocks,
     /// Of all blocks that are fetched with their bitmap.
     codec: Arc<dyn Codec>,
+    /// If the footer at the end is missing.
+    evidence: Option<Evidence>,
 }
 
 impl BlockMap for DynamicMap {
     fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
         Box::pin(async move {
+            if let Some(evidence) = &self.evidence {
+                evidence.check(&self.bat).await?;
+            }
             if self.blocks.bytes > MAX_UNIT_BYTES {
                 self.large(window).await
             } else {
@@ -330,6 +369,9 @@ impl DynamicMap {
                 continue;
             };
             let bitmap = bitmaps.next().ok_or_else(|| Error::internal("a bitmap was not loaded"))?;
+            if self.evidence.is_some() {
+                check_stored(&bitmap, self.blocks.guest(index)).map_err(|error| error.at(data.start()))?;
+            }
             self.push_units(&mut extents, index, window, data, &bitmap)?;
         }
         Ok(extents.into_vec())

@@ -78,8 +78,9 @@ pub(crate) struct ExtentLine {
     pub(crate) size: Sectors,
     /// Its type.
     pub(crate) kind: ExtentType,
-    /// The file that it names; empty for [`ExtentType::Zero`].
-    pub(crate) name: String,
+    /// The file that it names, in the bytes of the descriptor: [`Descriptor::name`] decodes it. Empty for
+    /// [`ExtentType::Zero`], and in an embedded descriptor, where no name is ever used.
+    pub(crate) name: Vec<u8>,
     /// Where it begins in that file.
     pub(crate) offset: Sectors,
     /// Byte address of the line.
@@ -150,9 +151,21 @@ impl Kind {
     }
 }
 
+/// Where a descriptor is stored. This decides how much of it is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// In a file of its own: it names the files of the disk, and its extent types say how to read them.
+    Detached,
+    /// In the sparse extent that it describes: the header says how to read the extent, and no name is used. Extent names
+    /// may have any bytes, and the extent type need not match `createType`.
+    Embedded,
+}
+
 /// The facts of a descriptor.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Descriptor {
+    /// The value of `encoding`, not checked yet, and the byte address of its line.
+    encoding: Option<(Vec<u8>, u64)>,
     /// `createType` as it is written.
     pub(crate) create_type: String,
     /// Byte address of its line.
@@ -189,7 +202,7 @@ impl Descriptor {
     /// # Errors
     /// Each with the byte address of the line: `encrypted_refused`; `malformed` with the number of the line; `unsupported_feature` for a version, a `createType`, an extent type or
     /// an encoding that is not known.
-    pub(crate) fn parse(bytes: &[u8], at: u64) -> Result<Self> {
+    pub(crate) fn parse(bytes: &[u8], at: u64, stored: Place) -> Result<Self> {
         let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
         let mut keys = Keys::default();
         let mut lines = Vec::new();
@@ -211,9 +224,8 @@ impl Descriptor {
             }
         }
         keys.check_version()?;
-        let encoding = Encoding::of(keys.encoding)?;
         let (create_type, create_type_at) = match keys.create_type {
-            Some((name, at)) => (encoding.decode(name).map_err(|error| error.at(at))?.into_owned(), at),
+            Some((name, at)) => (String::from_utf8_lossy(name).into_owned(), at),
             None if keys.encrypted => {
                 return Err(Error::new(ErrorKind::EncryptedRefused, "the descriptor is encrypted")
                     .hint("decrypt the virtual machine where it was made")
@@ -226,10 +238,10 @@ impl Descriptor {
         })?;
         let extents = lines
             .into_iter()
-            .map(|(number, at, line)| extent(number, at, line, encoding).map_err(|error| error.at(at)))
+            .map(|(number, at, line)| extent(number, at, line, stored).map_err(|error| error.at(at)))
             .collect::<Result<Vec<_>>>()?;
         let wrong = extents.iter().find(|extent| !kind.takes(extent.kind));
-        if let Some(extent) = wrong {
+        if let Some(extent) = wrong.filter(|_| stored == Place::Detached) {
             return Err(Error::malformed(format!(
                 "createType {create_type:?} and an extent of type {} contradict each other",
                 extent.kind.name()
@@ -238,6 +250,7 @@ impl Descriptor {
         }
         let parent_hint = keys.parent_hint.filter(|(hint, _)| !hint.is_empty());
         Ok(Self {
+            encoding: keys.encoding.map(|(name, at)| (name.to_vec(), at)),
             create_type,
             create_type_at,
             kind,
@@ -246,6 +259,15 @@ impl Descriptor {
             parent_at: parent_hint.or(keys.parent_cid).map_or(at, |(_, at)| at),
             extents,
         })
+    }
+
+    /// The name of the file of an extent, decoded as `encoding` says.
+    ///
+    /// # Errors
+    /// `malformed` if the value of `encoding` is not a name; `unsupported_feature` if the name cannot be decoded.
+    pub(crate) fn name<'a>(&self, line: &'a ExtentLine) -> Result<Cow<'a, str>> {
+        let encoding = self.encoding.as_ref().map(|(name, at)| (name.as_slice(), *at));
+        Encoding::of(encoding)?.decode(&line.name).map_err(|error| error.at(line.at))
     }
 }
 
@@ -321,7 +343,7 @@ fn is_extent(line: &[u8]) -> bool {
     access && words.next().is_some_and(|word| !word.starts_with(b"="))
 }
 
-fn extent(number: u32, at: u64, line: &[u8], encoding: Encoding) -> Result<ExtentLine> {
+fn extent(number: u32, at: u64, line: &[u8], stored: Place) -> Result<ExtentLine> {
     let wrong = |what: &str| {
         Error::malformed(format!(
             "line {number} of the descriptor, an extent, {what}: {:?}",
@@ -357,6 +379,10 @@ fn extent(number: u32, at: u64, line: &[u8], encoding: Encoding) -> Result<Exten
             )));
         }
     };
+    if stored == Place::Embedded {
+        // The rest is a name that nobody opens, in an encoding that nobody may know.
+        return Ok(ExtentLine { access, size, kind, name: Vec::new(), offset: Sectors(0), at });
+    }
     let (name, rest) = match rest.strip_prefix(b"\"") {
         Some(rest) => {
             let end =
@@ -380,7 +406,7 @@ fn extent(number: u32, at: u64, line: &[u8], encoding: Encoding) -> Result<Exten
     if !rest.is_empty() && !matches!(kind, ExtentType::Flat | ExtentType::Device) {
         return Err(wrong("has more than an extent line holds"));
     }
-    let name = encoding.decode(name.unwrap_or_default())?.into_owned();
+    let name = name.unwrap_or_default().to_vec();
     Ok(ExtentLine { access, size, kind, name, offset, at })
 }
 

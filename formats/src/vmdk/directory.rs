@@ -17,15 +17,14 @@ use bytes::Bytes;
 use diskferry_core::address::{StoredOffset, StoredRange};
 use diskferry_core::disk::Warnings;
 use diskferry_core::error::{Error, Result, Warning};
+use diskferry_core::scan::is_zero;
 use diskferry_core::source::Source;
 
-use super::header::SECTOR;
-use crate::table::Tables;
+use super::header::{Marker, SECTOR};
+use crate::table::{Tables, shared_free};
 
 /// Bytes of a page of a directory.
 const PAGE_BYTES: u64 = 256 << 10;
-/// So many entries of grain tables are walked however small the object is: 16 TiB of grains of 64 KiB.
-const ENTRIES_FREE: u64 = 1 << 28;
 
 /// What the entries of directories and tables look like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,6 +129,31 @@ impl Entries {
     }
 }
 
+/// Which directories and tables of an extent have a marker in the sector before them. Without it, a lost part of the image
+/// that reads as zeros would be an empty directory or table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Markers {
+    /// Those that begin after this byte address, where the first marker may be. Tables in front of it have none.
+    pub(crate) after: u64,
+    /// The header names the directory, and no footer shows that the end of the image is there.
+    pub(crate) by_header: bool,
+}
+
+/// Checks the sector before the directory or table, `name`, at byte address `at`: its marker, which is never zeros. What
+/// else is there is not compared, since some writers leave markers out.
+///
+/// # Errors
+/// `truncated`, with the place of the marker.
+pub(crate) fn check_marker(marker: &[u8], name: &str, at: u64) -> Result<()> {
+    if !is_zero(marker) {
+        return Ok(());
+    }
+    Err(Error::truncated(format!(
+        "the marker of the {name} at {at} reads as zeros: a part of the image is missing"
+    ))
+    .at(at.saturating_sub(SECTOR)))
+}
+
 /// Where the directories of an extent are, and their measures.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
@@ -147,9 +171,17 @@ pub(crate) struct Layout {
     pub(crate) field: (&'static str, u64),
     /// What neither directories nor tables nor grains lie in, and what that is.
     pub(crate) taken: Vec<(StoredRange, &'static str)>,
+    /// Which directories and tables have markers, if any have.
+    pub(crate) markers: Option<Markers>,
 }
 
 impl Layout {
+    /// The marker of the directory or table that begins at this byte address, if it has one.
+    fn marker(&self, start: u64) -> Option<StoredRange> {
+        self.markers.filter(|markers| start > markers.after)?;
+        StoredRange::new(StoredOffset::new(start.checked_sub(SECTOR)?), SECTOR)
+    }
+
     /// Bytes of a grain table.
     pub(crate) const fn table_bytes(&self) -> u64 {
         self.table_entries.saturating_mul(self.entries.width())
@@ -205,6 +237,16 @@ pub(crate) struct TableAt {
     pub(crate) range: StoredRange,
     /// Its redundant copy.
     pub(crate) redundant: Option<StoredRange>,
+    /// Its marker, if it has one: the sector before it.
+    pub(crate) marker: Option<StoredRange>,
+}
+
+impl TableAt {
+    /// The table with its marker.
+    pub(crate) fn stored(&self) -> StoredRange {
+        let start = self.marker.map_or(self.range.start(), |marker| marker.start());
+        StoredRange::between(start, self.range.end())
+    }
 }
 
 /// Some entries of a directory, and of its redundant copy.
@@ -310,7 +352,11 @@ impl Directory {
                 ranges.push(StoredRange::between(StoredOffset::new(from), StoredOffset::new(to)));
             }
         }
-        let mut loaded = tables.load(&ranges).await?.into_iter();
+        let marker = self.layout.marker(self.layout.directory).filter(|_| number == 0 && self.len > 0);
+        ranges.extend(marker);
+        let mut loaded = tables.load(&ranges).await?;
+        let marker = marker.and_then(|_| loaded.pop());
+        let mut loaded = loaded.into_iter();
         let missing = || Error::internal(format!("page {number} of a grain directory was not loaded"));
         let (first, end) = bounds.ok_or_else(missing)?;
         let page = Page {
@@ -324,13 +370,56 @@ impl Directory {
             },
         };
         self.check_sharing(number, &page)?;
+        if let Some(marker) = marker {
+            self.check_directory(&marker, &page)?;
+        }
         Ok(page)
+    }
+
+    /// Checks the marker of the directory, and that no sector of the directory was lost.
+    fn check_directory(&self, marker: &[u8], page: &Page) -> Result<()> {
+        let start = self.layout.directory;
+        check_marker(marker, "grain directory", start)?;
+        // Nothing but this marker shows that the end of the image came.
+        if self.layout.markers.is_some_and(|markers| markers.by_header)
+            && !matches!(Marker::parse(marker), Ok(Marker::Directory(_)))
+        {
+            return Err(Error::truncated(format!(
+                "the header names a grain directory at {start}, and the sector before it is not its marker"
+            ))
+            .at(start.saturating_sub(SECTOR)));
+        }
+        // Writers put the last table right before the directory. A sector of zeros in the directory is one that was lost,
+        // unless what is before the directory is known: nothing, or a table that the directory names.
+        let sector = usize::try_from(SECTOR).unwrap_or(usize::MAX);
+        let first = self.layout.markers.map_or(0, |markers| markers.after);
+        let before = start.saturating_sub(SECTOR);
+        if page.end < self.len || before <= first || !page.primary.chunks(sector).any(is_zero) {
+            return Ok(());
+        }
+        let tables = (page.first..page.end).filter_map(|index| self.table(page, index).ok().flatten());
+        let ends = tables.flat_map(|at| std::iter::once(at.range).chain(at.redundant));
+        let redundant = self
+            .layout
+            .redundant
+            .map(|start| start.saturating_add(self.len.saturating_mul(self.layout.entries.width())));
+        let mut ends = ends.map(|range| range.end().get()).chain(redundant);
+        // The last table need not be whole.
+        let table = self.layout.table_bytes().max(SECTOR);
+        if ends.any(|end| end <= start && end.saturating_add(table) >= before) {
+            return Ok(());
+        }
+        Err(Error::truncated(format!(
+            "the grain directory at {start} has a sector of zeros and does not name the table before it: a part of the \
+             image is missing"
+        ))
+        .at(start))
     }
 
     /// Checks that the pages seen so far do not name much more tables than the object can hold.
     ///
-    /// Entries that share one table are read, and its grains are content each time. But a table that holds no grain is no
-    /// content: a small object whose entries all share one would be walked for days. Where no table is shared, all
+    /// Entries that share one table are read, and its grains are content each time. But a small object
+    /// whose entries all share one would be walked for days. Where no table is shared, all
     /// tables together are no more than fits the object.
     fn check_sharing(&self, number: u64, page: &Page) -> Result<()> {
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
@@ -340,7 +429,7 @@ impl Directory {
         }
         // The last table need not be whole.
         let bytes = named.tables.saturating_sub(1).saturating_mul(self.layout.table_bytes());
-        let free = ENTRIES_FREE.saturating_mul(self.layout.entries.width());
+        let free = shared_free(self.layout.entries.width(), self.layout.grain_bytes);
         if bytes > free.max(self.source.len()) {
             return Err(Error::malformed(format!(
                 "{} entries of the grain directory name tables, more than an object of {} bytes can hold: many share one",
@@ -375,14 +464,17 @@ impl Directory {
         let primary = find(&page.primary);
         let redundant = page.redundant.as_ref().map(find).and_then(Result::ok).flatten();
         match (primary, redundant) {
-            (Ok(Some(range)), redundant) => Ok(Some(TableAt { range, redundant })),
+            (Ok(Some(range)), redundant) => {
+                Ok(Some(TableAt { range, redundant, marker: self.layout.marker(range.start().get()) }))
+            }
             (Ok(None), None) => Ok(None),
             (Err(error), None) => Err(error.at(place)),
             (Ok(None) | Err(_), Some(range)) => {
                 self.warnings.add(redundant_used(format!(
                     "entry {index} of the grain directory, at {place}, is damaged: the redundant one is used"
                 )));
-                Ok(Some(TableAt { range, redundant: None }))
+                let marker = self.layout.marker(range.start().get());
+                Ok(Some(TableAt { range, redundant: None, marker }))
             }
         }
     }

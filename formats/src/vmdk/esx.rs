@@ -91,6 +91,7 @@ pub(crate) fn parse_cowd(bytes: &[u8]) -> Result<EsxExtent> {
         entries: Entries::Sectors { zeroed: false },
         field: (DIRECTORY, 20),
         taken: vec![(StoredRange::first(COWD_HEADER_BYTES), "the header")],
+        markers: None,
     };
     enough(&layout, capacity, u64::from(raw.directory_entries.get()), 24)?;
     Ok(EsxExtent { capacity, capacity_at: 12, layout, child: raw.flags.get() & COWD_ROOT == 0 })
@@ -180,6 +181,7 @@ pub(crate) fn parse_se(bytes: &[u8]) -> Result<(EsxExtent, u64)> {
         },
         field: (DIRECTORY, 128),
         taken: vec![(StoredRange::first(SECTOR), "the header"), (volatile_range, "the volatile header")],
+        markers: None,
     };
     let entries = raw.directory.last().map_or(0, |size| size.get()).saturating_mul(64);
     enough(&layout, capacity, entries, 136)?;

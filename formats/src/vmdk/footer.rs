@@ -7,13 +7,15 @@
 
 use bytes::Bytes;
 use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_core::disk::Warnings;
+use diskferry_core::error::{Error, Result, Warning};
 use diskferry_core::source::Source;
 use diskferry_core::source::wrap::HeadTail;
 
 use super::header::{DirectoryAt, HEADER_LEN, Marker, SECTOR, Sectors, SparseHeader, field};
 
 /// What a usable footer says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Footer {
     /// The grain directory.
     pub(crate) directory: Sectors,
@@ -25,48 +27,118 @@ pub(crate) struct Footer {
     pub(crate) offset: u64,
     /// It is not where it belongs: zeros follow, or the end marker is missing.
     pub(crate) padded: bool,
+    /// Fields that the header has otherwise, but that do not decide how grains are found.
+    differs: Vec<&'static str>,
+}
+
+impl Footer {
+    /// What is remarkable of it.
+    pub(crate) fn warn(&self, warnings: &Warnings) {
+        if self.padded {
+            warnings.add(Warning::new(
+                "recovered_footer",
+                format!(
+                    "the footer is not at the object's end but at {}, with nothing but zeros behind it",
+                    self.offset
+                ),
+            ));
+        }
+        if !self.differs.is_empty() {
+            warnings.add(Warning::new(
+                "footer_differs",
+                format!("the footer and the header differ in {}", self.differs.join(", ")),
+            ));
+        }
+    }
+}
+
+/// The warning that there is no usable footer.
+pub(crate) fn recovered_by_scan() -> Warning {
+    Warning::new(
+        "recovered_by_scan",
+        "the image has no usable footer: its grains are found by reading all of it",
+    )
 }
 
 /// Looks for the footer of the stream that begins with `header`, in the object's tail alone: at its place, or with
 /// nothing but zeros behind it. `bytes` is the length of the extent.
-pub(crate) fn find(file: &HeadTail, header: &SparseHeader, bytes: u64) -> Option<Footer> {
-    let sectors = file.len().checked_div(SECTOR)?;
-    let mut last = sectors.checked_sub(1)?;
+///
+/// # Errors
+/// See [`usable`].
+pub(crate) fn find(file: &HeadTail, header: &SparseHeader, bytes: u64) -> Result<Option<Footer>> {
+    let Some((last, marker, footer)) = last_sectors(file) else { return Ok(None) };
+    usable(&marker, &footer, last, header, bytes, file.len())
+}
+
+/// The number of the last sector that is not blank, the sector before it, and itself.
+fn last_sectors(file: &HeadTail) -> Option<(u64, Bytes, Bytes)> {
+    let mut last = file.len().checked_div(SECTOR)?.checked_sub(1)?;
     while sector(file, last)?.iter().all(|byte| *byte == 0) {
         last = last.checked_sub(1)?;
     }
-    let marker = sector(file, last.checked_sub(1)?)?;
-    let footer = usable(&marker, &sector(file, last)?, last, header, bytes)?;
-    let padded = file.len() != last.checked_add(2)?.checked_mul(SECTOR)?;
-    Some(Footer { padded, ..footer })
+    Some((last, sector(file, last.checked_sub(1)?)?, sector(file, last)?))
+}
+
+/// True if [`find`] looks back as far as sector `number` of an object of `len` bytes.
+pub(crate) fn in_reach(number: u64, len: u64) -> bool {
+    let head_meets_tail = len <= HeadTail::HEAD.saturating_add(HeadTail::TAIL);
+    head_meets_tail || number.saturating_mul(SECTOR) >= len.saturating_sub(HeadTail::TAIL)
 }
 
 /// The footer of the stream that begins with `header`, in the last of its sectors that is not blank, which has the number
-/// `last`, behind its marker in the sector before it. One that contradicts the header, or whose directory does not lie
-/// before it, is not usable.
+/// `last`, behind its marker in the sector before it. One that is damaged, or whose directory does not lie before it, is
+/// not usable. `object` is the length of the stream.
+///
+/// # Errors
+/// `malformed` if it is sound and contradicts the header in what decides how grains are found.
 pub(crate) fn usable(
     marker: &[u8],
     footer: &[u8],
     last: u64,
     header: &SparseHeader,
     bytes: u64,
-) -> Option<Footer> {
+    object: u64,
+) -> Result<Option<Footer>> {
     if !matches!(Marker::parse(marker), Ok(Marker::Footer(_))) {
-        return None;
+        return Ok(None);
     }
-    let footer = SparseHeader::parse(footer).ok()?;
-    let DirectoryAt::Sector(directory) = footer.directory else { return None };
-    let same = footer.capacity == header.capacity
-        && footer.grain == header.grain
-        && footer.table_entries == header.table_entries
-        && footer.grains == header.grains
-        && footer.zeroed_grains == header.zeroed_grains;
-    let offset = last.checked_sub(1)?.checked_mul(SECTOR)?;
-    let span = header.grain_bytes().checked_mul(u64::from(header.table_entries))?;
-    let size = bytes.div_ceil(span.max(1)).checked_mul(4)?;
-    let fits = directory.bytes()?.checked_add(size)? <= offset && (directory.0 != 0 || size == 0);
-    let field = offset.checked_add(SECTOR)?.checked_add(field::DIRECTORY)?;
-    (same && fits).then_some(Footer { directory, redundant: footer.redundant, field, offset, padded: false })
+    let Ok(footer) = SparseHeader::parse(footer) else { return Ok(None) };
+    let DirectoryAt::Sector(directory) = footer.directory else { return Ok(None) };
+    let Some(place) = last.checked_mul(SECTOR) else { return Ok(None) };
+    let flags = |header: &SparseHeader| (header.grains, header.zeroed_grains);
+    let contradictions = [
+        ("capacity", footer.capacity != header.capacity, field::CAPACITY),
+        ("grainSize", footer.grain != header.grain, field::GRAIN_SIZE),
+        ("numGTEsPerGT", footer.table_entries != header.table_entries, field::TABLE_ENTRIES),
+        ("flags", flags(&footer) != flags(header), field::FLAGS),
+    ];
+    if let Some((name, _, at)) = contradictions.iter().find(|(_, differs, _)| *differs) {
+        return Err(Error::malformed(format!(
+            "the footer and the header contradict each other: {name} is not the same"
+        ))
+        .at(place.saturating_add(*at)));
+    }
+    let descriptor = |header: &SparseHeader| header.descriptor.unwrap_or((Sectors(0), Sectors(0)));
+    let differs = [
+        ("version", footer.version != header.version),
+        ("descriptorOffset", descriptor(&footer).0 != descriptor(header).0),
+        ("descriptorSize", descriptor(&footer).1 != descriptor(header).1),
+    ];
+    let offset = place.saturating_sub(SECTOR);
+    let span = header.grain_bytes().saturating_mul(u64::from(header.table_entries)).max(1);
+    let size = bytes.div_ceil(span).saturating_mul(4);
+    let end = directory.bytes().and_then(|start| start.checked_add(size));
+    if end.is_none_or(|end| end > offset) || (directory.0 == 0 && size != 0) {
+        return Ok(None);
+    }
+    Ok(Some(Footer {
+        directory,
+        redundant: footer.redundant,
+        field: place.saturating_add(field::DIRECTORY),
+        offset,
+        padded: last.checked_add(2).and_then(|sectors| sectors.checked_mul(SECTOR)) != Some(object),
+        differs: differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect(),
+    }))
 }
 
 /// A sector of the object's head or tail.

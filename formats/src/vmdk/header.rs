@@ -27,8 +27,10 @@ const MOST_TABLE_ENTRIES: u32 = 1 << 16;
 pub(crate) mod field {
     pub(crate) const FLAGS: u64 = 8;
     pub(crate) const CAPACITY: u64 = 12;
+    pub(crate) const GRAIN_SIZE: u64 = 20;
     pub(crate) const DESCRIPTOR_OFFSET: u64 = 28;
     pub(crate) const DESCRIPTOR_SIZE: u64 = 36;
+    pub(crate) const TABLE_ENTRIES: u64 = 44;
     pub(crate) const DIRECTORY: u64 = 56;
 }
 

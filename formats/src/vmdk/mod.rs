@@ -15,6 +15,7 @@
 mod descriptor;
 mod directory;
 mod esx;
+mod evidence;
 mod footer;
 mod grain;
 mod header;

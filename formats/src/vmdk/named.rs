@@ -13,8 +13,10 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-use super::footer::{Footer, usable};
-use super::header::{HEADER_LEN, SparseHeader};
+use diskferry_core::error::Result;
+
+use super::footer::{Footer, in_reach, usable};
+use super::header::{HEADER_LEN, SECTOR, SparseHeader};
 
 /// The weights of places.
 #[derive(Debug)]
@@ -77,11 +79,6 @@ impl NamedByTable {
             self.entries = self.entries.saturating_add(1);
         }
     }
-
-    /// How many grains it names.
-    pub(super) fn count(&self) -> u64 {
-        self.named.count
-    }
 }
 
 /// True for an entry that leads to a grain.
@@ -140,9 +137,18 @@ impl Tail {
     }
 
     /// The footer that random access would go by; `bytes` is the length of the extent.
-    pub(super) fn footer(&self, header: &SparseHeader, bytes: u64) -> Option<Footer> {
-        let (number, before, last) = self.last.as_ref()?;
-        usable(before, last, *number, header, bytes)
+    ///
+    /// # Errors
+    /// See [`usable`].
+    pub(super) fn footer(&self, header: &SparseHeader, bytes: u64) -> Result<Option<Footer>> {
+        let Some((number, before, last)) = &self.last else { return Ok(None) };
+        let len = self.count.saturating_mul(SECTOR).saturating_add(self.partial.len() as u64);
+        match number.checked_sub(1) {
+            Some(marker) if in_reach(marker, len) && in_reach(*number, len) => {
+                usable(before, last, *number, header, bytes, len)
+            }
+            _ => Ok(None),
+        }
     }
 }
 

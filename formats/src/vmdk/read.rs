@@ -10,18 +10,19 @@ use diskferry_core::extent::MAX_UNIT_BYTES;
 use diskferry_core::source::Source;
 use diskferry_core::source::wrap::HeadTail;
 
-use super::descriptor::{self, Access, Descriptor, ExtentLine, Kind, is_descriptor};
-use super::directory::{Entries, Layout};
+use super::descriptor::{self, Access, Descriptor, ExtentLine, ExtentType, Kind, Place, is_descriptor};
+use super::directory::{Entries, Layout, Markers};
 use super::esx::{
     COWD_FLAGS, COWD_MAGIC, EsxExtent, SE_MAGIC, VOLATILE_AT, check_se_volatile, parse_cowd, parse_se,
 };
-use super::footer::{self, Footer};
+use super::footer;
 use super::header::{DirectoryAt, Grains, HEADER_LEN, MAGIC, SECTOR, Sectors, SparseHeader, field};
 use super::map::{Part, PartMap, VmdkMap};
-use super::scan::ScanMap;
+use super::scan::{ScanMap, first_marker};
 use super::set;
 use super::sparse::{Compressed, Shared, SparseMap};
 use crate::detect::Recognised;
+use crate::vhd::{self, FOOTER_LEN};
 use crate::{Format, Opening};
 
 /// What a file of the format begins with.
@@ -60,7 +61,7 @@ pub(crate) fn recognise(file: &HeadTail) -> Recognised {
         Begins::Hosted => recognise_hosted(file),
         // One that is longer than the head is parsed when it is opened.
         Begins::Descriptor if file.len() > HeadTail::HEAD && !head.contains(&0) => Ok(()),
-        Begins::Descriptor => Descriptor::parse(head, 0).map(drop),
+        Begins::Descriptor => Descriptor::parse(before_footer(head), 0, Place::Detached).map(drop),
         Begins::Cowd => parse_cowd(head).map(drop),
         Begins::SeSparse => parse_se(head).map(drop),
     };
@@ -70,12 +71,22 @@ pub(crate) fn recognise(file: &HeadTail) -> Recognised {
     }
 }
 
+/// The text of a whole object, without the footer of a VHD that it ends with: then it is valid as both.
+fn before_footer(object: &[u8]) -> &[u8] {
+    match object.split_last_chunk::<FOOTER_LEN>() {
+        Some((text, footer)) if vhd::ends_as_one(footer) => text,
+        _ => object,
+    }
+}
+
 fn recognise_hosted(file: &HeadTail) -> Result<()> {
     let header = SparseHeader::parse(file.head())?;
     let Some(range) = descriptor_range(&header, file.len())? else { return Ok(()) };
     let bounds = usize::try_from(range.start().get()).ok().zip(usize::try_from(range.end().get()).ok());
     match bounds.and_then(|(start, end)| file.head().get(start..end)) {
-        Some(text) if !is_blank(text) => Descriptor::parse(text, range.start().get()).map(drop),
+        Some(text) if !is_blank(text) => {
+            Descriptor::parse(text, range.start().get(), Place::Embedded).map(drop)
+        }
         _ => Ok(()),
     }
 }
@@ -102,7 +113,7 @@ async fn open_hosted(opening: Opening) -> Result<Disk> {
     let file = opening.file;
     let header = SparseHeader::parse(file.head())?;
     let warnings = Warnings::new();
-    let described = match embedded(&file, &header).await? {
+    let described = match embedded(&file, &header, &warnings).await? {
         Some(descriptor) => Some(descriptor),
         None if header.grains == Grains::Plain => {
             let error = alone(file.url(), "a sparse extent without a descriptor");
@@ -156,13 +167,18 @@ pub(crate) fn finish(
     }
 }
 
-async fn embedded(file: &HeadTail, header: &SparseHeader) -> Result<Option<(Descriptor, ExtentLine)>> {
+async fn embedded(
+    file: &HeadTail,
+    header: &SparseHeader,
+    warnings: &Warnings,
+) -> Result<Option<(Descriptor, ExtentLine)>> {
     let Some(range) = descriptor_range(header, file.len())? else { return Ok(None) };
     let text = file.read(range).await?;
-    parse_embedded(&text, range, header)
+    parse_embedded(&text, range, header, warnings)
 }
 
-/// The embedded descriptor and its one extent, checked against the header; `None` where there is no text.
+/// The embedded descriptor and its one extent; `None` if there is no text. The header decides how the grains are stored: a
+/// descriptor that says otherwise is a warning.
 ///
 /// # Errors
 /// `malformed`, `unsupported_feature`.
@@ -170,39 +186,63 @@ pub(crate) fn parse_embedded(
     text: &[u8],
     range: StoredRange,
     header: &SparseHeader,
+    warnings: &Warnings,
 ) -> Result<Option<(Descriptor, ExtentLine)>> {
     if is_blank(text) {
         return Ok(None);
     }
-    let found = Descriptor::parse(text, range.start().get())?;
-    let contradiction = |what: String| Error::malformed(what).at(range.start());
-    match (found.kind, header.grains) {
-        (Kind::MonolithicSparse, Grains::Plain) | (Kind::StreamOptimized, Grains::Compressed { .. }) => {}
-        (Kind::Custom, _) => {}
-        (Kind::MonolithicSparse | Kind::StreamOptimized, grains) => {
-            return Err(contradiction(format!(
-                "createType {:?} and a header with {} grains contradict each other",
-                found.create_type,
-                if grains == Grains::Plain { "plain" } else { "compressed" }
-            )));
-        }
-        _ => {
-            return Err(contradiction(format!(
-                "createType {:?} is not that of a disk in one sparse file, which this is",
-                found.create_type
-            )));
-        }
+    let found = Descriptor::parse(text, range.start().get(), Place::Embedded)?;
+    if found.kind == Kind::Device {
+        return Err(Error::malformed(format!(
+            "createType {:?} is that of a device, and the file is a sparse extent",
+            found.create_type
+        ))
+        .at(range.start()));
     }
-    match found.extents.as_slice() {
-        [line] if line.kind == descriptor::ExtentType::Sparse => {
-            let line = line.clone();
-            Ok(Some((found, line)))
+    let line = match found.extents.as_slice() {
+        [line] if !matches!(line.kind, ExtentType::Zero | ExtentType::Device) => line.clone(),
+        lines => {
+            return Err(Error::malformed(format!(
+                "the embedded descriptor has {} extents; exactly one that is stored in a file is valid",
+                lines.len()
+            ))
+            .at(range.start()));
         }
-        lines => Err(contradiction(format!(
-            "the embedded descriptor has {} extents; one of type SPARSE is right",
-            lines.len()
-        ))),
+    };
+    if let Some(warning) = contradiction(&found, header, Place::Embedded) {
+        warnings.add(warning);
     }
+    Ok(Some((found, line)))
+}
+
+/// The warning that a descriptor says something else of a hosted sparse extent than its header.
+pub(crate) fn contradiction(
+    descriptor: &Descriptor,
+    header: &SparseHeader,
+    stored: Place,
+) -> Option<Warning> {
+    let plain = header.grains == Grains::Plain;
+    let agrees = match descriptor.kind {
+        Kind::MonolithicSparse => plain,
+        Kind::SplitSparse => plain && stored == Place::Detached,
+        Kind::StreamOptimized => !plain,
+        Kind::Custom => true,
+        Kind::Flat | Kind::VmfsSparse | Kind::SeSparse | Kind::Device => false,
+    };
+    let grains = if plain { "plain" } else { "compressed" };
+    let name = &descriptor.create_type;
+    let other = descriptor.extents.iter().find(|line| line.kind != ExtentType::Sparse);
+    let message = match other {
+        _ if !agrees => format!("createType is {name:?}, and the header says sparse with {grains} grains"),
+        Some(line) if descriptor.extents.len() == 1 => {
+            format!(
+                "the extent type is {}, and the header says sparse with {grains} grains",
+                line.kind.name()
+            )
+        }
+        _ => return None,
+    };
+    Some(Warning::new("descriptor_contradicts", format!("{message}: the header is used")))
 }
 
 /// Where the embedded descriptor lies in an object of `object` bytes.
@@ -328,22 +368,14 @@ pub(crate) fn sparse_part(
     let mut features = Vec::new();
     let (directory, redundant, footer_at, field) = match header.directory {
         DirectoryAt::Sector(sector) => (sector, header.redundant, None, field::DIRECTORY),
-        DirectoryAt::Footer => match footer::find(file, header, guest.len()) {
-            Some(Footer { directory, redundant, field, offset, padded }) => {
-                if padded {
-                    warnings.add(Warning::new(
-                        "recovered_footer",
-                        format!("the footer is not at the object's end but at {offset}, with nothing but zeros behind it"),
-                    ));
-                }
+        DirectoryAt::Footer => match footer::find(file, header, guest.len())? {
+            Some(footer) => {
+                footer.warn(warnings);
                 features.push("directory at the end".to_owned());
-                (directory, redundant, Some(offset), field)
+                (footer.directory, footer.redundant, Some(footer.offset), footer.field)
             }
             None if header.grains == (Grains::Compressed { markers: true }) => {
-                warnings.add(Warning::new(
-                    "recovered_by_scan",
-                    "the image has no usable footer: its grains are found by reading all of it",
-                ));
+                warnings.add(footer::recovered_by_scan());
                 let map = ScanMap::new(index, source, header.clone(), guest);
                 features.push("no footer".to_owned());
                 return Ok(Opened { part: Part { guest, map: PartMap::Scanned(map) }, features });
@@ -368,6 +400,8 @@ pub(crate) fn sparse_part(
         entries: Entries::Sectors { zeroed: header.zeroed_grains },
         field: ("gdOffset", field),
         taken,
+        markers: (header.grains == (Grains::Compressed { markers: true }))
+            .then(|| Markers { after: first_marker(header), by_header: footer_at.is_none() }),
     };
     let compressed = match header.grains {
         Grains::Plain => None,

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The scan reads the whole object once, in long requests, when the map is first asked. What it keeps is bounded.
-//! A stream that breaks off before its directory has lost grains that would read as zeros: that is `truncated`.
+//! A stream that lost a part has lost grains that would read as zeros. So it must show that it is complete: see `evidence`.
 
 use std::sync::Arc;
 
@@ -15,10 +15,12 @@ use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, 
 use diskferry_core::disk::BATCH_EXTENTS;
 use diskferry_core::error::{Error, Result};
 use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Extents, Stored};
+use diskferry_core::scan::is_zero;
 use diskferry_core::source::Source;
 use futures_util::lock::Mutex;
 use futures_util::stream::{FuturesOrdered, TryStreamExt};
 
+use super::evidence::Evidence;
 use super::grain::{Bound, GrainCodec};
 use super::header::{GRAIN_MARKER_LEN, Marker, SECTOR, Sectors, SparseHeader, most_compressed};
 
@@ -28,6 +30,10 @@ const REQUEST: u64 = 8 << 20;
 const AT_ONCE: usize = 2;
 /// Most grains that a scan keeps: 24 MiB of memory, and 128 GiB of content in grains of the usual 64 KiB.
 const MOST_GRAINS: usize = 2 << 20;
+/// Bytes of a directory that are looked at at once.
+const DIRECTORY_PART: u64 = 64 << 10;
+/// Bytes behind the end marker that are looked at at once.
+const PADDING_PART: u64 = 64 << 10;
 
 /// Checks the marker of a grain against the extent: gives the grain's number.
 ///
@@ -63,6 +69,11 @@ pub(crate) fn metadata_len(sectors: Sectors) -> Result<u64> {
     len.ok_or_else(|| {
         Error::malformed(format!("a marker says that {} sectors of metadata follow", sectors.0))
     })
+}
+
+/// The error that something follows the end marker; the caller adds the place.
+pub(crate) fn after_the_end() -> Error {
+    Error::malformed("bytes other than zeros follow the end marker of the stream")
 }
 
 /// Where the first marker may stand: behind what the header says of its own metadata.
@@ -153,22 +164,35 @@ impl ScanMap {
         GuestOffset::new(self.guest.start().get().saturating_add(local))
     }
 
-    /// Reads all markers. Of several grains for one address the last wins.
+    /// Reads all markers, tables and directories, and checks that nothing is missing: see [`Evidence`].
     async fn scan(&self) -> Result<Vec<Place>> {
         let start = first_marker(&self.header);
         let mut reader = Reader::new(&*self.source, start);
+        let mut evidence = Evidence::new(&self.header, self.guest.len());
         let mut places: Vec<Place> = Vec::new();
         let mut at = start;
-        let mut whole = false;
+        // Where the zeros began in which the scan is, before any grain.
+        let mut room = None;
         loop {
-            let Some(bytes) = reader.sector(at).await? else { break };
+            let bytes = reader.read(at, SECTOR).await?;
+            if bytes.is_empty() {
+                break;
+            }
             let marker = Marker::parse(&bytes).map_err(|error| error.at(at))?;
+            if marker != Marker::End {
+                room = None;
+            }
             let len = match marker {
-                Marker::End if places.is_empty() && !whole && bytes.iter().all(|byte| *byte == 0) => SECTOR,
-                Marker::End => {
-                    whole = true;
+                Marker::End if evidence.has_directory() => {
+                    self.check_padding(&mut reader, at.saturating_add(SECTOR)).await?;
                     break;
                 }
+                // Room that a writer left between its metadata and the first grain.
+                Marker::End if places.is_empty() && is_zero(&bytes) => {
+                    room.get_or_insert(at);
+                    SECTOR
+                }
+                Marker::End => return Err(evidence.no_directory(at)),
                 Marker::Grain { lba, size } => {
                     let place = self.place(at, lba, size).map_err(|error| error.at(at))?;
                     if places.len() == MOST_GRAINS {
@@ -178,28 +202,71 @@ impl ScanMap {
                         .at(at));
                     }
                     places.push(place);
+                    evidence.add_grain(u64::from(place.number), u64::from(place.sector));
                     grain_len(size)
                 }
-                Marker::Table(sectors) => metadata_len(sectors).map_err(|error| error.at(at))?,
-                // All grains are written once the directory is.
-                Marker::Directory(sectors) | Marker::Footer(sectors) => {
-                    whole = true;
-                    metadata_len(sectors).map_err(|error| error.at(at))?
+                Marker::Table(sectors) => {
+                    let len = metadata_len(sectors).map_err(|error| error.at(at))?;
+                    let used = evidence.table_bytes().min(len.saturating_sub(SECTOR));
+                    let table = reader.read(at.saturating_add(SECTOR), used).await?;
+                    evidence
+                        .add_table((at / SECTOR).saturating_add(1), &table)
+                        .map_err(|error| error.at(at))?;
+                    len
                 }
+                Marker::Directory(sectors) => {
+                    let len = metadata_len(sectors).map_err(|error| error.at(at))?;
+                    let used = evidence.directory_bytes().min(len.saturating_sub(SECTOR));
+                    let first = at.saturating_add(SECTOR);
+                    let mut directory = evidence.directory();
+                    let mut done = 0;
+                    while done < used {
+                        let part = used.saturating_sub(done).min(DIRECTORY_PART);
+                        let bytes = reader.read(first.saturating_add(done), part).await?;
+                        if bytes.is_empty() {
+                            break;
+                        }
+                        directory.read(&evidence, &bytes);
+                        done = done.saturating_add(part);
+                    }
+                    evidence
+                        .add_directory((at / SECTOR).saturating_add(1), &directory)
+                        .map_err(|error| error.at(at))?;
+                    len
+                }
+                Marker::Footer(sectors) => metadata_len(sectors).map_err(|error| error.at(at))?,
             };
             at = at.saturating_add(len).checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX);
         }
-        if !whole {
-            return Err(Error::truncated(format!(
-                "the image has no usable footer, and its stream ends at {} without a grain directory",
-                self.source.len()
-            ))
-            .at(at.min(self.source.len())));
-        }
-        places.reverse();
         places.sort_by_key(|place| place.number);
-        places.dedup_by_key(|place| place.number);
+        let twice = places.windows(2).find_map(|two| match two {
+            [first, second] if first.number == second.number => Some(*second),
+            _ => None,
+        });
+        if let Some(place) = twice {
+            return Err(Error::malformed(format!(
+                "grain {} comes twice in a stream without a usable footer",
+                place.number
+            ))
+            .at(u64::from(place.sector).saturating_mul(SECTOR)));
+        }
+        evidence.check(room.unwrap_or(at).min(self.source.len()))?;
         Ok(places)
+    }
+
+    /// Checks that nothing but zeros follows the end marker.
+    async fn check_padding(&self, reader: &mut Reader<'_>, from: u64) -> Result<()> {
+        let mut at = from;
+        loop {
+            let bytes = reader.read(at, PADDING_PART).await?;
+            if let Some(place) = bytes.iter().position(|byte| *byte != 0) {
+                return Err(after_the_end().at(at.saturating_add(place as u64)));
+            }
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            at = at.saturating_add(bytes.len() as u64);
+        }
     }
 
     fn place(&self, at: u64, lba: Sectors, size: u32) -> Result<Place> {
@@ -220,7 +287,7 @@ impl ScanMap {
     }
 }
 
-/// Reads an object from front to back in long requests, a few at once, and hands out the sectors that are asked for in
+/// Reads an object from front to back in long requests, a few at once, and hands out the ranges that are asked for in
 /// rising order.
 struct Reader<'a> {
     source: &'a dyn Source,
@@ -235,20 +302,20 @@ impl<'a> Reader<'a> {
         Self { source, next: start, waiting: FuturesOrdered::new(), block: Bytes::new(), block_at: start }
     }
 
-    /// The sector at byte address `at`, shorter where the object ends in it, or `None` at its end.
-    async fn sector(&mut self, at: u64) -> Result<Option<Bytes>> {
-        let end = at.saturating_add(SECTOR).min(self.source.len());
+    /// `len` bytes from byte address `at` on, fewer at the object's end and none behind it.
+    async fn read(&mut self, at: u64, len: u64) -> Result<Bytes> {
+        let end = at.saturating_add(len).min(self.source.len());
         if at >= end {
-            return Ok(None);
+            return Ok(Bytes::new());
         }
-        let mut sector = BytesMut::new();
+        let mut out = BytesMut::new();
         let mut from = at;
         while from < end {
             let block_end = self.block_at.saturating_add(self.block.len() as u64);
             if from < block_end {
                 let to = end.min(block_end);
                 let cut = |at: u64| usize::try_from(at.saturating_sub(self.block_at)).unwrap_or(usize::MAX);
-                sector.extend_from_slice(self.block.get(cut(from)..cut(to)).unwrap_or_default());
+                out.extend_from_slice(self.block.get(cut(from)..cut(to)).unwrap_or_default());
                 from = to;
                 continue;
             }
@@ -262,6 +329,6 @@ impl<'a> Reader<'a> {
             self.block = block.ok_or_else(|| Error::internal("a scan read behind the object's end"))?;
             self.block_at = block_end;
         }
-        Ok(Some(sector.freeze()))
+        Ok(out.freeze())
     }
 }

@@ -13,11 +13,13 @@ use diskferry_core::source::wrap::HeadTail;
 use diskferry_core::source::{SiblingName, Source, read_up_to};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::descriptor::{Descriptor, ExtentLine, ExtentType, Kind, LONGEST};
+use super::descriptor::{Descriptor, ExtentLine, ExtentType, Kind, LONGEST, Place};
 use super::esx::{COWD_MAGIC, parse_cowd};
-use super::header::{Grains, SparseHeader, field};
+use super::header::{SparseHeader, field};
 use super::map::{Part, PartMap};
-use super::read::{cowd_child, esx_part, extent_size, features, finish, open_se, refusals, sparse_part};
+use super::read::{
+    contradiction, cowd_child, esx_part, extent_size, features, finish, open_se, refusals, sparse_part,
+};
 use super::sparse::Shared;
 use crate::{Format, Opening};
 
@@ -37,7 +39,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
             Error::malformed(format!("the descriptor has more than {LONGEST} bytes of text")).at(LONGEST)
         );
     }
-    let descriptor = Descriptor::parse(&text, 0)?;
+    let descriptor = Descriptor::parse(&text, 0, Place::Detached)?;
     let places = places(&descriptor)?;
     let virtual_bytes = places.last().map_or(0, |guest| guest.end().get());
     let mut geometry = Geometry {
@@ -51,7 +53,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     let shared = Shared::default();
     let mut files: Vec<Arc<dyn Source>> = vec![Arc::clone(&opening.file) as _];
     let mut refused = refusals(&descriptor, &descriptor.extents);
-    let names = match names(&descriptor) {
+    let names = match names(&descriptor)? {
         Ok(names) => names,
         Err(refusal) => {
             refused.push(refusal);
@@ -84,7 +86,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         let source = files.get(index).ok_or_else(|| Error::internal("a sibling was not opened"))?;
         let index = FileIndex(u32::try_from(index).unwrap_or(u32::MAX));
         let opened = part(&descriptor, line, guest, index, source, head.as_deref(), &shared).await;
-        let opened = opened.map_err(|error| in_file(&line.name, error))?;
+        let opened = opened.map_err(|error| in_file(&String::from_utf8_lossy(&line.name), error))?;
         for feature in opened.features {
             if !geometry.features.contains(&feature) {
                 geometry.features.push(feature);
@@ -129,25 +131,35 @@ fn places(descriptor: &Descriptor) -> Result<Vec<GuestRange>> {
     Ok(places)
 }
 
-/// The name of the sibling of each extent, where it has one.
-fn names(descriptor: &Descriptor) -> Result<Vec<Option<SiblingName>>, Refusal> {
+/// The name of the sibling of each extent that has one, or why the disk is refused.
+///
+/// # Errors
+/// Those of [`Descriptor::name`].
+fn names(descriptor: &Descriptor) -> Result<Result<Vec<Option<SiblingName>>, Refusal>> {
     let device = descriptor.extents.iter().find(|line| line.kind == ExtentType::Device);
     if device.is_some() || descriptor.kind == Kind::Device {
-        return Err(Refusal::new(
+        return Ok(Err(Refusal::new(
             ErrorKind::ExternalDataRefused,
             format!("createType {:?}: the disk is a device or the mapping of one", descriptor.create_type),
         )
-        .at(device.map_or(descriptor.create_type_at, |line| line.at)));
+        .at(device.map_or(descriptor.create_type_at, |line| line.at))));
     }
-    let name = |line: &ExtentLine| match line.kind {
-        ExtentType::Zero => Ok(None),
-        _ => SiblingName::new(&line.name).map(Some).map_err(|error| {
-            Refusal::new(error.kind(), error.message())
-                .hint("only files in the same directory or under the same prefix are opened")
-                .at(line.at)
-        }),
-    };
-    descriptor.extents.iter().map(name).collect()
+    let mut names = Vec::new();
+    for line in &descriptor.extents {
+        let name = match line.kind {
+            ExtentType::Zero => None,
+            _ => match SiblingName::new(&descriptor.name(line)?) {
+                Ok(name) => Some(name),
+                Err(error) => {
+                    return Ok(Err(Refusal::new(error.kind(), error.message())
+                        .hint("only files in the same directory or under the same prefix are opened")
+                        .at(line.at)));
+                }
+            },
+        };
+        names.push(name);
+    }
+    Ok(Ok(names))
 }
 
 /// A file of the set that is to be opened, and whether it is read as it is or by its header.
@@ -257,18 +269,17 @@ async fn part(
         return Ok(OpenedPart { part, features: Vec::new(), grain_bytes: Some(grain_bytes), refusal });
     }
     let header = SparseHeader::parse(file.head())?;
-    let right = match descriptor.kind {
-        Kind::MonolithicSparse | Kind::SplitSparse => header.grains == Grains::Plain,
-        Kind::StreamOptimized => header.grains != Grains::Plain,
-        Kind::VmfsSparse => false,
-        _ => true,
-    };
-    if !right {
-        return Err(Error::malformed(format!(
-            "createType {:?} and the flags in the extent's header contradict each other",
-            descriptor.create_type
-        ))
-        .at(field::FLAGS));
+    if let Some(warning) = contradiction(descriptor, &header, Place::Detached) {
+        // The header decides if there is one extent. If there are several, one of them may be the wrong file.
+        if descriptor.extents.len() == 1 {
+            shared.warnings.add(warning);
+        } else {
+            return Err(Error::malformed(format!(
+                "createType {:?} and the flags in the extent's header contradict each other",
+                descriptor.create_type
+            ))
+            .at(field::FLAGS));
+        }
     }
     extent_size(line, header.capacity, header.grain, field::CAPACITY)?;
     let opened = sparse_part(index, source, file, &header, guest, shared)?;

@@ -17,7 +17,7 @@ use diskferry_core::scan::is_zero;
 use diskferry_core::source::Source;
 use futures_util::lock::Mutex;
 
-use super::directory::{Directory, Grain, Layout, Page, TableAt, in_entry};
+use super::directory::{Directory, Grain, Layout, Page, TableAt, check_marker, in_entry};
 use super::grain::{Bound, GrainCodec};
 use super::header::{GRAIN_MARKER_LEN, SECTOR, most_compressed};
 use crate::table::{Ahead, Shelf, Tables};
@@ -83,6 +83,8 @@ struct Table {
     index: u64,
     at: TableAt,
     bytes: Bytes,
+    /// Its marker, if it has one.
+    marker: Option<Bytes>,
 }
 
 /// Hands out the tables of a part of the directory, in its order.
@@ -97,15 +99,19 @@ impl Reader<'_> {
     async fn next(&mut self) -> Result<Option<Table>> {
         let Some((index, at)) = self.named.next() else { return Ok(None) };
         loop {
-            if let Some((range, bytes)) = &self.run
-                && range.contains(at.range)
+            if let Some((run, bytes)) = &self.run
+                && run.contains(at.stored())
             {
-                let skip = at.range.start().get().saturating_sub(range.start().get());
-                let bounds = usize::try_from(skip).ok().zip(usize::try_from(at.range.len()).ok());
-                let bounds = bounds.and_then(|(skip, len)| Some(skip..skip.checked_add(len)?));
-                let bounds = bounds.filter(|bounds| bounds.end <= bytes.len());
-                let bounds = bounds.ok_or_else(|| Error::internal("tables came short"))?;
-                return Ok(Some(Table { index, at, bytes: bytes.slice(bounds) }));
+                let cut = |range: StoredRange| {
+                    let skip = range.start().get().saturating_sub(run.start().get());
+                    let bounds = usize::try_from(skip).ok().zip(usize::try_from(range.len()).ok());
+                    let bounds = bounds.and_then(|(skip, len)| Some(skip..skip.checked_add(len)?));
+                    let bounds = bounds.filter(|bounds| bounds.end <= bytes.len());
+                    let bounds = bounds.ok_or_else(|| Error::internal("tables came short"))?;
+                    Ok::<_, Error>(bytes.slice(bounds))
+                };
+                let marker = at.marker.map(cut).transpose()?;
+                return Ok(Some(Table { index, at, bytes: cut(at.range)?, marker }));
             }
             let range = self.runs.next().ok_or_else(|| Error::internal("a table is in no run"))?;
             self.run = Some((range, self.ahead.next().await?));
@@ -294,14 +300,14 @@ impl SparseMap {
             let Some(at) = at else { continue };
             let joined = runs
                 .last_mut()
-                .filter(|run| group == Some(index / TABLES_IN_ONE) && run.end() == at.range.start());
+                .filter(|run| group == Some(index / TABLES_IN_ONE) && run.end() == at.stored().start());
             match joined {
                 Some(run) => *run = StoredRange::between(run.start(), at.range.end()),
                 None => {
                     if !wanted {
                         runs.pop();
                     }
-                    runs.push(at.range);
+                    runs.push(at.stored());
                     (group, wanted) = (Some(index / TABLES_IN_ONE), false);
                 }
             }
@@ -327,7 +333,18 @@ impl SparseMap {
         to: u64,
         out: &mut Extents,
     ) -> Result<()> {
+        if let Some(marker) = &table.marker {
+            check_marker(marker, "grain table", table.at.range.start().get())?;
+        }
         if is_zero(&table.bytes) {
+            // Where tables have markers, each is written for the grains before it.
+            if table.marker.is_some() {
+                return Err(Error::truncated(format!(
+                    "the grain table at {} reads as zeros: a part of the image is missing",
+                    table.at.range.start()
+                ))
+                .at(table.at.range.start()));
+            }
             out.push(Extent::new(self.guest(at, to), ExtentKind::Hole));
             return Ok(());
         }
@@ -376,7 +393,7 @@ impl SparseMap {
 
     async fn redundant(&self, index: u64, range: StoredRange) -> Result<Table> {
         let bytes = self.tables.load_one(range).await?;
-        Ok(Table { index, at: TableAt { range, redundant: None }, bytes })
+        Ok(Table { index, at: TableAt { range, redundant: None, marker: None }, bytes, marker: None })
     }
 
     /// The grain of entry `index` of a table, checked: it covers `start..end` of the extent.

@@ -1,12 +1,11 @@
 //! A streamOptimized image in one pass, by its markers.
 //!
 //! What random access would learn from the tables is learnt from the stream itself: a grain that comes twice is an
-//! error, since what the first held has gone its way; and so is a stream that breaks off. Whether it is whole shows by
-//! its directory, which writers put behind all grains, or, where the tables stand in front (qemu-img writes them there,
-//! and no end marker), by the number of grains that they name. What they name must be what has come, each grain at its
-//! place, wherever they stand: who reads by the tables gets the same disk (see `named`).
+//! error, since what the first held has gone its way; and so is a stream that breaks off. It is complete if its tables
+//! name exactly the grains that came, each at its place: those that its directory names after all grains (see
+//! `evidence`), or those in front of the grains, where qemu-img writes them. Reading by the tables gives the same disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,22 +17,21 @@ use diskferry_core::extent::{Codec, MAX_UNIT_BYTES};
 use diskferry_core::source::BoxFuture;
 use diskferry_core::stream::{ImageStream, Piece};
 
+use super::evidence::{Evidence, MOST_TABLES};
+use super::footer;
 use super::grain::{Bound, GrainCodec};
 use super::header::{DirectoryAt, Grains, HEADER_LEN, MAGIC, Marker, SECTOR, Sectors, SparseHeader, field};
 use super::named::{Named, NamedByTable, Tail, Weights};
+
 use super::read::{descriptor_range, extent_size, features, parse_embedded, refusals};
-use super::scan::{first_marker, grain_len, grain_number, metadata_len};
+use super::scan::{after_the_end, first_marker, grain_len, grain_number, metadata_len};
 use crate::Format;
 use crate::stream::{Feed, MOST};
 
 /// Most runs of grains that are remembered as seen: 64 MiB of memory. A stream in rising order has one a gap.
 const MOST_RUNS: usize = 1 << 20;
-/// Most entries of a directory in front: a disk of 8 TiB in grains of 64 KiB.
-const MOST_TABLES: u64 = 1 << 18;
 /// Most bytes that may follow the end marker: padding, as copies made in whole blocks leave it.
 const MOST_BEHIND: u64 = 64 << 20;
-/// Most directories, redundant ones included.
-const MOST_DIRECTORIES: usize = 16;
 const SECTOR_LEN: usize = HEADER_LEN;
 /// Bytes of the stream's head that its fingerprint is made of: header and descriptor.
 const FINGERPRINT: usize = 64 << 10;
@@ -71,7 +69,7 @@ pub(crate) async fn open_stream(feed: Feed) -> Result<Box<dyn ImageStream>> {
     let mut variant = "streamOptimized".to_owned();
     let mut size = header.capacity.bytes().unwrap_or_default();
     let described = match descriptor_range(&header, u64::MAX)? {
-        Some(range) => embedded(&mut feed, range, &header).await?,
+        Some(range) => embedded(&mut feed, range, &header, &warnings).await?,
         None => None,
     };
     match described {
@@ -87,9 +85,9 @@ pub(crate) async fn open_stream(feed: Feed) -> Result<Box<dyn ImageStream>> {
             "the image has no descriptor: nothing says whether it is a difference to another disk",
         )),
     }
-    let weights = Weights::new();
+    let evidence = Evidence::new(&header, size);
     let mut front = FrontTables::all(&header, size)?;
-    pass_front(&mut feed, &header, &weights, &mut front).await?;
+    pass_front(&mut feed, &header, evidence.weights(), &mut front).await?;
     let geometry = Geometry {
         format: Format::Vmdk.name(),
         variant,
@@ -111,13 +109,9 @@ pub(crate) async fn open_stream(feed: Feed) -> Result<Box<dyn ImageStream>> {
         warnings,
         codec,
         seen: Seen::default(),
-        come: Named::default(),
-        weights,
+        evidence,
         front,
-        tables: HashMap::new(),
-        named: 0,
-        directories: Vec::new(),
-        directory: false,
+        room: None,
         done: false,
     }))
 }
@@ -146,7 +140,12 @@ impl Watched {
 
 type Described = Option<(super::descriptor::Descriptor, super::descriptor::ExtentLine)>;
 
-async fn embedded(feed: &mut Watched, range: StoredRange, header: &SparseHeader) -> Result<Described> {
+async fn embedded(
+    feed: &mut Watched,
+    range: StoredRange,
+    header: &SparseHeader,
+    warnings: &Warnings,
+) -> Result<Described> {
     if range.start().get() < feed.position() {
         return Err(Error::malformed("the descriptor lies in the header").at(28u64));
     }
@@ -163,7 +162,7 @@ async fn embedded(feed: &mut Watched, range: StoredRange, header: &SparseHeader)
     if (text.len() as u64) < range.len() {
         return Err(Error::truncated("the stream ends inside the descriptor").at(feed.position()));
     }
-    parse_embedded(&text, range, header)
+    parse_embedded(&text, range, header, warnings)
 }
 
 /// Reads up to the first marker, and shows the tables in front, if there are any, what passes.
@@ -324,19 +323,12 @@ struct VmdkStream {
     warnings: Warnings,
     codec: Arc<dyn Codec>,
     seen: Seen,
-    /// The grains that have come, with their places.
-    come: Named,
-    weights: Weights,
+    /// What has come of grains, and of tables and directories behind markers.
+    evidence: Evidence,
     /// Of directories in front.
     front: Vec<FrontTables>,
-    /// The tables behind markers, by their sector.
-    tables: HashMap<u64, NamedByTable>,
-    /// Grains that they name.
-    named: u64,
-    /// The directories, which stand behind all grains, by their sector; none where one names what has not come.
-    directories: Vec<(u64, Option<Named>)>,
-    /// A directory or a footer has come, behind all grains.
-    directory: bool,
+    /// Where the zeros began in which the stream is, before any grain.
+    room: Option<u64>,
     done: bool,
 }
 
@@ -346,28 +338,31 @@ impl VmdkStream {
             let at = self.feed.position();
             let sector = self.feed.look(SECTOR_LEN).await?;
             if sector.is_empty() {
-                return self.end(false).map_err(|error| error.at(at));
+                return self.end(self.room.unwrap_or(at)).map(|()| None);
             }
             let blank = sector.iter().all(|byte| *byte == 0);
             let marker = Marker::parse(sector).map_err(|error| error.at(at))?;
+            if marker != Marker::End {
+                self.room = None;
+            }
             match marker {
-                // Room that a writer left between its metadata and the first grain.
-                Marker::End if blank && self.seen.count == 0 && !self.directory && self.front.is_empty() => {
+                Marker::End if self.front.is_empty() && !self.evidence.has_directory() => {
+                    // Room that a writer left between its metadata and the first grain.
+                    if !blank || self.seen.count > 0 {
+                        return Err(self.evidence.no_directory(at));
+                    }
+                    self.room.get_or_insert(at);
                     self.feed.take(SECTOR_LEN).await?;
                 }
                 Marker::End => {
                     self.feed.take(SECTOR_LEN).await?;
-                    self.padding().await.map_err(|error| error.at(at))?;
-                    return self.end(true).map_err(|error| error.at(at));
+                    self.padding().await?;
+                    return self.end(at).map(|()| None);
                 }
                 Marker::Grain { lba, size } => return self.grain(at, lba, size).await.map(Some),
                 Marker::Table(sectors) => self.table(at, sectors).await?,
-                Marker::Directory(sectors) => {
-                    self.directory = true;
-                    self.directory(at, sectors).await?;
-                }
+                Marker::Directory(sectors) => self.directory(at, sectors).await?,
                 Marker::Footer(sectors) => {
-                    self.directory = true;
                     let len = metadata_len(sectors).map_err(|error| error.at(at))?;
                     self.skip(len).await?;
                 }
@@ -378,7 +373,7 @@ impl VmdkStream {
     async fn grain(&mut self, at: u64, lba: Sectors, size: u32) -> Result<Piece> {
         let number = grain_number(&self.header, lba, size).map_err(|error| error.at(at))?;
         self.seen.add(number).map_err(|error| error.at(at))?;
-        self.come.add(&self.weights, number, at / SECTOR);
+        self.evidence.add_grain(number, at / SECTOR);
         let len = usize::try_from(grain_len(size)).unwrap_or(usize::MAX);
         let bytes = self.feed.take(len).await?;
         if bytes.len() < len {
@@ -417,19 +412,12 @@ impl VmdkStream {
         let len = metadata_len(sectors).map_err(|error| error.at(at))?;
         self.feed.take(SECTOR_LEN).await?;
         let room = len.saturating_sub(SECTOR);
-        let used = u64::from(self.header.table_entries).saturating_mul(4).min(room);
+        let used = self.evidence.table_bytes().min(room);
         let bytes = self.feed.take(usize::try_from(used).unwrap_or(MOST)).await?;
         self.skip(room.saturating_sub(bytes.len() as u64)).await?;
-        let mut table = NamedByTable::default();
-        table.read(&self.weights, &bytes, self.header.zeroed_grains);
-        self.named = self.named.saturating_add(table.count());
-        self.tables.insert((at / SECTOR).saturating_add(1), table);
-        if self.tables.len() as u64 > MOST_TABLES {
-            return Err(Error::unsupported(format!("a stream of more than {MOST_TABLES} grain tables"))
-                .at(at)
-                .hint("give a path or a URL"));
-        }
-        Ok(())
+        self.evidence
+            .add_table((at / SECTOR).saturating_add(1), &bytes)
+            .map_err(|error| error.at(at).hint("give a path or a URL"))
     }
 
     /// Reads a directory with its marker at `at`, of so many sectors.
@@ -437,103 +425,100 @@ impl VmdkStream {
         let len = metadata_len(sectors).map_err(|error| error.at(at))?;
         self.feed.take(SECTOR_LEN).await?;
         let mut rest = len.saturating_sub(SECTOR);
-        let grain = self.header.grain_bytes().max(1);
-        let entries = u64::from(self.header.table_entries);
-        let size = self.geometry.virtual_bytes;
-        let tables = size.div_ceil(grain.saturating_mul(entries).max(1));
-        let mut named = Some(Named::default());
-        let mut index = 0u64;
+        let mut directory = self.evidence.directory();
         while rest > 0 {
             let bytes = self.feed.take(usize::try_from(rest).unwrap_or(MOST).min(MOST)).await?;
             if bytes.is_empty() {
                 break;
             }
             rest = rest.saturating_sub(bytes.len() as u64);
-            for entry in bytes.as_chunks::<4>().0 {
-                let sector = u64::from(u32::from_le_bytes(*entry));
-                if sector != 0 && index < tables {
-                    let first = index.saturating_mul(entries);
-                    let used = size.div_ceil(grain).saturating_sub(first).min(entries);
-                    let table = self.tables.get(&sector).filter(|table| table.entries >= used);
-                    named = named.zip(table).map(|(mut named, table)| {
-                        named.add_table(table, first);
-                        named
-                    });
-                }
-                index = index.saturating_add(1);
+            directory.read(&self.evidence, &bytes);
+        }
+        self.evidence
+            .add_directory((at / SECTOR).saturating_add(1), &directory)
+            .map_err(|error| error.at(at).hint("give a path or a URL"))
+    }
+
+    /// Reads what follows the end marker: zeros.
+    async fn padding(&mut self) -> Result<()> {
+        let start = self.feed.position();
+        let end = start.saturating_add(MOST_BEHIND);
+        while self.feed.position() < end {
+            let at = self.feed.position();
+            let bytes = self.feed.take(MOST).await?;
+            if let Some(place) = bytes.iter().position(|byte| *byte != 0) {
+                return Err(after_the_end().at(at.saturating_add(place as u64)));
+            }
+            if bytes.is_empty() {
+                return Ok(());
             }
         }
-        let named = named.filter(|_| index >= tables);
-        self.directories.push(((at / SECTOR).saturating_add(1), named));
-        if self.directories.len() > MOST_DIRECTORIES {
-            return Err(Error::unsupported(format!("a stream of more than {MOST_DIRECTORIES} directories"))
-                .at(at)
-                .hint("give a path or a URL"));
+        Err(Error::unsupported(format!("more than {MOST_BEHIND} bytes follow the end marker of the stream"))
+            .at(start))
+    }
+
+    /// The stream has ended: checks that all of it came, and that its tables name nothing else. `at` is where its last
+    /// evidence ends.
+    fn end(&mut self, at: u64) -> Result<()> {
+        if let Some(front) = self.front.first() {
+            return self.end_by_front(front.named, at);
+        }
+        let footer = self.feed.tail.footer(&self.header, self.geometry.virtual_bytes)?;
+        let Some(footer) = footer else {
+            // It is read by its markers from a file too, with the same warning.
+            self.evidence.check(at)?;
+            self.warnings.add(footer::recovered_by_scan());
+            return Ok(());
+        };
+        footer.warn(&self.warnings);
+        if self.geometry.virtual_bytes == 0 {
+            return Ok(());
+        }
+        if !self.evidence.has_directory() {
+            return Err(self.evidence.no_directory(at));
+        }
+        let came = self.evidence.came();
+        for directory in std::iter::once(footer.directory).chain(footer.redundant) {
+            self.compare(came, self.evidence.named_by(directory.0), at)?;
         }
         Ok(())
     }
 
-    /// Reads what follows the end marker.
-    async fn padding(&mut self) -> Result<()> {
-        let end = self.feed.position().saturating_add(MOST_BEHIND);
-        while self.feed.position() < end {
-            if self.feed.take(MOST).await?.is_empty() {
-                return Ok(());
-            }
+    /// Checks that the tables in front name what came; `named` is what the first of them name.
+    fn end_by_front(&self, named: Named, at: u64) -> Result<()> {
+        let came = self.evidence.came();
+        // Tables that are all zeros, and nothing but zeros behind them, are what a lost download looks like.
+        if came.count == 0 && self.feed.position() > first_marker(&self.header) {
+            return Err(Error::truncated(
+                "the grain tables name no grains, and nothing but zeros follows them",
+            )
+            .at(at));
         }
-        Err(Error::unsupported(format!("more than {MOST_BEHIND} bytes follow the end marker of the stream")))
+        self.compare(came, Some(named), at)?;
+        self.front.iter().try_for_each(|front| self.compare(came, Some(front.named), at))
     }
 
-    /// The stream has ended, with its marker or without: whether all of it came, and nothing else is named.
-    fn end(&mut self, marked: bool) -> Result<Option<Piece>> {
-        let seen = self.seen.count;
-        // Redundant tables name every grain once more. A stream whose tables are lost has none to contradict it.
-        let named = match self.front.first() {
-            Some(front) => front.named.count,
-            None if self.named == 0 || self.named == seen.saturating_mul(2) => seen,
-            None => self.named,
-        };
-        if seen < named {
-            return Err(Error::truncated(format!(
-                "the stream ends after {seen} grains and its tables name {named}"
-            )));
-        }
+    /// Compares the grains that came with those that are named by tables that came.
+    fn compare(&self, came: Named, named: Option<Named>, at: u64) -> Result<()> {
+        let seen = came.count;
         let replaced = |what: String| {
-            Error::unsupported(what)
+            Err(Error::unsupported(what)
                 .hint("give a path or a URL, so that its tables can tell which grains count")
+                .at(at))
         };
-        if seen > named {
-            return Err(replaced(format!(
-                "the stream has {seen} grains and its tables name {named}: some have been replaced"
-            )));
-        }
-        if self.front.is_empty() && !marked && !self.directory {
-            return Err(Error::truncated(format!(
-                "the stream ends after {seen} grains without a grain directory"
-            )));
-        }
-        if !self.agrees() {
-            return Err(replaced(format!(
+        match named {
+            Some(named) if named == came => Ok(()),
+            Some(Named { count, .. }) if count > seen => Err(Error::truncated(format!(
+                "the stream ends after {seen} grains and its tables name {count}"
+            ))
+            .at(at)),
+            Some(Named { count, .. }) if count < seen => replaced(format!(
+                "the stream has {seen} grains and its tables name {count}: some have been replaced"
+            )),
+            _ => replaced(format!(
                 "the stream has {seen} grains and its tables name others, or the same at other places"
-            )));
+            )),
         }
-        Ok(None)
-    }
-
-    /// True where who reads by the tables finds the grains that have come.
-    fn agrees(&self) -> bool {
-        if !self.front.is_empty() {
-            return self.front.iter().all(|front| front.named == self.come);
-        }
-        // Without a usable footer, it is read by its markers there too.
-        let Some(footer) = self.feed.tail.footer(&self.header, self.geometry.virtual_bytes) else {
-            return true;
-        };
-        let comes = |at: Sectors| {
-            let found = self.directories.iter().find(|(sector, _)| *sector == at.0);
-            found.is_some_and(|(_, named)| *named == Some(self.come))
-        };
-        self.geometry.virtual_bytes == 0 || (comes(footer.directory) && footer.redundant.is_none_or(comes))
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub(crate) mod files;
 pub(crate) mod made;
+pub(crate) mod pipe;
 pub(crate) mod qcow2;
 pub(crate) mod qemu;
 pub(crate) mod sparse;
