@@ -5,7 +5,7 @@
 //! `manifest.json`, from which the table here is generated; `corpus/README.md` says what other readers make of them.
 //!
 //! With the feature `oracles`, the module `oracle` wraps the tools that tests take the truth from: `qemu-img`,
-//! `fsverity` and libyal's readers. With the feature `slow`, which it brings along, the module `slow` has readers of our
+//! `fsverity`, libyal's readers and dissect.hypervisor. With the feature `slow`, which it brings along, the module `slow` has readers of our
 //! own that are nothing but obvious. With the feature `lattice`, the module of that name has malformed images: every field of
 //! every on-disk structure at the values that break readers, and what must come of each.
 #![forbid(unsafe_code)]

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use diskferry_corpus::oracle::{
-    fsverity_digest, qemu_check, qemu_virtual_bytes, to_raw, tool, yal_outcome, yal_to_raw,
+    dissect, fsverity_digest, qemu_check, qemu_virtual_bytes, to_raw, tool, yal_outcome, yal_to_raw,
 };
 use diskferry_corpus::{sample, samples};
 
@@ -71,6 +71,35 @@ fn libyal_reads_the_same_of_every_sample_that_it_can_read() {
         yal_to_raw(&image, sample.format, &raw);
         assert_eq!(fsverity_digest(&raw), sample.digest_hex, "{}", sample.name);
     }
+}
+
+#[test]
+fn dissect_reads_the_same_from_every_sample_that_it_can_read() {
+    for sample in samples().iter().filter(|s| s.virtual_bytes < WHOLE && s.format != "raw") {
+        let dir = tempfile::tempdir().unwrap();
+        let image = sample.write_to(dir.path()).unwrap();
+        let read = dissect(&image, sample.format);
+        if sample.name == "qcow2-extended-l2-gpt" {
+            let error =
+                read.expect_err("dissect now reads extended L2: correct corpus/README.md and this test");
+            assert!(error.starts_with("MemoryError"), "{error}");
+            continue;
+        }
+        let bytes = read.unwrap_or_else(|e| panic!("{}: {e}", sample.name));
+        assert_eq!(fsverity_of(&bytes), sample.digest_hex, "{}", sample.name);
+    }
+}
+
+#[test]
+fn dissect_reports_why_it_refuses_an_image_and_does_not_read_a_disk_too_large_for_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let junk = dir.path().join("junk.qcow2");
+    std::fs::write(&junk, [7; 4096]).unwrap();
+    let error = dissect(&junk, "qcow2").unwrap_err();
+    assert!(error.contains("InvalidHeaderError"), "{error}");
+    let large = sample("qcow2-40g-ext4").write_to(dir.path()).unwrap();
+    let error = dissect(&large, "qcow2").unwrap_err();
+    assert_eq!(error, "the disk has 42949672960 bytes, more than the 268435456 that are read");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! Everything here panics when a tool is missing, and says how to install it: a test that cannot be judged has failed,
 //! it has not been skipped. A tool that fails panics with its own words.
 
+mod readers;
 mod run;
-mod yal;
 
 pub mod matrix;
 
@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+pub use readers::{dissect, yal_outcome, yal_to_raw};
 pub use run::{Outcome, capture, tool};
-pub use yal::{yal_outcome, yal_to_raw};
 
 /// qemu's name for one of diskferry's formats: VHD is `vpc` there.
 pub fn qemu_format(format: &str) -> &str {
