@@ -119,7 +119,7 @@ fn se_sparse(out: &mut Vec<Case>) {
     {
         image.le64(field, (start / SECTOR) as u64).le64(field + 8, sectors);
     }
-    image.le64(VOLATILE, 0xcafe_cafe).le64(DIRECTORY, 1 << 60);
+    image.le64(VOLATILE, 0xcafe_cafe).le64(VOLATILE + 8, 1).le64(DIRECTORY, 1 << 60);
     image.le64(TABLE, 3 << 60).le64(TABLE + 16, 3 << 60 | 1 << 48);
     image.put(FIRST, &disk[..GRAIN]).put(FIRST + GRAIN, &disk[2 * GRAIN..]);
     let text = descriptor("seSparse", &format!("RW {CAPACITY} SESPARSE \"part.vmdk\""));
