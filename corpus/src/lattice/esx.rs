@@ -103,6 +103,12 @@ fn cowd(out: &mut Vec<Case>) {
         .and(Value::Overlapping, 4, MALFORMED)
         .and(Value::SelfReferring, 5, MALFORMED)
         .cut([TRUNCATED.says("grain directory entry 0").at(DIRECTORY); 3]);
+    let lost = TRUNCATED.says("entries of them are missing");
+    Structure::new(out, &base, "COWD extent", 0, END).zeroed_tails(|at, first| match at {
+        0 => UNMARKED,
+        _ if at <= TABLE => lost.at(first.next_multiple_of(SECTOR)),
+        _ => data_alone(),
+    });
 }
 
 fn se_sparse(out: &mut Vec<Case>) {
@@ -119,7 +125,7 @@ fn se_sparse(out: &mut Vec<Case>) {
     {
         image.le64(field, (start / SECTOR) as u64).le64(field + 8, sectors);
     }
-    image.le64(VOLATILE, 0xcafe_cafe).le64(DIRECTORY, 1 << 60);
+    image.le64(VOLATILE, 0xcafe_cafe).le64(VOLATILE + 8, 1).le64(DIRECTORY, 1 << 60);
     image.le64(TABLE, 3 << 60).le64(TABLE + 16, 3 << 60 | 1 << 48);
     image.put(FIRST, &disk[..GRAIN]).put(FIRST + GRAIN, &disk[2 * GRAIN..]);
     let text = descriptor("seSparse", &format!("RW {CAPACITY} SESPARSE \"part.vmdk\""));
@@ -243,4 +249,21 @@ fn se_sparse(out: &mut Vec<Case>) {
         )
         .cut([TRUNCATED.says("grain directory entry 0").at(DIRECTORY); 3])
         .complete();
+    let lost = TRUNCATED.says("entries of them are missing");
+    Structure::new(out, &base, "seSparse extent", 0, END).in_file(1).zeroed_tails(|at, first| match at {
+        0 => MALFORMED.says("magic"),
+        VOLATILE => MALFORMED.says("volatile header"),
+        _ if at <= TABLE => lost.at(first.next_multiple_of(SECTOR)),
+        _ => data_alone(),
+    });
+}
+
+/// The rest of the table is zeros anyway, and of plain data that is zeros no format can tell. The two grains are the end
+/// of the object.
+fn data_alone() -> Expect {
+    reads(|disk, image| {
+        let grains = &image[image.len() - 2 * GRAIN..];
+        disk[..GRAIN].copy_from_slice(&grains[..GRAIN]);
+        disk[2 * GRAIN..].copy_from_slice(&grains[GRAIN..]);
+    })
 }

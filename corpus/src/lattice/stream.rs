@@ -72,6 +72,7 @@ pub(super) fn cases(out: &mut Vec<Case>) {
     tables(out, &base);
     footer(out, &base);
     scanned(out, &base);
+    zeroed_tails(out, &base);
 }
 
 const HOLE: Expect = reads(|disk, _| disk[..GRAIN].fill(0));
@@ -241,6 +242,21 @@ fn footer(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("type", LE32, [SAME, SAME, kind, kind, kind])
         .cut([SAME, SAME, SAME])
         .complete();
+}
+
+/// Without its directory nothing says which grains there were.
+fn zeroed_tails(out: &mut Vec<Case>, base: &Arc<Base>) {
+    let lost = TRUNCATED.says("without a grain directory");
+    Structure::new(out, base, "stream", 0, END).zeroed_tails(|at, _| match at {
+        0 => UNMARKED,
+        // From where the first marker may be.
+        _ if at <= FIRST => lost.at(FIRST),
+        _ if at <= SECOND => lost.at(SECOND),
+        _ if at < TABLE => lost.at(TABLE - SECTOR),
+        _ if at < DIRECTORY => lost.at(DIRECTORY - SECTOR),
+        DIRECTORY => TRUNCATED.says("grain directory names").at(DIRECTORY),
+        _ => SAME,
+    });
 }
 
 /// The same stream with its footer lost, read by its markers.

@@ -116,8 +116,25 @@ pub(super) fn cases(out: &mut Vec<Case>) {
     let base = Base::one("vmdk", "monolithicSparse", image(false, Some(&text)), disk());
     header(out, &base);
     tables(out, &base);
+    zeroed_tails(out, &base, TABLES[1] + SECTOR);
     let base = Base::one("vmdk", "monolithicSparse, redundant", image(true, Some(&text)), disk());
     redundant(out, &base);
+    zeroed_tails(out, &base, TABLES[1] + 4 * SECTOR);
+}
+
+/// Of an image whose tables end at `tables`. Of plain data that is zeros no format can tell.
+fn zeroed_tails(out: &mut Vec<Case>, base: &Arc<Base>, tables: usize) {
+    let lost = TRUNCATED.says("entries of them are missing");
+    Structure::new(out, base, "sparse image", 0, END as usize * SECTOR).zeroed_tails(|at, first| match at {
+        0 => UNMARKED,
+        SECTOR => NO_DESCRIPTOR,
+        _ if at < tables => lost.at(first.next_multiple_of(SECTOR)),
+        _ => reads(|disk, image| {
+            for (number, grain) in USED.into_iter().enumerate() {
+                stored(disk, image, number, grain * GRAIN, GRAIN);
+            }
+        }),
+    });
 }
 
 /// An extent file without a descriptor, part of a set.

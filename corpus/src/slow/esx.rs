@@ -1,6 +1,7 @@
 //! The sparse extents of ESX: COWD, from VMware's "Virtual Disk Format" 5.0, and seSparse, as other readers have it.
 
 use super::bytes::{le32, le64, slice};
+use super::tail;
 
 pub(super) struct Extent<'a> {
     file: &'a [u8],
@@ -11,6 +12,14 @@ pub(super) struct Extent<'a> {
     directory: u64,
     /// Byte addresses of the first grain table and of the first grain, of a seSparse extent.
     typed: Option<(u64, u64)>,
+    /// Where the used part of the file ends, and how many tables there are, if the header says it.
+    used: (u64, Option<u64>),
+    /// Where tables, or grains, begin.
+    base: u64,
+    /// Where no table may lie.
+    taken: Vec<(u64, u64)>,
+    /// The tables came, as far as can be told.
+    came: bool,
 }
 
 /// Entries of a grain table.
@@ -28,7 +37,13 @@ pub(super) fn cowd(file: &[u8], len: Option<u64>) -> Option<Extent<'_>> {
         is_cowd(file) && le32(file, 4)? == 1 && complete && grain.is_power_of_two() && grain <= 1 << 21;
     let len = len.unwrap_or(le32(file, 12)? * 512);
     let directory = le32(file, 20)? * 512;
-    good.then_some(Extent { file, len, grain: grain * 512, directory, typed: None })
+    let free = le32(file, 28)? * 512;
+    let end = if free == 0 { u64::MAX } else { free };
+    let base = (directory + le32(file, 24)? * 4).next_multiple_of(512);
+    let (used, taken) = ((end, None), vec![(0, 2048)]);
+    let extent =
+        Extent { file, len, grain: grain * 512, directory, typed: None, used, base, taken, came: true };
+    good.then(|| extent.checked())
 }
 
 /// A seSparse extent of `len` guest bytes.
@@ -43,17 +58,85 @@ pub(super) fn se_sparse(file: &[u8], len: u64) -> Option<Extent<'_>> {
     let volatile = place(10)?;
     let closed = le64(file, volatile)? == 0xcafe_cafe && le64(file, volatile.checked_add(24)?)? == 0;
     let typed = Some((place(18)?, place(24)?));
-    let extent = Extent { file, len, grain: 4096, directory: place(16)?, typed };
-    (known && closed).then_some(extent)
+    let (grains, room) = (place(24)?, place(25)?);
+    let end = if room == 0 { u64::MAX } else { grains.checked_add(room)? };
+    let used = (end, Some(le64(file, volatile.checked_add(8)?)?));
+    let taken = vec![(0, 512), (volatile, 512)];
+    let directory = place(16)?;
+    let extent = Extent { file, len, grain: 4096, directory, typed, used, base: grains, taken, came: true };
+    (known && closed).then(|| extent.checked())
 }
 
 impl Extent<'_> {
+    fn checked(mut self) -> Self {
+        self.came = self.tables_came().unwrap_or(true);
+        self
+    }
+
+    /// Whether the tables came, of a file that ends in zeros.
+    fn tables_came(&self) -> Option<bool> {
+        let Some(zeros) = tail::zeros(self.file) else { return Some(true) };
+        let width = if self.typed.is_some() { 8 } else { 4 };
+        let grains = self.len.div_ceil(self.grain);
+        let size = grains.div_ceil(ENTRIES).checked_mul(width)?;
+        slice(self.file, self.directory, size).filter(|_| size > 0)?;
+        let mut taken = self.taken.clone();
+        taken.push((self.directory, size));
+        let end = (self.directory + size).next_multiple_of(512);
+        let base = if self.base <= self.file.len() as u64 { self.base } else { 0 };
+        let mut named = tail::Named {
+            structures: self.directory + size,
+            base: if self.typed.is_some() { self.base } else { base.max(end) },
+            end: self.used.0,
+            allocated: self.used.1,
+            table_bytes: ENTRIES * width,
+            grain: self.grain,
+            ..tail::Named::default()
+        };
+        for index in 0..size / width {
+            let used = (grains - index * ENTRIES).min(ENTRIES);
+            let Some(table) = self.table(index)? else { continue };
+            let apart = |(at, len): &(u64, u64)| table >= at + len || table + used * width <= *at;
+            // What cannot be a table is none of the tables that came or did not come.
+            if slice(self.file, table, used * width).is_none() || !taken.iter().all(apart) {
+                return None;
+            }
+            named.named += 1;
+            named.structures = named.structures.max(table + used * width);
+            if !named.tables.contains(&table) {
+                named.tables.push(table);
+                let places = (0..used).filter_map(|slot| self.grain(index * ENTRIES + slot).flatten());
+                named.grains.extend(places);
+            }
+        }
+        Some(tail::came(self.file, zeros, &named))
+    }
+
+    /// Byte address of the table of that number; none if the directory names none.
+    fn table(&self, number: u64) -> Option<Option<u64>> {
+        let Some((tables, _)) = self.typed else {
+            let table = le32(self.file, self.directory.checked_add(number * 4)?)? * 512;
+            return Some((table != 0).then_some(table));
+        };
+        let entry = le64(self.file, self.directory.checked_add(number.checked_mul(8)?)?)?;
+        if entry == 0 {
+            return Some(None);
+        }
+        tables
+            .checked_add((entry & 0xffff_ffff) * ENTRIES * 8)
+            .filter(|_| entry >> 32 == 0x1000_0000)
+            .map(Some)
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.len
     }
 
     /// The sector that holds byte `at` of the extent, and where it begins.
     pub(super) fn unit(&self, at: u64) -> Option<(u64, Vec<u8>)> {
+        if !self.came {
+            return None;
+        }
         let start = at - at % 512;
         let len = 512.min(self.len.checked_sub(start)?);
         let number = start / self.grain;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::bytes::{le16, le32, le64, slice, up_to};
 use super::codec::{self, MOST_UNIT};
+use super::tail;
 
 const AT_THE_END: u64 = u64::MAX;
 /// Tables that are named by what is looked at of a directory at once.
@@ -33,6 +34,8 @@ pub(super) struct Header {
     pub(super) text: Option<(u64, u64)>,
     /// Byte address of what comes behind the metadata in front.
     overhead: u64,
+    /// The same, as the header has it.
+    front: u64,
 }
 
 impl Header {
@@ -75,6 +78,7 @@ impl Header {
             redundant: has_redundant.then(|| bytes(redundant)),
             text: text.map(|(at, len)| (bytes(at), bytes(len))),
             overhead: bytes(front),
+            front: bytes(le64(header, 64)?),
         })
     }
 }
@@ -95,6 +99,8 @@ pub(super) struct Extent<'a> {
     /// Guest bytes.
     len: u64,
     found: Found,
+    /// The tables came, as far as can be told.
+    came: bool,
 }
 
 /// What an entry says of its grain.
@@ -120,11 +126,86 @@ impl<'a> Extent<'a> {
         } else {
             Found::Tables { directory: header.directory, redundant: header.redundant }
         };
-        Some(Self { file, header, len, found })
+        let mut extent = Self { file, header, len, found, came: true };
+        extent.came = extent.tables_came();
+        Some(extent)
+    }
+
+    /// What is used of the directories, with their bytes: what nothing may lie in, the directory and its copy.
+    fn directories(
+        &self,
+        directory: u64,
+        redundant: Option<u64>,
+    ) -> Option<(Vec<(u64, u64)>, Option<u64>, Option<u64>)> {
+        let size = self.directory_bytes();
+        let mut taken = vec![(0, 512)];
+        taken.extend(self.header.text);
+        let there = |at: &u64| {
+            let whole = at.checked_add(size).is_some_and(|end| end <= self.file.len() as u64);
+            *at != 0 && whole && apart(&taken, *at, size)
+        };
+        let redundant = redundant.filter(there);
+        let primary = Some(directory).filter(there);
+        taken.push((primary.or(redundant)?, size));
+        Some((taken, primary, redundant))
+    }
+
+    fn directory_bytes(&self) -> u64 {
+        self.len.div_ceil(self.header.grain * self.header.entries) * 4
+    }
+
+    /// Whether tables that nothing else vouches for came, of a file that ends in zeros.
+    fn tables_came(&self) -> bool {
+        let Found::Tables { directory, redundant } = self.found else { return true };
+        if self.header.directory == AT_THE_END || self.marked(directory) || self.len == 0 {
+            return true;
+        }
+        let Some(zeros) = tail::zeros(self.file) else { return true };
+        let Some((taken, primary, redundant)) = self.directories(directory, redundant) else { return true };
+        let Some(used) = primary.or(redundant) else { return true };
+        let copy = redundant.filter(|copy| primary.is_some() && *copy != used);
+        let entries = self.header.entries;
+        let mut named = tail::Named {
+            structures: used.max(copy.unwrap_or_default()) + self.directory_bytes(),
+            end: u64::MAX,
+            grain: self.header.grain,
+            compressed: self.header.compressed,
+            ..tail::Named::default()
+        };
+        for index in 0..self.directory_bytes() / 4 {
+            let number = index * entries;
+            let rest = self.len.div_ceil(self.header.grain) - number;
+            let of = |directory| self.table(&taken, directory, number);
+            let (first, second) = (of(used), copy.and_then(of).flatten());
+            // What cannot be a table is none of the tables that came or did not come.
+            let first = match (first, second) {
+                (None, None) => return true,
+                (first, _) => first.flatten(),
+            };
+            let word = |directory: u64| le32(self.file, directory + index * 4) == Some(0);
+            named.copies_differ |= copy.is_some_and(|copy| word(copy) != word(used));
+            let Some(table) = first.or(second) else { continue };
+            let second = second.unwrap_or(table);
+            let len = rest.min(entries) * 4;
+            named.structures = named.structures.max(table.max(second) + len);
+            for slot in 0..rest.min(entries) {
+                let entry = |table: u64| le32(self.file, table + slot * 4).unwrap_or_default();
+                named.copies_differ |= (entry(table) == 0) != (entry(second) == 0);
+                if entry(table) > 1 {
+                    named.grains.push(entry(table) * 512);
+                }
+            }
+        }
+        let front = if self.header.front <= self.file.len() as u64 { self.header.front } else { 0 };
+        named.base = front.max(named.structures.next_multiple_of(512));
+        tail::came(self.file, zeros, &named)
     }
 
     /// The unit that holds byte `at` of the extent, and where it begins: a grain where they are compressed, else a sector.
     pub(super) fn unit(&self, at: u64) -> Option<(u64, Vec<u8>)> {
+        if !self.came {
+            return None;
+        }
         let number = at / self.header.grain;
         let grain_start = number * self.header.grain;
         let grain_len = self.header.grain.min(self.len.checked_sub(grain_start)?);
@@ -153,20 +234,12 @@ impl<'a> Extent<'a> {
     /// By the directory; where it, its table or the entry is damaged, by the redundant one. Damaged is also what lies in
     /// the header, in the text or in the directory that is used.
     fn by_tables(&self, directory: u64, redundant: Option<u64>, number: u64, len: u64) -> Option<Grain> {
-        let size = self.len.div_ceil(self.header.grain * self.header.entries) * 4;
-        if number / self.header.entries < PAGE && !self.came(directory, redundant, size)? {
+        let size = self.directory_bytes();
+        if number / self.header.entries < PAGE && !self.directory_came(directory, redundant, size)? {
             return None;
         }
-        let mut taken = vec![(0, 512)];
-        taken.extend(self.header.text);
-        let there = |at: &u64| {
-            let whole = at.checked_add(size).is_some_and(|end| end <= self.file.len() as u64);
-            *at != 0 && whole && apart(&taken, *at, size)
-        };
-        let redundant = redundant.filter(there);
-        let primary = Some(directory).filter(there);
+        let (taken, primary, redundant) = self.directories(directory, redundant)?;
         let used = primary.or(redundant)?;
-        taken.push((used, size));
         let Some(directory) = primary else {
             return self.judged(&taken, self.table(&taken, used, number)?, number, len);
         };
@@ -203,7 +276,7 @@ impl<'a> Extent<'a> {
 
     /// Whether the directory shows that it came: its marker is no zeros, and none of its sectors is, unless it names the
     /// table right before it.
-    fn came(&self, directory: u64, redundant: Option<u64>, size: u64) -> Option<bool> {
+    fn directory_came(&self, directory: u64, redundant: Option<u64>, size: u64) -> Option<bool> {
         if !self.marked(directory) || slice(self.file, directory, size).is_none() || size == 0 {
             return Some(true);
         }

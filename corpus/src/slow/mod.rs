@@ -13,6 +13,7 @@ mod descriptor;
 mod esx;
 mod hosted;
 mod qcow2;
+mod tail;
 mod vhd;
 mod vmdk;
 

@@ -176,6 +176,11 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
+    /// True if the directory has a marker, which shows that the end of the image came.
+    pub(crate) fn directory_is_marked(&self) -> bool {
+        self.marker(self.directory).is_some()
+    }
+
     /// The marker of the directory or table that begins at this byte address, if it has one.
     fn marker(&self, start: u64) -> Option<StoredRange> {
         self.markers.filter(|markers| start > markers.after)?;
@@ -322,6 +327,19 @@ impl Directory {
     /// Number of its entries in use.
     pub(crate) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Where it ends; where its redundant copy ends, if that is later.
+    pub(crate) fn end(&self) -> u64 {
+        let start = self.layout.redundant.map_or(self.layout.directory, |at| at.max(self.layout.directory));
+        start.saturating_add(self.len.saturating_mul(self.layout.entries.width()))
+    }
+
+    /// True if entry `index` is 0 in one of both copies and not in the other.
+    pub(crate) fn copies_differ(&self, page: &Page, index: u64) -> bool {
+        let relative = index.saturating_sub(page.first);
+        let empty = |bytes: &Bytes| self.layout.entries.get(bytes, relative).unwrap_or_default() == 0;
+        page.redundant.as_ref().is_some_and(|redundant| empty(redundant) != empty(&page.primary))
     }
 
     /// Its measures.

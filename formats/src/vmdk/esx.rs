@@ -11,6 +11,7 @@ use super::directory::{Entries, Layout};
 use diskferry_core::address::{StoredOffset, StoredRange};
 
 use super::header::{SECTOR, Sectors};
+use super::tail::{Arrangement, Used};
 
 /// The first bytes of a COWD extent.
 pub(crate) const COWD_MAGIC: [u8; 4] = *b"COWD";
@@ -58,6 +59,8 @@ pub(crate) struct EsxExtent {
     pub(crate) layout: Layout,
     /// True for a difference to another disk.
     pub(crate) child: bool,
+    /// Which part of the object is in use.
+    pub(crate) used: Used,
 }
 
 /// Takes a COWD header.
@@ -93,8 +96,20 @@ pub(crate) fn parse_cowd(bytes: &[u8]) -> Result<EsxExtent> {
         taken: vec![(StoredRange::first(COWD_HEADER_BYTES), "the header")],
         markers: None,
     };
-    enough(&layout, capacity, u64::from(raw.directory_entries.get()), 24)?;
-    Ok(EsxExtent { capacity, capacity_at: 12, layout, child: raw.flags.get() & COWD_ROOT == 0 })
+    let entries = u64::from(raw.directory_entries.get());
+    enough(&layout, capacity, entries, 24)?;
+    let directory_end = layout.directory.saturating_add(entries.saturating_mul(layout.entries.width()));
+    let used = Used {
+        arrangement: Arrangement::Mixed(directory_end.checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX)),
+        // Room that ESX allocated beyond it, in steps of several MiB, is zeros.
+        end: match raw.free_sector.get() {
+            0 => u64::MAX,
+            sector => u64::from(sector).saturating_mul(SECTOR),
+        },
+        tables: None,
+        compressed: false,
+    };
+    Ok(EsxExtent { capacity, capacity_at: 12, layout, child: raw.flags.get() & COWD_ROOT == 0, used })
 }
 
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
@@ -185,14 +200,24 @@ pub(crate) fn parse_se(bytes: &[u8]) -> Result<(EsxExtent, u64)> {
     };
     let entries = raw.directory.last().map_or(0, |size| size.get()).saturating_mul(64);
     enough(&layout, capacity, entries, 136)?;
-    Ok((EsxExtent { capacity, capacity_at: 16, layout, child: false }, volatile))
+    let grains = place(&raw.grains, "grains", 192)?;
+    let room = raw.grains.last().map_or(0, |size| size.get()).saturating_mul(SECTOR);
+    let used = Used {
+        arrangement: Arrangement::GrainsAt(grains),
+        end: if room == 0 { u64::MAX } else { grains.saturating_add(room) },
+        // Said by the volatile header.
+        tables: None,
+        compressed: false,
+    };
+    Ok((EsxExtent { capacity, capacity_at: 16, layout, child: false, used }, volatile))
 }
 
-/// Checks the volatile header of a seSparse extent, which lies at byte address `at`.
+/// Checks the volatile header of a seSparse extent, which lies at byte address `at`. Gives how many grain tables were
+/// allocated.
 ///
 /// # Errors
 /// `malformed` without its magic, `unsupported_feature` where a journal is to be replayed.
-pub(crate) fn check_se_volatile(bytes: &[u8], at: u64) -> Result<()> {
+pub(crate) fn check_se_volatile(bytes: &[u8], at: u64) -> Result<u64> {
     #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
     #[repr(C)]
     struct Raw {
@@ -211,7 +236,7 @@ pub(crate) fn check_se_volatile(bytes: &[u8], at: u64) -> Result<()> {
             .hint("open it once where it was made, so that its journal is replayed")
             .at(at.saturating_add(24)));
     }
-    Ok(())
+    Ok(raw.free_table.get())
 }
 
 fn enough(layout: &Layout, capacity: Sectors, entries: u64, place: u64) -> Result<()> {

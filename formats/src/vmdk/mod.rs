@@ -26,6 +26,7 @@ mod scan;
 mod set;
 mod sparse;
 mod stream;
+mod tail;
 pub(crate) mod write;
 
 pub(crate) use read::{has_marks, open, recognise};

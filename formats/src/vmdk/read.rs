@@ -21,6 +21,7 @@ use super::map::{Part, PartMap, VmdkMap};
 use super::scan::{ScanMap, first_marker};
 use super::set;
 use super::sparse::{Compressed, Shared, SparseMap};
+use super::tail::{Arrangement, Tail, Used};
 use crate::detect::Recognised;
 use crate::vhd::{self, FOOTER_LEN};
 use crate::{Format, Opening};
@@ -409,23 +410,36 @@ pub(crate) fn sparse_part(
             Some(Compressed::new(guest.start().get(), layout.grain_bytes, markers, footer_at))
         }
     };
-    let map = SparseMap::new(index, source, guest, layout, compressed, shared.clone())?;
+    let tail = if footer_at.is_some() || layout.directory_is_marked() {
+        None
+    } else {
+        let used = Used {
+            arrangement: Arrangement::TablesFirst(header.overhead.bytes().unwrap_or_default()),
+            end: u64::MAX,
+            tables: None,
+            compressed: header.grains != Grains::Plain,
+        };
+        Tail::suspect(file, Arc::clone(&source), used, warnings.clone())
+    };
+    let map = SparseMap::new(index, source, guest, layout, compressed, tail, shared.clone())?;
     Ok(Opened { part: Part { guest, map: PartMap::Sparse(Box::new(map)) }, features })
 }
 
-/// Opens the ESX extent in `source` as the guest bytes `guest`.
+/// Opens the ESX extent in `source`, whose head and tail are in `file`, as the guest bytes `guest`.
 ///
 /// # Errors
 /// `malformed`, `truncated`.
 pub(crate) fn esx_part(
     index: FileIndex,
     source: &Arc<dyn Source>,
+    file: &HeadTail,
     extent: EsxExtent,
     guest: GuestRange,
     shared: &Shared,
 ) -> Result<Part> {
     let source = Arc::clone(source);
-    let map = SparseMap::new(index, source, guest, extent.layout, None, shared.clone())?;
+    let tail = Tail::suspect(file, Arc::clone(&source), extent.used, shared.warnings.clone());
+    let map = SparseMap::new(index, source, guest, extent.layout, None, tail, shared.clone())?;
     Ok(Part { guest, map: PartMap::Sparse(Box::new(map)) })
 }
 
@@ -434,7 +448,7 @@ pub(crate) fn esx_part(
 /// # Errors
 /// `malformed`, `truncated`, `unsupported_feature`; the `source_*` codes.
 pub(crate) async fn open_se(file: &HeadTail) -> Result<EsxExtent> {
-    let (extent, volatile) = parse_se(file.head())?;
+    let (mut extent, volatile) = parse_se(file.head())?;
     let range = StoredRange::new(StoredOffset::new(volatile), SECTOR)
         .filter(|range| range.end().get() <= file.len())
         .ok_or_else(|| {
@@ -445,7 +459,7 @@ pub(crate) async fn open_se(file: &HeadTail) -> Result<EsxExtent> {
             .at(VOLATILE_AT)
         })?;
     let header: Bytes = file.read(range).await?;
-    check_se_volatile(&header, volatile)?;
+    extent.used.tables = Some(check_se_volatile(&header, volatile)?);
     Ok(extent)
 }
 
@@ -468,7 +482,7 @@ fn open_cowd(opening: &Opening) -> Result<Disk> {
     let refusals = if extent.child { vec![cowd_child()] } else { Vec::new() };
     let source: Arc<dyn Source> = Arc::clone(file) as _;
     let shared = Shared { warnings, ..Shared::default() };
-    let part = esx_part(FileIndex(0), &source, extent, GuestRange::first(size), &shared)?;
+    let part = esx_part(FileIndex(0), &source, file, extent, GuestRange::first(size), &shared)?;
     Ok(finish(geometry, vec![source], vec![part], shared.warnings, refusals))
 }
 

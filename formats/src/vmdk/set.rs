@@ -265,7 +265,7 @@ async fn part(
             super::header::Sectors(grain_bytes.checked_div(super::header::SECTOR).unwrap_or_default());
         extent_size(line, extent.capacity, grain, extent.capacity_at)?;
         let refusal = extent.child.then(cowd_child);
-        let part = esx_part(index, source, extent, guest, shared)?;
+        let part = esx_part(index, source, file, extent, guest, shared)?;
         return Ok(OpenedPart { part, features: Vec::new(), grain_bytes: Some(grain_bytes), refusal });
     }
     let header = SparseHeader::parse(file.head())?;

@@ -20,6 +20,7 @@ use futures_util::lock::Mutex;
 use super::directory::{Directory, Grain, Layout, Page, TableAt, check_marker, in_entry};
 use super::grain::{Bound, GrainCodec};
 use super::header::{GRAIN_MARKER_LEN, SECTOR, most_compressed};
+use super::tail::Tail;
 use crate::table::{Ahead, Shelf, Tables};
 
 /// Bytes of grain tables that are loaded at once.
@@ -76,6 +77,8 @@ pub(crate) struct SparseMap {
     /// Guest bytes.
     bytes: u64,
     compressed: Option<Compressed>,
+    /// The object ends in zeros.
+    tail: Option<Tail>,
 }
 
 /// A grain table in hand.
@@ -153,6 +156,7 @@ impl SparseMap {
         guest: GuestRange,
         layout: Layout,
         compressed: Option<Compressed>,
+        tail: Option<Tail>,
         shared: Shared,
     ) -> Result<Self> {
         let Shared { warnings, shelf } = shared;
@@ -164,6 +168,7 @@ impl SparseMap {
             base: guest.start().get(),
             bytes: guest.len(),
             compressed,
+            tail,
         })
     }
 
@@ -172,6 +177,9 @@ impl SparseMap {
     /// # Errors
     /// `malformed`, `truncated` with the place of the entry; the `source_*` codes.
     pub(crate) async fn extents(&self, window: GuestRange, out: &mut Extents) -> Result<()> {
+        if let Some(tail) = &self.tail {
+            tail.check(&self.directory, &self.tables).await?;
+        }
         let span = self.directory.layout().span().max(1);
         let end = window.end().get().saturating_sub(self.base);
         let mut at = window.start().get().saturating_sub(self.base);
@@ -381,6 +389,9 @@ impl SparseMap {
                     let place = StoredOffset::new(place.saturating_add(from.saturating_sub(start)));
                     let behind = StoredOffset::new(place.get().saturating_add(until.saturating_sub(from)));
                     let range = StoredRange::between(place, behind);
+                    if let Some(tail) = &self.tail {
+                        tail.note_data(range);
+                    }
                     (from, until, ExtentKind::Data(Stored { file: self.file, range }))
                 }
             };

@@ -49,7 +49,9 @@ pub(crate) fn one_pass_warned(
             }
             match piece.codec {
                 Some(codec) => {
-                    codec.decode(piece.guest, &piece.bytes, &mut out[start..end], &mut Tally::default())?;
+                    codec
+                        .decode(piece.guest, &piece.bytes, &mut out[start..end], &mut Tally::default())
+                        .map_err(|error| error.at(piece.stored_at))?;
                 }
                 None => out[start..end].copy_from_slice(&piece.bytes),
             }

@@ -47,6 +47,11 @@ pub(crate) struct Header {
 }
 
 impl Header {
+    /// The sectors in front of the grains, as the header of an image says.
+    pub(crate) fn parsed_overhead(image: &[u8]) -> usize {
+        u64::from_le_bytes(image[64..72].try_into().unwrap()) as usize
+    }
+
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = b"KDMV".to_vec();
         out.extend(self.version.to_le_bytes());
@@ -298,7 +303,7 @@ pub(crate) fn cowd(truth: &[u8], grain: usize) -> Vec<u8> {
     let chunks: Vec<&[u8]> = truth.chunks(grain * SECTOR).collect();
     let tables = chunks.len().div_ceil(ENTRIES);
     let mut out = b"COWD".to_vec();
-    for field in [1, 3, capacity as u32, grain as u32, 4, tables as u32, 0] {
+    for field in [1, 3, capacity as u32, grain as u32, 4, tables as u32, 0u32] {
         out.extend(field.to_le_bytes());
     }
     out.resize((4 + (tables * 4).div_ceil(SECTOR)) * SECTOR, 0);
@@ -318,6 +323,8 @@ pub(crate) fn cowd(truth: &[u8], grain: usize) -> Vec<u8> {
             out.resize(start + grain * SECTOR, 0);
         }
     }
+    let free = sector(&out);
+    out[28..32].copy_from_slice(&free.to_le_bytes());
     out
 }
 
@@ -337,7 +344,7 @@ pub(crate) fn se_sparse(truth: &[u8], zeroed: bool) -> Vec<u8> {
     fields.push(chunks.len() as u64 * 8);
     let mut out: Vec<u8> = fields.iter().flat_map(|field: &u64| field.to_le_bytes()).collect();
     out.resize(SECTOR, 0);
-    out.extend(0xcafe_cafe_u64.to_le_bytes());
+    out.extend([0xcafe_cafe, tables as u64].iter().flat_map(|field| field.to_le_bytes()));
     out.resize(first_grain as usize * SECTOR, 0);
     let mut next = 0u64;
     for (number, chunk) in chunks.iter().enumerate() {
