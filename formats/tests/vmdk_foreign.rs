@@ -1,5 +1,6 @@
 //! Images as other writers make them: exports of AWS, descriptors that contradict the header, names in any encoding.
-//! Every image is built from bytes and read from a file and from a pipe; qemu-img reads the same bytes.
+//! Every image is built from bytes and read from a file and from a pipe; qemu-img and dissect.hypervisor read the same
+//! bytes.
 
 mod support;
 
@@ -154,6 +155,7 @@ fn an_export_of_aws_reads_with_a_warning_for_its_create_type() {
         let image = export.build(&truth);
         reads_both_ways(&image, &truth, codes, what);
         assert_same(&qemu_reads(&image, "vmdk"), &truth, "as qemu-img reads it");
+        assert_same(&dissect_reads(&image, "vmdk"), &truth, "as dissect.hypervisor reads it");
     }
 }
 

@@ -103,6 +103,9 @@ pub(super) struct Extent<'a> {
     came: bool,
 }
 
+/// What nothing may lie in, as byte addresses and lengths; the directory and its copy, as far as they are in the file.
+type Directories = (Vec<(u64, u64)>, Option<u64>, Option<u64>);
+
 /// What an entry says of its grain.
 enum Grain {
     Zeros,
@@ -132,11 +135,7 @@ impl<'a> Extent<'a> {
     }
 
     /// What is used of the directories, with their bytes: what nothing may lie in, the directory and its copy.
-    fn directories(
-        &self,
-        directory: u64,
-        redundant: Option<u64>,
-    ) -> Option<(Vec<(u64, u64)>, Option<u64>, Option<u64>)> {
+    fn directories(&self, directory: u64, redundant: Option<u64>) -> Option<Directories> {
         let size = self.directory_bytes();
         let mut taken = vec![(0, 512)];
         taken.extend(self.header.text);

@@ -69,6 +69,13 @@ pub(crate) fn qemu_tries_files(files: &[(&str, &[u8])], format: &str) -> (Outcom
     (outcome, std::fs::read(&raw).unwrap_or_default())
 }
 
+/// What dissect.hypervisor reads from an image of one file.
+pub(crate) fn dissect_reads(image: &[u8], format: &str) -> Vec<u8> {
+    let dir = written(&[("image", image)]);
+    let read = oracle::dissect(&dir.path().join("image"), format);
+    read.unwrap_or_else(|error| panic!("dissect.hypervisor: {error}"))
+}
+
 /// The format that qemu-img finds.
 pub(crate) fn qemu_probes(image: &[u8]) -> String {
     let dir = written(&[("image", image)]);
