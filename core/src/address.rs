@@ -9,26 +9,26 @@ use std::marker::PhantomData;
 
 /// The address space of the disk that the guest sees.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Guest {}
+pub enum GuestSpace {}
 
 /// The address space of one stored object: a file, an S3 object, a URL.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum StoredIn {}
+pub enum StoredSpace {}
 
 /// The address space of the target that is written.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Target {}
+pub enum TargetSpace {}
 
 /// A byte address in the space `S`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Offset<S>(u64, PhantomData<S>);
 
 /// A byte address on the guest's disk.
-pub type GuestOffset = Offset<Guest>;
+pub type GuestOffset = Offset<GuestSpace>;
 /// A byte address in a stored object.
-pub type StoredOffset = Offset<StoredIn>;
+pub type StoredOffset = Offset<StoredSpace>;
 /// A byte address in a target.
-pub type TargetOffset = Offset<Target>;
+pub type TargetOffset = Offset<TargetSpace>;
 
 impl<S> Offset<S> {
     /// The first byte of the space.
@@ -78,11 +78,11 @@ pub struct Span<S> {
 }
 
 /// A run of bytes of the guest's disk.
-pub type GuestRange = Span<Guest>;
+pub type GuestRange = Span<GuestSpace>;
 /// A run of bytes of a stored object.
-pub type StoredRange = Span<StoredIn>;
+pub type StoredRange = Span<StoredSpace>;
 /// A run of bytes of a target.
-pub type TargetRange = Span<Target>;
+pub type TargetRange = Span<TargetSpace>;
 
 impl<S: Copy + Ord> Span<S> {
     /// `len` bytes from `start` on, or `None` where the end would not fit the 64-bit space.

@@ -153,8 +153,8 @@ impl Limits {
                 ErrorKind::ObjectTooLarge,
                 format!(
                     "the object is at least {} and must be smaller than {}",
-                    Human(object_bytes),
-                    Human(limit)
+                    HumanBytes(object_bytes),
+                    HumanBytes(limit)
                 ),
             ));
         }
@@ -163,8 +163,8 @@ impl Limits {
                 ErrorKind::CapacityExceeded,
                 format!(
                     "the virtual disk is at least {}, the declared system disk is {}",
-                    Human(virtual_bytes),
-                    Human(limit)
+                    HumanBytes(virtual_bytes),
+                    HumanBytes(limit)
                 ),
             ));
         }
@@ -174,9 +174,9 @@ impl Limits {
     fn object_size(&self, actual: u64, warnings: &mut Vec<Warning>) -> Option<Rule> {
         const GREY: u64 = 50_000_000_000;
         let limit = self.image.bytes()?;
-        let is = format!("the object is {}", Human(actual));
+        let is = format!("the object is {}", HumanBytes(actual));
         let (outcome, message) = if actual >= limit {
-            (Outcome::Fail, format!("{is} and must be smaller than {}", Human(limit)))
+            (Outcome::Fail, format!("{is} and must be smaller than {}", HumanBytes(limit)))
         } else if self.image == ImageLimit::Default && actual >= GREY {
             let message = format!(
                 "{is}: above 50 GB of 1000 bytes and below 50 GB of 1024, and the service does not say which it means"
@@ -184,7 +184,7 @@ impl Limits {
             warnings.push(Warning::new("size_limit_grey", message.clone()));
             (Outcome::Warn, message)
         } else {
-            (Outcome::Pass, format!("{is}, below {}", Human(limit)))
+            (Outcome::Pass, format!("{is}, below {}", HumanBytes(limit)))
         };
         Some(Rule {
             rule: "object_size",
@@ -199,15 +199,15 @@ impl Limits {
 
     fn capacity(&self, actual: u64, warnings: &mut Vec<Warning>) -> Option<Rule> {
         let limit = self.capacity?;
-        let is = format!("the virtual disk is {}", Human(actual));
+        let is = format!("the virtual disk is {}", HumanBytes(actual));
         let (outcome, message) = if actual > limit {
-            (Outcome::Fail, format!("{is}, the declared system disk is {}", Human(limit)))
+            (Outcome::Fail, format!("{is}, the declared system disk is {}", HumanBytes(limit)))
         } else if actual == limit {
             let message = format!("{is}, exactly the declared system disk: nothing is left to grow");
             warnings.push(Warning::new("capacity_equal", message.clone()));
             (Outcome::Warn, message)
         } else {
-            (Outcome::Pass, format!("{is}, within the declared system disk of {}", Human(limit)))
+            (Outcome::Pass, format!("{is}, within the declared system disk of {}", HumanBytes(limit)))
         };
         let hint = format!("declare at least {} GiB", actual.div_ceil(GIB).max(1));
         Some(Rule {
@@ -227,22 +227,26 @@ impl Limits {
             (Some(content), _) if content >= limit => {
                 let message = format!(
                     "the disk has {} of real content and must have less than {}",
-                    Human(content),
-                    Human(limit)
+                    HumanBytes(content),
+                    HumanBytes(limit)
                 );
                 (Outcome::Fail, Some(content), message)
             }
-            (Some(content), _) => {
-                (Outcome::Pass, Some(content), format!("the disk has {} of real content", Human(content)))
-            }
+            (Some(content), _) => (
+                Outcome::Pass,
+                Some(content),
+                format!("the disk has {} of real content", HumanBytes(content)),
+            ),
             (None, Some(allocated)) if allocated < limit => {
-                let message =
-                    format!("the image maps {}, so its real content is below the limit", Human(allocated));
+                let message = format!(
+                    "the image maps {}, so its real content is below the limit",
+                    HumanBytes(allocated)
+                );
                 (Outcome::Pass, Some(allocated), message)
             }
             (None, Some(allocated)) => {
                 let message =
-                    format!("the image maps {}; only its data tells the real content", Human(allocated));
+                    format!("the image maps {}; only its data tells the real content", HumanBytes(allocated));
                 (Outcome::Warn, None, message)
             }
             (None, None) => (Outcome::Warn, None, "the real content is not known yet".to_owned()),
@@ -261,9 +265,9 @@ impl Limits {
 
 /// A number of bytes for a person: `60 GiB`, `1.5 MiB`, `512 bytes`; exact where it is a whole number of the unit.
 #[derive(Clone, Copy, Debug)]
-pub struct Human(pub u64);
+pub struct HumanBytes(pub u64);
 
-impl std::fmt::Display for Human {
+impl std::fmt::Display for HumanBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         const UNITS: [(&str, u64); 5] =
             [("PiB", 1 << 50), ("TiB", 1 << 40), ("GiB", GIB), ("MiB", 1 << 20), ("KiB", 1 << 10)];
@@ -336,9 +340,9 @@ mod tests {
 
     #[test]
     fn human_sizes_never_round_up_to_a_limit() {
-        assert_eq!(Human(50 * GIB - 1).to_string(), "49.99 GiB");
-        assert_eq!(Human(60 * GIB).to_string(), "60 GiB");
-        assert_eq!(Human(1536).to_string(), "1.50 KiB");
-        assert_eq!(Human(7).to_string(), "7 bytes");
+        assert_eq!(HumanBytes(50 * GIB - 1).to_string(), "49.99 GiB");
+        assert_eq!(HumanBytes(60 * GIB).to_string(), "60 GiB");
+        assert_eq!(HumanBytes(1536).to_string(), "1.50 KiB");
+        assert_eq!(HumanBytes(7).to_string(), "7 bytes");
     }
 }

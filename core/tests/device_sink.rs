@@ -10,15 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use diskferry_core::address::{StoredRange, TargetOffset, TargetRange};
-use diskferry_core::buffer::Buffer;
+use diskferry_core::BoxFuture;
+use diskferry_core::FileIo;
 use diskferry_core::conformance::{Replacing, Stage, check_sink, check_source, pattern};
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::ring::Io;
-use diskferry_core::sink::device::{BlockDeviceSink, DeviceSinkOptions, HEAD, is_block_device};
-use diskferry_core::sink::file::{FileSink, FileSinkOptions};
-use diskferry_core::sink::{Expected, Sink};
-use diskferry_core::source::BoxFuture;
+use diskferry_core::internal::Buffer;
+use diskferry_core::internal::DEVICE_HEAD_BYTES;
+use diskferry_core::{BlockDeviceSink, DeviceSinkOptions, is_block_device};
+use diskferry_core::{Error, ErrorKind, Result};
+use diskferry_core::{FileSink, FileSinkOptions};
+use diskferry_core::{Sink, SinkHint};
+use diskferry_core::{StoredRange, TargetOffset, TargetRange};
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::thread::{Gid, Uid};
 
@@ -123,10 +124,10 @@ impl Loop {
     }
 
     async fn sink(&self) -> BlockDeviceSink {
-        self.sink_by(Io::Plain).await
+        self.sink_by(FileIo::Plain).await
     }
 
-    async fn sink_by(&self, io: Io) -> BlockDeviceSink {
+    async fn sink_by(&self, io: FileIo) -> BlockDeviceSink {
         let mut options = DeviceSinkOptions::default();
         options.io = io;
         BlockDeviceSink::create(&self.path, options).await.unwrap()
@@ -147,12 +148,12 @@ impl Drop for Loop {
     }
 }
 
-fn exactly(len: u64) -> Expected {
-    Expected { most_bytes: Some(len), exact: true, memory: 0 }
+fn exactly(len: u64) -> SinkHint {
+    SinkHint { most_bytes: Some(len), exact: true, memory: 0 }
 }
 
-fn at_most(len: u64) -> Expected {
-    Expected { most_bytes: Some(len), exact: false, memory: 0 }
+fn at_most(len: u64) -> SinkHint {
+    SinkHint { most_bytes: Some(len), exact: false, memory: 0 }
 }
 
 async fn write(sink: &BlockDeviceSink, at: u64, bytes: impl Into<Bytes>) -> Result<()> {
@@ -172,7 +173,7 @@ struct Bench {
     device: Loop,
     len: u64,
     sync: bool,
-    io: Io,
+    io: FileIo,
 }
 
 impl Stage for Bench {
@@ -210,8 +211,8 @@ impl Stage for Bench {
 }
 
 async fn check(device: Loop, len: u64, sync: bool) {
-    let mut bench = Bench { device, len, sync, io: Io::Plain };
-    for io in [Io::Plain, Io::Ring] {
+    let mut bench = Bench { device, len, sync, io: FileIo::Plain };
+    for io in [FileIo::Plain, FileIo::Ring] {
         bench.io = io;
         // Within the head for the most part, and beyond it.
         for unit in [192 << 10, 700_001] {
@@ -271,7 +272,7 @@ async fn a_device_of_the_exact_size_fits() {
 
 #[tokio::test]
 async fn where_only_a_bound_is_known_the_write_that_does_not_fit_is_refused() {
-    for io in [Io::Plain, Io::Ring] {
+    for io in [FileIo::Plain, FileIo::Ring] {
         let device = Loop::new(2 * MIB);
         let old = device.fill(2 * MIB);
         let sink = device.sink_by(io).await;
@@ -309,7 +310,7 @@ async fn nothing_is_changed_before_it_is_prepared() {
 
 #[tokio::test]
 async fn the_first_mebibyte_is_zero_until_the_end_and_what_lies_behind_the_target_stays() {
-    for io in [Io::Plain, Io::Ring] {
+    for io in [FileIo::Plain, FileIo::Ring] {
         let device = Loop::new(4 * MIB);
         let old = device.fill(4 * MIB);
         let sink = device.sink_by(io).await;
@@ -425,7 +426,7 @@ async fn a_long_run_of_zeros_costs_no_writing() {
     zero(&sink, 0, LEN).await;
     assert_eq!(sink.written(), 0);
     let receipt = sink.finish(LEN).await.unwrap();
-    assert_eq!(receipt.written, HEAD);
+    assert_eq!(receipt.written, DEVICE_HEAD_BYTES);
     let mut found = [1; 3];
     device.open().read_exact_at(&mut found, LEN / 2).unwrap();
     assert_eq!(found, [0; 3]);
@@ -534,7 +535,7 @@ async fn a_link_is_followed_and_what_is_no_device_is_refused() {
 
 #[tokio::test]
 async fn a_device_that_fails_is_unavailable_and_looks_empty() {
-    for io in [Io::Plain, Io::Ring] {
+    for io in [FileIo::Plain, FileIo::Ring] {
         // Its file system has no room for all of it, which the kernel tells when it writes it out: at once for what goes past its
         // cache, which depends on where in memory it lies, else at the end.
         let device = Loop::over(16 * MIB, Mount::new(&["-t", "tmpfs", "-o", "size=4m"], "tmpfs"));
@@ -556,7 +557,7 @@ async fn a_device_that_fails_is_unavailable_and_looks_empty() {
 
 #[tokio::test]
 async fn what_was_published_reads_back_as_a_source_until_it_is_taken_back() {
-    for io in [Io::Plain, Io::Ring] {
+    for io in [FileIo::Plain, FileIo::Ring] {
         let device = Loop::new(4 * MIB);
         device.fill(4 * MIB);
         let sink = device.sink_by(io).await;
@@ -606,7 +607,7 @@ fn a_killed_process_leaves_a_device_that_is_free_and_looks_empty() {
 
 #[tokio::test]
 async fn a_failing_device_shows_long_before_the_end() {
-    for io in [Io::Plain, Io::Ring] {
+    for io in [FileIo::Plain, FileIo::Ring] {
         const LEN: u64 = 1 << 30;
         let device = Loop::over(LEN, Mount::new(&["-t", "tmpfs", "-o", "size=4m"], "tmpfs"));
         let sink = device.sink_by(io).await;

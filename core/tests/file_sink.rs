@@ -7,14 +7,14 @@ use std::process::Command;
 use std::sync::{Arc, Barrier};
 
 use bytes::Bytes;
-use diskferry_core::address::TargetOffset;
+use diskferry_core::FileIo;
+use diskferry_core::FileSource;
+use diskferry_core::Source;
+use diskferry_core::TargetOffset;
 use diskferry_core::conformance::pattern;
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::ring::Io;
-use diskferry_core::sink::file::{FileSink, FileSinkOptions, Preallocation};
-use diskferry_core::sink::{Expected, Receipt, Sink};
-use diskferry_core::source::Source;
-use diskferry_core::source::file::FileSource;
+use diskferry_core::{Error, ErrorKind, Result};
+use diskferry_core::{FileSink, FileSinkOptions, Preallocation};
+use diskferry_core::{Receipt, Sink, SinkHint};
 use rustix::thread::{Gid, Uid};
 
 fn options() -> FileSinkOptions {
@@ -22,7 +22,7 @@ fn options() -> FileSinkOptions {
 }
 
 /// Written by either way.
-fn by(io: Io) -> FileSinkOptions {
+fn by(io: FileIo) -> FileSinkOptions {
     let mut options = options();
     options.io = io;
     options
@@ -34,8 +34,8 @@ fn forced() -> FileSinkOptions {
     options
 }
 
-fn exactly(len: u64) -> Expected {
-    Expected { most_bytes: Some(len), exact: true, memory: 0 }
+fn exactly(len: u64) -> SinkHint {
+    SinkHint { most_bytes: Some(len), exact: true, memory: 0 }
 }
 
 async fn write(sink: &FileSink, at: u64, bytes: impl Into<Bytes>) -> Result<()> {
@@ -89,7 +89,7 @@ impl Drop for Mount {
 
 #[tokio::test]
 async fn a_file_is_under_its_name_only_when_whole() {
-    for io in [Io::Plain, Io::Ring] {
+    for io in [FileIo::Plain, FileIo::Ring] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk.raw");
         let sink = FileSink::create(&path, by(io)).await.unwrap();
@@ -258,7 +258,7 @@ fn of_many_that_begin_at_once_exactly_one_gets_the_name() {
 
 #[tokio::test]
 async fn a_full_disk_is_said_so_and_leaves_nothing() {
-    for io in [Io::Plain, Io::Ring] {
+    for io in [FileIo::Plain, FileIo::Ring] {
         let mount = Mount::tmpfs("size=1m");
         let path = mount.path().join("disk.raw");
         let sink = FileSink::create(&path, by(io)).await.unwrap();
@@ -446,7 +446,7 @@ async fn a_source_may_be_replaced_by_what_is_made_of_it() {
     std::fs::write(&path, "old").unwrap();
     let source = Arc::new(FileSource::open(&path).await.unwrap());
     let sink = FileSink::create(&path, forced()).await.unwrap();
-    let bytes = source.read(diskferry_core::address::StoredRange::first(3)).await.unwrap();
+    let bytes = source.read(diskferry_core::StoredRange::first(3)).await.unwrap();
     write(&sink, 0, bytes).await.unwrap();
     source.verify().await.unwrap();
     sink.finish(3).await.unwrap();
@@ -495,7 +495,7 @@ async fn what_an_interrupted_run_left_does_not_show_where_nobody_asks_for_it() {
     let mut options = FileSinkOptions::default();
     options.resume = true;
     let sink = FileSink::create(dir.path().join("disk.raw"), options).await.unwrap();
-    sink.prepare(Expected::default()).await.unwrap();
+    sink.prepare(SinkHint::default()).await.unwrap();
     sink.finish(10_000).await.unwrap();
     assert!(std::fs::read(dir.path().join("disk.raw")).unwrap() == [0; 10_000]);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);

@@ -5,14 +5,15 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_core::FileGate;
+use diskferry_core::FileIo;
+use diskferry_core::FileSource;
+use diskferry_core::MapSource;
 use diskferry_core::conformance::pattern;
-use diskferry_core::error::{ErrorKind, Result};
-use diskferry_core::ring::Io;
-use diskferry_core::source::file::FileSource;
-use diskferry_core::source::gate::FileGate;
-use diskferry_core::source::map::MapSource;
-use diskferry_core::source::{Gate, SEGMENTS, SiblingName, Source};
+use diskferry_core::internal::SEGMENTS;
+use diskferry_core::{ErrorKind, Result};
+use diskferry_core::{Gate, SiblingName, Source};
+use diskferry_core::{StoredOffset, StoredRange};
 
 const KIB: u64 = 1024;
 
@@ -23,8 +24,8 @@ fn range(start: u64, len: u64) -> StoredRange {
 /// Every way to read a file.
 async fn open_each(path: &Path) -> [Box<dyn Source>; 3] {
     [
-        Box::new(FileSource::open_with(path, Io::Plain).await.unwrap()),
-        Box::new(FileSource::open_with(path, Io::Ring).await.unwrap()),
+        Box::new(FileSource::open_with(path, FileIo::Plain).await.unwrap()),
+        Box::new(FileSource::open_with(path, FileIo::Ring).await.unwrap()),
         Box::new(MapSource::open(path).await.unwrap()),
     ]
 }

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use diskferry_core::BoxFuture;
+use diskferry_core::FileIo;
+use diskferry_core::Result;
+use diskferry_core::Sink;
 use diskferry_core::conformance::{Stage, check_sink};
-use diskferry_core::error::Result;
-use diskferry_core::ring::Io;
-use diskferry_core::sink::Sink;
-use diskferry_core::sink::file::{FileSink, FileSinkOptions, Preallocation};
-use diskferry_core::source::BoxFuture;
+use diskferry_core::{FileSink, FileSinkOptions, Preallocation};
 
 struct Dir {
     dir: tempfile::TempDir,
@@ -52,7 +52,7 @@ impl Stage for Dir {
 }
 
 async fn check(mut options: FileSinkOptions) {
-    for io in [Io::Plain, Io::Ring] {
+    for io in [FileIo::Plain, FileIo::Ring] {
         options.io = io;
         let options = options.clone();
         check_sink(&Dir { dir: tempfile::tempdir().unwrap(), options }, 64 << 10).await;

@@ -5,14 +5,15 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use diskferry_core::FileGate;
+use diskferry_core::FileIo;
+use diskferry_core::FileSource;
+use diskferry_core::HeadTail;
+use diskferry_core::MapSource;
+use diskferry_core::MemorySource;
 use diskferry_core::conformance::{check_source, pattern};
-use diskferry_core::ring::Io;
-use diskferry_core::source::file::FileSource;
-use diskferry_core::source::gate::FileGate;
-use diskferry_core::source::map::MapSource;
-use diskferry_core::source::memory::MemorySource;
-use diskferry_core::source::wrap::{Failing, HeadTail, Recording};
-use diskferry_core::source::{Gate, SiblingName, Source};
+use diskferry_core::internal::{Failing, Recording};
+use diskferry_core::{Gate, SiblingName, Source};
 
 /// Bytes with zeros in them, some of which a file can have as holes.
 fn truths() -> Vec<Vec<u8>> {
@@ -49,7 +50,7 @@ async fn a_file_source_conforms() {
     for (index, truth) in truths().into_iter().enumerate() {
         let path = dir.path().join(index.to_string());
         write_sparse(&path, &truth);
-        for io in [Io::Plain, Io::Ring] {
+        for io in [FileIo::Plain, FileIo::Ring] {
             check_source(&FileSource::open_with(&path, io).await.unwrap(), &truth).await;
         }
     }
@@ -69,7 +70,7 @@ async fn a_map_source_conforms() {
 async fn siblings_through_the_gate_conform() {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("image.vmdk");
-    for (mmap, io) in [(false, Io::Plain), (false, Io::Ring), (true, Io::Plain)] {
+    for (mmap, io) in [(false, FileIo::Plain), (false, FileIo::Ring), (true, FileIo::Plain)] {
         let gate = FileGate::beside(&image).await.unwrap().mmap(mmap).io(io);
         for (index, truth) in truths().into_iter().enumerate() {
             let name = format!("image-s{index:03}.vmdk");

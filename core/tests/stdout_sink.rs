@@ -9,12 +9,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use diskferry_core::address::{TargetOffset, TargetRange};
+use diskferry_core::BoxFuture;
+use diskferry_core::StdoutSink;
 use diskferry_core::conformance::{Replacing, Stage, check_sink, pattern};
-use diskferry_core::error::{ErrorKind, Result};
-use diskferry_core::sink::stdout::StdoutSink;
-use diskferry_core::sink::{Expected, Sink};
-use diskferry_core::source::BoxFuture;
+use diskferry_core::{ErrorKind, Result};
+use diskferry_core::{Sink, SinkHint};
+use diskferry_core::{TargetOffset, TargetRange};
 
 async fn write(sink: &StdoutSink, at: u64, bytes: impl Into<Bytes>) -> Result<()> {
     sink.write(TargetOffset::new(at), vec![bytes.into()]).await
@@ -110,7 +110,7 @@ async fn a_redirected_file_is_written_from_where_it_stands() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(b"before").unwrap();
     let sink = over(file.try_clone().unwrap());
-    sink.prepare(Expected::default()).await.unwrap();
+    sink.prepare(SinkHint::default()).await.unwrap();
     write(&sink, 0, "data").await.unwrap();
     zero(&sink, 4, 3_000_000).await.unwrap();
     write(&sink, 3_000_004, "end").await.unwrap();

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::{drop_after, pattern};
+use super::drop_after;
 use crate::address::{StoredRange, TargetOffset, TargetRange};
+use crate::conformance::pattern;
 use crate::error::{ErrorKind, Result};
-use crate::sink::{Expected, ReadBack, Sink, WriteOrder};
+use crate::sink::{ReadBack, Sink, SinkHint, WriteOrder};
 use crate::source::BoxFuture;
 
 /// What becomes of what was in the place before, while something new is written there.
@@ -126,8 +127,8 @@ async fn create(stage: &dyn Stage, len: Option<usize>) -> Arc<dyn Sink> {
     sink
 }
 
-fn expected(len: Option<usize>) -> Expected {
-    Expected { most_bytes: len.map(|len| len as u64), exact: len.is_some(), memory: MEMORY }
+fn expected(len: Option<usize>) -> SinkHint {
+    SinkHint { most_bytes: len.map(|len| len as u64), exact: len.is_some(), memory: MEMORY }
 }
 
 async fn put(sink: &dyn Sink, at: usize, bytes: Bytes) {

@@ -10,28 +10,28 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch::Sender;
 use tokio_util::sync::CancellationToken;
 
-use super::keeper::Keeper;
-use super::spent::{Clock, Wait};
-use super::{Input, Movement, Report, Resources};
-use crate::account::Account;
 use crate::address::{GuestOffset, GuestRange};
-use crate::digest::{Digest, Hash, Tree, sha256};
-use crate::disk::{Disk, Geometry};
-use crate::encode::Encoding;
+use crate::conversion::checkpoint::{Checkpoint, Placeholder};
+use crate::conversion::checkpointer::Checkpointer;
+use crate::conversion::content_meter::ContentMeter;
+use crate::conversion::conversion::Input;
+use crate::conversion::head_tail::WrittenEnds;
+use crate::conversion::metrics::{QueueDepths, RunMetrics, RunSnapshot};
+use crate::conversion::report::{Report, TransferStats};
+use crate::conversion::resources::Resources;
+use crate::conversion::timing::{TimingClock, WaitReason};
+use crate::conversion::verify;
+use crate::conversion::watchdog::Watchdog;
+use crate::digest::{Digest, DigestTree, Hash, sha256};
+use crate::disk::{Disk, ImageInfo};
+use crate::engine::{Encoding, Pipeline, PipelineEvent, Transfer, TransferOptions};
 use crate::error::{Error, ErrorKind, Result, Warning};
-use crate::flow::{Flow, Next};
-use crate::journal::{Dummy, State, are_sound};
-use crate::kept::HeadAndTail;
+use crate::layout::{Layout, LayoutFacts, LayoutInput, Order, Part, Write, Writes, allocation};
 use crate::limits::{Limits, Sizes};
-use crate::metrics::{Meters, Queues, Standing};
 use crate::progress::{Phase, Progress};
-use crate::sink::{Expected, ReadBack, Receipt, Sink, memory_of};
+use crate::ranges::are_sound;
+use crate::sink::{ReadBack, Receipt, Sink, SinkHint, memory_of};
 use crate::source::BoxFuture;
-use crate::target::{Facts, Layout, Part, Takes, Write, Writes};
-use crate::transfer::{Order, Transfer, TransferOptions};
-use crate::verify;
-use crate::walk::allocation;
-use crate::watch::Watch;
 
 /// Bytes that may wait for the sink before nothing more is taken from the source: enough to keep it busy, few enough to
 /// be in the caches still when their turn comes.
@@ -51,19 +51,19 @@ pub(super) struct Run<'a> {
     resume: bool,
     stall: Option<Duration>,
     started: Instant,
-    written: HeadAndTail,
+    written: WrittenEnds,
     /// Bytes of the target that were zeroed: a device may take long over what it does not count as written.
     zeroed: Arc<AtomicU64>,
-    keeper: Option<Keeper<'a>>,
-    clock: Clock,
-    meters: Meters,
+    keeper: Option<Checkpointer<'a>>,
+    clock: TimingClock,
+    meters: RunMetrics,
     /// Cancelled where the run is to stop. What was not published by then is undone from outside.
     cancel: Option<CancellationToken>,
 }
 
 /// What is asked of a run.
 #[derive(Clone)]
-pub(super) struct How {
+pub(super) struct RunOptions {
     pub(super) digest: bool,
     pub(super) verify: bool,
     pub(super) resume: bool,
@@ -85,9 +85,9 @@ impl<'a> Run<'a> {
         sink: Option<&'a dyn Sink>,
         limits: Limits,
         progress: Option<Sender<Progress>>,
-        how: How,
+        how: RunOptions,
     ) -> Self {
-        let How { digest, verify, resume, stall, cancel } = how;
+        let RunOptions { digest, verify, resume, stall, cancel } = how;
         Self {
             layout,
             sink,
@@ -98,11 +98,11 @@ impl<'a> Run<'a> {
             resume,
             stall,
             started: Instant::now(),
-            written: HeadAndTail::default(),
+            written: WrittenEnds::default(),
             zeroed: Arc::default(),
             keeper: None,
-            clock: Clock::new(),
-            meters: Meters::new(),
+            clock: TimingClock::new(),
+            meters: RunMetrics::new(),
             cancel,
         }
     }
@@ -113,8 +113,8 @@ impl<'a> Run<'a> {
         let takes = self.layout.as_ref().map(|layout| layout.takes());
         let order = match &takes {
             None => Order::Any,
-            Some(Takes::Bytes(order)) => *order,
-            Some(Takes::Units(_)) => Order::Guest,
+            Some(LayoutInput::Bytes(order)) => *order,
+            Some(LayoutInput::Units(_)) => Order::Guest,
         };
         let mut options = resources.transfer(order, self.digest)?;
         let budget = options.budget.clone();
@@ -127,7 +127,7 @@ impl<'a> Run<'a> {
         let (saved, started_over) = self.saved(disk.as_deref(), order).await?;
         let first = self.begin(disk, known, geometry.fingerprint, keeps.sink).await?;
         let mut encoding = None;
-        if let Some(Takes::Units(encoder)) = takes {
+        if let Some(LayoutInput::Units(encoder)) = takes {
             encoding = Some(Encoding::new(encoder, Arc::clone(&options.pool), keeps.encoded / 2));
         }
         options.carry = encoding.as_ref().and_then(Encoding::carry);
@@ -139,27 +139,27 @@ impl<'a> Run<'a> {
             Input::Disk(disk) => Transfer::of_disk(disk, options.clone()),
             Input::Stream(stream) => Transfer::of_stream(stream, options.clone()),
         };
-        let account = Account::new(self.digest.then(Tree::new), self.limits.image);
-        let mut flow = Flow::new(transfer, account, encoding);
+        let account = ContentMeter::new(self.digest.then(DigestTree::new), self.limits.image);
+        let mut flow = Pipeline::new(transfer, account, encoding);
         let resumed_bytes = saved.map_or(Ok(0), |saved| self.go_on(saved, order, &mut flow))?;
         self.clock.was(|spent| &mut spent.plan);
         let workers = options.pool.threads();
         let moved = self.move_all(first, &mut flow, waiting, workers).await;
         self.clock.was(|spent| &mut spent.cpu);
-        self.tell(&flow, Queues::default());
+        self.tell(&flow, QueueDepths::default());
         moved?;
 
         let virtual_bytes = flow.transfer.virtual_bytes().unwrap_or(0);
         geometry.virtual_bytes = virtual_bytes;
         let written_as =
             self.layout.as_ref().map_or(Ok(virtual_bytes), |layout| layout.virtual_bytes(virtual_bytes))?;
-        let digest = flow.account.digest(written_as)?;
+        let digest = flow.meter.digest(written_as)?;
         let mut sizes = Sizes {
             object_bytes: flow.transfer.object_bytes(),
             virtual_bytes: Some(virtual_bytes),
             allocated_bytes: Some(flow.transfer.allocated_bytes()),
-            content_bytes: Some(flow.account.content_bytes),
-            content_end: Some(flow.account.content_end),
+            content_bytes: Some(flow.meter.content_bytes),
+            content_end: Some(flow.meter.content_end),
             output_bytes: None,
         };
         self.clock.was(|spent| &mut spent.finish);
@@ -179,7 +179,7 @@ impl<'a> Run<'a> {
             .chain(looks)
             .chain(verdict.warnings.iter().cloned())
             .collect();
-        let movement = Movement {
+        let movement = TransferStats {
             source,
             bytes_written: target.as_ref().map_or(0, |(.., receipt)| receipt.written),
             resumed_bytes,
@@ -191,7 +191,7 @@ impl<'a> Run<'a> {
     }
 
     /// What can be decided before a byte of data is read.
-    fn admit(&self, input: &Input) -> Result<Geometry> {
+    fn admit(&self, input: &Input) -> Result<ImageInfo> {
         let (geometry, sizes) = match input {
             Input::Disk(disk) => {
                 disk.admit()?;
@@ -218,6 +218,14 @@ impl<'a> Run<'a> {
         Ok(geometry.clone())
     }
 
+    /// Holds a stream to the limits while it comes. What is read by a map showed its sizes before.
+    fn admit_so_far(&self, flow: &Pipeline<ContentMeter>) -> Result<()> {
+        if flow.transfer.is_stream() {
+            self.limits.admit_so_far(flow.transfer.object_bytes(), flow.meter.seen_bytes)?;
+        }
+        Ok(())
+    }
+
     /// Prepares layout and sink, which may hold `memory` bytes; gives the first writes. A stream has no `disk`, and a raw
     /// one no `known` size.
     async fn begin(
@@ -231,7 +239,7 @@ impl<'a> Run<'a> {
             return Ok(Box::new(std::iter::empty()));
         };
         let virtual_bytes = known.map(|bytes| layout.virtual_bytes(bytes)).transpose()?;
-        let mut facts = Facts { virtual_bytes, fingerprint, map: None };
+        let mut facts = LayoutFacts { virtual_bytes, fingerprint, map: None };
         let can = sink.capabilities();
         let walk = layout.needs_map()
             || (can.buffers && layout.output(&facts)?.is_some_and(|output| output.bytes > WORTH_A_WALK));
@@ -245,7 +253,7 @@ impl<'a> Run<'a> {
         let output = layout.output(&facts)?;
         // A device is changed from here on: what the layout refuses, it refuses before.
         let writes = layout.begin(&facts)?;
-        sink.prepare(Expected {
+        sink.prepare(SinkHint {
             most_bytes: output.map(|output| output.bytes),
             exact: output.is_some_and(|output| output.exact),
             memory,
@@ -265,12 +273,13 @@ impl<'a> Run<'a> {
         };
         let Some(journal) = sink.journal() else { return Ok((None, None)) };
         let key = key(disk, &**layout, self.digest);
-        self.keeper = key.map(|key| Keeper::new(journal, key, order == Order::Guest, layout.unit(), disk));
+        self.keeper =
+            key.map(|key| Checkpointer::new(journal, key, order == Order::Guest, layout.unit(), disk));
         if !self.resume {
             return Ok((None, None));
         }
         let Some(saved) = journal.load().await? else { return Ok((None, None)) };
-        let why = match State::decode(&saved.state) {
+        let why = match Checkpoint::decode(&saved.state) {
             _ if key.is_none() => "nothing tells whether the source is still the same",
             None => "its journal cannot be read",
             Some(state) if Some(state.key) != key => {
@@ -290,11 +299,11 @@ impl<'a> Run<'a> {
         Ok((None, Some(Warning::new("resume_started_over", message))))
     }
 
-    /// Takes up the state of an interrupted run. Gives how many bytes of content it had.
-    fn go_on(&mut self, saved: Resumed, order: Order, flow: &mut Flow) -> Result<u64> {
+    /// LayoutInput up the state of an interrupted run. Gives how many bytes of content it had.
+    fn go_on(&mut self, saved: Resumed, order: Order, flow: &mut Pipeline<ContentMeter>) -> Result<u64> {
         let Resumed { state, done } = saved;
         let content = state.counted.content_bytes;
-        if !flow.account.go_on(state.counted) {
+        if !flow.meter.go_on(state.counted) {
             return Err(Error::internal("a journal has another digest than its options"));
         }
         self.written = state.written.into_owned();
@@ -314,7 +323,7 @@ impl<'a> Run<'a> {
         };
         let end = keeper.placed.target_end();
         let unit = layout.unit();
-        let dummy = Dummy::new(unit);
+        let dummy = Placeholder::new(unit);
         let mut place = |write: &Write| match write.end() > end {
             true => Err(Error::internal(format!("what was placed up to {end} now ends at {}", write.end()))),
             false => Ok(()),
@@ -334,7 +343,7 @@ impl<'a> Run<'a> {
     async fn move_all(
         &mut self,
         mut first: Writes,
-        flow: &mut Flow,
+        flow: &mut Pipeline<ContentMeter>,
         most: u64,
         workers: usize,
     ) -> Result<()> {
@@ -346,7 +355,7 @@ impl<'a> Run<'a> {
         let mut waiting: VecDeque<Write> = VecDeque::new();
         let mut backlog = 0u64;
         let mut writes = FuturesUnordered::new();
-        let mut watch = self.stall.map(Watch::new);
+        let mut watch = self.stall.map(Watchdog::new);
         let mut reading = true;
         loop {
             while writes.len() < in_flight
@@ -371,11 +380,11 @@ impl<'a> Run<'a> {
                 flow.pause();
             }
             let takes = reading && backlog < most && settling.is_none();
-            let queues = Queues::of(flow, writes.len(), backlog);
+            let queues = QueueDepths::of(flow, writes.len(), backlog);
             if self.meters.is_due() {
                 self.tell(flow, queues);
             }
-            let wait = if takes { queues.wait(workers) } else { Wait::Destination };
+            let wait = if takes { queues.wait(workers) } else { WaitReason::Destination };
             self.clock.was(|spent| &mut spent.cpu);
             tokio::select! {
                 biased;
@@ -392,18 +401,18 @@ impl<'a> Run<'a> {
                 next = flow.next(), if takes => {
                     self.clock.waited(wait);
                     let next = next?;
-                    flow.admit(&self.limits)?;
+                    self.admit_so_far(flow)?;
                     let taken = match next {
-                        Next::Part(part) => self.place(part)?,
-                        Next::Done(range) => {
+                        PipelineEvent::Part(part) => self.place(part)?,
+                        PipelineEvent::Done(range) => {
                             self.place_again(range)?;
                             Vec::new()
                         }
-                        Next::Paused(at) => {
+                        PipelineEvent::Paused(at) => {
                             settling = Some(at);
                             self.flush()
                         }
-                        Next::End => {
+                        PipelineEvent::End => {
                             reading = false;
                             self.behind(flow)?.map_or_else(|| Ok(Vec::new()), |part| self.place(part))?
                         }
@@ -412,13 +421,13 @@ impl<'a> Run<'a> {
                     taken.iter().for_each(|write| self.written.foresee(write));
                     waiting.extend(taken);
                 },
-                watch = Watch::tick(&mut watch) => {
+                watch = Watchdog::tick(&mut watch) => {
                     self.clock.waited(wait);
                     // A stream may go on without end and hold nothing.
-                    flow.admit(&self.limits)?;
+                    self.admit_so_far(flow)?;
                     let writing = sink.filter(|_| !writes.is_empty());
                     let zeroed = self.zeroed.load(Ordering::Relaxed);
-                    watch.look(Some(&flow.transfer), writing, flow.account.seen_bytes, zeroed)?;
+                    watch.look(Some(&flow.transfer), writing, flow.meter.seen_bytes, zeroed)?;
                 }
             }
             self.show(Phase::Transfer, Shown::of(flow));
@@ -446,14 +455,14 @@ impl<'a> Run<'a> {
     }
 
     /// The zeros that the disk is written with behind its end, where the target is to be larger.
-    fn behind(&self, flow: &mut Flow) -> Result<Option<Part>> {
+    fn behind(&self, flow: &mut Pipeline<ContentMeter>) -> Result<Option<Part>> {
         let (Some(layout), Some(source)) = (&self.layout, flow.transfer.virtual_bytes()) else {
             return Ok(None);
         };
         let written = layout.virtual_bytes(source)?;
-        flow.account.lengthen(source, written);
+        flow.meter.lengthen(source, written);
         let zeros = GuestRange::between(GuestOffset::new(source), GuestOffset::new(written));
-        Ok((written > source && matches!(layout.takes(), Takes::Bytes(_))).then_some(Part::Zero(zeros)))
+        Ok((written > source && matches!(layout.takes(), LayoutInput::Bytes(_))).then_some(Part::Zero(zeros)))
     }
 
     /// Completes the target: its end, a look at it, and its name.
@@ -495,7 +504,7 @@ impl<'a> Run<'a> {
 
     /// What a layout leaves to the end, one write after the other.
     async fn write_end(&mut self, sink: &dyn Sink, writes: Writes) -> Result<()> {
-        let mut watch = self.stall.map(Watch::new);
+        let mut watch = self.stall.map(Watchdog::new);
         for write in writes {
             self.written.note(&write);
             let mut writing = pin!(apply(sink, write, Arc::clone(&self.zeroed)));
@@ -503,7 +512,7 @@ impl<'a> Run<'a> {
                 tokio::select! {
                     biased;
                     written = &mut writing => break written?,
-                    watch = Watch::tick(&mut watch) => {
+                    watch = Watchdog::tick(&mut watch) => {
                         watch.look(None, Some(sink), 0, self.zeroed.load(Ordering::Relaxed))?;
                     }
                 }
@@ -513,11 +522,11 @@ impl<'a> Run<'a> {
     }
 
     /// Tells whoever watches how the run stands.
-    fn tell(&mut self, flow: &Flow, queues: Queues) {
-        self.meters.tell(Standing {
+    fn tell(&mut self, flow: &Pipeline<ContentMeter>, queues: QueueDepths) {
+        self.meters.tell(RunSnapshot {
             source: flow.transfer.traffic(),
             written: self.sink.map_or(0, Sink::written),
-            guest: flow.account.seen_bytes,
+            guest: flow.meter.seen_bytes,
             queues,
         });
     }
@@ -545,7 +554,7 @@ impl<'a> Run<'a> {
 
 /// What a journal has of an interrupted run.
 struct Resumed {
-    state: State<'static>,
+    state: Checkpoint<'static>,
     done: Vec<GuestRange>,
 }
 
@@ -580,9 +589,9 @@ struct Keeps {
 }
 
 impl Keeps {
-    fn of(total: u64, takes: Option<&Takes>, sink: Option<&dyn Sink>) -> Self {
+    fn of(total: u64, takes: Option<&LayoutInput>, sink: Option<&dyn Sink>) -> Self {
         let buffers = sink.is_some_and(|sink| sink.capabilities().buffers);
-        let encodes = matches!(takes, Some(Takes::Units(_)));
+        let encodes = matches!(takes, Some(LayoutInput::Units(_)));
         Self {
             sink: if buffers { memory_of(total) } else { 0 },
             encoded: if encodes { WAITING.min(total / 8) } else { 0 },
@@ -594,30 +603,30 @@ impl Keeps {
     }
 }
 
-impl Queues {
-    fn of(flow: &Flow, writes: usize, backlog: u64) -> Self {
+impl QueueDepths {
+    fn of(flow: &Pipeline<ContentMeter>, writes: usize, backlog: u64) -> Self {
         let (reads, jobs) = flow.under_way();
         Self { reads, jobs, writes, backlog, waits_for_room: flow.transfer.waits_for_room() }
     }
 
     /// What a run waits for that would take more than it has.
-    fn wait(&self, workers: usize) -> Wait {
+    fn wait(&self, workers: usize) -> WaitReason {
         match self {
-            _ if self.jobs >= workers => Wait::Cpu,
-            _ if self.reads > 0 => Wait::Source,
-            _ if self.jobs > 0 => Wait::Cpu,
+            _ if self.jobs >= workers => WaitReason::Cpu,
+            _ if self.reads > 0 => WaitReason::Source,
+            _ if self.jobs > 0 => WaitReason::Cpu,
             // Room that is missed then is held by what is being written.
-            _ if self.writes > 0 => Wait::Destination,
-            _ if self.waits_for_room => Wait::Memory,
-            _ => Wait::Source,
+            _ if self.writes > 0 => WaitReason::Destination,
+            _ if self.waits_for_room => WaitReason::Memory,
+            _ => WaitReason::Source,
         }
     }
 }
 
 impl Shown {
-    fn of(flow: &Flow) -> Self {
+    fn of(flow: &Pipeline<ContentMeter>) -> Self {
         let fetched = flow.transfer.traffic().bytes;
-        Self { done: flow.account.seen_bytes, total: flow.transfer.virtual_bytes(), fetched }
+        Self { done: flow.meter.seen_bytes, total: flow.transfer.virtual_bytes(), fetched }
     }
 }
 

@@ -22,22 +22,21 @@ use bytes::Bytes;
 use rustix::fs::{Access, Advice, AtFlags, CWD, FallocateFlags, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use self::claim::{claim, open_direct, unsuitable};
-use super::front::Front;
-use super::gather::{Gather, MOST_ZEROS, zeros};
-use super::place::{failed, failed_io};
-use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
-use crate::blocking::{Stop, blocking};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::Journal;
-use crate::ring::{Io, Moved, Ring};
-use crate::source::file::FileSource;
-use crate::source::{BoxFuture, Source};
+use crate::local::{FileIo, Moved, Ring, Stop, blocking};
+use crate::sink::device::claim::{claim, open_direct, unsuitable};
+use crate::sink::front::Front;
+use crate::sink::gather::{Gather, MOST_ZEROS, zeros};
+use crate::sink::journal::Journal;
+use crate::sink::place::{failed, failed_io};
+use crate::sink::sink::Sink;
+use crate::sink::types::{ReadBack, Receipt, SinkCapabilities, SinkHint, WriteOrder};
+use crate::source::{BoxFuture, FileSource, Source};
 
 /// What is zeroed first and written last, in bytes: partition tables, boot sectors, superblocks and image headers lie
 /// in it.
-pub const HEAD: u64 = 1 << 20;
+pub const DEVICE_HEAD_BYTES: u64 = 1 << 20;
 
 /// The most bytes that may wait in the kernel's memory, about: closing the device waits for all of them, and so does
 /// giving up. A failing device also shows by then and not only at the end.
@@ -56,13 +55,13 @@ pub struct DeviceSinkOptions {
     /// Wait for stable storage: after the old start is gone, before the new one is written, and after. Without it the
     /// kernel still writes everything when the device is closed, and a failure of that is told to nobody.
     pub sync: bool,
-    /// How its bytes are written, but for the first [`HEAD`] and zeros: these are written by plain calls.
-    pub io: Io,
+    /// How its bytes are written, but for the first [`DEVICE_HEAD_BYTES`] and zeros: these are written by plain calls.
+    pub io: FileIo,
 }
 
 impl Default for DeviceSinkOptions {
     fn default() -> Self {
-        Self { sync: true, io: Io::default() }
+        Self { sync: true, io: FileIo::default() }
     }
 }
 
@@ -76,12 +75,12 @@ pub fn is_block_device(path: impl AsRef<Path>) -> bool {
 /// Naming a device says that it is to be overwritten: nothing else asks for leave. It is this process's own from
 /// creation until the sink and the sources of [`read_back`](Sink::read_back) are dropped: one that is mounted, part of a
 /// volume, or held by another process is `destination_busy`. [`prepare`](Sink::prepare) refuses a device that is
-/// too small before it changes anything; then it zeroes the first [`HEAD`] bytes, which are written last, so that a run
+/// too small before it changes anything; then it zeroes the first [`DEVICE_HEAD_BYTES`] bytes, which are written last, so that a run
 /// that fails or is killed leaves a device that looks empty. What was on it before is not brought back.
 ///
 /// Zeros are made by the device where it can (which may free their room), and written where it cannot; they
 /// are never taken for granted. What lies behind the target's length on a larger device, and behind the first
-/// [`HEAD`] bytes, stays as it was. The partitions that the kernel knows of are those of before until somebody has it look
+/// [`DEVICE_HEAD_BYTES`] bytes, stays as it was. The partitions that the kernel knows of are those of before until somebody has it look
 /// again (`blockdev --rereadpt`).
 ///
 /// Its methods need a tokio runtime; dropping a write leaves at most the one system call that it is in, and the
@@ -100,7 +99,7 @@ struct Inner {
     ring: Option<Arc<Ring>>,
     /// Length of the device in bytes.
     len: u64,
-    /// The target's first bytes, zeros until they are written: [`HEAD`] of them, or all of a device that is shorter.
+    /// The target's first bytes, zeros until they are written: [`DEVICE_HEAD_BYTES`] of them, or all of a device that is shorter.
     head: Mutex<Vec<u8>>,
     head_len: u64,
     /// Behind the last byte that was told of.
@@ -156,7 +155,7 @@ impl BlockDeviceSink {
         let path = path.as_ref().to_owned();
         blocking(move |stop| {
             let (file, len) = claim(&path, OFlags::RDWR, stop)?;
-            let head_len = len.min(HEAD);
+            let head_len = len.min(DEVICE_HEAD_BYTES);
             let inner = Inner {
                 direct: open_direct(&path, &file),
                 file: Arc::new(file),
@@ -228,7 +227,7 @@ impl Inner {
         Ok(())
     }
 
-    fn prepare(&self, expected: Expected) -> Result<()> {
+    fn prepare(&self, expected: SinkHint) -> Result<()> {
         let mut state = locked(&self.state);
         self.must_be(*state, State::Claimed)?;
         if let Some(bytes) = expected.most_bytes.filter(|_| expected.exact) {
@@ -522,7 +521,7 @@ impl Sink for BlockDeviceSink {
         None
     }
 
-    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
+    fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {
         let inner = Arc::clone(&self.inner);
         Box::pin(blocking(move |_| inner.prepare(expected)))
     }

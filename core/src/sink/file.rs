@@ -10,16 +10,15 @@ use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
-use super::gather::Gather;
-use super::place::{Place, failed, failed_io};
-use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
-use crate::blocking::{Lane, Stop, blocking};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Journal, Saved};
-use crate::ring::{Io, Moved, Ring};
-use crate::source::file::FileSource;
-use crate::source::{BoxFuture, Source};
+use crate::local::{FileIo, Moved, Ring, SerialQueue, Stop, blocking};
+use crate::sink::gather::Gather;
+use crate::sink::journal::{Journal, SavedCheckpoint};
+use crate::sink::place::{Place, failed, failed_io};
+use crate::sink::sink::Sink;
+use crate::sink::types::{ReadBack, Receipt, SinkCapabilities, SinkHint, WriteOrder};
+use crate::source::{BoxFuture, FileSource, Source};
 
 /// No journal is longer.
 const MOST_JOURNAL: u64 = 64 << 20;
@@ -46,7 +45,7 @@ pub struct FileSinkOptions {
     /// Whether room is taken before it is needed.
     pub preallocation: Preallocation,
     /// How its bytes are written.
-    pub io: Io,
+    pub io: FileIo,
     /// Take up what an interrupted run left ([`crate::conversion::Conversion::resume`]), and leave what is needed to go on when
     /// this one is given up.
     pub resume: bool,
@@ -54,7 +53,13 @@ pub struct FileSinkOptions {
 
 impl Default for FileSinkOptions {
     fn default() -> Self {
-        Self { force: false, sync: true, preallocation: Preallocation::Off, io: Io::default(), resume: false }
+        Self {
+            force: false,
+            sync: true,
+            preallocation: Preallocation::Off,
+            io: FileIo::default(),
+            resume: false,
+        }
     }
 }
 
@@ -78,7 +83,7 @@ struct Inner {
     /// None where it is written by plain calls.
     ring: Option<Arc<Ring>>,
     /// The kernel takes what is written to a file one call at a time.
-    lane: Arc<Lane>,
+    lane: Arc<SerialQueue>,
     /// Behind the last byte written.
     end: AtomicU64,
     written: AtomicU64,
@@ -320,7 +325,7 @@ impl Drop for FileSink {
 }
 
 impl Journal for FileSink {
-    fn load(&self) -> BoxFuture<'_, Result<Option<Saved>>> {
+    fn load(&self) -> BoxFuture<'_, Result<Option<SavedCheckpoint>>> {
         let inner = Arc::clone(&self.inner);
         Box::pin(blocking(move |_| {
             if !inner.left.swap(false, Ordering::Relaxed) {
@@ -333,7 +338,7 @@ impl Journal for FileSink {
                 .len();
             let state = inner.place.read_journal(MOST_JOURNAL)?.unwrap_or_default();
             inner.end.store(len, Ordering::Relaxed);
-            Ok(Some(Saved { state: state.into(), target: 0..len }))
+            Ok(Some(SavedCheckpoint { state: state.into(), target: 0..len }))
         }))
     }
 
@@ -392,7 +397,7 @@ impl Sink for FileSink {
         Some(self)
     }
 
-    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
+    fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {
         let inner = Arc::clone(&self.inner);
         Box::pin(blocking(move |_| {
             if inner.left.load(Ordering::Relaxed) {

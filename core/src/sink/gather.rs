@@ -91,7 +91,7 @@ impl<'a> Gather<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::Buffer;
+    use crate::memory::Buffer;
 
     #[test]
     fn short_writes_go_on_where_they_stopped() {

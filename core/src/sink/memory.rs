@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::Journal;
-use crate::source::memory::MemorySource;
-use crate::source::{BoxFuture, Source};
+use crate::sink::journal::Journal;
+use crate::sink::sink::Sink;
+use crate::sink::types::{ReadBack, Receipt, SinkCapabilities, SinkHint, WriteOrder};
+use crate::source::{BoxFuture, MemorySource, Source};
 
 /// A sink into memory. Clones share the target, so that one can be kept to look at it.
 #[derive(Clone, Debug, Default)]
@@ -59,7 +59,7 @@ impl Sink for MemorySink {
         None
     }
 
-    fn prepare(&self, _expected: Expected) -> BoxFuture<'_, Result<()>> {
+    fn prepare(&self, _expected: SinkHint) -> BoxFuture<'_, Result<()>> {
         Box::pin(async { Ok(()) })
     }
 

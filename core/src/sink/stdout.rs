@@ -18,13 +18,14 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::gather::{Gather, MOST_ZEROS, zeros};
-use super::place::{failed, failed_io};
-use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
-use crate::blocking::{Stop, blocking};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::Journal;
+use crate::local::{Stop, blocking};
+use crate::sink::gather::{Gather, MOST_ZEROS, zeros};
+use crate::sink::journal::Journal;
+use crate::sink::place::{failed, failed_io};
+use crate::sink::sink::Sink;
+use crate::sink::types::{ReadBack, Receipt, SinkCapabilities, SinkHint, WriteOrder};
 use crate::source::{BoxFuture, Source};
 
 /// Standard output, or another descriptor that is written from front to back: a pipe, a socket, a file.
@@ -300,7 +301,7 @@ impl Sink for StdoutSink {
         None
     }
 
-    fn prepare(&self, _expected: Expected) -> BoxFuture<'_, Result<()>> {
+    fn prepare(&self, _expected: SinkHint) -> BoxFuture<'_, Result<()>> {
         Box::pin(async { self.inner.open() })
     }
 

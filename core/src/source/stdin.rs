@@ -19,10 +19,10 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::BoxFuture;
-use super::local::{failed, failed_io};
 use crate::error::{Error, ErrorKind, Result};
-use crate::stream::ByteStream;
+use crate::source::byte_stream::ByteStream;
+use crate::source::local_file::{failed, failed_io};
+use crate::source::source::BoxFuture;
 
 /// Standard input, or another descriptor that is read from front to back: a pipe, a socket, a file.
 ///

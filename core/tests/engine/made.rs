@@ -3,20 +3,20 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange, TargetRange};
-use diskferry_core::budget::Budget;
-use diskferry_core::conversion::Resources;
-use diskferry_core::digest::{Tree, hash_block};
-use diskferry_core::disk::{BlockMap, Disk, Geometry, Warnings};
-use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Extents, Payload, Stored, Stream, Tally};
-use diskferry_core::pool::CpuPool;
-use diskferry_core::source;
-use diskferry_core::source::memory::MemorySource;
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{BoxFuture, Source};
-use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Write, Writes};
-use diskferry_core::transfer::Order;
+use diskferry_core::Budget;
+use diskferry_core::CpuPool;
+use diskferry_core::Resources;
+use diskferry_core::internal::{DigestTree, hash_block};
+use diskferry_core::{BlockMap, Disk, ImageInfo, Warnings};
+use diskferry_core::{Codec, Coded, CompressedStream, Extent, ExtentKind, Extents, Payload, Stored, Tally};
+use diskferry_core::{Error, Result, Warning};
+use diskferry_core::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange, TargetRange};
+
+use diskferry_core::HeadTail;
+use diskferry_core::MemorySource;
+use diskferry_core::Order;
+use diskferry_core::{BoxFuture, Source};
+use diskferry_core::{Layout, LayoutFacts, LayoutInput, OutputSize, Part, Write, Writes};
 use proptest::prelude::*;
 
 /// A unit is stored inverted.
@@ -34,7 +34,7 @@ impl Codec for Inverted {
         stored: &[u8],
         out: &mut [u8],
         tally: &mut Tally,
-    ) -> Result<Option<Stream>> {
+    ) -> Result<Option<CompressedStream>> {
         if stored.len() != out.len() {
             return Err(Error::malformed("a unit of another length"));
         }
@@ -91,8 +91,8 @@ impl Layout for Identity {
         String::new()
     }
 
-    fn takes(&self) -> Takes {
-        Takes::Bytes(self.0)
+    fn takes(&self) -> LayoutInput {
+        LayoutInput::Bytes(self.0)
     }
 
     fn unit(&self) -> Option<u64> {
@@ -107,18 +107,17 @@ impl Layout for Identity {
         Ok(source_bytes)
     }
 
-    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
-        Ok(facts.virtual_bytes.map(|bytes| Output { bytes, exact: true }))
+    fn output(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
+        Ok(facts.virtual_bytes.map(|bytes| OutputSize { bytes, exact: true }))
     }
 
-    fn begin(&mut self, _: &Facts) -> Result<Writes> {
+    fn begin(&mut self, _: &LayoutFacts) -> Result<Writes> {
         Ok(Box::new(std::iter::empty()))
     }
 
     fn place(&mut self, part: Part) -> Result<Vec<Write>> {
         let target = |range: GuestRange| {
-            TargetRange::new(diskferry_core::address::TargetOffset::new(range.start().get()), range.len())
-                .unwrap()
+            TargetRange::new(diskferry_core::TargetOffset::new(range.start().get()), range.len()).unwrap()
         };
         Ok(match part {
             Part::Zero(range) => vec![Write::Zero(target(range))],
@@ -149,7 +148,7 @@ impl Layout for Identity {
             } else {
                 vec![Extent::new(guest, ExtentKind::Data(stored))]
             };
-            let geometry = Geometry { format: "test", virtual_bytes: target.len(), ..Geometry::default() };
+            let geometry = ImageInfo { format: "test", virtual_bytes: target.len(), ..ImageInfo::default() };
             Ok(Disk::new(geometry, vec![target], Box::new(ListMap(extents)), Warnings::new(), Vec::new()))
         })
     }
@@ -165,7 +164,7 @@ pub(crate) struct Made {
 impl Made {
     pub(crate) fn disk_over(&self, source: Arc<dyn Source>) -> Disk {
         let geometry =
-            Geometry { format: "test", virtual_bytes: self.guest.len() as u64, ..Geometry::default() };
+            ImageInfo { format: "test", virtual_bytes: self.guest.len() as u64, ..ImageInfo::default() };
         let map = Box::new(ListMap(self.extents.clone()));
         Disk::new(geometry, vec![source], map, Warnings::new(), Vec::new())
     }
@@ -243,8 +242,8 @@ pub(crate) fn resources() -> Resources {
     }
 }
 
-pub(crate) fn digest_of(guest: &[u8]) -> diskferry_core::digest::Digest {
-    let mut tree = Tree::new();
+pub(crate) fn digest_of(guest: &[u8]) -> diskferry_core::Digest {
+    let mut tree = DigestTree::new();
     for (number, block) in guest.chunks(4096).enumerate() {
         tree.add(number as u64, &[hash_block(block)]);
     }
@@ -270,15 +269,15 @@ impl Source for Short {
         self.0.len()
     }
 
-    fn identity(&self) -> &source::Identity {
+    fn identity(&self) -> &diskferry_core::Identity {
         self.0.identity()
     }
 
-    fn capabilities(&self) -> source::Capabilities {
+    fn capabilities(&self) -> diskferry_core::Capabilities {
         self.0.capabilities()
     }
 
-    fn traffic(&self) -> source::Traffic {
+    fn traffic(&self) -> diskferry_core::Traffic {
         self.0.traffic()
     }
 
@@ -286,7 +285,7 @@ impl Source for Short {
         self.0.read(range.split_at(range.len() - 1).0)
     }
 
-    fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<source::Segment>>> {
+    fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<diskferry_core::Segment>>> {
         self.0.segments(range)
     }
 

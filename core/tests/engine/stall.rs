@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use diskferry_core::address::{StoredRange, TargetOffset, TargetRange};
-use diskferry_core::budget::Budget;
-use diskferry_core::conversion::{Conversion, Resources};
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, ErrorKind, Result, Warning};
-use diskferry_core::journal::Journal;
-use diskferry_core::sink::memory::MemorySink;
-use diskferry_core::sink::{Expected, Receipt, Sink, SinkCapabilities};
-use diskferry_core::source::memory::MemorySource;
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{BoxFuture, Capabilities, Identity as SourceIdentity, Segment, Source, Traffic};
-use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Target, Write, Writes};
-use diskferry_core::transfer::Order;
+use diskferry_core::Budget;
+use diskferry_core::Disk;
+use diskferry_core::HeadTail;
+use diskferry_core::Journal;
+use diskferry_core::MemorySink;
+use diskferry_core::MemorySource;
+use diskferry_core::Order;
+use diskferry_core::{BoxFuture, Capabilities, Identity as SourceIdentity, Segment, Source, Traffic};
+use diskferry_core::{Conversion, Resources};
+use diskferry_core::{Error, ErrorKind, Result, Warning};
+use diskferry_core::{Layout, LayoutFacts, LayoutInput, OutputSize, Part, Target, Write, Writes};
+use diskferry_core::{Receipt, Sink, SinkCapabilities, SinkHint};
+use diskferry_core::{StoredRange, TargetOffset, TargetRange};
 
 use crate::made::{Identity, Made, block_on, made, resources};
 
@@ -92,7 +92,7 @@ impl Sink for Lazy {
         None
     }
 
-    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
+    fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {
         self.inner.prepare(expected)
     }
 
@@ -154,7 +154,7 @@ impl Layout for WithFooter {
         String::new()
     }
 
-    fn takes(&self) -> Takes {
+    fn takes(&self) -> LayoutInput {
         self.0.takes()
     }
 
@@ -170,12 +170,12 @@ impl Layout for WithFooter {
         self.0.virtual_bytes(source_bytes)
     }
 
-    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
-        let longer = |output: Output| Output { bytes: output.bytes + Self::LEN, ..output };
+    fn output(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
+        let longer = |output: OutputSize| OutputSize { bytes: output.bytes + Self::LEN, ..output };
         Ok(self.0.output(facts)?.map(longer))
     }
 
-    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
+    fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes> {
         self.0.begin(facts)
     }
 

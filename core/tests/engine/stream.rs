@@ -3,23 +3,23 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::conversion::{Conversion, Report};
-use diskferry_core::disk::Geometry;
-use diskferry_core::error::{ErrorKind, Result, Warning};
-use diskferry_core::extent::ExtentKind;
-use diskferry_core::sink::memory::MemorySink;
-use diskferry_core::source::BoxFuture;
-use diskferry_core::stream::{ImageStream, Piece};
-use diskferry_core::target::Target;
-use diskferry_core::transfer::Order;
+use diskferry_core::BoxFuture;
+use diskferry_core::ExtentKind;
+use diskferry_core::ImageInfo;
+use diskferry_core::MemorySink;
+use diskferry_core::Order;
+use diskferry_core::Target;
+use diskferry_core::{Conversion, Report};
+use diskferry_core::{ErrorKind, Result, Warning};
+use diskferry_core::{GuestOffset, GuestRange};
+use diskferry_core::{ImageStream, Piece};
 use proptest::prelude::*;
 
 use crate::made::{Identity, Made, any_disk, block_on, digest_of, resources};
 
 /// Gives its pieces one after the other.
 struct Pieces {
-    geometry: Geometry,
+    geometry: ImageInfo,
     known: bool,
     pieces: std::vec::IntoIter<Piece>,
     given: u64,
@@ -27,13 +27,13 @@ struct Pieces {
 
 impl Pieces {
     fn boxed(size: u64, known: bool, pieces: Vec<Piece>) -> Box<dyn ImageStream> {
-        let geometry = Geometry { format: "test", virtual_bytes: size, ..Geometry::default() };
+        let geometry = ImageInfo { format: "test", virtual_bytes: size, ..ImageInfo::default() };
         Box::new(Self { geometry, known, pieces: pieces.into_iter(), given: 0 })
     }
 }
 
 impl ImageStream for Pieces {
-    fn geometry(&self) -> &Geometry {
+    fn geometry(&self) -> &ImageInfo {
         &self.geometry
     }
 
@@ -66,7 +66,7 @@ fn plain(start: u64, bytes: impl Into<Bytes>) -> Piece {
 
 /// What a disk stores, piece by piece in guest order.
 fn pieces(made: &Made) -> Vec<Piece> {
-    let piece = |extent: &diskferry_core::extent::Extent| {
+    let piece = |extent: &diskferry_core::Extent| {
         let range = extent.to_fetch()?.range;
         let (start, end) = (range.start().get() as usize, range.end().get() as usize);
         let codec = match &extent.kind {

@@ -8,20 +8,20 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use diskferry_core::address::{StoredRange, TargetOffset, TargetRange};
-use diskferry_core::budget::Budget;
-use diskferry_core::compare::compare;
-use diskferry_core::conversion::{Conversion, Report, Resources};
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::journal::Journal;
-use diskferry_core::pool::CpuPool;
-use diskferry_core::sink::file::{FileSink, FileSinkOptions};
-use diskferry_core::sink::memory::MemorySink;
-use diskferry_core::sink::{Expected, Receipt, Sink, SinkCapabilities};
-use diskferry_core::source::memory::MemorySource;
-use diskferry_core::source::{BoxFuture, Capabilities, Identity as SourceIdentity, Segment, Source, Traffic};
-use diskferry_core::target::Target;
-use diskferry_core::transfer::Order;
+use diskferry_core::Budget;
+use diskferry_core::CpuPool;
+use diskferry_core::Journal;
+use diskferry_core::MemorySink;
+use diskferry_core::MemorySource;
+use diskferry_core::Order;
+use diskferry_core::Target;
+use diskferry_core::compare;
+use diskferry_core::{BoxFuture, Capabilities, Identity as SourceIdentity, Segment, Source, Traffic};
+use diskferry_core::{Conversion, Report, Resources};
+use diskferry_core::{Error, ErrorKind, Result};
+use diskferry_core::{FileSink, FileSinkOptions};
+use diskferry_core::{Receipt, Sink, SinkCapabilities, SinkHint};
+use diskferry_core::{StoredRange, TargetOffset, TargetRange};
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
@@ -167,7 +167,7 @@ impl Sink for Slow {
         None
     }
 
-    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
+    fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {
         self.inner.prepare(expected)
     }
 

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::address::{StoredRange, TargetOffset, TargetRange};
-use diskferry_core::conversion::Conversion;
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::journal::Journal;
-use diskferry_core::sink::memory::MemorySink;
-use diskferry_core::sink::{Expected, ReadBack, Receipt, Sink, SinkCapabilities};
-use diskferry_core::source::memory::MemorySource;
-use diskferry_core::source::{BoxFuture, Source};
-use diskferry_core::target::Target;
-use diskferry_core::transfer::Order;
+use diskferry_core::Conversion;
+use diskferry_core::Journal;
+use diskferry_core::MemorySink;
+use diskferry_core::MemorySource;
+use diskferry_core::Order;
+use diskferry_core::Target;
+use diskferry_core::{BoxFuture, Source};
+use diskferry_core::{Error, ErrorKind, Result};
+use diskferry_core::{ReadBack, Receipt, Sink, SinkCapabilities, SinkHint};
+use diskferry_core::{StoredRange, TargetOffset, TargetRange};
 
 use crate::made::{Identity, Made, block_on, made, resources};
 
@@ -43,7 +43,7 @@ impl Sink for Bad {
         None
     }
 
-    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
+    fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {
         self.inner.prepare(expected)
     }
 

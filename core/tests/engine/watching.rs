@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use diskferry_core::address::{StoredRange, TargetOffset, TargetRange};
-use diskferry_core::conversion::{Conversion, Report};
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::journal::Journal;
+use diskferry_core::Journal;
+use diskferry_core::MemorySink;
+use diskferry_core::MemorySource;
+use diskferry_core::Order;
+use diskferry_core::Target;
 use diskferry_core::metrics;
-use diskferry_core::sink::memory::MemorySink;
-use diskferry_core::sink::{Expected, Receipt, Sink, SinkCapabilities};
-use diskferry_core::source::memory::MemorySource;
-use diskferry_core::source::{BoxFuture, Capabilities, Identity as SourceIdentity, Segment, Source, Traffic};
-use diskferry_core::target::Target;
-use diskferry_core::transfer::Order;
+use diskferry_core::{BoxFuture, Capabilities, Identity as SourceIdentity, Segment, Source, Traffic};
+use diskferry_core::{Conversion, Report};
+use diskferry_core::{Error, ErrorKind, Result};
+use diskferry_core::{Receipt, Sink, SinkCapabilities, SinkHint};
+use diskferry_core::{StoredRange, TargetOffset, TargetRange};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
 use crate::made::{Identity, Made, block_on, made, resources};
@@ -102,7 +102,7 @@ impl Sink for LateSink {
         None
     }
 
-    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
+    fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {
         self.0.prepare(expected)
     }
 

@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredRange};
-use diskferry_core::budget::Budget;
-use diskferry_core::compare::compare;
-use diskferry_core::conversion::Conversion;
-use diskferry_core::digest::{Tree, hash_block};
-use diskferry_core::disk::{Disk, Geometry, Warnings};
-use diskferry_core::error::{Error, ErrorKind};
-use diskferry_core::extent::{Extent, ExtentKind, Stored};
-use diskferry_core::limits::{ImageLimit, Limits};
-use diskferry_core::sink::memory::MemorySink;
-use diskferry_core::source::Source;
-use diskferry_core::source::memory::MemorySource;
-use diskferry_core::source::wrap::Failing;
-use diskferry_core::target::Target;
-use diskferry_core::transfer::Order;
+use diskferry_core::Budget;
+use diskferry_core::Conversion;
+use diskferry_core::MemorySink;
+use diskferry_core::MemorySource;
+use diskferry_core::Order;
+use diskferry_core::Source;
+use diskferry_core::Target;
+use diskferry_core::compare;
+use diskferry_core::internal::Failing;
+use diskferry_core::internal::{DigestTree, hash_block};
+use diskferry_core::{Disk, ImageInfo, Warnings};
+use diskferry_core::{Error, ErrorKind};
+use diskferry_core::{Extent, ExtentKind, Stored};
+use diskferry_core::{FileIndex, GuestOffset, GuestRange, StoredRange};
+use diskferry_core::{ImageLimit, Limits};
 use proptest::prelude::*;
 
 use crate::made::{Identity, ListMap, Made, Short, any_disk, block_on, digest_of, made, resources};
@@ -98,7 +98,7 @@ fn a_broken_unit_is_named_by_its_place() {
 #[test]
 fn sixteen_tebibytes_of_nothing_take_no_time() {
     let extents = vec![Extent::new(GuestRange::first(16 << 40), ExtentKind::Hole)];
-    let geometry = Geometry { format: "test", virtual_bytes: 16 << 40, ..Geometry::default() };
+    let geometry = ImageInfo { format: "test", virtual_bytes: 16 << 40, ..ImageInfo::default() };
     let source: Arc<dyn Source> = Arc::new(MemorySource::new("empty", Vec::new()));
     let disk = Disk::new(geometry, vec![source], Box::new(ListMap(extents)), Warnings::new(), Vec::new());
     let report = block_on(Conversion::reading(disk).run()).unwrap();
@@ -125,14 +125,14 @@ fn a_disk_up_to_the_end_of_the_address_space_has_its_last_short_block() {
         } else {
             extents.push(Extent::new(at(start, size - start), stored(StoredRange::first(size - start))));
         }
-        let geometry = Geometry { format: "test", virtual_bytes: size, ..Geometry::default() };
+        let geometry = ImageInfo { format: "test", virtual_bytes: size, ..ImageInfo::default() };
         let disk = || {
             let source: Arc<dyn Source> = Arc::new(MemorySource::new("sevens", vec![7u8; 4096]));
             let map = Box::new(ListMap(extents.clone()));
             Arc::new(Disk::new(geometry.clone(), vec![source], map, Warnings::new(), Vec::new()))
         };
         let report = block_on(Conversion::reading(disk()).resources(resources()).run()).unwrap();
-        let mut tree = Tree::new();
+        let mut tree = DigestTree::new();
         tree.add_zeros(0, start / 4096);
         tree.add(start / 4096, &[hash_block(&block)]);
         assert_eq!(report.digest, Some(tree.finish(size).unwrap()), "{size:#x}");

@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use crate::blocking::Stop;
 use crate::error::{Error, ErrorKind, Result};
+use crate::local::Stop;
 use crate::sink::place::{failed, failed_io};
 
 /// Between two looks at a device that others have.

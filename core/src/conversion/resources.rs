@@ -1,0 +1,40 @@
+//! What conversions share: memory, processors and connections.
+
+use std::sync::Arc;
+
+use crate::digest::DigestTree;
+use crate::engine::TransferOptions;
+use crate::error::Result;
+use crate::layout::Order;
+use crate::local::CpuPool;
+use crate::memory::Budget;
+
+/// What the parts of a run share: parameters that an embedder decides.
+#[derive(Clone, Debug, Default)]
+pub struct Resources {
+    /// The bound on bytes in flight; share one between conversions to bound them together.
+    pub budget: Option<Budget>,
+    /// The CPU workers; share one between conversions.
+    pub pool: Option<Arc<CpuPool>>,
+    /// Most requests in flight; where not said, what the source finds worth having.
+    pub connections: Option<usize>,
+}
+
+impl Resources {
+    pub(crate) fn transfer(&self, order: Order, hash: bool) -> Result<TransferOptions> {
+        let pool = match &self.pool {
+            Some(pool) => Arc::clone(pool),
+            None => Arc::new(CpuPool::new(0)?),
+        };
+        Ok(TransferOptions {
+            order,
+            zero_leaf: hash.then(|| DigestTree::new().zero_block()),
+            carry: None,
+            done: Arc::default(),
+            connections: self.connections,
+            budget: self.budget.clone().unwrap_or_else(|| Budget::new(Budget::DEFAULT)),
+            kept: 0,
+            pool,
+        })
+    }
+}
