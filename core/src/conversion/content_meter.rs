@@ -37,7 +37,7 @@ impl ContentMeter {
     }
 
     /// Goes on with what was counted, with a digest where this one has one. False where it does not fit.
-    pub(crate) fn go_on(&mut self, counted: ContentState) -> bool {
+    pub(crate) fn resume(&mut self, counted: ContentState) -> bool {
         let tree = counted.tree.and_then(DigestTree::reopen);
         if tree.is_some() != self.tree.is_some() {
             return false;

@@ -1,50 +1,25 @@
 //! A conversion from end to end: measured and limited on the way, published only when whole.
 
-use std::sync::Arc;
+use std::panic::catch_unwind;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch::Sender;
 use tokio_util::sync::CancellationToken;
 use tracing::field::Empty;
 use tracing::{Instrument, debug, info_span};
 
-use crate::disk::{Disk, ImageStream};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Target;
 use crate::limits::Limits;
 use crate::progress::Progress;
 use crate::sink::Journal;
 
+use crate::conversion::input::Input;
 use crate::conversion::metrics;
 use crate::conversion::report::Report;
 use crate::conversion::resources::Resources;
 use crate::conversion::run::{Run, RunOptions, cancelled};
-
-/// What is read: an opened disk, or an image that comes in one pass.
-pub enum Input {
-    /// Random access: planned from its map.
-    Disk(Arc<Disk>),
-    /// One pass.
-    Stream(Box<dyn ImageStream>),
-}
-
-impl From<Disk> for Input {
-    fn from(disk: Disk) -> Self {
-        Self::Disk(Arc::new(disk))
-    }
-}
-
-impl From<Arc<Disk>> for Input {
-    fn from(disk: Arc<Disk>) -> Self {
-        Self::Disk(disk)
-    }
-}
-
-impl From<Box<dyn ImageStream>> for Input {
-    fn from(stream: Box<dyn ImageStream>) -> Self {
-        Self::Stream(stream)
-    }
-}
 
 /// Reads a disk to its end, and writes it to a target if there is one.
 ///
@@ -174,13 +149,14 @@ impl Conversion {
 
     async fn run_in_span(self) -> Result<Report> {
         let Self { input, target, limits, resources, progress, cancel, digest, verify, resume, stall } = self;
+        needs_runtime(stall.is_some())?;
         let (layout, sink) = match target {
             Some(Target { layout, sink }) => (Some(layout), Some(sink)),
             None => (None, None),
         };
         let run = async {
-            let how = RunOptions { digest, verify, resume, stall, cancel: cancel.clone() };
-            let run = Run::new(layout, sink.as_deref(), limits, progress, how);
+            let options = RunOptions { digest, verify, resume, stall, cancel: cancel.clone() };
+            let run = Run::new(layout.zip(sink.as_deref()), limits, progress, options);
             run.go(input, &resources).await
         };
         let ended: Result<Report> = match &cancel {
@@ -217,4 +193,23 @@ impl Conversion {
             (ended, _) => ended,
         }
     }
+}
+
+/// Checks that a tokio runtime is there, and its timers if they are needed: without them tokio panics in the middle of a run.
+///
+/// # Errors
+/// `usage`.
+fn needs_runtime(timers: bool) -> Result<()> {
+    let missing = |what: &str| {
+        Error::new(ErrorKind::Usage, format!("a conversion needs {what}"))
+            .hint("run it inside of a tokio runtime that was built with `enable_all`")
+    };
+    if Handle::try_current().is_err() {
+        return Err(missing("a tokio runtime"));
+    }
+    // tokio has no way to ask whether timers are enabled; making one panics if they are not.
+    if timers && catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO))).is_err() {
+        return Err(missing("the timers of its tokio runtime for the stall timeout"));
+    }
+    Ok(())
 }

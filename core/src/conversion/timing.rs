@@ -52,14 +52,14 @@ pub(crate) enum WaitReason {
 /// Counts where time goes.
 #[derive(Debug)]
 pub(super) struct TimingClock {
-    spent: Timing,
+    timing: Timing,
     /// Up to when it is counted.
     at: Instant,
 }
 
 impl TimingClock {
     pub(super) fn new() -> Self {
-        Self { spent: Timing::default(), at: Instant::now() }
+        Self { timing: Timing::default(), at: Instant::now() }
     }
 
     fn lap(&mut self) -> f64 {
@@ -68,25 +68,25 @@ impl TimingClock {
     }
 
     /// What was not counted yet was a part of this.
-    pub(super) fn was(&mut self, part: impl FnOnce(&mut Timing) -> &mut f64) {
+    pub(super) fn charge(&mut self, part: impl FnOnce(&mut Timing) -> &mut f64) {
         let lap = self.lap();
-        *part(&mut self.spent) += lap;
+        *part(&mut self.timing) += lap;
     }
 
     /// What was not counted yet was a wait. Shorter ones are work: of the executor, and of this run.
-    pub(super) fn waited(&mut self, wait: WaitReason) {
+    pub(super) fn charge_wait(&mut self, wait: WaitReason) {
         const WORK: f64 = Duration::from_micros(5).as_secs_f64();
         let lap = self.lap();
         *match wait {
-            _ if lap < WORK => &mut self.spent.cpu,
-            WaitReason::Source => &mut self.spent.source,
-            WaitReason::Cpu => &mut self.spent.cpu,
-            WaitReason::Destination => &mut self.spent.destination,
-            WaitReason::Memory => &mut self.spent.memory,
+            _ if lap < WORK => &mut self.timing.cpu,
+            WaitReason::Source => &mut self.timing.source,
+            WaitReason::Cpu => &mut self.timing.cpu,
+            WaitReason::Destination => &mut self.timing.destination,
+            WaitReason::Memory => &mut self.timing.memory,
         } += lap;
     }
 
-    pub(super) fn spent(&self) -> Timing {
-        self.spent
+    pub(super) fn timing(&self) -> Timing {
+        self.timing
     }
 }

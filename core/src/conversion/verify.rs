@@ -66,8 +66,5 @@ pub(crate) async fn taken_back(error: Error, sink: &dyn Sink, receipt: &Receipt)
         Ok(false) => ("it is not ours any more, and was left".to_owned(), "look at what is there now"),
         Err(left) => (format!("deleting it failed: {}", left.message()), "delete it"),
     };
-    Error::new(error.kind(), format!("{}; {became}", error.message()))
-        .retry(error.is_retryable())
-        .hint(hint)
-        .caused_by(error)
+    error.followed_by(became).hint(hint)
 }

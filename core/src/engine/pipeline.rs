@@ -76,7 +76,7 @@ impl<M: ItemMeter> Pipeline<M> {
     }
 
     /// In guest order: `done` was placed by an earlier run, and what lies before its end was counted.
-    pub(crate) fn go_on_behind(&mut self, done: GuestRange) {
+    pub(crate) fn resume_after(&mut self, done: GuestRange) {
         self.counted_to = done.end().get();
         self.done = Some(done);
     }

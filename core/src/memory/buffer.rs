@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use memmap2::MmapMut;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Shorter ones come from the allocator.
 const MAPPED: usize = 128 << 10;
@@ -43,7 +43,7 @@ impl Buffer {
     /// A buffer of `len` bytes.
     ///
     /// # Errors
-    /// `source_unavailable`, worth trying again, where the system has no memory.
+    /// `out_of_memory` if the system has no memory.
     pub fn new(len: usize) -> Result<Self> {
         if len < MAPPED {
             return Ok(Self { held: Held::Small(vec![0; len]), len });
@@ -76,8 +76,7 @@ pub fn zeros(len: usize) -> Result<Bytes> {
 }
 
 fn no_memory(len: usize, error: std::io::Error) -> Error {
-    Error::new(ErrorKind::SourceUnavailable, format!("no memory for a buffer of {len} bytes"))
-        .caused_by(error)
+    Error::out_of_memory(len).caused_by(error)
 }
 
 /// A buffer that is filled from its start, piece by piece.

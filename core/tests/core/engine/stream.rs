@@ -3,19 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::BoxFuture;
-use diskferry_core::ExtentKind;
-use diskferry_core::ImageInfo;
-use diskferry_core::MemorySink;
-use diskferry_core::Order;
-use diskferry_core::Target;
-use diskferry_core::{Conversion, Report};
-use diskferry_core::{ErrorKind, Result, Warning};
-use diskferry_core::{GuestOffset, GuestRange};
-use diskferry_core::{ImageStream, Piece};
+use diskferry_core::{
+    BoxFuture, Conversion, ErrorKind, ExtentKind, GuestOffset, GuestRange, ImageInfo, ImageStream,
+    MemorySink, Order, Piece, Report, Result, Target, Warning,
+};
 use proptest::prelude::*;
 
-use crate::made::{Identity, Made, any_disk, block_on, digest_of, resources};
+use crate::engine::made::{Identity, Made, any_disk, block_on, digest_of, resources};
 
 /// Gives its pieces one after the other.
 struct Pieces {

@@ -5,15 +5,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use diskferry_core::FileGate;
-use diskferry_core::FileIo;
-use diskferry_core::FileSource;
-use diskferry_core::HeadTail;
-use diskferry_core::MapSource;
-use diskferry_core::MemorySource;
 use diskferry_core::conformance::{check_source, pattern};
 use diskferry_core::internal::{Failing, Recording};
-use diskferry_core::{Gate, SiblingName, Source};
+use diskferry_core::{
+    FileGate, FileIo, FileSource, Gate, HeadTail, MapSource, MemorySource, SiblingName, Source,
+};
 
 /// Bytes with zeros in them, some of which a file can have as holes.
 fn truths() -> Vec<Vec<u8>> {

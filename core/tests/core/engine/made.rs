@@ -3,20 +3,17 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use diskferry_core::Budget;
-use diskferry_core::CpuPool;
-use diskferry_core::Resources;
 use diskferry_core::internal::{DigestTree, hash_block};
-use diskferry_core::{BlockMap, Disk, ImageInfo, Warnings};
-use diskferry_core::{Codec, Coded, CompressedStream, Extent, ExtentKind, Extents, Payload, Stored, Tally};
-use diskferry_core::{Error, Result, Warning};
-use diskferry_core::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange, TargetRange};
+use diskferry_core::{
+    BlockMap, Budget, Codec, Coded, CompressedStream, CpuPool, Disk, Error, Extent, ExtentKind, Extents,
+    FileIndex, GuestOffset, GuestRange, ImageInfo, Payload, Resources, Result, Stored, StoredOffset,
+    StoredRange, Tally, TargetRange, Warning, Warnings,
+};
 
-use diskferry_core::HeadTail;
-use diskferry_core::MemorySource;
-use diskferry_core::Order;
-use diskferry_core::{BoxFuture, Source};
-use diskferry_core::{Layout, LayoutFacts, LayoutInput, OutputSize, Part, Write, Writes};
+use diskferry_core::{
+    BoxFuture, HeadTail, Layout, LayoutFacts, LayoutInput, MemorySource, Order, OutputSize, Part, Source,
+    Write, Writes,
+};
 use proptest::prelude::*;
 
 /// A unit is stored inverted.

@@ -3,12 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use diskferry_core::BoxFuture;
-use diskferry_core::FileIo;
-use diskferry_core::Result;
-use diskferry_core::Sink;
 use diskferry_core::conformance::{Stage, check_sink};
-use diskferry_core::{FileSink, FileSinkOptions, Preallocation};
+use diskferry_core::{BoxFuture, FileIo, FileSink, FileSinkOptions, Preallocation, Result, Sink};
 
 struct Dir {
     dir: tempfile::TempDir,

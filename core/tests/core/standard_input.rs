@@ -4,10 +4,8 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::time::Duration;
 
-use diskferry_core::ByteStream;
-use diskferry_core::ErrorKind;
-use diskferry_core::StandardInput;
 use diskferry_core::conformance::pattern;
+use diskferry_core::{ByteStream, ErrorKind, StandardInput};
 
 async fn read_all(input: &mut StandardInput, most: usize) -> Vec<u8> {
     let mut all = Vec::new();

@@ -8,25 +8,17 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use diskferry_core::Budget;
-use diskferry_core::CpuPool;
-use diskferry_core::Journal;
-use diskferry_core::MemorySink;
-use diskferry_core::MemorySource;
-use diskferry_core::Order;
-use diskferry_core::Target;
-use diskferry_core::compare;
-use diskferry_core::{BoxFuture, Capabilities, Identity as SourceIdentity, Segment, Source, Traffic};
-use diskferry_core::{Conversion, Report, Resources};
-use diskferry_core::{Error, ErrorKind, Result};
-use diskferry_core::{FileSink, FileSinkOptions};
-use diskferry_core::{Receipt, Sink, SinkCapabilities, SinkHint};
-use diskferry_core::{StoredRange, TargetOffset, TargetRange};
+use diskferry_core::{
+    BoxFuture, Budget, Capabilities, Conversion, CpuPool, Error, ErrorKind, FileSink, FileSinkOptions,
+    Identity as SourceIdentity, Journal, MemorySink, MemorySource, Order, Receipt, Report, Resources, Result,
+    Segment, Sink, SinkCapabilities, SinkHint, Source, StoredRange, Target, TargetOffset, TargetRange,
+    Traffic, compare,
+};
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
-use crate::made::{Identity, Made, any_disk, block_on, digest_of, made, resources};
+use crate::engine::made::{Identity, Made, any_disk, block_on, digest_of, made, resources};
 
 /// Gives way to all others so many times.
 async fn dawdle(times: u64) {

@@ -5,21 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use diskferry_core::Journal;
-use diskferry_core::MemorySink;
-use diskferry_core::MemorySource;
-use diskferry_core::Order;
-use diskferry_core::Target;
-use diskferry_core::metrics;
-use diskferry_core::{BoxFuture, Capabilities, Identity as SourceIdentity, Segment, Source, Traffic};
-use diskferry_core::{Conversion, Report};
-use diskferry_core::{Error, ErrorKind, Result};
-use diskferry_core::{Receipt, Sink, SinkCapabilities, SinkHint};
-use diskferry_core::{StoredRange, TargetOffset, TargetRange};
+use diskferry_core::{
+    BoxFuture, Capabilities, Conversion, Error, ErrorKind, Identity as SourceIdentity, Journal, MemorySink,
+    MemorySource, Order, Receipt, Report, Result, Segment, Sink, SinkCapabilities, SinkHint, Source,
+    StoredRange, Target, TargetOffset, TargetRange, Traffic, metrics,
+};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
-use crate::made::{Identity, Made, block_on, made, resources};
-use crate::stall::jumping;
+use crate::engine::made::{Identity, Made, block_on, made, resources};
+use crate::engine::stall::jumping;
 
 /// How long each thing takes that takes long: far longer than what happens in the real time of a test.
 const LONG: Duration = Duration::from_secs(100_000);

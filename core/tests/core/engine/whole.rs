@@ -2,24 +2,15 @@
 
 use std::sync::Arc;
 
-use diskferry_core::Budget;
-use diskferry_core::Conversion;
-use diskferry_core::MemorySink;
-use diskferry_core::MemorySource;
-use diskferry_core::Order;
-use diskferry_core::Source;
-use diskferry_core::Target;
-use diskferry_core::compare;
-use diskferry_core::internal::Failing;
-use diskferry_core::internal::{DigestTree, hash_block};
-use diskferry_core::{Disk, ImageInfo, Warnings};
-use diskferry_core::{Error, ErrorKind};
-use diskferry_core::{Extent, ExtentKind, Stored};
-use diskferry_core::{FileIndex, GuestOffset, GuestRange, StoredRange};
-use diskferry_core::{ImageLimit, Limits};
+use diskferry_core::internal::{DigestTree, Failing, hash_block};
+use diskferry_core::{
+    Budget, Conversion, Disk, Error, ErrorKind, Extent, ExtentKind, FileIndex, GuestOffset, GuestRange,
+    ImageInfo, ImageLimit, Limits, MemorySink, MemorySource, Order, Source, Stored, StoredRange, Target,
+    Warnings, compare,
+};
 use proptest::prelude::*;
 
-use crate::made::{Identity, ListMap, Made, Short, any_disk, block_on, digest_of, made, resources};
+use crate::engine::made::{Identity, ListMap, Made, Short, any_disk, block_on, digest_of, made, resources};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]

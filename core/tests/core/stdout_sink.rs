@@ -9,12 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use diskferry_core::BoxFuture;
-use diskferry_core::StdoutSink;
 use diskferry_core::conformance::{Replacing, Stage, check_sink, pattern};
-use diskferry_core::{ErrorKind, Result};
-use diskferry_core::{Sink, SinkHint};
-use diskferry_core::{TargetOffset, TargetRange};
+use diskferry_core::{BoxFuture, ErrorKind, Result, Sink, SinkHint, StdoutSink, TargetOffset, TargetRange};
 
 async fn write(sink: &StdoutSink, at: u64, bytes: impl Into<Bytes>) -> Result<()> {
     sink.write(TargetOffset::new(at), vec![bytes.into()]).await

@@ -7,14 +7,11 @@ use std::process::Command;
 use std::sync::{Arc, Barrier};
 
 use bytes::Bytes;
-use diskferry_core::FileIo;
-use diskferry_core::FileSource;
-use diskferry_core::Source;
-use diskferry_core::TargetOffset;
 use diskferry_core::conformance::pattern;
-use diskferry_core::{Error, ErrorKind, Result};
-use diskferry_core::{FileSink, FileSinkOptions, Preallocation};
-use diskferry_core::{Receipt, Sink, SinkHint};
+use diskferry_core::{
+    Error, ErrorKind, FileIo, FileSink, FileSinkOptions, FileSource, Preallocation, Receipt, Result, Sink,
+    SinkHint, Source, TargetOffset,
+};
 use rustix::thread::{Gid, Uid};
 
 fn options() -> FileSinkOptions {
@@ -477,7 +474,7 @@ fn a_killed_process_leaves_no_lock_and_no_file_under_the_name() {
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk.raw");
-    let name = "a_killed_process_leaves_no_lock_and_no_file_under_the_name";
+    let name = "file_sink::a_killed_process_leaves_no_lock_and_no_file_under_the_name";
     let mut child = Command::new(std::env::current_exe().unwrap());
     let output = child.args(["--exact", name]).env(CHILD, &path).output().unwrap();
     assert_eq!(output.status.signal(), Some(9), "{output:?}");

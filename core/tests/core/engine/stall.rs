@@ -5,21 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use diskferry_core::Budget;
-use diskferry_core::Disk;
-use diskferry_core::HeadTail;
-use diskferry_core::Journal;
-use diskferry_core::MemorySink;
-use diskferry_core::MemorySource;
-use diskferry_core::Order;
-use diskferry_core::{BoxFuture, Capabilities, Identity as SourceIdentity, Segment, Source, Traffic};
-use diskferry_core::{Conversion, Resources};
-use diskferry_core::{Error, ErrorKind, Result, Warning};
-use diskferry_core::{Layout, LayoutFacts, LayoutInput, OutputSize, Part, Target, Write, Writes};
-use diskferry_core::{Receipt, Sink, SinkCapabilities, SinkHint};
-use diskferry_core::{StoredRange, TargetOffset, TargetRange};
+use diskferry_core::{
+    BoxFuture, Budget, Capabilities, Conversion, Disk, Error, ErrorKind, HeadTail,
+    Identity as SourceIdentity, Journal, Layout, LayoutFacts, LayoutInput, MemorySink, MemorySource, Order,
+    OutputSize, Part, Receipt, Resources, Result, Segment, Sink, SinkCapabilities, SinkHint, Source,
+    StoredRange, Target, TargetOffset, TargetRange, Traffic, Warning, Write, Writes,
+};
 
-use crate::made::{Identity, Made, block_on, made, resources};
+use crate::engine::made::{Identity, Made, block_on, made, resources};
 
 const LONG: Duration = Duration::from_secs(3600);
 

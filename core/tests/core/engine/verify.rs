@@ -3,18 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::Conversion;
-use diskferry_core::Journal;
-use diskferry_core::MemorySink;
-use diskferry_core::MemorySource;
-use diskferry_core::Order;
-use diskferry_core::Target;
-use diskferry_core::{BoxFuture, Source};
-use diskferry_core::{Error, ErrorKind, Result};
-use diskferry_core::{ReadBack, Receipt, Sink, SinkCapabilities, SinkHint};
-use diskferry_core::{StoredRange, TargetOffset, TargetRange};
+use diskferry_core::{
+    BoxFuture, Conversion, Error, ErrorKind, Journal, MemorySink, MemorySource, Order, ReadBack, Receipt,
+    Result, Sink, SinkCapabilities, SinkHint, Source, StoredRange, Target, TargetOffset, TargetRange,
+};
 
-use crate::made::{Identity, Made, block_on, made, resources};
+use crate::engine::made::{Identity, Made, block_on, made, resources};
 
 /// A sink whose place does something to the bytes before they are read back.
 struct Bad {

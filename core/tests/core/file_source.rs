@@ -5,15 +5,12 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use diskferry_core::FileGate;
-use diskferry_core::FileIo;
-use diskferry_core::FileSource;
-use diskferry_core::MapSource;
 use diskferry_core::conformance::pattern;
 use diskferry_core::internal::SEGMENTS;
-use diskferry_core::{ErrorKind, Result};
-use diskferry_core::{Gate, SiblingName, Source};
-use diskferry_core::{StoredOffset, StoredRange};
+use diskferry_core::{
+    ErrorKind, FileGate, FileIo, FileSource, Gate, MapSource, Result, SiblingName, Source, StoredOffset,
+    StoredRange,
+};
 
 const KIB: u64 = 1024;
 

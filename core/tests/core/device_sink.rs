@@ -10,16 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use diskferry_core::BoxFuture;
-use diskferry_core::FileIo;
 use diskferry_core::conformance::{Replacing, Stage, check_sink, check_source, pattern};
-use diskferry_core::internal::Buffer;
-use diskferry_core::internal::DEVICE_HEAD_BYTES;
-use diskferry_core::{BlockDeviceSink, DeviceSinkOptions, is_block_device};
-use diskferry_core::{Error, ErrorKind, Result};
-use diskferry_core::{FileSink, FileSinkOptions};
-use diskferry_core::{Sink, SinkHint};
-use diskferry_core::{StoredRange, TargetOffset, TargetRange};
+use diskferry_core::internal::{Buffer, DEVICE_HEAD_BYTES};
+use diskferry_core::{
+    BlockDeviceSink, BoxFuture, DeviceSinkOptions, Error, ErrorKind, FileIo, FileSink, FileSinkOptions,
+    Result, Sink, SinkHint, StoredRange, TargetOffset, TargetRange, is_block_device,
+};
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::thread::{Gid, Uid};
 
@@ -598,7 +594,7 @@ fn a_killed_process_leaves_a_device_that_is_free_and_looks_empty() {
     }
     let device = Loop::new(4 * MIB);
     device.fill(4 * MIB);
-    let name = "a_killed_process_leaves_a_device_that_is_free_and_looks_empty";
+    let name = "device_sink::a_killed_process_leaves_a_device_that_is_free_and_looks_empty";
     let mut child = Command::new(std::env::current_exe().unwrap());
     let output = child.args(["--exact", name]).env(CHILD, &device.path).output().unwrap();
     assert_eq!(output.status.signal(), Some(9), "{output:?}");
