@@ -52,6 +52,11 @@ impl<S> Offset<S> {
         }
     }
 
+    /// The distance from `start` to this address, or `None` if `start` is after it.
+    pub const fn checked_sub(self, start: Self) -> Option<u64> {
+        self.0.checked_sub(start.0)
+    }
+
     /// True where the address is a multiple of `unit`; every address is a multiple of 0 only at 0.
     pub const fn is_aligned(self, unit: u64) -> bool {
         self.0.is_multiple_of(unit)
@@ -122,6 +127,14 @@ impl<S: Copy + Ord> Span<S> {
     /// True where there is no byte in it.
     pub const fn is_empty(self) -> bool {
         self.len == 0
+    }
+
+    /// The distance from the start to `at`, or `None` if `at` is not in the range; its end counts as in it.
+    pub const fn offset_of(self, at: Offset<S>) -> Option<u64> {
+        match at.checked_sub(self.start) {
+            Some(offset) if offset <= self.len => Some(offset),
+            _ => None,
+        }
     }
 
     /// True where every byte of `other` lies in it. An empty `other` lies in it where its address does, the end included.

@@ -14,6 +14,7 @@ use crate::memory::Budget;
 
 /// The answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Comparison {
     /// True where size and every byte agree.
     pub equal: bool,

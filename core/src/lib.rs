@@ -5,6 +5,9 @@
 //! knows the format and a [`Sink`] that knows the place. This crate knows no format and no network: formats are in
 //! `diskferry-formats`, S3 and HTTP in `diskferry-s3io`.
 
+#[macro_use]
+mod setters;
+
 mod address;
 mod compare;
 #[cfg(feature = "conformance")]
@@ -37,8 +40,8 @@ pub use address::{
 
 // Where images come from.
 pub use source::{
-    BoxFuture, ByteStream, Capabilities, ClosedGate, FileGate, FileSource, Gate, HeadTail, Identity,
-    MapSource, MemorySource, Segment, SiblingName, Source, StandardInput, Traffic,
+    BoxFuture, ByteStream, Capabilities, ClosedGate, FileGate, FileSource, Gate, HeadTail, HeadTailSource,
+    Identity, MapSource, MemorySource, Segment, SiblingName, Source, StandardInput, Traffic,
 };
 
 // Opened images.
@@ -84,5 +87,5 @@ pub mod internal {
     pub use crate::memory::{Buffer, FillBuffer, Reservation, Reserved, zeros};
     pub use crate::sink::{DEVICE_HEAD_BYTES, budget_for, memory_of, pack, unpack};
     pub use crate::size::parse_size;
-    pub use crate::source::{Failing, Recording, SEGMENTS, check_range, read_up_to};
+    pub use crate::source::{Counted, Failing, Recording, SEGMENTS, check_range, read_up_to};
 }

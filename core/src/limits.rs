@@ -29,6 +29,7 @@ impl ImageLimit {
 
 /// What an image is measured against.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Limits {
     /// The declared system-disk capacity in bytes.
     pub capacity: Option<u64>,
@@ -36,8 +37,11 @@ pub struct Limits {
     pub image: ImageLimit,
 }
 
+setters!(Limits { capacity: Option<u64>, image: ImageLimit });
+
 /// The sizes of an image in bytes; what is not known is `None`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Sizes {
     /// Stored size of the source, all its files together.
     pub object_bytes: u64,
@@ -52,6 +56,15 @@ pub struct Sizes {
     /// What the target takes.
     pub output_bytes: Option<u64>,
 }
+
+setters!(Sizes {
+   object_bytes: u64,
+   virtual_bytes: Option<u64>,
+   allocated_bytes: Option<u64>,
+   content_bytes: Option<u64>,
+   content_end: Option<u64>,
+   output_bytes: Option<u64>,
+});
 
 /// How a rule came out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,6 +120,7 @@ impl Rule {
 
 /// Whether an image is accepted, and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Verdict {
     /// The rules that apply, in the order `object_size`, `capacity`, `content_size`.
     pub rules: Vec<Rule>,
@@ -137,7 +151,7 @@ impl Limits {
         let mut rules = Vec::new();
         let mut warnings = Vec::new();
         rules.extend(self.object_size(sizes.object_bytes, &mut warnings));
-        rules.extend(sizes.virtual_bytes.and_then(|size| self.capacity(size, &mut warnings)));
+        rules.extend(sizes.virtual_bytes.and_then(|size| self.judge_capacity(size, &mut warnings)));
         rules.extend(self.content_size(sizes));
         let smallest_capacity_gib = sizes.virtual_bytes.map(|size| size.div_ceil(GIB).max(1));
         Verdict { rules, warnings, smallest_capacity_gib }
@@ -197,7 +211,7 @@ impl Limits {
         })
     }
 
-    fn capacity(&self, actual: u64, warnings: &mut Vec<Warning>) -> Option<Rule> {
+    fn judge_capacity(&self, actual: u64, warnings: &mut Vec<Warning>) -> Option<Rule> {
         let limit = self.capacity?;
         let is = format!("the virtual disk is {}", HumanBytes(actual));
         let (outcome, message) = if actual > limit {

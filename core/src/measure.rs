@@ -23,6 +23,7 @@ pub enum Depth {
 
 /// What was measured.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Measure {
     /// The sizes known at that depth.
     pub sizes: Sizes,
@@ -99,7 +100,7 @@ pub async fn measure_at(
 
 fn predict(disk: &Disk, layout: &dyn Layout, map: Option<UnitMap>) -> Result<Option<OutputSize>> {
     let virtual_bytes = Some(layout.virtual_bytes(disk.virtual_bytes())?);
-    layout.output(&LayoutFacts { virtual_bytes, fingerprint: disk.geometry().fingerprint, map })
+    layout.output_size(&LayoutFacts { virtual_bytes, fingerprint: disk.info().fingerprint, map })
 }
 
 impl Measure {
@@ -111,7 +112,7 @@ impl Measure {
     /// # use diskferry_core::{Conversion, Disk, ImageLimit, Limits, Result};
     /// # use diskferry_core::Measure;
     /// # async fn scan(disk: Arc<Disk>, limits: Limits) -> Result<Measure> {
-    /// let unlimited = Limits { image: ImageLimit::None, capacity: None };
+    /// let unlimited = Limits::default().image(ImageLimit::None);
     /// let report = Conversion::reading(disk).limits(unlimited).digest(false).run().await?;
     /// Ok(Measure::of_reading(&report, &limits))
     /// # }
@@ -120,7 +121,7 @@ impl Measure {
         let verdict = limits.judge(&report.sizes);
         let mut warnings = report.warnings.clone();
         warnings.extend(verdict.warnings.iter().cloned());
-        Self { sizes: report.sizes, verdict, warnings, output: None, cost: report.movement.source }
+        Self { sizes: report.sizes, verdict, warnings, output: None, cost: report.stats.source }
     }
 
     /// Adds what a target of that layout takes, from the tables of `disk`.

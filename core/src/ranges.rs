@@ -1,4 +1,12 @@
 //! Sets of guest ranges.
+//!
+//! ```text
+//! add         ├──┤   ├──┤     ranges that meet become one
+//! gaps     ├──┤  ├───┤  ├──┤  what is in none of them
+//! without  a range ∖ a sorted list of ranges
+//! ```
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,30 +17,45 @@ use crate::digest::BLOCK;
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(crate) struct RangeSet {
     /// Start and end.
-    ranges: std::collections::BTreeMap<u64, u64>,
+    ranges: BTreeMap<u64, u64>,
 }
 
 impl RangeSet {
-    /// Adds a range, of which nothing is there yet.
+    /// Adds a range. Parts of it may be in the set already.
     pub(crate) fn add(&mut self, range: GuestRange) {
         let (mut start, mut end) = (range.start().get(), range.end().get());
         if start >= end {
             return;
         }
-        if let Some((before, to)) = self.ranges.range(..=start).next_back().map(|(from, to)| (*from, *to))
+        if let Some((before, to)) = self.last_up_to(start)
             && to >= start
         {
             start = before;
             end = end.max(to);
         }
-        while let Some((behind, to)) =
-            self.ranges.range(start..=end).next_back().map(|(from, to)| (*from, *to))
-            && behind > start
+        while let Some((after, to)) = self.last_up_to(end)
+            && after > start
         {
-            self.ranges.remove(&behind);
+            self.ranges.remove(&after);
             end = end.max(to);
         }
         self.ranges.insert(start, end);
+    }
+
+    /// Adds a range of which nothing may be in the set yet. False, and nothing is added, if some of it is.
+    pub(crate) fn add_new(&mut self, range: GuestRange) -> bool {
+        let (start, end) = (range.start().get(), range.end().get());
+        // Ranges do not overlap, so the last one that begins before the end reaches furthest.
+        let overlaps = self.ranges.range(..end).next_back().is_some_and(|(_, to)| *to > start);
+        if !overlaps {
+            self.add(range);
+        }
+        !overlaps
+    }
+
+    /// The last range that begins at `at` or before it.
+    fn last_up_to(&self, at: u64) -> Option<(u64, u64)> {
+        self.ranges.range(..=at).next_back().map(|(from, to)| (*from, *to))
     }
 
     /// How many separate ranges there are.
@@ -40,10 +63,28 @@ impl RangeSet {
         self.ranges.len()
     }
 
+    /// The first range.
+    pub(crate) fn first(&self) -> Option<GuestRange> {
+        self.list().next()
+    }
+
+    /// Takes the first range out.
+    pub(crate) fn pop_first(&mut self) -> Option<GuestRange> {
+        let first = self.first()?;
+        self.ranges.remove(&first.start().get());
+        Some(first)
+    }
+
     /// The ranges in order.
     pub(crate) fn list(&self) -> impl Iterator<Item = GuestRange> + '_ {
         let at = |offset: &u64| GuestOffset::new(*offset);
         self.ranges.iter().map(move |(start, end)| GuestRange::between(at(start), at(end)))
+    }
+
+    /// The parts of `range` that are in none of the ranges, in order.
+    pub(crate) fn gaps(&self, range: GuestRange) -> Vec<GuestRange> {
+        let all: Vec<GuestRange> = self.list().collect();
+        without(range, &all).collect()
     }
 }
 
@@ -90,6 +131,18 @@ mod tests {
             ranges.add(range(start, end));
         }
         assert_eq!(ranges.list().collect::<Vec<_>>(), [range(0, 3), range(10, 50), range(60, 70)]);
+    }
+
+    #[test]
+    fn what_is_new_is_added_and_what_is_there_is_refused() {
+        let mut ranges = RangeSet::default();
+        assert!(ranges.add_new(range(10, 20)) && ranges.add_new(range(30, 40)));
+        for (start, end) in [(10, 20), (5, 11), (19, 30), (12, 13), (0, 100), (39, 41)] {
+            assert!(!ranges.add_new(range(start, end)), "{start}..{end}");
+        }
+        assert_eq!(ranges.gaps(range(0, 50)), [range(0, 10), range(20, 30), range(40, 50)]);
+        assert!(ranges.add_new(range(20, 30)));
+        assert_eq!((ranges.pop_first(), ranges.len()), (Some(range(10, 40)), 0));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Layout, Target};
 use crate::local::CpuPool;
 use crate::memory::Budget;
-use crate::sink::{Journal, ReadBack, Receipt, Sink, SinkCapabilities, SinkHint, WriteOrder};
+use crate::sink::{ReadBack, Receipt, Sink, SinkCapabilities, SinkHint, WriteOrder};
 use crate::source::{BoxFuture, MemorySource, Source};
 
 /// Makes layouts of one kind for a sink of that order.
@@ -189,12 +189,8 @@ impl Sink for StrictSink {
         }
     }
 
-    fn written(&self) -> u64 {
-        self.state().written
-    }
-
-    fn journal(&self) -> Option<&dyn Journal> {
-        None
+    fn written(&self) -> Option<u64> {
+        Some(self.state().written)
     }
 
     fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {
@@ -253,14 +249,6 @@ impl Sink for StrictSink {
             state.aborted = true;
             state.published.is_none()
         })
-    }
-
-    fn read_back(&self, _len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
-        Box::pin(async { Err(Error::new(ErrorKind::DestinationUnsuitable, "it is not read back")) })
-    }
-
-    fn retract(&self, _receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
-        Box::pin(async { Ok(false) })
     }
 }
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{GuestOffset, GuestRange};
 use crate::conversion::content_meter::ContentState;
-use crate::conversion::head_tail::WrittenEnds;
+use crate::conversion::head_tail::HeadTailRecorder;
 use crate::digest::{BLOCK, Hash};
 use crate::engine::is_zero;
 use crate::layout::{BlockRun, Coding, Encoded, Part, Scanned};
@@ -36,7 +36,7 @@ pub(crate) struct Checkpoint<'a> {
     pub(crate) key: Hash,
     pub(crate) counted: ContentState,
     pub(crate) placed: Cow<'a, PlacedParts>,
-    pub(crate) written: Cow<'a, WrittenEnds>,
+    pub(crate) written: Cow<'a, HeadTailRecorder>,
 }
 
 impl Checkpoint<'_> {
@@ -256,7 +256,7 @@ mod tests {
             key: [7; 32],
             counted: ContentState::default(),
             placed: Cow::Owned(PlacedParts::new(true)),
-            written: Cow::Owned(WrittenEnds::default()),
+            written: Cow::Owned(HeadTailRecorder::default()),
         };
         let bytes = state.encode().unwrap();
         assert_eq!(Checkpoint::decode(&bytes).unwrap().key, [7; 32]);

@@ -8,7 +8,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use crate::address::{GuestOffset, GuestRange};
 use crate::conversion::checkpoint::{Checkpoint, PlacedParts, Placeholder};
 use crate::conversion::content_meter::{ContentMeter, ContentState};
-use crate::conversion::head_tail::WrittenEnds;
+use crate::conversion::head_tail::HeadTailRecorder;
 use crate::digest::{Hash, sha256};
 use crate::disk::Disk;
 use crate::error::{Error, Result, Warning};
@@ -65,7 +65,7 @@ pub(super) struct Resumed {
 /// What a run continues with, apart from what the checkpointer itself does.
 pub(super) struct Continued {
     pub(super) content: ContentState,
-    pub(super) ends: WrittenEnds,
+    pub(super) ends: HeadTailRecorder,
     /// In guest order: what is replayed and not read.
     pub(super) done: Option<GuestRange>,
 }
@@ -210,7 +210,7 @@ impl<'a> Checkpointer<'a> {
     }
 
     /// All that was written is answered: saves the checkpoint that waited for that, if any.
-    pub(super) fn settled(&mut self, meter: &ContentMeter, written: &WrittenEnds) {
+    pub(super) fn settled(&mut self, meter: &ContentMeter, written: &HeadTailRecorder) {
         let Some(at) = self.settling.take() else { return };
         self.placed.mark(at.get(), self.end);
         self.content = meter.content_bytes;
@@ -270,5 +270,5 @@ fn key(disk: &Disk, layout: &dyn Layout, digest: bool) -> Option<Hash> {
         }
         text += &format!(" {} {identity:?}", file.len());
     }
-    Some(sha256(&[text.as_bytes(), &disk.geometry().fingerprint]))
+    Some(sha256(&[text.as_bytes(), &disk.info().fingerprint]))
 }

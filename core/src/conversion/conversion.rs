@@ -143,7 +143,7 @@ impl Conversion {
             written = Empty
         );
         let ended = self.run_in_span().instrument(span).await;
-        metrics::ended(ended.as_ref().map(|report| &report.movement.spent));
+        metrics::ended(ended.as_ref().map(|report| &report.stats.timing));
         ended
     }
 

@@ -1,27 +1,24 @@
-//! Head and tail of the target, kept as they are written: a target is looked at before it is published.
+//! Head and tail of the target, recorded while it is written: it is looked at before it is published.
 
 use std::collections::BTreeMap;
-
-use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::address::StoredRange;
 use crate::error::{Error, Result};
 use crate::layout::Write;
-use crate::source::{BoxFuture, Capabilities, HeadTail, Identity, Segment, Source, Traffic};
+use crate::source::HeadTail;
 
-/// Head and tail of what is written in any order.
+/// Records the head and the tail of a target whose bytes are written in any order.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct WrittenEnds {
+pub(crate) struct HeadTailRecorder {
     head: Vec<u8>,
     /// What may lie in the tail, by address: copies, so that no room of the budget is held.
     tail: BTreeMap<u64, Vec<u8>>,
     end: u64,
 }
 
-impl WrittenEnds {
+impl HeadTailRecorder {
     /// Takes note of a write that is to come. What lies far enough before its end is not in the tail, and is never copied: a
     /// copy of each byte that is written would cost as much as reading it did.
     pub(crate) fn foresee(&mut self, write: &Write) {
@@ -71,62 +68,30 @@ impl WrittenEnds {
         }
     }
 
-    /// Head and tail of a target of `len` bytes, as detection takes them.
-    pub(crate) fn of(mut self, url: &str, len: u64) -> HeadTail {
+    /// Head and tail of a target of `len` bytes. What was never written is zero.
+    ///
+    /// # Errors
+    /// `internal` if more was written than that.
+    pub(crate) fn finish(mut self, url: &str, len: u64) -> Result<HeadTail> {
+        if self.end > len {
+            return Err(Error::internal(format!(
+                "{url} was written up to {} and is {len} bytes long",
+                self.end
+            )));
+        }
+        let start = HeadTail::tail_start_of(len);
+        // Both are shorter than their constants, which fit any address space.
         self.head.resize(HeadTail::HEAD.min(len) as usize, 0);
-        let start = len.saturating_sub(HeadTail::TAIL).max(HeadTail::HEAD.min(len));
         let mut tail = vec![0; (len - start) as usize];
         for (at, bytes) in self.tail {
             let skip = start.saturating_sub(at).min(bytes.len() as u64);
-            let to = at.saturating_add(skip).saturating_sub(start).min(tail.len() as u64) as usize;
             let bytes = &bytes[skip as usize..];
-            let count = bytes.len().min(tail.len() - to);
-            tail[to..to + count].copy_from_slice(&bytes[..count]);
+            // What begins before the tail and ends there has nothing left; everything else begins in it.
+            if let Some(to) = (at + skip).checked_sub(start).filter(|_| !bytes.is_empty()) {
+                tail[to as usize..][..bytes.len()].copy_from_slice(bytes);
+            }
         }
-        let written = Written { url: url.to_owned(), len, identity: Identity::default() };
-        HeadTail::kept(Arc::new(written), self.head.into(), tail.into())
-    }
-}
-
-/// A target of which only head and tail are in hand.
-#[derive(Debug)]
-struct Written {
-    url: String,
-    len: u64,
-    identity: Identity,
-}
-
-impl Source for Written {
-    fn url(&self) -> &str {
-        &self.url
-    }
-
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { request_bytes: 1 << 20, gap_bytes: 0, in_flight: 1, remote: false }
-    }
-
-    fn traffic(&self) -> Traffic {
-        Traffic::default()
-    }
-
-    fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
-        Box::pin(async move { Err(Error::internal(format!("bytes {range} of a target are not in hand"))) })
-    }
-
-    fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>> {
-        Box::pin(async move { Ok(crate::source::all_data(range)) })
-    }
-
-    fn verify(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async { Ok(()) })
+        HeadTail::new(url, len, self.head.into(), tail.into())
     }
 }
 
@@ -138,14 +103,14 @@ mod tests {
     #[test]
     fn what_is_known_to_be_followed_is_not_copied() {
         let write = |i: u64| Write::Bytes(TargetOffset::new(i << 16), vec![Bytes::from(vec![7; 1 << 16])]);
-        let mut kept = WrittenEnds::default();
+        let mut kept = HeadTailRecorder::default();
         (2..100).for_each(|i| kept.foresee(&write(i)));
         for i in 2..98 {
             kept.note(&write(i));
             assert!(kept.tail.is_empty(), "{i}");
         }
         (98..100).for_each(|i| kept.note(&write(i)));
-        assert!(kept.of("x", 100 << 16).tail() == &vec![7; HeadTail::TAIL as usize][..]);
+        assert!(kept.finish("x", 100 << 16).unwrap().tail() == &vec![7; HeadTail::TAIL as usize][..]);
     }
 
     #[test]
@@ -164,13 +129,13 @@ mod tests {
             for round in 0..4 {
                 let by = round * 11 % writes.len();
                 writes.rotate_left(by);
-                let mut kept = WrittenEnds::default();
+                let mut kept = HeadTailRecorder::default();
                 if round == 3 {
                     writes.iter().for_each(|write| kept.foresee(write));
                 }
                 writes.iter().for_each(|write| kept.note(write));
                 assert!(kept.tail.values().map(Vec::len).sum::<usize>() < 96 << 10);
-                let kept = kept.of("x", len as u64);
+                let kept = kept.finish("x", len as u64).unwrap();
                 assert_eq!(kept.head(), &truth[..len.min(HeadTail::HEAD as usize)]);
                 assert_eq!(kept.tail(), &truth[kept.tail_start().get() as usize..]);
                 assert_eq!(

@@ -10,6 +10,7 @@ use crate::source::Traffic;
 
 /// What moved.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[non_exhaustive]
 pub struct TransferStats {
     /// What was asked of the source, opening included.
     pub source: Traffic,
@@ -22,14 +23,15 @@ pub struct TransferStats {
     /// How long it took, in seconds.
     pub seconds: f64,
     /// Where that went.
-    pub spent: Timing,
+    pub timing: Timing,
 }
 
 /// What a conversion, or a reading without a target, found out.
 #[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
 pub struct Report {
     /// The facts of the source.
-    pub geometry: ImageInfo,
+    pub image: ImageInfo,
     /// The sizes, all known but `output_bytes` where nothing was written.
     pub sizes: Sizes,
     /// The rules, with the content as measured.
@@ -41,5 +43,5 @@ pub struct Report {
     /// The digest of the guest disk, unless it was not wanted.
     pub digest: Option<Digest>,
     /// What moved.
-    pub movement: TransferStats,
+    pub stats: TransferStats,
 }

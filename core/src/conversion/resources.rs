@@ -11,6 +11,7 @@ use crate::memory::Budget;
 
 /// What the parts of a run share: parameters that an embedder decides.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Resources {
     /// The bound on bytes in flight; share one between conversions to bound them together.
     pub budget: Option<Budget>,
@@ -19,6 +20,8 @@ pub struct Resources {
     /// Most requests in flight; where not said, what the source finds worth having.
     pub connections: Option<usize>,
 }
+
+setters!(Resources { budget: Option<Budget>, pool: Option<Arc<CpuPool>>, connections: Option<usize> });
 
 impl Resources {
     pub(crate) fn transfer(&self, order: Order, hash: bool) -> Result<TransferOptions> {
@@ -29,11 +32,11 @@ impl Resources {
         Ok(TransferOptions {
             order,
             zero_leaf: hash.then(|| DigestTree::new().zero_block()),
-            carry: None,
+            passthrough: None,
             done: Arc::default(),
             connections: self.connections,
             budget: self.budget.clone().unwrap_or_else(|| Budget::new(Budget::DEFAULT)),
-            kept: 0,
+            reserved: 0,
             pool,
         })
     }

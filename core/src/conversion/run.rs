@@ -77,34 +77,35 @@ impl<'a> Run<'a> {
     }
 
     pub(super) async fn go(mut self, input: Input, resources: &Resources) -> Result<Report> {
-        let mut geometry = self.admit(&input)?;
+        let mut image = self.admit(&input)?;
         self.show(Phase::Plan, SourceProgress::default());
-        let takes = self.writer.as_ref().map(|writer| writer.layout().takes());
-        let order = match &takes {
+        let wants = self.writer.as_ref().map(|writer| writer.layout().input());
+        let order = match &wants {
             None => Order::Any,
             Some(LayoutInput::Bytes(order)) => *order,
             Some(LayoutInput::Units(_)) => Order::Guest,
         };
         let mut options = resources.transfer(order, self.options.digest)?;
         let budget = options.budget.clone();
-        let shares = MemoryShares::of(budget.total(), takes.as_ref(), self.writer.as_ref().map(Writer::sink));
-        let room = if shares.all() > 0 { Some(budget.keep(shares.all()).await?) } else { None };
+        let shares = MemoryShares::of(budget.total(), wants.as_ref(), self.writer.as_ref().map(Writer::sink));
+        let reserved =
+            if shares.all() > 0 { Some(budget.reserve_for_run(shares.all()).await?) } else { None };
         let (disk, known) = match &input {
             Input::Disk(disk) => (Some(Arc::clone(disk)), Some(disk.virtual_bytes())),
-            Input::Stream(stream) => (None, stream.virtual_bytes_known().then_some(geometry.virtual_bytes)),
+            Input::Stream(stream) => (None, stream.virtual_bytes_known().then_some(image.virtual_bytes)),
         };
         let (resumed, started_over) = self.load_checkpoint(disk.as_deref(), order).await?;
-        let encodes = matches!(takes, Some(LayoutInput::Units(_)));
+        let encodes = matches!(wants, Some(LayoutInput::Units(_)));
         let backlog = if encodes { shares.encoded / 2 } else { BACKLOG_BYTES };
         if let Some(writer) = &mut self.writer {
-            writer.begin(disk.as_deref(), known, geometry.fingerprint, shares.sink, backlog).await?;
+            writer.begin(disk.as_deref(), known, image.fingerprint, shares.sink, backlog).await?;
         }
         let mut encoding = None;
-        if let Some(LayoutInput::Units(encoder)) = takes {
+        if let Some(LayoutInput::Units(encoder)) = wants {
             encoding = Some(Encoding::new(encoder, Arc::clone(&options.pool), shares.encoded / 2));
         }
-        options.carry = encoding.as_ref().and_then(Encoding::carry);
-        options.kept = shares.all();
+        options.passthrough = encoding.as_ref().and_then(Encoding::passthrough);
+        options.reserved = shares.all();
         options.done = resumed.as_ref().map_or_else(Vec::new, |resumed| resumed.done.clone()).into();
         let transfer = match input {
             Input::Disk(disk) => Transfer::of_disk(disk, options.clone()),
@@ -120,7 +121,7 @@ impl<'a> Run<'a> {
         moved?;
 
         let virtual_bytes = pipeline.transfer.virtual_bytes().unwrap_or(0);
-        geometry.virtual_bytes = virtual_bytes;
+        image.virtual_bytes = virtual_bytes;
         let written_as = match &self.writer {
             Some(writer) => writer.layout().virtual_bytes(virtual_bytes)?,
             None => virtual_bytes,
@@ -142,7 +143,7 @@ impl<'a> Run<'a> {
         let (warnings, source) = (pipeline.transfer.warnings(), pipeline.transfer.traffic());
         drop(pipeline);
         let (target, looks) = self.publish(written_as, digest, shown, &options).await?;
-        drop(room);
+        drop(reserved);
         let bytes_written = target.as_ref().map_or(0, |(.., receipt)| receipt.written);
         self.status.wrote(bytes_written);
         sizes.output_bytes = target.as_ref().map(|(.., receipt)| receipt.bytes);
@@ -152,20 +153,20 @@ impl<'a> Run<'a> {
             .chain(looks)
             .chain(verdict.warnings.iter().cloned())
             .collect();
-        let movement = TransferStats {
+        let stats = TransferStats {
             source,
             bytes_written,
             resumed_bytes,
             peak_budget_bytes: budget.peak(),
             seconds: self.status.elapsed(),
-            spent: self.clock.timing(),
+            timing: self.clock.timing(),
         };
-        Ok(Report { geometry, sizes, verdict, warnings, target, digest, movement })
+        Ok(Report { image, sizes, verdict, warnings, target, digest, stats })
     }
 
     /// What can be decided before a byte of data is read.
     fn admit(&self, input: &Input) -> Result<ImageInfo> {
-        let (geometry, sizes) = match input {
+        let (image, sizes) = match input {
             Input::Disk(disk) => {
                 disk.admit()?;
                 let sizes = Sizes {
@@ -173,11 +174,11 @@ impl<'a> Run<'a> {
                     virtual_bytes: Some(disk.virtual_bytes()),
                     ..Sizes::default()
                 };
-                (disk.geometry(), sizes)
+                (disk.info(), sizes)
             }
             Input::Stream(stream) => {
-                let virtual_bytes = stream.virtual_bytes_known().then(|| stream.geometry().virtual_bytes);
-                (stream.geometry(), Sizes { virtual_bytes, ..Sizes::default() })
+                let virtual_bytes = stream.virtual_bytes_known().then(|| stream.info().virtual_bytes);
+                (stream.info(), Sizes { virtual_bytes, ..Sizes::default() })
             }
         };
         self.limits.judge(&sizes).enforce()?;
@@ -189,7 +190,7 @@ impl<'a> Run<'a> {
             )
             .hint("convert to a file, a device or S3, or do without --verify"));
         }
-        Ok(geometry.clone())
+        Ok(image.clone())
     }
 
     /// What an interrupted run left, if it was the same conversion. From here on this one saves checkpoints too.
@@ -243,7 +244,7 @@ impl<'a> Run<'a> {
             if reading && checkpointer.is_some_and(|checkpointer| checkpointer.is_due(&pipeline.meter)) {
                 pipeline.pause();
             }
-            let takes = reading
+            let wants = reading
                 && self.writer.as_ref().is_none_or(Writer::has_room)
                 && !checkpointer.is_some_and(Checkpointer::is_settling);
             let is_saving = checkpointer.is_some_and(Checkpointer::is_saving);
@@ -251,7 +252,7 @@ impl<'a> Run<'a> {
             if self.status.is_due() {
                 self.status.tell(pipeline, self.written(), queues);
             }
-            let wait = if takes { queues.wait(workers) } else { WaitReason::Destination };
+            let wait = if wants { queues.wait(workers) } else { WaitReason::Destination };
             self.clock.charge(|timing| &mut timing.cpu);
             tokio::select! {
                 biased;
@@ -262,7 +263,7 @@ impl<'a> Run<'a> {
                 () = Checkpointer::next_saved(&mut self.checkpointer), if is_saving => {
                     self.clock.charge_wait(wait);
                 },
-                event = pipeline.next(), if takes => {
+                event = pipeline.next(), if wants => {
                     self.clock.charge_wait(wait);
                     let event = event?;
                     self.admit_so_far(pipeline)?;
@@ -272,7 +273,7 @@ impl<'a> Run<'a> {
                     self.clock.charge_wait(wait);
                     // A stream may go on without end and hold nothing.
                     self.admit_so_far(pipeline)?;
-                    let writing = self.writer.as_ref().filter(|_| queues.writes > 0).map(Writer::sink);
+                    let writing = self.writer.as_ref().filter(|_| queues.writes > 0).map(Writer::written);
                     let zeroed = self.writer.as_ref().map_or(0, Writer::zeroed);
                     watch.look(Some(&pipeline.transfer), writing, pipeline.meter.seen_bytes, zeroed)?;
                 }
@@ -389,9 +390,9 @@ struct MemoryShares {
 }
 
 impl MemoryShares {
-    fn of(total: u64, takes: Option<&LayoutInput>, sink: Option<&dyn Sink>) -> Self {
+    fn of(total: u64, wants: Option<&LayoutInput>, sink: Option<&dyn Sink>) -> Self {
         let buffers = sink.is_some_and(|sink| sink.capabilities().buffers);
-        let encodes = matches!(takes, Some(LayoutInput::Units(_)));
+        let encodes = matches!(wants, Some(LayoutInput::Units(_)));
         Self {
             sink: if buffers { memory_of(total) } else { 0 },
             encoded: if encodes { BACKLOG_BYTES.min(total / 8) } else { 0 },

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 /// answer. Opening the source comes before. Reading, computing and writing go on side by side: each moment counts for
 /// what the run could not do without, and nothing else was ready.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[non_exhaustive]
 pub struct Timing {
     /// Before the first byte: what the target's layout needs to know of the map, and making room for it.
     pub plan: f64,

@@ -33,23 +33,24 @@ pub(crate) async fn check(
     };
     let source = sink.read_back(len).await.map_err(unread)?;
     let disk = layout.open(source).await.map_err(unread)?;
-    let options = TransferOptions { order: Order::Any, carry: None, done: Arc::default(), ..options.clone() };
+    let options =
+        TransferOptions { order: Order::Any, passthrough: None, done: Arc::default(), ..options.clone() };
     let mut transfer = Transfer::of_disk(Arc::new(disk), options);
-    let mut account = ContentMeter::new(Some(DigestTree::new()), ImageLimit::None);
+    let mut meter = ContentMeter::new(Some(DigestTree::new()), ImageLimit::None);
     let mut watch = stall.map(Watchdog::new);
     loop {
         tokio::select! {
             biased;
             item = transfer.next() => match item.map_err(unread)? {
-                Some(item) => account.add(&item)?,
+                Some(item) => meter.add(&item)?,
                 None => break,
             },
             watch = Watchdog::tick(&mut watch) => {
-                watch.look(Some(&transfer), None, account.seen_bytes, 0).map_err(unread)?;
+                watch.look(Some(&transfer), None, meter.seen_bytes, 0).map_err(unread)?;
             }
         }
     }
-    let found = account.digest(transfer.virtual_bytes().unwrap_or_default())?;
+    let found = meter.digest(transfer.virtual_bytes().unwrap_or_default())?;
     match found {
         Some(found) if found == expected => Ok(()),
         Some(found) => {

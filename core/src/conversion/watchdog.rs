@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::engine::Transfer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sink::Sink;
 
 /// Ends a run in which nothing moves any more.
 ///
@@ -39,18 +38,18 @@ impl Watchdog {
         }
     }
 
-    /// Whether something moved since the last tick. `transfer` is what is read, `writing` the sink where writes are under
-    /// way, `done` are the guest bytes that came, `zeroed` those of the target that were zeroed.
+    /// Whether something moved since the last tick. `transfer` is what is read, `writing` are the bytes that the sink took, while writes
+    /// are under way, `done` are the guest bytes that came, `zeroed` those of the target that were zeroed.
     pub(crate) fn look(
         &mut self,
         transfer: Option<&Transfer>,
-        writing: Option<&dyn Sink>,
+        writing: Option<u64>,
         done: u64,
         zeroed: u64,
     ) -> Result<()> {
         let fetched = transfer.map_or(0, |transfer| transfer.traffic().bytes);
         let mapped = transfer.map_or(0, Transfer::mapped_bytes);
-        let written = writing.map_or(0, Sink::written);
+        let written = writing.unwrap_or(0);
         let seen = [fetched, mapped, written, done, zeroed];
         // Whoever holds the room that this one waits for is watched itself, from the first byte to the last.
         let others_turn = writing.is_none() && transfer.is_some_and(Transfer::waits_for_room);

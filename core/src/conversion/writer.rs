@@ -6,7 +6,6 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use crate::address::GuestRange;
 use crate::conversion::checkpointer::Checkpointer;
-use crate::conversion::head_tail::WrittenEnds;
+use crate::conversion::head_tail::HeadTailRecorder;
 use crate::conversion::watchdog::Watchdog;
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result, Warning};
@@ -43,9 +42,11 @@ pub(super) struct Writer<'a> {
     /// No more than this waits.
     most: u64,
     in_flight: FuturesUnordered<BoxFuture<'a, Result<()>>>,
-    ends: WrittenEnds,
+    ends: HeadTailRecorder,
     /// Bytes of the target that were zeroed: a device may take long over what it does not count as written.
     zeroed: Arc<AtomicU64>,
+    /// Bytes of the writes that were answered, for a sink that does not count them itself.
+    answered: Arc<AtomicU64>,
 }
 
 impl<'a> Writer<'a> {
@@ -58,8 +59,9 @@ impl<'a> Writer<'a> {
             backlog: 0,
             most: BACKLOG_BYTES,
             in_flight: FuturesUnordered::new(),
-            ends: WrittenEnds::default(),
+            ends: HeadTailRecorder::default(),
             zeroed: Arc::default(),
+            answered: Arc::default(),
         }
     }
 
@@ -73,7 +75,7 @@ impl<'a> Writer<'a> {
 
     /// Bytes that the target took.
     pub(super) fn written(&self) -> u64 {
-        self.sink.written()
+        written(self.sink, &self.answered)
     }
 
     /// Bytes of the target that were zeroed.
@@ -82,12 +84,12 @@ impl<'a> Writer<'a> {
     }
 
     /// Head and tail of what is written so far.
-    pub(super) fn ends(&self) -> &WrittenEnds {
+    pub(super) fn ends(&self) -> &HeadTailRecorder {
         &self.ends
     }
 
     /// Continues with the head and tail that an interrupted run wrote.
-    pub(super) fn resume(&mut self, ends: WrittenEnds) {
+    pub(super) fn resume(&mut self, ends: HeadTailRecorder) {
         self.ends = ends;
     }
 
@@ -105,7 +107,7 @@ impl<'a> Writer<'a> {
         let mut facts = LayoutFacts { virtual_bytes, fingerprint, map: None };
         let can = self.sink.capabilities();
         let walk = layout.needs_map()
-            || (can.buffers && layout.output(&facts)?.is_some_and(|output| output.bytes > WORTH_A_WALK));
+            || (can.buffers && layout.output_size(&facts)?.is_some_and(|output| output.bytes > WORTH_A_WALK));
         if let (true, Some(unit)) = (walk, layout.unit()) {
             facts.map = match disk {
                 Some(disk) => allocation(disk, Some(unit)).await?.1,
@@ -113,7 +115,7 @@ impl<'a> Writer<'a> {
                 None => None,
             };
         }
-        let output = layout.output(&facts)?;
+        let output = layout.output_size(&facts)?;
         // A device is changed by `prepare`: what the layout refuses, it refuses before.
         self.first = layout.begin(&facts)?;
         self.most = most;
@@ -134,7 +136,8 @@ impl<'a> Writer<'a> {
         {
             self.backlog = self.backlog.saturating_sub(write.bytes());
             self.ends.note(&write);
-            self.in_flight.push(Box::pin(apply(self.sink, write, Arc::clone(&self.zeroed))));
+            let applied = self.apply(write);
+            self.in_flight.push(applied);
         }
     }
 
@@ -201,6 +204,10 @@ impl<'a> Writer<'a> {
         self.queue(writes);
     }
 
+    fn apply(&self, write: Write) -> BoxFuture<'a, Result<()>> {
+        Box::pin(apply(self.sink, write, Arc::clone(&self.answered), Arc::clone(&self.zeroed)))
+    }
+
     fn queue(&mut self, writes: Vec<Write>) {
         self.backlog += writes.iter().map(Write::bytes).sum::<u64>();
         writes.iter().for_each(|write| self.ends.foresee(write));
@@ -211,7 +218,7 @@ impl<'a> Writer<'a> {
     pub(super) fn zeros_after(&self, source: u64) -> Result<Option<Part>> {
         let written = self.layout.virtual_bytes(source)?;
         let zeros = GuestRange::first(written).skip(source);
-        Ok((!zeros.is_empty() && matches!(self.layout.takes(), LayoutInput::Bytes(_)))
+        Ok((!zeros.is_empty() && matches!(self.layout.input(), LayoutInput::Bytes(_)))
             .then_some(Part::Zero(zeros)))
     }
 
@@ -226,18 +233,18 @@ impl<'a> Writer<'a> {
         let mut watch = stall.map(Watchdog::new);
         for write in writes {
             self.ends.note(&write);
-            let mut writing = pin!(apply(self.sink, write, Arc::clone(&self.zeroed)));
+            let mut writing = self.apply(write);
             loop {
                 tokio::select! {
                     biased;
                     written = &mut writing => break written?,
                     watch = Watchdog::tick(&mut watch) => {
-                        watch.look(None, Some(self.sink), 0, self.zeroed.load(Ordering::Relaxed))?;
+                        watch.look(None, Some(written(self.sink, &self.answered)), 0, self.zeroed.load(Ordering::Relaxed))?;
                     }
                 }
             }
         }
-        let looks = self.layout.recognise(&std::mem::take(&mut self.ends).of(self.sink.url(), len))?;
+        let looks = self.layout.recognise(&std::mem::take(&mut self.ends).finish(self.sink.url(), len)?)?;
         Ok((len, looks))
     }
 }
@@ -254,12 +261,27 @@ fn no_map(layout: &dyn Layout) -> Error {
     .hint("name the source by its path or URL, or write raw or streamOptimized VMDK")
 }
 
-/// Does one step, and counts what it zeroes.
-async fn apply(sink: &dyn Sink, write: Write, zeroed: Arc<AtomicU64>) -> Result<()> {
+/// Bytes that `sink` took, or else those of the writes that it answered.
+fn written(sink: &dyn Sink, answered: &AtomicU64) -> u64 {
+    sink.written().unwrap_or_else(|| answered.load(Ordering::Relaxed))
+}
+
+/// Does one step, and counts what it wrote and zeroed.
+async fn apply(
+    sink: &dyn Sink,
+    write: Write,
+    answered: Arc<AtomicU64>,
+    zeroed: Arc<AtomicU64>,
+) -> Result<()> {
     /// Zeroed at once: what a slow disk does in seconds, so that the run is not taken for one that stands still.
     const AT_ONCE: u64 = 1 << 30;
     match write {
-        Write::Bytes(at, pieces) => sink.write(at, pieces).await,
+        Write::Bytes(at, pieces) => {
+            let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
+            sink.write(at, pieces).await?;
+            answered.fetch_add(bytes, Ordering::Relaxed);
+            Ok(())
+        }
         Write::Zero(mut rest) => {
             while !rest.is_empty() {
                 let (now, later) = rest.split_at(AT_ONCE);

@@ -42,6 +42,7 @@ pub trait BlockMap: Send + Sync {
 
 /// The facts of an opened image.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct ImageInfo {
     /// Name of the format as the command line spells it: `raw`, `vhd`, `qcow2`, `vmdk`.
     pub format: &'static str,
@@ -57,6 +58,15 @@ pub struct ImageInfo {
     /// targets are derived from.
     pub fingerprint: [u8; 32],
 }
+
+setters!(ImageInfo {
+   format: &'static str,
+   variant: String,
+   virtual_bytes: u64,
+   cluster_bytes: Option<u64>,
+   features: Vec<String>,
+   fingerprint: [u8; 32],
+});
 
 /// Warnings that can still be added while an image is read. Each code stands once, with the message said first.
 #[derive(Clone, Debug, Default)]
@@ -123,7 +133,7 @@ impl Disk {
     }
 
     /// Its facts.
-    pub fn geometry(&self) -> &ImageInfo {
+    pub fn info(&self) -> &ImageInfo {
         &self.geometry
     }
 

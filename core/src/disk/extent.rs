@@ -113,7 +113,7 @@ pub trait Codec: Send + Sync + fmt::Debug {
 
     /// Where in `stored` the guest bytes of a unit of `len` bytes lie as they are, where that is so: they are used there,
     /// and [`decode`](Self::decode) is not asked.
-    fn as_it_is(&self, stored: &[u8], len: usize) -> Option<Range<usize>>;
+    fn verbatim_range(&self, stored: &[u8], len: usize) -> Option<Range<usize>>;
 
     /// The warning that a tally over many units amounts to.
     fn warning(&self, tally: &Tally) -> Option<Warning>;

@@ -14,7 +14,7 @@ use crate::source::BoxFuture;
 pub trait ImageStream: Send {
     /// The facts known so far; `virtual_bytes` is final only once [`next`](Self::next) has given its last piece where
     /// [`virtual_bytes_known`](Self::virtual_bytes_known) is false.
-    fn geometry(&self) -> &ImageInfo;
+    fn info(&self) -> &ImageInfo;
 
     /// False for a raw stream, whose size shows at its end.
     fn virtual_bytes_known(&self) -> bool;

@@ -20,7 +20,7 @@ const JOB: u64 = 1 << 20;
 /// Pieces that one worker decodes.
 pub(super) struct Job {
     pieces: Vec<Piece>,
-    room: Reservation,
+    reserved: Reservation,
 }
 
 /// What a job made.
@@ -35,7 +35,7 @@ pub(super) struct Decoded {
 
 /// Cuts fetched pieces into jobs; plain pieces are cut at multiples of [`JOB`] of the guest's disk.
 pub(super) fn cut(fetched: Fetched) -> Vec<Job> {
-    let mut room = fetched.room;
+    let mut reserved = fetched.reserved;
     let mut jobs = Vec::new();
     let mut open: Vec<Piece> = Vec::new();
     let mut filled = 0;
@@ -47,7 +47,7 @@ pub(super) fn cut(fetched: Fetched) -> Vec<Job> {
         }
         let decoded =
             pieces.iter().filter(|piece| piece.codec.is_some()).map(|piece| piece.guest.len()).sum();
-        jobs.push(Job { pieces, room: room.split(decoded) });
+        jobs.push(Job { pieces, reserved: reserved.split(decoded) });
     };
     for mut piece in fetched.pieces {
         while piece.codec.is_none() {
@@ -74,16 +74,16 @@ pub(super) fn cut(fetched: Fetched) -> Vec<Job> {
 }
 
 impl Job {
-    /// Decodes, scans and, with `zero_leaf`, hashes. `end` is the disk's size where it is known. Streams that `carry` asks
+    /// Decodes, scans and, with `zero_leaf`, hashes. `end` is the disk's size where it is known. Streams that `passthrough` asks
     /// for go along.
     pub(super) fn run(
         mut self,
         end: Option<u64>,
         zero_leaf: Option<Hash>,
-        carry: Option<Passthrough>,
+        passthrough: Option<Passthrough>,
     ) -> Result<Decoded> {
         let mut decoded = Decoded { scanned: Vec::new(), fragments: Vec::new(), remarks: Vec::new() };
-        let pieces: Vec<Piece> = std::mem::take(&mut self.pieces).into_iter().map(as_it_is).collect();
+        let pieces: Vec<Piece> = std::mem::take(&mut self.pieces).into_iter().map(take_verbatim).collect();
         let mut rest = pieces.as_slice();
         while let Some(first) = rest.first() {
             let run = match &first.codec {
@@ -95,7 +95,7 @@ impl Job {
             let mut streams = Vec::new();
             let bytes = match &first.codec {
                 None => first.bytes.clone(),
-                Some(_) => self.decode(now, carry, &mut decoded.remarks, &mut streams)?,
+                Some(_) => self.decode(now, passthrough, &mut decoded.remarks, &mut streams)?,
             };
             let last = now.last().map_or(first.guest, |last| last.guest);
             let guest = GuestRange::between(first.guest.start(), last.end());
@@ -108,7 +108,7 @@ impl Job {
     fn decode(
         &mut self,
         pieces: &[Piece],
-        carry: Option<Passthrough>,
+        passthrough: Option<Passthrough>,
         remarks: &mut Vec<(Arc<dyn Codec>, Tally)>,
         streams: &mut Vec<(GuestRange, Bytes)>,
     ) -> Result<Bytes> {
@@ -123,8 +123,8 @@ impl Job {
             let stream = codec
                 .decode(piece.guest, &piece.bytes, now, &mut tally)
                 .map_err(|error| error.at(piece.stored_at))?;
-            if let (Some(carry), Some(stream)) = (carry, stream)
-                && carry.takes(piece.guest, stream.compression)
+            if let (Some(passthrough), Some(stream)) = (passthrough, stream)
+                && passthrough.takes(piece.guest, stream.compression)
                 && stream.bytes.start < stream.bytes.end
                 && stream.bytes.end <= piece.bytes.len()
             {
@@ -134,14 +134,14 @@ impl Job {
                 remarks.push((Arc::clone(codec), tally));
             }
         }
-        Ok(self.room.split(total).hold(out.freeze()))
+        Ok(self.reserved.split(total).hold(out.freeze()))
     }
 }
 
 /// A unit whose guest bytes are stored as they are is plain bytes from here on.
-fn as_it_is(piece: Piece) -> Piece {
+fn take_verbatim(piece: Piece) -> Piece {
     let len = piece.guest.len() as usize;
-    let range = piece.codec.as_ref().and_then(|codec| codec.as_it_is(&piece.bytes, len));
+    let range = piece.codec.as_ref().and_then(|codec| codec.verbatim_range(&piece.bytes, len));
     match range {
         Some(range) if range.len() == len && range.end <= piece.bytes.len() => {
             let stored_at = piece.stored_at.saturating_add(range.start as u64);

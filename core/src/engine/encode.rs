@@ -56,8 +56,8 @@ impl Encoding {
     }
 
     /// The streams that the encoder would carry over.
-    pub(crate) fn carry(&self) -> Option<Passthrough> {
-        self.encoder.carries().map(|compression| Passthrough { compression, unit: self.unit })
+    pub(crate) fn passthrough(&self) -> Option<Passthrough> {
+        self.encoder.passthrough().map(|compression| Passthrough { compression, unit: self.unit })
     }
 
     /// Guest bytes of a unit.
@@ -182,7 +182,7 @@ fn encode(encoder: &dyn Encoder, batch: Vec<Gathered>) -> Result<Vec<Encoded>> {
         }
         let room = &mut out[used..used + most];
         let carried = match &stream {
-            Some(stream) => encoder.carry(unit, &bytes, stream, room)?,
+            Some(stream) => encoder.pass_through(unit, &bytes, stream, room)?,
             None => None,
         };
         let coding = match carried {
@@ -237,11 +237,11 @@ mod tests {
             Ok(Coding::Coded(3))
         }
 
-        fn carries(&self) -> Option<Compression> {
+        fn passthrough(&self) -> Option<Compression> {
             Some(Compression::Deflate)
         }
 
-        fn carry(&self, _: u64, _: &[u8], stream: &[u8], out: &mut [u8]) -> Result<Option<Coding>> {
+        fn pass_through(&self, _: u64, _: &[u8], stream: &[u8], out: &mut [u8]) -> Result<Option<Coding>> {
             if stream == b"no" {
                 return Ok(None);
             }

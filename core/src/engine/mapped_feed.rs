@@ -45,7 +45,7 @@ pub(super) struct MappedFeed {
     budget: Budget,
     order: Order,
     done: Arc<[GuestRange]>,
-    kept: u64,
+    reserved: u64,
     connections: usize,
     /// Some of the files are across a network.
     remote: bool,
@@ -96,7 +96,7 @@ impl MappedFeed {
             budget: options.budget.clone(),
             order: options.order,
             done: Arc::clone(&options.done),
-            kept: options.kept,
+            reserved: options.reserved,
             connections: options.connections.unwrap_or(usize::MAX).max(1),
             remote: remote(&disk),
             mapped_to: GuestOffset::ZERO,
@@ -145,7 +145,7 @@ impl MappedFeed {
     ) -> Result<Fed> {
         let mut moved = false;
         if self.mapping.is_none() && !self.mapped_all() && self.groups.len() <= self.ahead() {
-            let budget = self.budget.total().saturating_sub(self.kept);
+            let budget = self.budget.total().saturating_sub(self.reserved);
             let (disk, done) = (Arc::clone(&self.disk), Arc::clone(&self.done));
             self.mapping = Some(Box::pin(window(disk, self.mapped_to, done, budget, self.order)));
         }
@@ -171,26 +171,26 @@ impl MappedFeed {
             && let Some(group) = self.groups.front()
         {
             let (budget, bytes) = (self.budget.clone(), group.bytes);
-            self.admission = Some(Box::pin(async move { budget.take(bytes).await }));
+            self.admission = Some(Box::pin(async move { budget.reserve(bytes).await }));
         }
         if let Some(admission) = &mut self.admission
-            && let Poll::Ready(room) = admission.as_mut().poll(cx)
+            && let Poll::Ready(reserved) = admission.as_mut().poll(cx)
         {
             self.admission = None;
             moved = true;
-            let mut room = room?;
+            let mut reserved = reserved?;
             for fetch in self.groups.pop_front().into_iter().flat_map(|group| group.fetches) {
-                let room = room.split(needs(&fetch));
-                self.admitted.push_back((fetch, room));
+                let reserved = reserved.split(needs(&fetch));
+                self.admitted.push_back((fetch, reserved));
             }
         }
         while !self.admitted.is_empty()
             && self.reads.len() < self.in_flight()
             && (!backlog || self.remote)
-            && let Some((fetch, room)) = self.admitted.pop_front()
+            && let Some((fetch, reserved)) = self.admitted.pop_front()
         {
             moved = true;
-            self.reads.push(Box::pin(read(Arc::clone(&self.disk), fetch, room)));
+            self.reads.push(Box::pin(read(Arc::clone(&self.disk), fetch, reserved)));
         }
         while let Poll::Ready(Some(read)) = Pin::new(&mut self.reads).poll_next(cx) {
             moved = true;
@@ -254,12 +254,12 @@ fn remote(disk: &Disk) -> bool {
     disk.files().iter().any(|file| file.capabilities().remote)
 }
 
-async fn read(disk: Arc<Disk>, fetch: Fetch, mut room: Reservation) -> Result<Fetched> {
+async fn read(disk: Arc<Disk>, fetch: Fetch, mut reserved: Reservation) -> Result<Fetched> {
     let bytes = disk.file(fetch.file)?.read(fetch.range).await?;
     if bytes.len() as u64 != fetch.range.len() {
         return Err(Error::internal(format!("a source gave {} bytes for {:?}", bytes.len(), fetch.range)));
     }
-    let bytes = room.split(fetch.range.len()).hold(bytes);
+    let bytes = reserved.split(fetch.range.len()).hold(bytes);
     let start = fetch.range.start().get();
     let piece = |part: crate::engine::plan::FetchPart| {
         let skip = (part.stored.start().get() - start) as usize;
@@ -270,7 +270,7 @@ async fn read(disk: Arc<Disk>, fetch: Fetch, mut room: Reservation) -> Result<Fe
             stored_at: part.stored.start().get(),
         }
     };
-    Ok(Fetched { pieces: fetch.parts.into_iter().map(piece).collect(), room })
+    Ok(Fetched { pieces: fetch.parts.into_iter().map(piece).collect(), reserved })
 }
 
 /// Maps from `from` on, as far as a window goes, and plans what is not `done` of it.
@@ -334,10 +334,10 @@ impl Mapped {
             // Where there is little, the looks become wider.
             look = look.saturating_mul(4);
             for mut extent in disk.extents(GuestRange::between(self.at, to)).await? {
-                let room = most.saturating_sub(self.bytes).max(BLOCK);
-                let cut = matches!(extent.kind, ExtentKind::Data(_)) && extent.guest.len() > room;
+                let left = most.saturating_sub(self.bytes).max(BLOCK);
+                let cut = matches!(extent.kind, ExtentKind::Data(_)) && extent.guest.len() > left;
                 if cut {
-                    let keep = extent.guest.split_at(room - room % BLOCK).0;
+                    let keep = extent.guest.split_at(left - left % BLOCK).0;
                     extent = extent.clip(keep).unwrap_or(extent);
                 }
                 let guest = extent.guest;

@@ -307,7 +307,7 @@ mod tests {
             Ok(None)
         }
 
-        fn as_it_is(&self, _stored: &[u8], _len: usize) -> Option<Range<usize>> {
+        fn verbatim_range(&self, _stored: &[u8], _len: usize) -> Option<Range<usize>> {
             None
         }
 

@@ -3,7 +3,6 @@
 //! What never comes is zero, and that shows only at the end. To hold little until then, a gap is taken for zeros as soon as
 //! there are too many gaps behind it, and in guest order at once: whatever waited behind it would fill the budget.
 
-use std::collections::BTreeMap;
 use std::task::{Context, Poll};
 
 use crate::address::{GuestOffset, GuestRange};
@@ -12,6 +11,7 @@ use crate::engine::types::{Fed, Fetched, TransferOptions};
 use crate::error::{Error, Result, Warning};
 use crate::layout::Order;
 use crate::memory::{Budget, Reservation};
+use crate::ranges::RangeSet;
 use crate::source::{BoxFuture, Traffic};
 
 /// Stored bytes that are gathered before they go on together.
@@ -28,7 +28,7 @@ pub(super) struct StreamFeed {
     stream: Option<Box<dyn ImageStream>>,
     budget: Budget,
     admission: Option<BoxFuture<'static, Result<Reservation>>>,
-    room: Option<Reservation>,
+    reserved: Option<Reservation>,
     pulling: Option<BoxFuture<'static, Pulled>>,
     covered: Covered,
     ended: bool,
@@ -40,7 +40,7 @@ pub(super) struct StreamFeed {
 
 impl StreamFeed {
     pub(super) fn new(stream: Box<dyn ImageStream>, options: &TransferOptions) -> Self {
-        let virtual_bytes = stream.geometry().virtual_bytes;
+        let virtual_bytes = stream.info().virtual_bytes;
         let runs = match options.order {
             Order::Any => RUNS,
             Order::Guest => 1,
@@ -49,7 +49,7 @@ impl StreamFeed {
             stream: None,
             budget: options.budget.clone(),
             admission: None,
-            room: None,
+            reserved: None,
             pulling: None,
             covered: Covered::new(runs),
             ended: false,
@@ -64,7 +64,7 @@ impl StreamFeed {
     }
 
     fn look(&mut self, stream: &dyn ImageStream) {
-        self.virtual_bytes = stream.geometry().virtual_bytes;
+        self.virtual_bytes = stream.info().virtual_bytes;
         self.traffic = Traffic { requests: 1, bytes: stream.stored_bytes(), retries: 0 };
         self.warnings = stream.warnings();
     }
@@ -104,14 +104,14 @@ impl StreamFeed {
         if self.ended {
             return Ok(Fed::Ended);
         }
-        if self.pulling.is_none() && self.room.is_none() {
+        if self.pulling.is_none() && self.reserved.is_none() {
             let budget = self.budget.clone();
             let admission = self.admission.get_or_insert_with(|| {
-                Box::pin(async move { budget.take(GATHER + 4 * MAX_UNIT_BYTES).await })
+                Box::pin(async move { budget.reserve(GATHER + 4 * MAX_UNIT_BYTES).await })
             });
-            let Poll::Ready(room) = admission.as_mut().poll(cx) else { return Ok(Fed::Waiting) };
+            let Poll::Ready(reserved) = admission.as_mut().poll(cx) else { return Ok(Fed::Waiting) };
             self.admission = None;
-            self.room = Some(room?);
+            self.reserved = Some(reserved?);
         }
         if let Some(stream) = self.stream.take() {
             self.pulling = Some(Box::pin(pull(stream)));
@@ -123,20 +123,20 @@ impl StreamFeed {
         self.pulling = None;
         self.look(&*stream);
         let (pieces, more) = pulled?;
-        let Some(mut room) = self.room.take() else {
+        let Some(mut reserved) = self.reserved.take() else {
             return Err(Error::internal("a stream was read without room for it"));
         };
         let mut held = Vec::with_capacity(pieces.len());
         for piece in pieces {
             zeros.extend(self.covered.add(piece.guest)?);
             self.allocated = self.allocated.saturating_add(piece.guest.len());
-            let bytes = room.split(piece.bytes.len() as u64).hold(piece.bytes);
+            let bytes = reserved.split(piece.bytes.len() as u64).hold(piece.bytes);
             held.push(Piece { bytes, ..piece });
         }
         if !held.is_empty() {
             let decoded =
                 held.iter().filter(|piece| piece.codec.is_some()).map(|piece| piece.guest.len()).sum();
-            fetched.push(Fetched { pieces: held, room: room.split(decoded) });
+            fetched.push(Fetched { pieces: held, reserved: reserved.split(decoded) });
         }
         if more {
             self.stream = Some(stream);
@@ -164,83 +164,59 @@ async fn pull(mut stream: Box<dyn ImageStream>) -> Pulled {
     (stream, pulled)
 }
 
-/// Which guest bytes came, as runs.
+/// Which guest bytes came.
 struct Covered {
-    runs: BTreeMap<u64, u64>,
+    /// After `closed`, without touching it.
+    runs: RangeSet,
     most: usize,
-    /// Up to here every byte came or was taken for zero.
+    /// Every byte before came or was taken for zero.
     closed: u64,
 }
 
 impl Covered {
-    /// Nothing yet; of more than `most` runs the first gap is closed.
+    /// Nothing yet; as soon as there are `most` runs, the first gap is closed.
     fn new(most: usize) -> Self {
-        Self { runs: BTreeMap::new(), most, closed: 0 }
+        Self { runs: RangeSet::default(), most, closed: 0 }
     }
 
-    /// Bytes came. Gives the gap that is closed by it, which is zeros from now on.
+    /// Bytes came. Returns the gap that this closes, which is zeros from now on.
     fn add(&mut self, range: GuestRange) -> Result<Option<GuestRange>> {
-        let (mut start, mut end) = (range.start().get(), range.end().get());
-        if start == end {
+        if range.is_empty() {
             return Ok(None);
         }
-        if start < self.closed {
+        if range.start().get() < self.closed {
             return Err(Error::unsupported(format!(
                 "guest bytes {range} come twice in the stream, or long after those behind them"
             ))
             .hint("give a path or a URL"));
         }
-        let overlap = || Error::malformed(format!("guest bytes {range} come twice"));
-        if let Some((before, before_end)) = self.runs.range(..=start).next_back().map(|(a, b)| (*a, *b)) {
-            if before_end > start {
-                return Err(overlap());
-            }
-            if before_end == start {
-                self.runs.remove(&before);
-                start = before;
-            }
+        if !self.runs.add_new(range) {
+            return Err(Error::malformed(format!("guest bytes {range} come twice")));
         }
-        if let Some((behind, behind_end)) = self.runs.range(start..).next().map(|(a, b)| (*a, *b)) {
-            if behind < end {
-                return Err(overlap());
-            }
-            if behind == end {
-                self.runs.remove(&behind);
-                end = behind_end;
-            }
-        }
-        if start <= self.closed {
-            self.closed = end;
-        } else {
-            self.runs.insert(start, end);
+        if let Some(first) = self.runs.first()
+            && first.start().get() <= self.closed
+        {
+            self.closed = first.end().get();
+            self.runs.pop_first();
         }
         Ok(if self.runs.len() < self.most { None } else { self.close() })
     }
 
     /// Closes the first gap.
     fn close(&mut self) -> Option<GuestRange> {
-        let (start, end) = self.runs.pop_first()?;
-        let gap = GuestRange::between(GuestOffset::new(self.closed), GuestOffset::new(start));
-        self.closed = end;
+        let first = self.runs.pop_first()?;
+        let gap = GuestRange::between(GuestOffset::new(self.closed), first.start());
+        self.closed = first.end().get();
         Some(gap)
     }
 
+    /// All gaps of a disk of `size` bytes.
     fn gaps(&self, size: u64) -> Result<Vec<GuestRange>> {
-        let mut gaps = Vec::new();
-        if self.closed > size {
-            return Err(Error::malformed(format!("data up to {} on a disk of {size} bytes", self.closed)));
+        let end = self.runs.list().map(|run| run.end().get()).find(|end| *end > size);
+        if let Some(end) = Some(self.closed).filter(|closed| *closed > size).or(end) {
+            return Err(Error::malformed(format!("data up to {end} on a disk of {size} bytes")));
         }
-        let mut at = self.closed;
-        for (start, end) in self.runs.iter().chain([(&size, &size)]) {
-            if *end > size {
-                return Err(Error::malformed(format!("data up to {end} on a disk of {size} bytes")));
-            }
-            if at < *start {
-                gaps.push(GuestRange::between(GuestOffset::new(at), GuestOffset::new(*start)));
-            }
-            at = *end;
-        }
-        Ok(gaps)
+        Ok(self.runs.gaps(GuestRange::between(GuestOffset::new(self.closed), GuestOffset::new(size))))
     }
 }
 

@@ -61,7 +61,7 @@ impl Transfer {
 
     /// The guest bytes of an image that is read in one pass, in the order in which it has them.
     pub fn of_stream(stream: Box<dyn ImageStream>, options: TransferOptions) -> Self {
-        let end = stream.virtual_bytes_known().then(|| stream.geometry().virtual_bytes);
+        let end = stream.virtual_bytes_known().then(|| stream.info().virtual_bytes);
         Self::new(Feed::Stream(StreamFeed::new(stream, &options)), end, options)
     }
 
@@ -230,8 +230,9 @@ impl Transfer {
 
     fn start_jobs(&mut self, fetched: Fetched) {
         for job in decode::cut(fetched) {
-            let (end, zero_leaf, carry) = (self.blocks.end(), self.options.zero_leaf, self.options.carry);
-            self.jobs.push(Box::pin(self.options.pool.run(move || job.run(end, zero_leaf, carry))));
+            let (end, zero_leaf, passthrough) =
+                (self.blocks.end(), self.options.zero_leaf, self.options.passthrough);
+            self.jobs.push(Box::pin(self.options.pool.run(move || job.run(end, zero_leaf, passthrough))));
         }
     }
 

@@ -32,7 +32,7 @@ pub struct TransferOptions {
     /// The hash of a zero block, where blocks are to be hashed.
     pub zero_leaf: Option<Hash>,
     /// Which compressed streams are wanted too.
-    pub carry: Option<Passthrough>,
+    pub passthrough: Option<Passthrough>,
     /// Most requests in flight; where not said, what the source finds worth having.
     pub connections: Option<usize>,
     /// The bound on bytes in flight.
@@ -41,7 +41,7 @@ pub struct TransferOptions {
     /// cover the rest.
     pub done: Arc<[GuestRange]>,
     /// How much of the budget the conversion itself keeps to the end, in bytes.
-    pub kept: u64,
+    pub reserved: u64,
     /// Where decoding, hashing and scanning run.
     pub pool: Arc<CpuPool>,
 }
@@ -77,7 +77,7 @@ impl GuestItem {
 /// Stored bytes in hand, with the room for what they decode to.
 pub(super) struct Fetched {
     pub(super) pieces: Vec<Piece>,
-    pub(super) room: Reservation,
+    pub(super) reserved: Reservation,
 }
 
 /// How a round of a feed went.

@@ -21,14 +21,14 @@ pub trait Encoder: Send + Sync + fmt::Debug {
     /// `internal`: a unit can always be encoded.
     fn encode(&self, unit: u64, guest: &[u8], out: &mut [u8]) -> Result<Coding>;
 
-    /// The kind of compressed stream that [`carry`](Self::carry) takes from a source which compresses the same unit;
+    /// The kind of compressed stream that [`pass_through`](Self::pass_through) takes from a source which compresses the same unit;
     /// `None` where every unit is to be compressed anew.
-    fn carries(&self) -> Option<Compression>;
+    fn passthrough(&self) -> Option<Compression>;
 
     /// As [`encode`](Self::encode), with the stream that the source had for the unit: it decodes to `guest`, which was seen,
     /// and is exactly as long as it needs to be. `None` where it does not suit.
     ///
     /// # Errors
     /// See [`encode`](Self::encode).
-    fn carry(&self, unit: u64, guest: &[u8], stream: &[u8], out: &mut [u8]) -> Result<Option<Coding>>;
+    fn pass_through(&self, unit: u64, guest: &[u8], stream: &[u8], out: &mut [u8]) -> Result<Option<Coding>>;
 }

@@ -29,7 +29,7 @@ pub trait Layout: Send + Sync {
     fn options(&self) -> String;
 
     /// What it is to be given.
-    fn takes(&self) -> LayoutInput;
+    fn input(&self) -> LayoutInput;
 
     /// Size of the unit that it allocates, in bytes, where it has one.
     fn unit(&self) -> Option<u64>;
@@ -47,7 +47,7 @@ pub trait Layout: Send + Sync {
     ///
     /// # Errors
     /// `destination_unsuitable` where the format cannot hold it.
-    fn output(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>>;
+    fn output_size(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>>;
 
     /// The beginning, called once before anything is placed.
     ///

@@ -40,6 +40,7 @@ pub type Writes = Box<dyn Iterator<Item = Write> + Send>;
 
 /// What a layout is told of the disk.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct LayoutFacts {
     /// Size in bytes of the disk as it is written, [`Layout::virtual_bytes`]; `None` for a raw stream, whose size shows at
     /// its end.
@@ -50,6 +51,8 @@ pub struct LayoutFacts {
     /// [needs it](Layout::needs_map); `None` where it was not walked.
     pub map: Option<UnitMap>,
 }
+
+setters!(LayoutFacts { virtual_bytes: Option<u64>, fingerprint: [u8; 32], map: Option<UnitMap> });
 
 /// What a target takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -69,16 +69,16 @@ impl Budget {
         self.used.peak.load(Ordering::Relaxed)
     }
 
-    /// Waits for room for `bytes`, first come, first served. More than what nobody can [keep](Self::keep) is answered with
+    /// Waits for room for `bytes`, first come, first served. More than what nobody can [reserve for a run](Self::reserve_for_run) is answered with
     /// that: one step must always be possible.
     ///
     /// # Errors
     /// `internal`: the budget is never closed.
-    pub async fn take(&self, bytes: u64) -> Result<Reservation> {
-        self.take_units(bytes.div_ceil(UNIT).min(self.total - self.total / 8 * 5)).await
+    pub async fn reserve(&self, bytes: u64) -> Result<Reservation> {
+        self.reserve_units(bytes.div_ceil(UNIT).min(self.total - self.total / 8 * 5)).await
     }
 
-    async fn take_units(&self, units: u64) -> Result<Reservation> {
+    async fn reserve_units(&self, units: u64) -> Result<Reservation> {
         let permits = u32::try_from(units).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.units).acquire_many_owned(permits).await;
         let permit = permit.map_err(|_| Error::internal("the budget was closed"))?;
@@ -92,20 +92,20 @@ impl Budget {
     /// much. Who keeps some must not ask for more to keep.
     ///
     /// # Errors
-    /// See [`take`](Self::take).
-    pub async fn keep(&self, bytes: u64) -> Result<Reserved> {
+    /// See [`reserve`](Self::reserve).
+    pub async fn reserve_for_run(&self, bytes: u64) -> Result<Reserved> {
         let units = bytes.div_ceil(UNIT).min(self.total / 8 * 5);
         let permits = u32::try_from(units).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.kept).acquire_many_owned(permits).await;
         let permit = permit.map_err(|_| Error::internal("the budget was closed"))?;
-        Ok(Reserved { _room: self.take_units(units).await?, _permit: permit })
+        Ok(Reserved { _reservation: self.reserve_units(units).await?, _permit: permit })
     }
 }
 
 /// Reservation that is kept from the beginning of a conversion to its end; dropping it gives it back.
 #[derive(Debug)]
 pub struct Reserved {
-    _room: Reservation,
+    _reservation: Reservation,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -129,7 +129,7 @@ impl Reservation {
 
     /// Ties the room to `bytes`: it goes back when the last slice of them is dropped.
     pub fn hold(self, bytes: Bytes) -> Bytes {
-        Bytes::from_owner(Held { bytes, _room: self })
+        Bytes::from_owner(Held { bytes, _reservation: self })
     }
 }
 
@@ -141,7 +141,7 @@ impl Drop for Reservation {
 
 struct Held {
     bytes: Bytes,
-    _room: Reservation,
+    _reservation: Reservation,
 }
 
 impl AsRef<[u8]> for Held {
@@ -157,7 +157,7 @@ mod tests {
     #[tokio::test]
     async fn room_goes_back_with_the_last_slice() {
         let budget = Budget::new(Budget::SMALLEST);
-        let mut room = budget.take(1 << 20).await.unwrap();
+        let mut room = budget.reserve(1 << 20).await.unwrap();
         let part = room.split(8192);
         let bytes = part.hold(Bytes::from(vec![1; 8192]));
         let slice = bytes.slice(10..20);
@@ -170,8 +170,8 @@ mod tests {
     #[tokio::test]
     async fn whatever_is_kept_the_largest_step_is_possible() {
         let budget = Budget::new(Budget::SMALLEST);
-        let kept = budget.keep(u64::MAX).await.unwrap();
-        let step = budget.take(u64::MAX).await.unwrap();
+        let kept = budget.reserve_for_run(u64::MAX).await.unwrap();
+        let step = budget.reserve(u64::MAX).await.unwrap();
         assert!(budget.used() <= budget.total() && budget.peak() <= budget.total());
         drop((kept, step));
         assert_eq!(budget.used(), 0);
@@ -180,6 +180,6 @@ mod tests {
     #[tokio::test]
     async fn one_step_larger_than_the_budget_is_possible() {
         let budget = Budget::new(Budget::SMALLEST);
-        assert!(budget.take(u64::MAX / 2).await.is_ok());
+        assert!(budget.reserve(u64::MAX / 2).await.is_ok());
     }
 }

@@ -24,11 +24,9 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::address::{TargetOffset, TargetRange};
 use crate::error::{Error, ErrorKind, Result};
-use crate::local::{FileIo, Moved, Ring, Stop, blocking};
+use crate::local::{FileIo, Gather, MOST_ZEROS, Moved, Ring, Stop, blocking, zeros};
 use crate::sink::device::claim::{claim, open_direct, unsuitable};
 use crate::sink::front::Front;
-use crate::sink::gather::{Gather, MOST_ZEROS, zeros};
-use crate::sink::journal::Journal;
 use crate::sink::place::{failed, failed_io};
 use crate::sink::sink::Sink;
 use crate::sink::types::{ReadBack, Receipt, SinkCapabilities, SinkHint, WriteOrder};
@@ -58,6 +56,8 @@ pub struct DeviceSinkOptions {
     /// How its bytes are written, but for the first [`DEVICE_HEAD_BYTES`] and zeros: these are written by plain calls.
     pub io: FileIo,
 }
+
+setters!(DeviceSinkOptions { sync: bool, io: FileIo });
 
 impl Default for DeviceSinkOptions {
     fn default() -> Self {
@@ -512,13 +512,8 @@ impl Sink for BlockDeviceSink {
         }
     }
 
-    fn written(&self) -> u64 {
-        self.inner.written.load(Ordering::Relaxed)
-    }
-
-    fn journal(&self) -> Option<&dyn Journal> {
-        // What a device was half written with is overwritten by the next run, and until then it looks empty.
-        None
+    fn written(&self) -> Option<u64> {
+        Some(self.inner.written.load(Ordering::Relaxed))
     }
 
     fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {

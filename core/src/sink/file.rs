@@ -12,8 +12,7 @@ use rustix::io::Errno;
 
 use crate::address::{TargetOffset, TargetRange};
 use crate::error::{Error, ErrorKind, Result};
-use crate::local::{FileIo, Moved, Ring, SerialQueue, Stop, blocking};
-use crate::sink::gather::Gather;
+use crate::local::{FileIo, Gather, Moved, Ring, SerialQueue, Stop, blocking};
 use crate::sink::journal::{Journal, SavedCheckpoint};
 use crate::sink::place::{Place, failed, failed_io};
 use crate::sink::sink::Sink;
@@ -50,6 +49,8 @@ pub struct FileSinkOptions {
     /// this one is given up.
     pub resume: bool,
 }
+
+setters!(FileSinkOptions { force: bool, sync: bool, preallocation: Preallocation, io: FileIo, resume: bool });
 
 impl Default for FileSinkOptions {
     fn default() -> Self {
@@ -389,8 +390,8 @@ impl Sink for FileSink {
         }
     }
 
-    fn written(&self) -> u64 {
-        self.inner.written.load(Ordering::Relaxed)
+    fn written(&self) -> Option<u64> {
+        Some(self.inner.written.load(Ordering::Relaxed))
     }
 
     fn journal(&self) -> Option<&dyn Journal> {

@@ -5,7 +5,6 @@
 mod device;
 mod file;
 mod front;
-mod gather;
 mod journal;
 mod memory;
 mod place;
@@ -15,7 +14,6 @@ mod types;
 
 pub use device::{BlockDeviceSink, DEVICE_HEAD_BYTES, DeviceSinkOptions, is_block_device};
 pub use file::{FileSink, FileSinkOptions, Preallocation};
-pub(crate) use gather::Gather;
 pub use journal::{Journal, SavedCheckpoint, pack, unpack};
 pub use memory::MemorySink;
 pub use sink::Sink;

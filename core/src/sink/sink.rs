@@ -1,8 +1,8 @@
 //! Where the bytes of a target land.
 //!
-//! A [`Sink`] is one target being written: a file, a block device, standard output, an S3 upload. It shows under its
-//! name only when it is whole: [`Sink::finish`] publishes, everything else leaves nothing behind. Two places cannot have
-//! it quite so: a block device is overwritten, and looks empty until its target is whole; what went to standard output
+//! A [`Sink`] is one target being written: a file, a block device, standard output, an S3 upload. It appears under its
+//! name only when it is complete: [`Sink::finish`] publishes, everything else leaves nothing behind. Two places cannot do
+//! that fully: a block device is overwritten, and looks empty until its target is complete; what went to standard output
 //! cannot be taken back.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::address::{TargetOffset, TargetRange};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::sink::journal::Journal;
 use crate::sink::types::{Receipt, SinkCapabilities, SinkHint};
 use crate::source::{BoxFuture, Source};
@@ -19,6 +19,8 @@ use crate::source::{BoxFuture, Source};
 ///
 /// Dropping a sink that was not finished undoes it as far as that can be done without waiting; [`abort`](Self::abort)
 /// waits. After an error of `write` or `zero` the only call that makes sense is `abort`.
+///
+/// A sink of your own needs six methods; the others say what a place can do beyond that. Wrappers forward all of them.
 pub trait Sink: Send + Sync {
     /// The URL or path as a person may see it.
     fn url(&self) -> &str;
@@ -26,24 +28,11 @@ pub trait Sink: Send + Sync {
     /// What it can do.
     fn capabilities(&self) -> SinkCapabilities;
 
-    /// Bytes really written so far.
-    fn written(&self) -> u64;
-
-    /// Its journal, where it can be gone on with after this process was killed.
-    fn journal(&self) -> Option<&dyn Journal>;
-
-    /// Called once, before the first write: whether the target can be so large, with room taken where asked.
+    /// Writes `pieces`, one after the other, from `at` on. They hold memory of the budget that they were read in: a sink
+    /// drops them before it answers, and copies what it gathers into memory of its own ([`SinkHint::memory`]).
     ///
     /// # Errors
-    /// `destination_unsuitable` for what the place cannot hold whatever is free there; `destination_full`, and the other
-    /// `destination_*` codes.
-    fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>>;
-
-    /// Writes `pieces`, one behind the other, from `at` on. They take room of the budget that they were read in: a sink lets
-    /// go of them before it answers, and what it gathers it copies into memory of its own ([`SinkHint::memory`]).
-    ///
-    /// # Errors
-    /// The `destination_*` codes. Dropping the future leaves it open which of the bytes were written.
+    /// The `destination_*` codes. If the future is dropped, any of the bytes may have been written.
     fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>>;
 
     /// Makes `range`, which was not written before, read as zeros.
@@ -52,33 +41,59 @@ pub trait Sink: Send + Sync {
     /// The `destination_*` codes.
     fn zero(&self, range: TargetRange) -> BoxFuture<'_, Result<()>>;
 
-    /// Gives the target its final length, waits for stable storage where asked, and publishes it under its name.
-    /// Called once, after every write was answered. A sparse sink was told of every byte from 0 to `len` or reads it as
-    /// zero; any other was told of every one.
+    /// Gives the target its final length, waits for stable storage if asked, and publishes it under its name. Called once,
+    /// after every write was answered. A sparse sink was told of every byte from 0 to `len` or reads it as zero; any other
+    /// was told of every one.
     ///
     /// # Errors
     /// The `destination_*` codes; nothing is published then.
     fn finish(&self, len: u64) -> BoxFuture<'_, Result<Receipt>>;
 
-    /// Gives up: nothing stays behind, and what was under the name before is there still (a block device looks empty;
+    /// Gives up: nothing stays behind, and what was under the name before is still there (a block device looks empty;
     /// standard output ends where it is).
     ///
-    /// It comes before or after the publishing and never between: false where the target was published already, which is
-    /// not undone, and then the answer of [`finish`](Self::finish) stands.
+    /// It comes before or after the publishing and never in between. Returns false if the target was published already,
+    /// which is not undone; then the answer of [`finish`](Self::finish) stands.
     fn abort(&self) -> BoxFuture<'_, bool>;
+
+    /// Called once, before the first write. Checks whether the target can be that large, and allocates it if asked. A
+    /// place without a limit of its own has nothing to check.
+    ///
+    /// # Errors
+    /// `destination_unsuitable` if the place can never hold it; `destination_full`, and the other `destination_*` codes.
+    fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {
+        let _ = expected;
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Bytes really written so far, if the sink counts them. Otherwise those of the writes that it answered are taken.
+    fn written(&self) -> Option<u64> {
+        None
+    }
+
+    /// Its journal, if it can be continued after this process was killed.
+    fn journal(&self) -> Option<&dyn Journal> {
+        None
+    }
 
     /// The target as a source, to be read back: before [`finish`](Self::finish), after every write was answered, or after
     /// it, as [`SinkCapabilities::read_back`] says. It is `len` bytes long.
     ///
     /// # Errors
-    /// `destination_unsuitable` where it cannot be read back; the `destination_*` codes. The source itself answers the
+    /// `destination_unsuitable` if it cannot be read back; the `destination_*` codes. The source itself answers the
     /// `source_*` codes.
-    fn read_back(&self, len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>>;
+    fn read_back(&self, len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
+        let message = format!("the {len} bytes that went to {} cannot be read back", self.url());
+        Box::pin(async { Err(Error::new(ErrorKind::DestinationUnsuitable, message)) })
+    }
 
-    /// Takes back what was published and turned out wrong, if it is still what `receipt` says. False where it is not, or
-    /// where it cannot be taken back.
+    /// Takes back what was published and turned out wrong, if it is still what `receipt` says. Returns false if it is not,
+    /// or if this place cannot take anything back.
     ///
     /// # Errors
-    /// The `destination_*` codes: it may be there still.
-    fn retract(&self, receipt: &Receipt) -> BoxFuture<'_, Result<bool>>;
+    /// The `destination_*` codes: it may still be there.
+    fn retract(&self, receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
+        let _ = receipt;
+        Box::pin(async { Ok(false) })
+    }
 }

@@ -20,13 +20,11 @@ use rustix::io::Errno;
 
 use crate::address::{TargetOffset, TargetRange};
 use crate::error::{Error, ErrorKind, Result};
-use crate::local::{Stop, blocking};
-use crate::sink::gather::{Gather, MOST_ZEROS, zeros};
-use crate::sink::journal::Journal;
+use crate::local::{Gather, MOST_ZEROS, Stop, blocking, zeros};
 use crate::sink::place::{failed, failed_io};
 use crate::sink::sink::Sink;
 use crate::sink::types::{ReadBack, Receipt, SinkCapabilities, SinkHint, WriteOrder};
-use crate::source::{BoxFuture, Source};
+use crate::source::BoxFuture;
 
 /// Standard output, or another descriptor that is written from front to back: a pipe, a socket, a file.
 ///
@@ -292,13 +290,8 @@ impl Sink for StdoutSink {
         }
     }
 
-    fn written(&self) -> u64 {
-        self.inner.written.load(Ordering::Relaxed)
-    }
-
-    fn journal(&self) -> Option<&dyn Journal> {
-        // What was written is gone.
-        None
+    fn written(&self) -> Option<u64> {
+        Some(self.inner.written.load(Ordering::Relaxed))
     }
 
     fn prepare(&self, _expected: SinkHint) -> BoxFuture<'_, Result<()>> {
@@ -319,14 +312,5 @@ impl Sink for StdoutSink {
 
     fn abort(&self) -> BoxFuture<'_, bool> {
         Box::pin(async { self.inner.give_up() })
-    }
-
-    fn read_back(&self, _len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
-        let message = format!("what went to {} cannot be read back", self.inner.url);
-        Box::pin(async { Err(Error::new(ErrorKind::DestinationUnsuitable, message)) })
-    }
-
-    fn retract(&self, _receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
-        Box::pin(async { Ok(false) })
     }
 }

@@ -25,6 +25,7 @@ pub enum ReadBack {
 
 /// What a sink can do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct SinkCapabilities {
     /// In which order it takes writes.
     pub order: WriteOrder,
@@ -38,8 +39,29 @@ pub struct SinkCapabilities {
     pub read_back: ReadBack,
 }
 
+impl Default for SinkCapabilities {
+    fn default() -> Self {
+        Self {
+            order: WriteOrder::Sequential,
+            sparse: false,
+            buffers: false,
+            in_flight: 1,
+            read_back: ReadBack::Never,
+        }
+    }
+}
+
+setters!(SinkCapabilities {
+    order: WriteOrder,
+    sparse: bool,
+    buffers: bool,
+    in_flight: usize,
+    read_back: ReadBack
+});
+
 /// What a sink is told before the first write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct SinkHint {
     /// The most bytes that the target can take, where that is known.
     pub most_bytes: Option<u64>,
@@ -48,6 +70,8 @@ pub struct SinkHint {
     /// Bytes of memory that a sink which buffers may hold at any time.
     pub memory: u64,
 }
+
+setters!(SinkHint { most_bytes: Option<u64>, exact: bool, memory: u64 });
 
 /// What a sink that buffers may hold of a budget of `budget` bytes: a quarter of a large one, half of a small one.
 pub const fn memory_of(budget: u64) -> u64 {
@@ -74,6 +98,7 @@ pub const fn budget_for(memory: u64) -> u64 {
 
 /// What was published.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Receipt {
     /// The URL or path as a person may see it.
     pub url: String,
@@ -84,6 +109,8 @@ pub struct Receipt {
     /// The entity tag of an object.
     pub etag: Option<String>,
 }
+
+setters!(Receipt { url: String, bytes: u64, written: u64, etag: Option<String> });
 
 #[cfg(test)]
 mod tests {

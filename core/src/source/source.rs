@@ -19,9 +19,48 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Random-access bytes of one stored object.
 ///
-/// Reading is exact: a source gives all bytes of the range or an error, and only ever bytes of the object that
-/// was opened: where it notices that the object changed, that is `source_changed`. Dropping a future of it stops
-/// the request. Many reads may be under way at once.
+/// Reading is exact: a source gives all bytes of the range or an error, and only ever bytes of the object that was
+/// opened. If it notices that the object changed, that is `source_changed`. Dropping a future of it stops the request.
+/// Many reads may be under way at once.
+///
+/// A source of your own needs five methods; the others say what a source may know beyond that. Wrappers forward all of
+/// them.
+///
+/// ```
+/// use bytes::Bytes;
+/// use diskferry_core::{BoxFuture, Capabilities, Error, Identity, Result, Source, StoredRange};
+///
+/// /// An object that is one byte repeated.
+/// #[derive(Debug)]
+/// struct Repeated(u8, u64, Identity);
+///
+/// impl Source for Repeated {
+///     fn url(&self) -> &str {
+///         "memory:repeated"
+///     }
+///
+///     fn len(&self) -> u64 {
+///         self.1
+///     }
+///
+///     fn identity(&self) -> &Identity {
+///         &self.2
+///     }
+///
+///     fn capabilities(&self) -> Capabilities {
+///         Capabilities::default().in_flight(8)
+///     }
+///
+///     fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
+///         Box::pin(async move {
+///             if range.end().get() > self.1 {
+///                 return Err(Error::truncated(format!("bytes {range} of {}", self.1)));
+///             }
+///             Ok(vec![self.0; range.len() as usize].into())
+///         })
+///     }
+/// }
+/// ```
 pub trait Source: Send + Sync + fmt::Debug {
     /// The URL or path as a person may see it: no credentials, no signed query.
     fn url(&self) -> &str;
@@ -29,40 +68,52 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// Stored length in bytes.
     fn len(&self) -> u64;
 
-    /// True where there are no bytes.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// What a change of the object would be noticed by.
+    /// What tells the object from a changed one.
     fn identity(&self) -> &Identity;
 
     /// What a request costs here.
     fn capabilities(&self) -> Capabilities;
 
-    /// What was asked of the object so far, opening it included.
-    fn traffic(&self) -> Traffic;
-
     /// All bytes of `range`.
     ///
     /// # Errors
-    /// `truncated` where the range passes the end (see [`check_range`]); the `source_*` codes.
+    /// `truncated` if the range passes the end; the `source_*` codes.
     fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>>;
 
-    /// What is known, without reading, of which bytes are a hole of a sparse file: segments that cover `range`
-    /// from its start on, in order, possibly not to its end (at most [`SEGMENTS`] in one answer, at least one for a
-    /// range that is not empty). Where nothing is known it is one segment of data.
-    fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>>;
+    /// True if there are no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 
-    /// Tells, before the first long read, that all of it is going to be read: a source that can then compare the whole with
-    /// what is known of it prepares for that, and does so in [`verify`](Self::verify).
+    /// What was asked of the object so far, opening it included, if the source counts that itself; otherwise nothing. A
+    /// source that makes more requests than it is asked for, such as retries, counts them. Others are counted by the
+    /// wrapper in which an image is opened, [`HeadTailSource`](crate::HeadTailSource).
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
+
+    /// What is known, without reading, of which bytes are a hole of a sparse file: segments that cover `range` from its
+    /// start, in order, possibly not to its end. One answer has at most 4096 segments, and at least one if the range is
+    /// not empty. A source that knows nothing answers one segment of data.
+    ///
+    /// # Errors
+    /// The `source_*` codes.
+    fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>> {
+        Box::pin(async move { Ok(all_data(range)) })
+    }
+
+    /// Says, before the first long read, that all of the object is going to be read. A source that can compare the whole
+    /// with a checksum prepares for that, and compares in [`verify`](Self::verify).
     fn expect_all(&self) {}
 
-    /// Confirms, after the last read, that the object is still the one that was opened, where each read did not.
+    /// Confirms, after the last read, that the object is still the one that was opened. A source whose reads confirm that
+    /// each has nothing to add.
     ///
     /// # Errors
     /// `source_changed`.
-    fn verify(&self) -> BoxFuture<'_, Result<()>>;
+    fn verify(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// The most segments in one answer of [`Source::segments`].

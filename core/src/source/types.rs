@@ -23,8 +23,11 @@ pub struct Identity {
     pub file: Option<(u64, u64, i128)>,
 }
 
+setters!(Identity { etag: Option<String>, version_id: Option<String>, file: Option<(u64, u64, i128)> });
+
 /// What a request costs at a source, for the planner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Capabilities {
     /// The best length of one request, in bytes: long enough that its fixed cost does not matter.
     pub request_bytes: u64,
@@ -36,8 +39,17 @@ pub struct Capabilities {
     pub remote: bool,
 }
 
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self { request_bytes: 1 << 20, gap_bytes: 0, in_flight: 4, remote: false }
+    }
+}
+
+setters!(Capabilities { request_bytes: u64, gap_bytes: u64, in_flight: usize, remote: bool });
+
 /// What was asked of a source so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Traffic {
     /// Requests made, those that failed and were made again included.
     pub requests: u64,
@@ -46,6 +58,8 @@ pub struct Traffic {
     /// Requests made again after a failure.
     pub retries: u64,
 }
+
+setters!(Traffic { requests: u64, bytes: u64, retries: u64 });
 
 impl std::ops::Add for Traffic {
     type Output = Self;

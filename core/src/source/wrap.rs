@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -21,6 +22,48 @@ macro_rules! forward {
     };
 }
 pub(super) use forward;
+
+/// Counts what is asked of a source that does not count that itself.
+#[derive(Debug)]
+pub struct Counted {
+    inner: Arc<dyn Source>,
+    requests: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Counted {
+    /// Counts what is read from `inner` from now on.
+    pub fn new(inner: Arc<dyn Source>) -> Self {
+        Self { inner, requests: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+    }
+}
+
+impl Source for Counted {
+    forward!(url -> &str, len -> u64, identity -> &Identity, capabilities -> Capabilities,
+        verify -> BoxFuture<'_, Result<()>>);
+
+    fn traffic(&self) -> Traffic {
+        let counted = self.inner.traffic();
+        if counted != Traffic::default() {
+            return counted;
+        }
+        let (requests, bytes) = (&self.requests, &self.bytes);
+        Traffic::default().requests(requests.load(Ordering::Relaxed)).bytes(bytes.load(Ordering::Relaxed))
+    }
+
+    fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
+        Box::pin(async move {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            let bytes = self.inner.read(range).await?;
+            self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            Ok(bytes)
+        })
+    }
+
+    fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>> {
+        self.inner.segments(range)
+    }
+}
 
 /// Writes down every range that is read: a test instrument for what a plan really asks for.
 #[derive(Debug)]
@@ -59,7 +102,7 @@ impl Source for Recording {
 pub struct Failing {
     inner: Arc<dyn Source>,
     rule: Box<dyn Fn(u64, StoredRange) -> Option<Error> + Send + Sync>,
-    count: std::sync::atomic::AtomicU64,
+    count: AtomicU64,
 }
 
 impl Failing {
@@ -68,7 +111,7 @@ impl Failing {
         inner: Arc<dyn Source>,
         rule: impl Fn(u64, StoredRange) -> Option<Error> + Send + Sync + 'static,
     ) -> Self {
-        Self { inner, rule: Box::new(rule), count: std::sync::atomic::AtomicU64::new(0) }
+        Self { inner, rule: Box::new(rule), count: AtomicU64::new(0) }
     }
 }
 
@@ -83,7 +126,7 @@ impl Source for Failing {
         verify -> BoxFuture<'_, Result<()>>);
 
     fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
-        let number = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
         match (self.rule)(number, range) {
             Some(error) => Box::pin(async move { Err(error) }),
             None => self.inner.read(range),

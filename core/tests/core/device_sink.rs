@@ -145,11 +145,11 @@ impl Drop for Loop {
 }
 
 fn exactly(len: u64) -> SinkHint {
-    SinkHint { most_bytes: Some(len), exact: true, memory: 0 }
+    SinkHint::default().most_bytes(Some(len)).exact(true).memory(0)
 }
 
 fn at_most(len: u64) -> SinkHint {
-    SinkHint { most_bytes: Some(len), exact: false, memory: 0 }
+    SinkHint::default().most_bytes(Some(len)).exact(false).memory(0)
 }
 
 async fn write(sink: &BlockDeviceSink, at: u64, bytes: impl Into<Bytes>) -> Result<()> {
@@ -392,7 +392,7 @@ async fn zeros_beside_data(device: &Loop) -> u64 {
         zero(&sink, at, len).await;
         truth[usize::try_from(at).unwrap()..][..usize::try_from(len).unwrap()].fill(0);
     }
-    let written = sink.written();
+    let written = sink.written().unwrap();
     sink.finish(8 * MIB).await.unwrap();
     drop(sink);
     // Not from the kernel's memory.
@@ -420,7 +420,7 @@ async fn a_long_run_of_zeros_costs_no_writing() {
     let sink = device.sink().await;
     sink.prepare(exactly(LEN)).await.unwrap();
     zero(&sink, 0, LEN).await;
-    assert_eq!(sink.written(), 0);
+    assert_eq!(sink.written(), Some(0));
     let receipt = sink.finish(LEN).await.unwrap();
     assert_eq!(receipt.written, DEVICE_HEAD_BYTES);
     let mut found = [1; 3];

@@ -153,6 +153,10 @@ impl Tree {
                     }
                 }
             }
+            let before_use = |statement: &'_ str| statement.find("use ").unwrap_or(statement.len());
+            let spelled_out: Vec<&str> =
+                text.split(';').map(|statement| &statement[..before_use(statement)]).collect();
+            let text = spelled_out.join(";");
             for (at, _) in text.match_indices("crate::") {
                 let tail: String = text[at..]
                     .chars()

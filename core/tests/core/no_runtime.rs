@@ -4,8 +4,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use diskferry_core::{BlockMap, BoxFuture, Conversion, Disk, ErrorKind, Extent, ExtentKind, GuestRange};
-use diskferry_core::{ImageInfo, MemorySource, Result, Warnings};
+use diskferry_core::{
+    BlockMap, BoxFuture, Conversion, Disk, ErrorKind, Extent, ExtentKind, GuestRange, ImageInfo,
+    MemorySource, Result, Warnings,
+};
 
 struct Hole;
 
@@ -20,7 +22,7 @@ impl BlockMap for Hole {
 }
 
 fn disk() -> Disk {
-    let info = ImageInfo { virtual_bytes: 1 << 20, ..ImageInfo::default() };
+    let info = ImageInfo::default().virtual_bytes(1 << 20);
     Disk::new(
         info,
         vec![Arc::new(MemorySource::new("x", Vec::new()))],

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use diskferry_core::conformance::{check_source, pattern};
 use diskferry_core::internal::{Failing, Recording};
 use diskferry_core::{
-    FileGate, FileIo, FileSource, Gate, HeadTail, MapSource, MemorySource, SiblingName, Source,
+    FileGate, FileIo, FileSource, Gate, HeadTailSource, MapSource, MemorySource, SiblingName, Source,
 };
 
 /// Bytes with zeros in them, some of which a file can have as holes.
@@ -90,7 +90,7 @@ async fn wrapped_sources_conform() {
         for inner in inner {
             check_source(&Recording::new(Arc::clone(&inner)), &truth).await;
             check_source(&Failing::new(Arc::clone(&inner), |_, _| None), &truth).await;
-            check_source(&HeadTail::open(inner).await.unwrap(), &truth).await;
+            check_source(&HeadTailSource::open(inner).await.unwrap(), &truth).await;
         }
     }
 }

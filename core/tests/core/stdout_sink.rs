@@ -209,7 +209,7 @@ fn a_write_that_is_dropped_leaves_no_thread_that_waits() {
                     assert!(futures_util::poll!(&mut writing).is_pending());
                     std::thread::sleep(pause);
                     drop(writing);
-                    let error = write(&sink, sink.written(), "more").await.unwrap_err();
+                    let error = write(&sink, sink.written().unwrap(), "more").await.unwrap_err();
                     assert_eq!(error.kind(), ErrorKind::Cancelled, "it is torn: {error:?}");
                     assert!(sink.abort().await);
                 },
@@ -239,7 +239,7 @@ async fn giving_up_ends_a_write_that_waits() {
     };
     let (written, ()) = tokio::join!(written, abort);
     assert_eq!(written.unwrap_err().kind(), ErrorKind::Cancelled);
-    assert_eq!(sink.finish(sink.written()).await.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(sink.finish(sink.written().unwrap()).await.unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ impl Codec for Inverted {
         Ok(None)
     }
 
-    fn as_it_is(&self, _stored: &[u8], _len: usize) -> Option<Range<usize>> {
+    fn verbatim_range(&self, _stored: &[u8], _len: usize) -> Option<Range<usize>> {
         None
     }
 
@@ -88,7 +88,7 @@ impl Layout for Identity {
         String::new()
     }
 
-    fn takes(&self) -> LayoutInput {
+    fn input(&self) -> LayoutInput {
         LayoutInput::Bytes(self.0)
     }
 
@@ -104,7 +104,7 @@ impl Layout for Identity {
         Ok(source_bytes)
     }
 
-    fn output(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
+    fn output_size(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
         Ok(facts.virtual_bytes.map(|bytes| OutputSize { bytes, exact: true }))
     }
 
@@ -145,7 +145,7 @@ impl Layout for Identity {
             } else {
                 vec![Extent::new(guest, ExtentKind::Data(stored))]
             };
-            let geometry = ImageInfo { format: "test", virtual_bytes: target.len(), ..ImageInfo::default() };
+            let geometry = ImageInfo::default().format("test").virtual_bytes(target.len());
             Ok(Disk::new(geometry, vec![target], Box::new(ListMap(extents)), Warnings::new(), Vec::new()))
         })
     }
@@ -160,8 +160,7 @@ pub(crate) struct Made {
 
 impl Made {
     pub(crate) fn disk_over(&self, source: Arc<dyn Source>) -> Disk {
-        let geometry =
-            ImageInfo { format: "test", virtual_bytes: self.guest.len() as u64, ..ImageInfo::default() };
+        let geometry = ImageInfo::default().format("test").virtual_bytes(self.guest.len() as u64);
         let map = Box::new(ListMap(self.extents.clone()));
         Disk::new(geometry, vec![source], map, Warnings::new(), Vec::new())
     }
@@ -232,11 +231,10 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 pub(crate) fn resources() -> Resources {
-    Resources {
-        budget: Some(Budget::new(Budget::SMALLEST)),
-        pool: Some(Arc::new(CpuPool::new(2).unwrap())),
-        connections: None,
-    }
+    Resources::default()
+        .budget(Some(Budget::new(Budget::SMALLEST)))
+        .pool(Some(Arc::new(CpuPool::new(2).unwrap())))
+        .connections(None)
 }
 
 pub(crate) fn digest_of(guest: &[u8]) -> diskferry_core::Digest {

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use diskferry_core::{
     BoxFuture, Budget, Capabilities, Conversion, Disk, Error, ErrorKind, HeadTail,
     Identity as SourceIdentity, Journal, Layout, LayoutFacts, LayoutInput, MemorySink, MemorySource, Order,
-    OutputSize, Part, Receipt, Resources, Result, Segment, Sink, SinkCapabilities, SinkHint, Source,
-    StoredRange, Target, TargetOffset, TargetRange, Traffic, Warning, Write, Writes,
+    OutputSize, Part, Receipt, Result, Segment, Sink, SinkCapabilities, SinkHint, Source, StoredRange,
+    Target, TargetOffset, TargetRange, Traffic, Warning, Write, Writes,
 };
 
 use crate::engine::made::{Identity, Made, block_on, made, resources};
@@ -42,7 +42,7 @@ impl Source for Silent {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { in_flight: 1, ..self.0.capabilities() }
+        self.0.capabilities().in_flight(1)
     }
 
     fn traffic(&self) -> Traffic {
@@ -74,10 +74,10 @@ impl Sink for Lazy {
     }
 
     fn capabilities(&self) -> SinkCapabilities {
-        SinkCapabilities { in_flight: 1, ..self.inner.capabilities() }
+        self.inner.capabilities().in_flight(1)
     }
 
-    fn written(&self) -> u64 {
+    fn written(&self) -> Option<u64> {
         self.inner.written()
     }
 
@@ -147,8 +147,8 @@ impl Layout for WithFooter {
         String::new()
     }
 
-    fn takes(&self) -> LayoutInput {
-        self.0.takes()
+    fn input(&self) -> LayoutInput {
+        self.0.input()
     }
 
     fn unit(&self) -> Option<u64> {
@@ -163,9 +163,9 @@ impl Layout for WithFooter {
         self.0.virtual_bytes(source_bytes)
     }
 
-    fn output(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
+    fn output_size(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
         let longer = |output: OutputSize| OutputSize { bytes: output.bytes + Self::LEN, ..output };
-        Ok(self.0.output(facts)?.map(longer))
+        Ok(self.0.output_size(facts)?.map(longer))
     }
 
     fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes> {
@@ -249,9 +249,9 @@ fn a_target_may_take_long_to_be_finished() {
 #[test]
 fn to_wait_for_room_that_others_hold_is_no_stall() {
     let budget = Budget::new(Budget::SMALLEST);
-    let resources = Resources { budget: Some(budget.clone()), ..resources() };
+    let resources = resources().budget(Some(budget.clone()));
     block_on(async {
-        let room = (budget.keep(u64::MAX).await.unwrap(), budget.take(u64::MAX).await.unwrap());
+        let room = (budget.reserve_for_run(u64::MAX).await.unwrap(), budget.reserve(u64::MAX).await.unwrap());
         assert_eq!(budget.used(), budget.total());
         let run = Conversion::reading(small().disk()).resources(resources).run();
         let later = async {

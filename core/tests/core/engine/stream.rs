@@ -21,13 +21,13 @@ struct Pieces {
 
 impl Pieces {
     fn boxed(size: u64, known: bool, pieces: Vec<Piece>) -> Box<dyn ImageStream> {
-        let geometry = ImageInfo { format: "test", virtual_bytes: size, ..ImageInfo::default() };
+        let geometry = ImageInfo::default().format("test").virtual_bytes(size);
         Box::new(Self { geometry, known, pieces: pieces.into_iter(), given: 0 })
     }
 }
 
 impl ImageStream for Pieces {
-    fn geometry(&self) -> &ImageInfo {
+    fn info(&self) -> &ImageInfo {
         &self.geometry
     }
 
@@ -116,7 +116,7 @@ fn a_stream_of_unknown_length_may_have_any_and_come_in_any_bits() {
             let (report, published) = convert(Pieces::boxed(len, false, bits.clone()), order);
             let report = report.unwrap();
             assert_eq!(report.digest, Some(digest_of(&bytes)), "{len} by {bit}");
-            assert_eq!((report.geometry.virtual_bytes, report.sizes.object_bytes), (len, len));
+            assert_eq!((report.image.virtual_bytes, report.sizes.object_bytes), (len, len));
             assert!(published.unwrap() == bytes, "{len} by {bit}, {order:?}");
         }
     }

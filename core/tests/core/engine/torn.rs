@@ -83,7 +83,7 @@ impl Source for Jumbled {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { request_bytes: 256 << 10, gap_bytes: 4096, in_flight: 7, remote: true }
+        Capabilities::default().request_bytes(256 << 10).gap_bytes(4096).in_flight(7).remote(true)
     }
 
     fn traffic(&self) -> Traffic {
@@ -148,10 +148,10 @@ impl Sink for Slow {
     }
 
     fn capabilities(&self) -> SinkCapabilities {
-        SinkCapabilities { in_flight: 2, ..self.inner.capabilities() }
+        self.inner.capabilities().in_flight(2)
     }
 
-    fn written(&self) -> u64 {
+    fn written(&self) -> Option<u64> {
         self.inner.written()
     }
 
@@ -262,7 +262,7 @@ fn many_conversions_share_the_smallest_budget() {
         })
     });
     let reports: Vec<Report> = block_on(in_time(join_all(runs)));
-    assert!(reports.iter().all(|report| report.movement.peak_budget_bytes <= Budget::SMALLEST));
+    assert!(reports.iter().all(|report| report.stats.peak_budget_bytes <= Budget::SMALLEST));
     block_on(all_room_is_back(&budget));
 }
 
@@ -333,11 +333,10 @@ fn dropped_or_cancelled_at_any_point_it_leaves_nothing() {
         for order in [Order::Any, Order::Guest] {
             for polls in 0.. {
                 let budget = Budget::new(Budget::SMALLEST);
-                let resources = Resources {
-                    budget: Some(budget.clone()),
-                    pool: Some(Arc::clone(&pool)),
-                    connections: None,
-                };
+                let resources = Resources::default()
+                    .budget(Some(budget.clone()))
+                    .pool(Some(Arc::clone(&pool)))
+                    .connections(None);
                 let source = Jumbled::new(&made.store, polls);
                 let under_way = Arc::clone(&source.under_way);
                 let token = CancellationToken::new();

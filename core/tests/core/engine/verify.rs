@@ -26,10 +26,10 @@ impl Sink for Bad {
     }
 
     fn capabilities(&self) -> SinkCapabilities {
-        SinkCapabilities { read_back: self.when, ..self.inner.capabilities() }
+        self.inner.capabilities().read_back(self.when)
     }
 
-    fn written(&self) -> u64 {
+    fn written(&self) -> Option<u64> {
         self.inner.written()
     }
 

@@ -54,7 +54,7 @@ impl Source for LateSource {
 
     fn capabilities(&self) -> Capabilities {
         // One at a time: the clock is stopped by one.
-        Capabilities { in_flight: 1, ..self.0.capabilities() }
+        self.0.capabilities().in_flight(1)
     }
 
     fn traffic(&self) -> Traffic {
@@ -85,10 +85,10 @@ impl Sink for LateSink {
     }
 
     fn capabilities(&self) -> SinkCapabilities {
-        SinkCapabilities { in_flight: 1, ..self.0.capabilities() }
+        self.0.capabilities().in_flight(1)
     }
 
-    fn written(&self) -> u64 {
+    fn written(&self) -> Option<u64> {
         self.0.written()
     }
 
@@ -158,13 +158,13 @@ fn the_time_goes_to_what_the_run_waited_for_and_all_of_it_is_told() {
         (Slow::Finishing, "finish"),
         (Slow::ReadingBack, "verify"),
     ] {
-        let spent = convert(slow).unwrap().movement.spent;
+        let spent = convert(slow).unwrap().stats.timing;
         let rest: f64 = spent.parts().iter().filter(|(name, _)| *name != part).map(|(_, rest)| rest).sum();
         let its = spent.parts().iter().find(|(name, _)| *name == part).unwrap().1;
         assert!(its >= LONG.as_secs_f64(), "{part}: {spent:?}");
         assert!(rest < LONG.as_secs_f64() / 100.0, "{part}: {spent:?}");
     }
-    let spent = convert(Slow::Nothing).unwrap().movement.spent;
+    let spent = convert(Slow::Nothing).unwrap().stats.timing;
     assert!(
         spent.parts().iter().all(|(_, seconds)| (0.0..LONG.as_secs_f64()).contains(seconds)),
         "{spent:?}"
@@ -194,7 +194,7 @@ fn recorded(run: impl FnOnce()) -> BTreeMap<String, f64> {
 fn a_recorder_is_told_what_the_report_says_and_gauges_end_where_they_began() {
     let mut report = None;
     let seen = recorded(|| report = Some(convert(Slow::Nothing).unwrap()));
-    let movement = report.unwrap().movement;
+    let movement = report.unwrap().stats;
     let at = |name: &str| seen.get(name).copied().unwrap_or_else(|| panic!("no {name}: {seen:?}"));
     assert_eq!(at(metrics::SOURCE_REQUESTS) as u64, movement.source.requests);
     assert_eq!(at(metrics::SOURCE_BYTES) as u64, movement.source.bytes);

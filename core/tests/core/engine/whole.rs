@@ -27,7 +27,7 @@ proptest! {
             prop_assert_eq!(report.sizes.content_bytes, Some(content));
             let allocated = made.extents.iter().filter(|e| e.is_allocated()).map(|e| e.guest.len()).sum::<u64>();
             prop_assert_eq!(report.sizes.allocated_bytes, Some(allocated));
-            prop_assert!(report.movement.peak_budget_bytes <= Budget::SMALLEST);
+            prop_assert!(report.stats.peak_budget_bytes <= Budget::SMALLEST);
         }
     }
 
@@ -64,7 +64,7 @@ fn a_failing_read_ends_it_and_leaves_no_target() {
 #[test]
 fn content_that_reaches_the_limit_ends_it() {
     let made = made(65536, &[(160, 1, 0)], 0);
-    let limits = Limits { image: ImageLimit::Exact(made.store.len() as u64 + 1), capacity: None };
+    let limits = Limits::default().image(ImageLimit::Exact(made.store.len() as u64 + 1)).capacity(None);
     assert!(block_on(Conversion::reading(made.disk()).limits(limits).run()).is_ok());
     // A thousand references to one unit: the object is small, what it unfolds to is not.
     let unit = made.extents[0].clip(GuestRange::first(65536)).unwrap();
@@ -89,7 +89,7 @@ fn a_broken_unit_is_named_by_its_place() {
 #[test]
 fn sixteen_tebibytes_of_nothing_take_no_time() {
     let extents = vec![Extent::new(GuestRange::first(16 << 40), ExtentKind::Hole)];
-    let geometry = ImageInfo { format: "test", virtual_bytes: 16 << 40, ..ImageInfo::default() };
+    let geometry = ImageInfo::default().format("test").virtual_bytes(16 << 40);
     let source: Arc<dyn Source> = Arc::new(MemorySource::new("empty", Vec::new()));
     let disk = Disk::new(geometry, vec![source], Box::new(ListMap(extents)), Warnings::new(), Vec::new());
     let report = block_on(Conversion::reading(disk).run()).unwrap();
@@ -116,7 +116,7 @@ fn a_disk_up_to_the_end_of_the_address_space_has_its_last_short_block() {
         } else {
             extents.push(Extent::new(at(start, size - start), stored(StoredRange::first(size - start))));
         }
-        let geometry = ImageInfo { format: "test", virtual_bytes: size, ..ImageInfo::default() };
+        let geometry = ImageInfo::default().format("test").virtual_bytes(size);
         let disk = || {
             let source: Arc<dyn Source> = Arc::new(MemorySource::new("sevens", vec![7u8; 4096]));
             let map = Box::new(ListMap(extents.clone()));

@@ -11,10 +11,10 @@ const PIECES: usize = 1024;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The most zeros in one list: as much as one call is worth, so that giving up is noticed between two.
-pub(super) const MOST_ZEROS: u64 = 1 << 20;
+pub(crate) const MOST_ZEROS: u64 = 1 << 20;
 
 /// `len` zeros, at most [`MOST_ZEROS`] of them, without memory of their own.
-pub(super) fn zeros(len: u64) -> Vec<Bytes> {
+pub(crate) fn zeros(len: u64) -> Vec<Bytes> {
     let page = Bytes::from_static(&ZEROS);
     let mut left = usize::try_from(len.min(MOST_ZEROS)).unwrap_or(ZEROS.len());
     let mut pieces = Vec::new();
