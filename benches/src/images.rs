@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use diskferry_core::Result;
-use diskferry_core::StoredRange;
-use diskferry_core::internal::check_range;
-use diskferry_core::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic};
+use diskferry_core::address::StoredRange;
+use diskferry_core::error::Result;
+use diskferry_core::source::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic, check_range};
 
 /// Guest bytes of a cluster, and of a grain.
 pub const UNIT: u64 = 64 << 10;

@@ -7,11 +7,11 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use diskferry_core::Limits;
-use diskferry_core::Progress;
-use diskferry_core::measure;
-use diskferry_core::{Conversion, Report};
-use diskferry_core::{Error, ErrorKind, Result};
+use diskferry_core::conversion::{Conversion, Report};
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::limits::Limits;
+use diskferry_core::measure::measure;
+use diskferry_core::progress::Progress;
 use diskferry_formats::{Declared, Format, TargetOptions};
 use diskferry_s3io::{Client, ClientOptions, S3Sink, S3Source};
 use tokio::sync::watch;

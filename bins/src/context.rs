@@ -4,10 +4,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskferry_core::Budget;
-use diskferry_core::CpuPool;
-use diskferry_core::Resources;
-use diskferry_core::{Error, ErrorKind, Result, Warning};
+use diskferry_core::budget::Budget;
+use diskferry_core::conversion::Resources;
+use diskferry_core::error::{Error, ErrorKind, Result, Warning};
+use diskferry_core::pool::CpuPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Common;

@@ -4,12 +4,12 @@ use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use diskferry_core::Disk;
-use diskferry_core::StdoutSink;
-use diskferry_core::{BlockDeviceSink, DeviceSinkOptions, is_block_device};
-use diskferry_core::{Error, ErrorKind, Result};
-use diskferry_core::{FileSink, FileSinkOptions, Preallocation};
-use diskferry_core::{Sink, WriteOrder};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::sink::device::{BlockDeviceSink, DeviceSinkOptions, is_block_device};
+use diskferry_core::sink::file::{FileSink, FileSinkOptions, Preallocation};
+use diskferry_core::sink::stdout::StdoutSink;
+use diskferry_core::sink::{Sink, WriteOrder};
 use diskferry_formats::Format;
 use diskferry_s3io::{S3Sink, S3SinkOptions};
 

@@ -6,9 +6,9 @@ mod import;
 
 use std::sync::Arc;
 
-use diskferry_core::Limits;
-use diskferry_core::{ErrorKind, Result};
-use diskferry_core::{Phase, Progress};
+use diskferry_core::error::{ErrorKind, Result};
+use diskferry_core::limits::Limits;
+use diskferry_core::progress::{Phase, Progress};
 use diskferry_formats::{Declared, Format};
 use diskferry_s3io::server::{Server, ServerOptions};
 use diskferry_s3io::{Client, S3Source};

@@ -6,16 +6,16 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use diskferry_core::Budget;
-use diskferry_core::CpuPool;
-use diskferry_core::Disk;
-use diskferry_core::ExtentKind;
-use diskferry_core::FileGate;
-use diskferry_core::FileSource;
-use diskferry_core::{ClosedGate, Gate, Source};
-use diskferry_core::{Conversion, Report, Resources};
-use diskferry_core::{FileSink, FileSinkOptions};
-use diskferry_core::{GuestOffset, GuestRange};
+use diskferry_core::address::{GuestOffset, GuestRange};
+use diskferry_core::budget::Budget;
+use diskferry_core::conversion::{Conversion, Report, Resources};
+use diskferry_core::disk::Disk;
+use diskferry_core::extent::ExtentKind;
+use diskferry_core::pool::CpuPool;
+use diskferry_core::sink::file::{FileSink, FileSinkOptions};
+use diskferry_core::source::file::FileSource;
+use diskferry_core::source::gate::FileGate;
+use diskferry_core::source::{Closed, Gate, Source};
 use diskferry_corpus::oracle::matrix::{Base, Case, Recipe, recipes};
 use diskferry_formats::{Declared, Format, TargetOptions, create, open_with};
 use diskferry_s3io::server::{Server, ServerOptions};
@@ -81,7 +81,7 @@ impl Bench {
         let anonymous = diskferry_s3io::ClientOptions { anonymous: true, ..Default::default() };
         let client = Client::new(anonymous).await.unwrap();
         let source = open_source(&client, &url).await.unwrap().source;
-        open(case, source, Arc::new(ClosedGate)).await
+        open(case, source, Arc::new(Closed)).await
     }
 
     async fn run(&self, recipe: &Recipe, base: &Base) {

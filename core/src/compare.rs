@@ -16,7 +16,7 @@ use crate::memory::Budget;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Comparison {
-    /// True where size and every byte agree.
+    /// True if size and every byte agree.
     pub equal: bool,
     /// Guest offset of the first byte that differs. `None` for equal disks, and for disks of different size, of which
     /// no data is read.

@@ -47,14 +47,14 @@ impl fmt::Display for Digest {
     }
 }
 
-/// SHA-256 over `parts`, one behind the other.
+/// SHA-256 over `parts`, one after the other.
 pub fn sha256(parts: &[&[u8]]) -> Hash {
     let mut hasher = Sha256::new();
     parts.iter().for_each(|part| hasher.update(part));
     hasher.finalize().into()
 }
 
-/// The hash of one block; a shorter one is hashed with zeros behind it, as fs-verity does at the end of a file.
+/// The hash of one block; a shorter one is hashed with zeros after it, as fs-verity does at the end of a file.
 pub fn hash_block(block: &[u8]) -> Hash {
     const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
     let mut hasher = Sha256::new();
@@ -75,7 +75,7 @@ struct Node {
 }
 
 impl Node {
-    /// Takes a hash, or zeros. False where one was there.
+    /// Takes a hash, or zeros. False if one was there.
     fn set(&mut self, slot: u64, hash: Option<Hash>) -> bool {
         let bit = 1 << slot;
         if self.present & bit != 0 {
@@ -142,7 +142,7 @@ impl DigestTree {
         OpenTree(self.levels.to_vec())
     }
 
-    /// Goes on from there; `None` where it is no such tree.
+    /// Continues from there; `None` if it is no such tree.
     pub(crate) fn reopen(open: OpenTree) -> Option<Self> {
         let sound = |node: &Node| {
             let hashes = (node.present & !node.zeros).count_ones() as usize;
@@ -198,7 +198,7 @@ impl DigestTree {
     /// The digest of a disk of `size` bytes, of which every block was told.
     ///
     /// # Errors
-    /// `internal` where a block was told twice, or never.
+    /// `internal` if a block was told twice, or never.
     pub fn finish(mut self, size: u64) -> Result<Digest> {
         if let Some(number) = self.twice {
             return Err(Error::internal(format!("block {number} of the disk came twice to the digest")));

@@ -164,7 +164,7 @@ impl Error {
     }
 
     /// The system gave no memory for `bytes` bytes. Trying again can help.
-    pub fn out_of_memory(bytes: usize) -> Self {
+    pub fn out_of_memory(bytes: u64) -> Self {
         Self::new(ErrorKind::OutOfMemory, format!("the system gave no memory for a buffer of {bytes} bytes"))
     }
 
@@ -206,7 +206,7 @@ impl Error {
         Self::new(kind, format!("writing to the destination failed: {error}")).caused_by(error)
     }
 
-    /// Puts a name in front of the sentence, such as that of a file: `disk.vmdk: …`. Kind, hint, place, retryability and
+    /// Puts a name before the sentence, such as that of a file: `disk.vmdk: …`. Kind, hint, place, retryability and
     /// cause stay.
     #[must_use]
     pub fn context(mut self, name: impl fmt::Display) -> Self {

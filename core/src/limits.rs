@@ -10,7 +10,7 @@ pub enum ImageLimit {
     /// "50GB", which does not say which GB: fails from 50·2³⁰ bytes on, warns from 50·10⁹ on.
     #[default]
     Default,
-    /// Exactly so many bytes: an object of that size or more fails.
+    /// Exactly this many bytes: an object of that size or more fails.
     Exact(u64),
     /// No limit.
     None,
@@ -131,7 +131,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// True where no rule fails.
+    /// True if no rule fails.
     pub fn accepted(&self) -> bool {
         self.rules.iter().all(|rule| rule.outcome != Outcome::Fail)
     }

@@ -49,7 +49,7 @@ pub async fn measure(disk: &Arc<Disk>, limits: &Limits) -> Result<Measure> {
 /// where data is read.
 ///
 /// # Errors
-/// See [`measure`]; with [`Depth::Scan`] those of reading too; `destination_unsuitable` where the layout cannot hold the
+/// See [`measure`]; with [`Depth::Scan`] those of reading too; `destination_unsuitable` if the layout cannot hold the
 /// disk.
 pub async fn measure_at(
     disk: &Arc<Disk>,
@@ -127,7 +127,7 @@ impl Measure {
     /// Adds what a target of that layout takes, from the tables of `disk`.
     ///
     /// # Errors
-    /// Those of the map; `destination_unsuitable` where the layout cannot hold the disk.
+    /// Those of the map; `destination_unsuitable` if the layout cannot hold the disk.
     pub async fn predict(&mut self, disk: &Disk, layout: &dyn Layout) -> Result<()> {
         let (_, map) = allocation(disk, layout.unit()).await?;
         self.output = predict(disk, layout, map)?;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use diskferry_core::BlockMap;
-use diskferry_core::{BoxFuture, Source};
-use diskferry_core::{Error, Result};
-use diskferry_core::{Extent, ExtentKind, Extents, Stored};
-use diskferry_core::{FileIndex, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::address::{FileIndex, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::disk::BlockMap;
+use diskferry_core::error::{Error, Result};
+use diskferry_core::extent::{Extent, ExtentKind, Extents, Stored};
+use diskferry_core::source::{BoxFuture, Source};
 
 /// The map of a disk that lies in one file as it is, from its first byte on.
 pub(crate) struct FlatMap {

@@ -2,7 +2,7 @@
 //!
 //! One format, one folder: `header.rs` has the on-disk structs and is pure, `read.rs` opens an image and maps it,
 //! `write.rs` lays one out.
-//! Nothing here knows where bytes come from: everything is read through [`diskferry_core::Source`].
+//! Nothing here knows where bytes come from: everything is read through [`diskferry_core::source::Source`].
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -37,12 +37,12 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use diskferry_core::Disk;
-use diskferry_core::HeadTail;
-use diskferry_core::{ClosedGate, Gate, Source};
-use diskferry_core::{Error, ErrorKind, Result};
-use diskferry_core::{Layout, Target};
-use diskferry_core::{Sink, WriteOrder};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::sink::{Sink, WriteOrder};
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{Closed, Gate, Source};
+use diskferry_core::target::{Layout, Target};
 
 use options::Options;
 pub use options::TargetOptions;
@@ -119,7 +119,7 @@ struct Opening {
 /// # Errors
 /// See [`open_with`]; an image of several files is refused.
 pub async fn open(source: Arc<dyn Source>, declared: Declared) -> Result<Disk> {
-    open_with(source, declared, Arc::new(ClosedGate)).await
+    open_with(source, declared, Arc::new(Closed)).await
 }
 
 /// Opens an image; files beside it are asked of `gate`, by plain names only.

@@ -3,15 +3,14 @@
 use std::fmt;
 
 use bytes::Bytes;
-use diskferry_core::Order;
-use diskferry_core::Scanned;
-use diskferry_core::UnitMap;
-use diskferry_core::WriteOrder;
-use diskferry_core::internal::BLOCK;
-use diskferry_core::internal::is_zero;
-use diskferry_core::{Error, Result};
-use diskferry_core::{GuestOffset, GuestRange, TargetOffset, TargetRange};
-use diskferry_core::{Write, Writes};
+use diskferry_core::address::{GuestOffset, GuestRange, TargetOffset, TargetRange};
+use diskferry_core::digest::BLOCK;
+use diskferry_core::error::{Error, Result};
+use diskferry_core::scan::{Scanned, is_zero};
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::target::{Write, Writes};
+use diskferry_core::transfer::Order;
+use diskferry_core::units::UnitMap;
 
 /// The order in which a layout that is its own map takes bytes, for a sink that takes writes in `order`.
 pub(crate) fn in_order_of(order: WriteOrder) -> Order {
@@ -214,7 +213,7 @@ impl fmt::Debug for Filling {
 
 #[cfg(test)]
 mod tests {
-    use diskferry_core::ErrorKind;
+    use diskferry_core::error::ErrorKind;
 
     use super::*;
 

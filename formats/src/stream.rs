@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
-use diskferry_core::{ByteStream, ImageStream};
-use diskferry_core::{Error, ErrorKind, Result};
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::stream::{ByteStream, ImageStream};
 
 use crate::detect::begins_as;
 use crate::{Declared, Format, raw, vmdk};

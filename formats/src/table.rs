@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use diskferry_core::Source;
-use diskferry_core::{Error, Result};
-use diskferry_core::{FileIndex, StoredOffset, StoredRange};
+use diskferry_core::address::{FileIndex, StoredOffset, StoredRange};
+use diskferry_core::error::{Error, Result};
+use diskferry_core::source::Source;
 use futures_util::stream::{FuturesUnordered, TryStreamExt};
 
 /// Most bytes of tables that are kept of an image, however many files it has.

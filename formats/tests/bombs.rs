@@ -6,11 +6,11 @@ mod support;
 use std::io::Write;
 use std::sync::Arc;
 
-use diskferry_core::Conversion;
-use diskferry_core::ErrorKind;
-use diskferry_core::MemorySource;
-use diskferry_core::internal::Recording;
-use diskferry_core::{ImageLimit, Limits};
+use diskferry_core::conversion::Conversion;
+use diskferry_core::error::ErrorKind;
+use diskferry_core::limits::{ImageLimit, Limits};
+use diskferry_core::source::memory::MemorySource;
+use diskferry_core::source::wrap::Recording;
 use diskferry_formats::{Declared, Format};
 use flate2::Compression;
 use flate2::write::DeflateEncoder;

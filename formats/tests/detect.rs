@@ -2,8 +2,8 @@
 
 mod support;
 
-use diskferry_core::ErrorKind;
-use diskferry_core::ExtentKind;
+use diskferry_core::error::ErrorKind;
+use diskferry_core::extent::ExtentKind;
 use diskferry_formats::{Declared, Format};
 use support::qemu::convert;
 use support::vhd::Vhd;

@@ -4,11 +4,11 @@ mod support;
 
 use std::sync::Arc;
 
-use diskferry_core::Budget;
-use diskferry_core::CpuPool;
-use diskferry_core::MemorySink;
+use diskferry_core::budget::Budget;
 use diskferry_core::conformance::digest_of;
-use diskferry_core::{Conversion, Resources};
+use diskferry_core::conversion::{Conversion, Resources};
+use diskferry_core::pool::CpuPool;
+use diskferry_core::sink::memory::MemorySink;
 use diskferry_formats::{Format, TargetOptions, create};
 use futures_util::future::{FutureExt, try_join_all};
 use support::*;

@@ -14,14 +14,16 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use diskferry_core::Disk;
-use diskferry_core::HeadTail;
-use diskferry_core::Limits;
-use diskferry_core::Resources;
-use diskferry_core::Result;
-use diskferry_core::StoredRange;
-use diskferry_core::{BoxFuture, Capabilities, Gate, Identity, Segment, SiblingName, Source, Traffic};
-use diskferry_core::{Depth, measure_at};
+use diskferry_core::address::StoredRange;
+use diskferry_core::conversion::Resources;
+use diskferry_core::disk::Disk;
+use diskferry_core::error::Result;
+use diskferry_core::limits::Limits;
+use diskferry_core::measure::{Depth, measure_at};
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{
+    BoxFuture, Capabilities, Gate, Identity, Segment, SiblingName, Source, Traffic,
+};
 use diskferry_corpus::oracle::qemu_img;
 use diskferry_corpus::samples;
 use diskferry_formats::{Declared, open_with, partition};

@@ -5,11 +5,11 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
-use diskferry_core::Conversion;
-use diskferry_core::Disk;
-use diskferry_core::FileGate;
-use diskferry_core::FileSource;
-use diskferry_core::Source;
+use diskferry_core::conversion::Conversion;
+use diskferry_core::disk::Disk;
+use diskferry_core::source::Source;
+use diskferry_core::source::file::FileSource;
+use diskferry_core::source::gate::FileGate;
 use diskferry_corpus::oracle::yal_to_raw;
 use diskferry_corpus::samples;
 use diskferry_formats::{Declared, open_with};

@@ -2,8 +2,8 @@
 
 mod support;
 
-use diskferry_core::ErrorKind;
-use diskferry_core::ExtentKind;
+use diskferry_core::error::ErrorKind;
+use diskferry_core::extent::ExtentKind;
 use diskferry_formats::Declared;
 use support::qemu::*;
 use support::vhd::*;
@@ -399,7 +399,7 @@ fn a_broken_table_stays_broken_wherever_it_is_asked() {
     image[1536 + 8..1536 + 12].copy_from_slice(&first);
     let disk = open_vhd(image);
     let ask = |at: u64| {
-        let window = diskferry_core::GuestRange::first(at + 512).skip(at);
+        let window = diskferry_core::address::GuestRange::first(at + 512).skip(at);
         block_on(disk.extents(window)).unwrap_err()
     };
     for at in [0, 5 * MIB as u64, 0] {

@@ -4,10 +4,10 @@ mod support;
 
 use std::sync::Arc;
 
-use diskferry_core::ExtentKind;
-use diskferry_core::FileGate;
-use diskferry_core::FileSource;
-use diskferry_core::{GuestOffset, GuestRange};
+use diskferry_core::address::{GuestOffset, GuestRange};
+use diskferry_core::extent::ExtentKind;
+use diskferry_core::source::file::FileSource;
+use diskferry_core::source::gate::FileGate;
 use diskferry_formats::{Declared, Format, open_with};
 use support::files::Files;
 use support::qemu::*;
@@ -15,7 +15,7 @@ use support::vmdk::*;
 use support::*;
 
 /// Makes an image of `truth` and reads it.
-fn round(truth: &[u8], options: &str) -> (Arc<Files>, Vec<u8>, diskferry_core::Disk) {
+fn round(truth: &[u8], options: &str) -> (Arc<Files>, Vec<u8>, diskferry_core::disk::Disk) {
     let directory = tempfile::tempdir().unwrap();
     let raw = directory.path().join("disk.raw");
     let image = directory.path().join("disk.vmdk");

@@ -4,12 +4,12 @@ mod support;
 
 use std::sync::Arc;
 
-use diskferry_core::ErrorKind;
-use diskferry_core::ExtentKind;
-use diskferry_core::GuestRange;
-use diskferry_core::MemorySource;
-use diskferry_core::Source;
-use diskferry_core::{BATCH_EXTENTS, Disk};
+use diskferry_core::address::GuestRange;
+use diskferry_core::disk::{BATCH_EXTENTS, Disk};
+use diskferry_core::error::ErrorKind;
+use diskferry_core::extent::ExtentKind;
+use diskferry_core::source::Source;
+use diskferry_core::source::memory::MemorySource;
 use diskferry_formats::{Declared, Format};
 use support::files::Files;
 use support::vmdk::*;

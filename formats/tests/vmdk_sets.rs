@@ -4,9 +4,9 @@ mod support;
 
 use std::sync::Arc;
 
-use diskferry_core::ErrorKind;
-use diskferry_core::ExtentKind;
-use diskferry_core::GuestRange;
+use diskferry_core::address::GuestRange;
+use diskferry_core::error::ErrorKind;
+use diskferry_core::extent::ExtentKind;
 use support::files::Files;
 use support::qemu::*;
 use support::vmdk::*;

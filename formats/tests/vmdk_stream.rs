@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::ByteStream;
-use diskferry_core::{BoxFuture, Source};
-use diskferry_core::{ErrorKind, Result};
-use diskferry_core::{ExtentKind, Tally};
-use diskferry_core::{GuestOffset, GuestRange};
+use diskferry_core::address::{GuestOffset, GuestRange};
+use diskferry_core::error::{ErrorKind, Result};
+use diskferry_core::extent::{ExtentKind, Tally};
+use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::stream::ByteStream;
 use diskferry_formats::{Declared, Format, open_stream};
 use support::files::Files;
 use support::qemu::*;

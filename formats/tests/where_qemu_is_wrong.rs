@@ -3,7 +3,7 @@
 
 mod support;
 
-use diskferry_core::ErrorKind;
+use diskferry_core::error::ErrorKind;
 use diskferry_formats::{Declared, Format};
 use support::files::Files;
 use support::qemu::*;

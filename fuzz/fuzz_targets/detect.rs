@@ -1,8 +1,8 @@
 //! Any bytes, with every declaration: what is detected and what is declared agree, or it is an error.
 #![no_main]
 
-use diskferry_core::Disk;
-use diskferry_core::{ErrorKind, Result};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{ErrorKind, Result};
 use diskferry_formats::partition::looks_like_disk;
 use diskferry_formats::{Declared, Format};
 use diskferry_fuzz::{read, repair, seeds};

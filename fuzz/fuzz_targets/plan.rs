@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use arbitrary::Arbitrary;
-use diskferry_core::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::{Result, Warning};
-use diskferry_core::{Codec, Coded, CompressedStream, Extent, ExtentKind, Payload, Stored, Tally};
-use diskferry_core::internal::{Fetch, RequestLimits, plan};
+use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::error::{Result, Warning};
+use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Payload, Stored, Stream, Tally};
+use diskferry_core::plan::{Fetch, Request, plan};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Debug)]
@@ -18,7 +18,7 @@ impl Codec for NoCodec {
         Payload::Compressed
     }
 
-    fn decode(&self, _: GuestRange, _: &[u8], _: &mut [u8], _: &mut Tally) -> Result<Option<CompressedStream>> {
+    fn decode(&self, _: GuestRange, _: &[u8], _: &mut [u8], _: &mut Tally) -> Result<Option<Stream>> {
         Ok(None)
     }
 
@@ -99,7 +99,7 @@ fuzz_target!(|case: Case| {
         return;
     }
     let extents = case.extents();
-    let request = RequestLimits {
+    let request = Request {
         // Of a byte each there would be millions of requests.
         bytes: u64::from(case.bytes % 100_000).max(256),
         decoded: case.decoded.into(),
@@ -117,7 +117,7 @@ fuzz_target!(|case: Case| {
     }
 });
 
-fn check_fetches(fetches: &[Fetch], request: RequestLimits, waste: u64) {
+fn check_fetches(fetches: &[Fetch], request: Request, waste: u64) {
     let mut wasted = 0u64;
     for fetch in fetches {
         assert!(fetch.range.len() <= request.bytes.max(1) || fetch.parts.len() == 1, "too long: {fetch:?}");

@@ -1,8 +1,8 @@
 //! Any bytes as a streamOptimized VMDK, in one pass and by random access: who reads it both ways gets the same disk.
 #![no_main]
 
-use diskferry_core::{ErrorKind, Result};
-use diskferry_core::Tally;
+use diskferry_core::error::{ErrorKind, Result};
+use diskferry_core::extent::Tally;
 use diskferry_formats::{Declared, Format, open_stream};
 use diskferry_fuzz::source::Portions;
 use diskferry_fuzz::{read, seeds};

@@ -4,18 +4,18 @@ use std::sync::{Arc, LazyLock};
 
 use arbitrary::Arbitrary;
 use bytes::Bytes;
-use diskferry_core::{FileIndex, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::Budget;
+use diskferry_core::address::{FileIndex, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::budget::Budget;
 use diskferry_core::conformance::{StrictSink, pattern};
-use diskferry_core::{Conversion, Report, Resources};
-use diskferry_core::{BlockMap, Disk, ImageInfo, Warnings};
-use diskferry_core::Result;
-use diskferry_core::{Extent, ExtentKind, Extents, Stored};
-use diskferry_core::{ImageLimit, Limits};
-use diskferry_core::CpuPool;
-use diskferry_core::WriteOrder;
-use diskferry_core::BoxFuture;
-use diskferry_core::Target;
+use diskferry_core::conversion::{Conversion, Report, Resources};
+use diskferry_core::disk::{BlockMap, Disk, Geometry, Warnings};
+use diskferry_core::error::Result;
+use diskferry_core::extent::{Extent, ExtentKind, Extents, Stored};
+use diskferry_core::limits::{ImageLimit, Limits};
+use diskferry_core::pool::CpuPool;
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::source::BoxFuture;
+use diskferry_core::target::Target;
 use diskferry_formats::{Format, TargetOptions, layout};
 
 use crate::source::Guarded;
@@ -104,7 +104,7 @@ pub fn disk(runs: &[Run]) -> (Disk, Vec<u8>) {
         extents.push(Extent::new(range, kind));
     }
     let virtual_bytes = guest.len() as u64;
-    let geometry = ImageInfo { format: "fuzz", virtual_bytes, fingerprint: [9; 32], ..ImageInfo::default() };
+    let geometry = Geometry { format: "fuzz", virtual_bytes, fingerprint: [9; 32], ..Geometry::default() };
     let map = Box::new(Map(extents.into_vec()));
     let source = Guarded::new(Bytes::from(guest.clone()));
     (Disk::new(geometry, vec![source], map, Warnings::new(), Vec::new()), guest)

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use diskferry_core::StoredRange;
-use diskferry_core::{Error, ErrorKind, Result};
-use diskferry_core::{BoxFuture, Capabilities, Gate, Identity, Segment, SiblingName, Source, Traffic};
-use diskferry_core::ByteStream;
+use diskferry_core::address::StoredRange;
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::source::{
+    BoxFuture, Capabilities, Gate, Identity, Segment, SiblingName, Source, Traffic,
+};
+use diskferry_core::stream::ByteStream;
 
 /// Most bytes that one execution reads of a source, however often.
 const MOST_BYTES: u64 = 48 << 20;

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use diskferry_core::{Error, ErrorKind, Result, Warning};
+use diskferry_core::error::{Error, ErrorKind, Result, Warning};
 
 use crate::answer::Object;
 use crate::client::Client;

@@ -1,7 +1,7 @@
 //! What an answer means. Nothing that a server says is believed before it fits what was asked and what was opened.
 
-use diskferry_core::HeadTail;
-use diskferry_core::{Error, ErrorKind};
+use diskferry_core::error::{Error, ErrorKind};
+use diskferry_core::source::wrap::HeadTail;
 
 use crate::answer::{Answer, ContentRange, Pin};
 use crate::retry::Failure;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use diskferry_core::Traffic;
+use diskferry_core::source::Traffic;
 
 /// Traffic, and what it shows of the connection.
 #[derive(Debug, Default)]

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use diskferry_core::{BoxFuture, Gate, SiblingName, Source};
-use diskferry_core::{Error, ErrorKind, Result, Warning};
+use diskferry_core::error::{Error, ErrorKind, Result, Warning};
+use diskferry_core::source::{BoxFuture, Gate, SiblingName, Source};
 
 use crate::answer::Object;
 use crate::client::Client;

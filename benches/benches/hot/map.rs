@@ -6,10 +6,10 @@ use criterion::{Criterion, Throughput};
 use diskferry_benches::images::{
     Clusters, Grains, Order, Skeleton, UNIT, qcow2, vhd, vmdk_sparse, vmdk_stream,
 };
-use diskferry_core::Disk;
-use diskferry_core::Limits;
-use diskferry_core::Walk;
-use diskferry_core::measure;
+use diskferry_core::disk::Disk;
+use diskferry_core::limits::Limits;
+use diskferry_core::measure::measure;
+use diskferry_core::walk::Walk;
 use diskferry_formats::{Declared, open};
 
 use super::block_on;

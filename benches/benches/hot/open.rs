@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use criterion::Criterion;
-use diskferry_core::Disk;
-use diskferry_core::MemorySource;
-use diskferry_core::{BoxFuture, Gate, SiblingName, Source};
-use diskferry_core::{Error, Result};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, Result};
+use diskferry_core::source::memory::MemorySource;
+use diskferry_core::source::{BoxFuture, Gate, SiblingName, Source};
 use diskferry_corpus::{Sample, samples};
 use diskferry_formats::{Declared, open_with, partition};
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use diskferry_core::Disk;
-use diskferry_core::{Comparison, compare};
-use diskferry_core::{Error, Result, Warning};
+use diskferry_core::compare::{Comparison, compare};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, Result, Warning};
 
 use crate::args::Compare;
 use crate::context::Context;

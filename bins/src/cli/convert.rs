@@ -2,11 +2,10 @@
 
 use std::ffi::OsStr;
 
-use diskferry_core::Preallocation;
-use diskferry_core::internal::printable;
-use diskferry_core::{Conversion, Input, Report, Resources};
-use diskferry_core::{Depth, measure_at};
-use diskferry_core::{Error, ErrorKind, Result};
+use diskferry_core::conversion::{Conversion, Input, Report, Resources};
+use diskferry_core::error::{Error, ErrorKind, Result, printable};
+use diskferry_core::measure::{Depth, measure_at};
+use diskferry_core::sink::file::Preallocation;
 use diskferry_formats as formats;
 use diskferry_formats::TargetOptions;
 

@@ -4,12 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskferry_core::Disk;
-use diskferry_core::Limits;
-use diskferry_core::internal::HumanBytes;
-use diskferry_core::{Conversion, Report};
-use diskferry_core::{Depth, measure_at};
-use diskferry_core::{Error, ErrorKind, Result};
+use diskferry_core::conversion::{Conversion, Report};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::limits::{Human, Limits};
+use diskferry_core::measure::{Depth, measure_at};
 use diskferry_corpus::{Sample, sample};
 use diskferry_formats::{self as formats, Declared, Format, TargetOptions, partition};
 use diskferry_s3io::server::{Server, ServerOptions, Shape};
@@ -248,13 +247,13 @@ fn outcome(report: &Report, document: &json::Converted) -> String {
     let (sizes, transfer) = (&report.sizes, &document.transfer);
     format!(
         "  {} stored, {} fetched in {}, {} written, {}\n  a disk of {} with {} of real content; digest as known, both on the way and read back from the new object\n",
-        HumanBytes(sizes.object_bytes),
-        HumanBytes(transfer.bytes_fetched),
+        Human(sizes.object_bytes),
+        Human(transfer.bytes_fetched),
         render::counted(transfer.requests, "request"),
-        HumanBytes(document.target.bytes),
+        Human(document.target.bytes),
         render::seconds(transfer.seconds),
-        HumanBytes(sizes.virtual_bytes.unwrap_or_default()),
-        HumanBytes(sizes.content_bytes.unwrap_or_default()),
+        Human(sizes.virtual_bytes.unwrap_or_default()),
+        Human(sizes.content_bytes.unwrap_or_default()),
     )
 }
 
@@ -277,12 +276,12 @@ $ diskferry convert {} {} --capacity {gib}G
         let (sizes, traffic) = (&report.sizes, report.movement.source);
         rows.push(vec![
             kind(sample),
-            HumanBytes(sizes.object_bytes).to_string(),
-            HumanBytes(sizes.virtual_bytes.unwrap_or_default()).to_string(),
-            HumanBytes(sizes.content_bytes.unwrap_or_default()).to_string(),
+            Human(sizes.object_bytes).to_string(),
+            Human(sizes.virtual_bytes.unwrap_or_default()).to_string(),
+            Human(sizes.content_bytes.unwrap_or_default()).to_string(),
             traffic.requests.to_string(),
-            HumanBytes(traffic.bytes).to_string(),
-            HumanBytes(sizes.output_bytes.unwrap_or_default()).to_string(),
+            Human(traffic.bytes).to_string(),
+            Human(sizes.output_bytes.unwrap_or_default()).to_string(),
             "ok".to_owned(),
         ]);
     }
@@ -295,7 +294,7 @@ $ diskferry convert {} {} --capacity {gib}G
 /// What to type next, as it works here.
 fn next() -> String {
     let program = std::env::args_os().next().map(|name| name.to_string_lossy().into_owned());
-    let program = diskferry_core::internal::printable(&program.unwrap_or_else(|| "diskferry".to_owned()));
+    let program = diskferry_core::error::printable(&program.unwrap_or_else(|| "diskferry".to_owned()));
     let here = Path::new("corpus/images/linux-40g.qcow2");
     let image = if here.exists() { here.to_str().unwrap_or("IMAGE") } else { "IMAGE" };
     format!(

@@ -1,9 +1,8 @@
 //! `digest`: the content digest of the guest disk.
 
-use diskferry_core::Conversion;
-use diskferry_core::internal::printable;
-use diskferry_core::{Error, Result};
-use diskferry_core::{ImageLimit, Limits};
+use diskferry_core::conversion::Conversion;
+use diskferry_core::error::{Error, Result, printable};
+use diskferry_core::limits::{ImageLimit, Limits};
 
 use crate::args::OneSource;
 use crate::context::Context;

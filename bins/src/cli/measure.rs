@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use diskferry_core::Disk;
-use diskferry_core::Layout;
-use diskferry_core::WriteOrder;
-use diskferry_core::{Conversion, Resources};
-use diskferry_core::{Depth, Measure, measure_at};
-use diskferry_core::{Error, ErrorKind, Result};
-use diskferry_core::{ImageLimit, Limits};
+use diskferry_core::conversion::{Conversion, Resources};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::limits::{ImageLimit, Limits};
+use diskferry_core::measure::{Depth, Measured, measure_at};
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::target::Layout;
 use diskferry_formats::{self as formats, Format};
 
 use crate::args::{Measure, TargetOption};
@@ -39,7 +39,7 @@ pub(crate) async fn run(ctx: &Context, args: &Measure) -> Result<Answer> {
         (false, true) => scan(ctx, &disk, &limits, &*layout).await?,
     };
     let source = json::Source::of(&disk);
-    let Measure { sizes, verdict, warnings, output, cost } = &measured;
+    let Measured { sizes, verdict, warnings, output, cost } = &measured;
     let upper_bound = output.is_some_and(|output| !output.exact);
     if ctx.common.json {
         let document =
@@ -70,12 +70,12 @@ async fn at(
     limits: &Limits,
     depth: Depth,
     layout: &dyn Layout,
-) -> Result<Measure> {
+) -> Result<Measured> {
     ctx.guard(measure_at(disk, limits, depth, Some(layout), &Resources::default())).await
 }
 
 /// Reads the data too.
-async fn scan(ctx: &Context, disk: &Arc<Disk>, limits: &Limits, layout: &dyn Layout) -> Result<Measure> {
+async fn scan(ctx: &Context, disk: &Arc<Disk>, limits: &Limits, layout: &dyn Layout) -> Result<Measured> {
     let name = json::Source::of(disk).url;
     let reading = Conversion::reading(Arc::clone(disk))
         .limits(Limits { image: ImageLimit::None, capacity: None })
@@ -86,7 +86,7 @@ async fn scan(ctx: &Context, disk: &Arc<Disk>, limits: &Limits, layout: &dyn Lay
     let report =
         progress::shown(&ctx.common, &name, Afterwards::Gone, |sender| reading.on_progress(sender).run())
             .await?;
-    let mut measured = Measure::of_reading(&report, limits);
+    let mut measured = Measured::of_reading(&report, limits);
     ctx.guard(measured.predict(disk, layout)).await?;
     Ok(measured)
 }

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use diskferry_core::Conversion;
-use diskferry_core::Source;
-use diskferry_core::{ImageLimit, Limits};
+use diskferry_core::conversion::Conversion;
+use diskferry_core::limits::{ImageLimit, Limits};
+use diskferry_core::source::Source;
 use diskferry_formats::{Declared, Format, TargetOptions, create, open};
 use diskferry_s3io::{Client, ClientOptions, Keys, S3Source};
 use futures_util::future::try_join_all;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use diskferry_core::ErrorKind;
+use diskferry_core::error::ErrorKind;
 use diskferry_formats::Format;
 use diskferry_s3io::server::{Fault, Request};
 

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use diskferry_core::Sink;
-use diskferry_core::{Error, ErrorKind, Result};
-use diskferry_core::{Report, Resources};
+use diskferry_core::conversion::{Report, Resources};
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::sink::Sink;
 use diskferry_formats::Format;
 use diskferry_s3io::server::{Fault, Request, Shape};
 

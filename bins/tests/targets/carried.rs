@@ -5,17 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use diskferry_core::Compression;
-use diskferry_core::Conversion;
-use diskferry_core::Disk;
-use diskferry_core::HeadTail;
-use diskferry_core::Sink;
-use diskferry_core::{BoxFuture, Source};
-use diskferry_core::{
-    Coding, Encoder, Layout, LayoutFacts, LayoutInput, OutputSize, Part, Target, Write, Writes,
-};
-use diskferry_core::{FileSink, FileSinkOptions};
-use diskferry_core::{Result, Warning};
+use diskferry_core::conversion::Conversion;
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Result, Warning};
+use diskferry_core::extent::Compression;
+use diskferry_core::sink::Sink;
+use diskferry_core::sink::file::{FileSink, FileSinkOptions};
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::target::{Coding, Encoder, Facts, Layout, Output, Part, Takes, Target, Write, Writes};
 use diskferry_corpus::oracle::{make, qemu_check, qemu_format, qemu_img};
 use diskferry_formats::create;
 
@@ -84,10 +82,10 @@ impl Layout for Watching {
         self.layout.options()
     }
 
-    fn takes(&self) -> LayoutInput {
+    fn takes(&self) -> Takes {
         match self.layout.takes() {
-            LayoutInput::Units(encoder) => {
-                LayoutInput::Units(Arc::new(Watched { encoder, done: Arc::clone(&self.done) }))
+            Takes::Units(encoder) => {
+                Takes::Units(Arc::new(Watched { encoder, done: Arc::clone(&self.done) }))
             }
             bytes => bytes,
         }
@@ -105,11 +103,11 @@ impl Layout for Watching {
         self.layout.virtual_bytes(source_bytes)
     }
 
-    fn output(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
+    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
         self.layout.output(facts)
     }
 
-    fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes> {
+    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
         self.layout.begin(facts)
     }
 

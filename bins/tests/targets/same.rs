@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskferry_core::Disk;
+use diskferry_core::disk::Disk;
 use diskferry_corpus::oracle::make;
 use diskferry_formats::{Declared, open};
 use diskferry_s3io::S3Source;

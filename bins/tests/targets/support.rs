@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use diskferry_core::Budget;
-use diskferry_core::CpuPool;
-use diskferry_core::Disk;
-use diskferry_core::FileGate;
-use diskferry_core::FileSource;
-use diskferry_core::Sink;
-use diskferry_core::StdoutSink;
-use diskferry_core::{ClosedGate, Gate, Source};
-use diskferry_core::{Conversion, Report, Resources};
-use diskferry_core::{ErrorKind, Result};
-use diskferry_core::{FileSink, FileSinkOptions};
-use diskferry_core::{ImageLimit, Limits};
+use diskferry_core::budget::Budget;
+use diskferry_core::conversion::{Conversion, Report, Resources};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{ErrorKind, Result};
+use diskferry_core::limits::{ImageLimit, Limits};
+use diskferry_core::pool::CpuPool;
+use diskferry_core::sink::Sink;
+use diskferry_core::sink::file::{FileSink, FileSinkOptions};
+use diskferry_core::sink::stdout::StdoutSink;
+use diskferry_core::source::file::FileSource;
+use diskferry_core::source::gate::FileGate;
+use diskferry_core::source::{Closed, Gate, Source};
 use diskferry_formats::{Declared, Format, TargetOptions, create, open_with};
 use diskferry_s3io::server::{Server, ServerOptions};
 use diskferry_s3io::{Client, S3Sink, S3Source};
@@ -210,7 +210,7 @@ impl Bench {
             Some(url) => Arc::new(S3Source::open(&self.client, url).await?),
             None => Arc::new(FileSource::open(&written.path).await?),
         };
-        open_with(source, Declared::Format(format), Arc::new(ClosedGate)).await
+        open_with(source, Declared::Format(format), Arc::new(Closed)).await
     }
 }
 

@@ -103,7 +103,7 @@ pub struct StrictSink {
 #[derive(Debug, Default)]
 struct State {
     expected: Option<SinkHint>,
-    /// What was written, by address: so many bytes, zeros without a piece.
+    /// What was written, by address: this many bytes, zeros without a piece.
     writes: BTreeMap<u64, (u64, Option<Bytes>)>,
     written: u64,
     /// Where the next write must begin.
@@ -259,7 +259,7 @@ struct Made {
 }
 
 impl Made {
-    /// `runs` follow each other, each so many bytes of something.
+    /// `runs` follow each other, each this many bytes of something.
     fn new(runs: &[(u64, Content)]) -> Self {
         let mut guest = Vec::new();
         let mut extents = Extents::new();

@@ -17,7 +17,7 @@ use crate::source::BoxFuture;
 pub enum Replacing {
     /// It is there until the new one is whole, which then takes its place in one step: files, objects.
     AtOnce,
-    /// It is overwritten: the start of the place is zeroed first and written last, and what lies behind the target's end
+    /// It is overwritten: the start of the place is zeroed first and written last, and what lies after the target's end
     /// stays as it was: devices. [`Stage::published`] is all that the place holds.
     InPlace,
     /// Every target has a place of its own, and what was written there cannot be taken back: pipes.

@@ -1,15 +1,15 @@
-//! What a run keeps so that another one can go on after it was killed.
+//! What a checkpoint holds, so that another run can continue after this one was killed.
 //!
 //! ```text
-//! guest   ├──── read again ────┼──── done: placed again, not read ────┼──── read ────▶
-//!         0              enough is lost                            the mark
-//! target  ├─ front, or lost ─┼──────────── kept by the place ─────────────┼──────────▶
+//! guest   ├──── read again ────┼──── done: replayed, not read ─────────┼──── read ────▶
+//!         0              enough is lost                         the checkpoint
+//! target  ├─ front, or lost ─┼────────── kept by the destination ──────────┼──────────▶
 //! ```
 //!
-//! Now and then a run lets what is under way come to its end, and notes how far it is: the *mark*. What lies before it is a
-//! prefix of the disk where the target takes guest order, and any set of ranges where it does not. A layout is a function
-//! of what it is given, so its state is not kept: what was placed before the mark is placed once more, by its length and
-//! with bytes of no meaning, and what that would write is not written. The digest is kept by its open blocks.
+//! From time to time a run lets what is in flight finish, and saves a *checkpoint*. If the target takes guest order, what
+//! lies before it is a prefix of the disk; otherwise it is any set of ranges. A layout is a function of its input, so its
+//! state is not saved: what was placed before the checkpoint is *replayed*, with its lengths and placeholder bytes, and what
+//! that would write is not written. The digest is saved by its open blocks.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -29,7 +29,7 @@ use crate::sink::{pack, unpack};
 /// How a journal begins, and the version of what follows.
 const MAGIC: [u8; 8] = *b"dfjrnl01";
 
-/// What is kept.
+/// A checkpoint.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Checkpoint<'a> {
     /// What the run was for: another source, target, option or build has another.
@@ -51,7 +51,7 @@ impl Checkpoint<'_> {
     }
 }
 
-/// What was placed so far, as far as it is needed to place it once more.
+/// What was placed so far, as far as it is needed to replay it.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum PlacedParts {
     /// In any order: the ranges of guest bytes.
@@ -62,9 +62,9 @@ pub(crate) enum PlacedParts {
         data: RangeSet,
         /// Units as they were encoded: how many lie between it and the one before, and its length; 0 for a plain one.
         units: Vec<(u32, u32)>,
-        /// Behind the last unit.
+        /// After the last unit.
         next: u64,
-        /// How far the disk was placed, and the target written, at each mark.
+        /// How far the disk was placed, and the target written, at each checkpoint.
         marks: Vec<(u64, u64)>,
     },
 }
@@ -73,7 +73,7 @@ pub(crate) enum PlacedParts {
 const PLAIN: u32 = 0;
 
 impl PlacedParts {
-    /// Nothing; `ordered` where the target takes guest order.
+    /// Nothing; `ordered` if the target takes guest order.
     pub(crate) fn new(ordered: bool) -> Self {
         match ordered {
             true => Self::Prefix { data: RangeSet::default(), units: Vec::new(), next: 0, marks: Vec::new() },
@@ -81,7 +81,7 @@ impl PlacedParts {
         }
     }
 
-    /// Takes note of a part that is placed. A layout's `unit` may be smaller than what was scanned as one. False where it has
+    /// Records a part that is placed. A layout's `unit` may be smaller than what was scanned as one. False if it has
     /// become more than it is worth.
     pub(crate) fn note(&mut self, part: &Part, unit: Option<u64>) -> bool {
         match (&mut *self, part) {
@@ -103,9 +103,14 @@ impl PlacedParts {
             (Self::Prefix { units, next, .. }, Part::Unit(encoded)) => {
                 let length = match encoded.coding {
                     Coding::Plain => PLAIN,
-                    Coding::Coded(len) => u32::try_from(len).unwrap_or(u32::MAX),
+                    Coding::Coded(len) => match u32::try_from(len) {
+                        Ok(len) => len,
+                        Err(_) => return false,
+                    },
                 };
-                let Ok(gap) = u32::try_from(encoded.unit.saturating_sub(*next)) else { return false };
+                // Units come in guest order.
+                let gap = encoded.unit.checked_sub(*next).and_then(|gap| u32::try_from(gap).ok());
+                let Some(gap) = gap else { return false };
                 units.push((gap, length));
                 *next = encoded.unit.saturating_add(1);
             }
@@ -125,7 +130,7 @@ impl PlacedParts {
         }
     }
 
-    /// Takes note of a mark: the disk is placed up to `guest`, and the target written up to `target`.
+    /// Records a checkpoint: the disk is placed up to `guest`, and the target written up to `target`.
     pub(crate) fn mark(&mut self, guest: u64, target: u64) {
         if let Self::Prefix { marks, .. } = self {
             marks.push((guest, target));
@@ -150,7 +155,7 @@ impl PlacedParts {
         }
     }
 
-    /// How far the target was written at the last mark.
+    /// How far the target was written at the last checkpoint.
     pub(crate) fn target_end(&self) -> u64 {
         match self {
             Self::Ranges(_) => 0,
@@ -166,9 +171,12 @@ impl PlacedParts {
         let unit_bytes = unit.unwrap_or(1).max(1);
         let mut at = 0u64;
         for (gap, length) in units {
-            let unit = at.saturating_add(u64::from(*gap));
-            at = unit.saturating_add(1);
-            let start = unit.saturating_mul(unit_bytes);
+            // A journal may be anything: a unit after the end of the address space is in no range.
+            let Some(unit) = at.checked_add(u64::from(*gap)) else { break };
+            let (Some(next), Some(start)) = (unit.checked_add(1), unit.checked_mul(unit_bytes)) else {
+                break;
+            };
+            at = next;
             if start >= range.start().get() && start < range.end().get() {
                 parts.push(ReplayedPart::Unit { unit, length: *length });
             }
@@ -177,14 +185,14 @@ impl PlacedParts {
     }
 }
 
-/// A part that is placed once more.
+/// A part that is replayed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ReplayedPart {
     Data(GuestRange),
     Unit { unit: u64, length: u32 },
 }
 
-/// Bytes of no meaning, but that they are not zeros.
+/// Bytes without meaning, except that they are not zeros.
 pub(crate) struct Placeholder(Bytes);
 
 impl Placeholder {

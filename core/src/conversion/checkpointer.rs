@@ -164,7 +164,7 @@ impl<'a> Checkpointer<'a> {
         Ok(())
     }
 
-    /// Takes note of a part that is placed now.
+    /// Records a part that is placed now.
     pub(super) fn note(&mut self, part: &Part) {
         // What an earlier run had noted is placed again where the sink lost it.
         if self.replayed && !self.off && !self.placed.note(part, self.unit) {
@@ -179,7 +179,7 @@ impl<'a> Checkpointer<'a> {
         self.off = true;
     }
 
-    /// Takes note of what is written of it.
+    /// Records what is written of it.
     pub(super) fn reach(&mut self, writes: &[Write]) {
         self.end = writes.iter().map(Write::end).fold(self.end, u64::max);
     }

@@ -36,7 +36,7 @@ impl ContentMeter {
         }
     }
 
-    /// Goes on with what was counted, with a digest where this one has one. False where it does not fit.
+    /// Continues with what was counted, with a digest where this one has one. False if it does not fit.
     pub(crate) fn resume(&mut self, counted: ContentState) -> bool {
         let tree = counted.tree.and_then(DigestTree::reopen);
         if tree.is_some() != self.tree.is_some() {
@@ -52,7 +52,7 @@ impl ContentMeter {
         true
     }
 
-    /// Counts content against `limit`, and makes the digest where asked.
+    /// Counts content against `limit`, and makes the digest if asked.
     pub(crate) fn new(tree: Option<DigestTree>, limit: ImageLimit) -> Self {
         Self { tree, limit, content_bytes: 0, content_end: 0, seen_bytes: 0 }
     }
@@ -63,13 +63,14 @@ impl ContentMeter {
         if let (Some(tree), true) = (&mut self.tree, end > first) {
             tree.add_zeros(first, end - first);
         }
-        self.seen_bytes = self.seen_bytes.saturating_add(to.saturating_sub(from));
+        debug_assert!(from <= to, "a layout makes no disk shorter");
+        self.seen_bytes += to.saturating_sub(from);
     }
 
     /// The digest of a disk of that size, all of which was counted.
     ///
     /// # Errors
-    /// `internal` where a part of the disk was not seen, or seen twice.
+    /// `internal` if a part of the disk was not seen, or seen twice.
     pub(crate) fn digest(&mut self, virtual_bytes: u64) -> Result<Option<Digest>> {
         if self.seen_bytes != virtual_bytes {
             return Err(Error::internal(format!("{} bytes of {virtual_bytes} came", self.seen_bytes)));
@@ -86,7 +87,9 @@ impl ItemMeter for ContentMeter {
     fn add(&mut self, item: &GuestItem) -> Result<()> {
         let guest = item.guest();
         let first = guest.start().get() / BLOCK;
-        self.seen_bytes = self.seen_bytes.saturating_add(guest.len());
+        // Only a disk whose parts come twice has more bytes than an address space.
+        let seen = self.seen_bytes.checked_add(guest.len());
+        self.seen_bytes = seen.ok_or_else(|| Error::internal(format!("guest bytes {guest} come twice")))?;
         let GuestItem::Data(scanned) = item else {
             if let Some(tree) = &mut self.tree {
                 tree.add_zeros(first, guest.len().div_ceil(BLOCK));
@@ -98,7 +101,8 @@ impl ItemMeter for ContentMeter {
         }
         for (range, zero) in scanned.ranges() {
             if !zero {
-                self.content_bytes = self.content_bytes.saturating_add(range.len());
+                // No more than was seen.
+                self.content_bytes += range.len();
                 self.content_end = self.content_end.max(range.end().get());
             }
         }

@@ -107,16 +107,16 @@ impl Conversion {
         self
     }
 
-    /// Whether to go on with what an interrupted run of the same source, target and options left, where the sink has it; by
-    /// default everything is done anew. The result is the same, byte for byte. What does not fit is dropped, with the
-    /// warning `resume_started_over`.
+    /// Whether to continue an interrupted run of the same source, target and options, if the sink has one; by default
+    /// everything is done from the start. The result is byte-identical. What does not fit is dropped, with the warning
+    /// `resume_started_over`.
     #[must_use]
     pub fn resume(mut self, wanted: bool) -> Self {
         self.resume = wanted;
         self
     }
 
-    /// RunOptions long to go on without any progress; by default 60 seconds. Needs a tokio runtime with its timers on.
+    /// How long to continue without any progress; by default 60 seconds. Needs a tokio runtime with its timers on.
     #[must_use]
     pub fn stall_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.stall = timeout;
@@ -126,7 +126,8 @@ impl Conversion {
     /// Runs to the end.
     ///
     /// # Errors
-    /// Any kind of the contract but those of opening. On an error the target is undone before it is answered.
+    /// Any kind of the contract except those of opening; `usage` outside of a tokio runtime, or without its timers if there
+    /// is a stall timeout. On an error the target is undone before this returns.
     pub async fn run(self) -> Result<Report> {
         let source = match &self.input {
             Input::Disk(disk) => disk.files().first().map_or("-", |file| file.url()),
@@ -174,7 +175,7 @@ impl Conversion {
         match (ended, &sink) {
             (Err(error), Some(sink)) => {
                 debug!(%error, "undoing the target");
-                // What turned out wrong is not gone on with.
+                // What turned out wrong is not continued.
                 if matches!(error.kind(), ErrorKind::VerificationFailed | ErrorKind::Internal)
                     && let Some(journal) = sink.journal()
                     && let Err(error) = journal.drop_saved().await

@@ -19,13 +19,13 @@ pub(crate) struct HeadTailRecorder {
 }
 
 impl HeadTailRecorder {
-    /// Takes note of a write that is to come. What lies far enough before its end is not in the tail, and is never copied: a
+    /// Records a write that is to come. What lies far enough before its end is not in the tail, and is never copied: a
     /// copy of each byte that is written would cost as much as reading it did.
     pub(crate) fn foresee(&mut self, write: &Write) {
         self.reaches(write.end());
     }
 
-    /// Takes note of a write. What is never written is zero.
+    /// Records a write. What is never written is zero.
     pub(crate) fn note(&mut self, write: &Write) {
         match write {
             Write::Zero(range) => self.reaches(range.end().get()),

@@ -32,7 +32,7 @@ pub struct TransferStats {
 pub struct Report {
     /// The facts of the source.
     pub image: ImageInfo,
-    /// The sizes, all known but `output_bytes` where nothing was written.
+    /// The sizes, all known but `output_bytes` if nothing was written.
     pub sizes: Sizes,
     /// The rules, with the content as measured.
     pub verdict: Verdict,

@@ -17,7 +17,7 @@ pub struct Resources {
     pub budget: Option<Budget>,
     /// The CPU workers; share one between conversions.
     pub pool: Option<Arc<CpuPool>>,
-    /// Most requests in flight; where not said, what the source finds worth having.
+    /// Most requests in flight; by default as many as the source finds worthwhile.
     pub connections: Option<usize>,
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::address::{FileIndex, GuestOffset, GuestRange};
+use crate::address::{FileIndex, GuestRange};
 use crate::disk::extent::{Extent, ExtentKind, MAX_UNIT_BYTES, Tally};
 use crate::error::{Error, Refusal, Result, Warning};
 use crate::source::{BoxFuture, Source, Traffic};
@@ -25,7 +25,7 @@ pub trait BlockMap: Send + Sync {
     /// * The first extent holds `window.start()`. They follow each other without gap or overlap, and neighbours
     ///   that are one are joined ([`crate::disk::extent::Extents`]).
     /// * Extents are clipped to the window, but for coded units, which stay whole: the first may begin before the
-    ///   window and the last end behind it.
+    ///   window and the last end after it.
     /// * An answer may stop before the window's end, after at least one extent, to stay bounded in memory: about
     ///   [`BATCH_EXTENTS`] extents. It does no extra I/O to lengthen a run.
     ///
@@ -144,6 +144,7 @@ impl Disk {
 
     /// Stored size of all its files together, in bytes.
     pub fn object_bytes(&self) -> u64 {
+        // Lengths are what servers say. More than 64 bits hold is more than any limit allows.
         self.files.iter().fold(0, |sum, file| sum.saturating_add(file.len()))
     }
 
@@ -155,7 +156,7 @@ impl Disk {
     /// The file of that index.
     ///
     /// # Errors
-    /// `internal` where there is none: a block map gave an index that it did not get.
+    /// `internal` if there is none: a block map gave an index that it did not get.
     pub fn file(&self, index: FileIndex) -> Result<&Arc<dyn Source>> {
         let position = usize::try_from(index.0).ok();
         position.and_then(|position| self.files.get(position)).ok_or_else(|| {
@@ -195,10 +196,10 @@ impl Disk {
     }
 
     /// Extents that cover `window` from its start on, as [`BlockMap::extents`] promises. The part of the window
-    /// behind the end of the disk is left out; an empty window has no extents.
+    /// after the end of the disk is left out; an empty window has no extents.
     ///
     /// # Errors
-    /// The disk's refusal; those of [`BlockMap::extents`]; `internal` where the map breaks its promise.
+    /// The disk's refusal; those of [`BlockMap::extents`]; `internal` if the map breaks its promise.
     pub async fn extents(&self, window: GuestRange) -> Result<Vec<Extent>> {
         self.admit()?;
         let Some(window) = window.intersection(GuestRange::first(self.virtual_bytes())) else {
@@ -238,7 +239,7 @@ impl Disk {
     /// bulk data.
     ///
     /// # Errors
-    /// `usage` where the range is longer than 16 MiB or passes the end of the disk; those of the map, the source
+    /// `usage` if the range is longer than 16 MiB or passes the end of the disk; those of the map, the source
     /// and the codecs.
     pub async fn read(&self, range: GuestRange) -> Result<Bytes> {
         const LONGEST: u64 = 16 << 20;
@@ -251,7 +252,7 @@ impl Disk {
                 ),
             ));
         }
-        let mut out = BytesMut::zeroed(usize::try_from(range.len()).unwrap_or_default());
+        let mut out = BytesMut::zeroed(in_memory(range.len())?);
         let mut at = range.start();
         while at < range.end() {
             for extent in self.extents(GuestRange::between(at, range.end())).await? {
@@ -261,8 +262,7 @@ impl Disk {
                 let bytes = self.file(stored.file)?.read(stored.range).await?;
                 let unit = match &extent.kind {
                     ExtentKind::Coded(coded) => {
-                        let mut unit =
-                            BytesMut::zeroed(usize::try_from(extent.guest.len()).unwrap_or_default());
+                        let mut unit = BytesMut::zeroed(in_memory(extent.guest.len())?);
                         coded
                             .codec
                             .decode(extent.guest, &bytes, &mut unit, &mut Tally::default())
@@ -271,9 +271,9 @@ impl Disk {
                     }
                     _ => bytes,
                 };
-                let from = distance(extent.guest.start(), wanted.start());
-                let to = distance(range.start(), wanted.start());
-                let len = usize::try_from(wanted.len()).unwrap_or_default();
+                let from = distance(extent.guest, wanted)?;
+                let to = distance(range, wanted)?;
+                let len = in_memory(wanted.len())?;
                 match (out.get_mut(to..to + len), unit.get(from..from + len)) {
                     (Some(out), Some(unit)) => out.copy_from_slice(unit),
                     _ => return Err(Error::internal("an extent is shorter than it says")),
@@ -284,8 +284,15 @@ impl Disk {
     }
 }
 
-fn distance(from: GuestOffset, to: GuestOffset) -> usize {
-    usize::try_from(to.get().saturating_sub(from.get())).unwrap_or(usize::MAX / 2)
+/// A length that the address space holds: [`Disk::read`] and [`MAX_UNIT_BYTES`] bound it far below.
+fn in_memory(bytes: u64) -> Result<usize> {
+    usize::try_from(bytes).map_err(|_| Error::out_of_memory(bytes))
+}
+
+/// Where `part` begins in `whole`, which contains it.
+fn distance(whole: GuestRange, part: GuestRange) -> Result<usize> {
+    let offset = whole.offset_of(part.start());
+    in_memory(offset.ok_or_else(|| Error::internal(format!("guest bytes {part} are not in {whole}")))?)
 }
 
 impl fmt::Debug for Disk {

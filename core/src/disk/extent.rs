@@ -33,7 +33,7 @@ pub struct Extent {
 /// Where the bytes of an extent are.
 #[derive(Clone, Debug)]
 pub enum ExtentKind {
-    /// Stored as they are, in a range as long as the extent.
+    /// Stored verbatim, in a range as long as the extent.
     Data(Stored),
     /// As [`Data`](Self::Data), and the source knows that range to be a hole of a sparse file: zeros that need
     /// not be read. The image still maps them: they count as allocated.
@@ -60,7 +60,7 @@ pub struct Coded {
 /// How the stored bytes of a [`Coded`] unit carry its guest bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Payload {
-    /// As they are, behind a prefix of so many bytes; what is masked out reads zero.
+    /// As they are, after a prefix of this many bytes; what is masked out reads zero.
     Plain {
         /// Length of the prefix in bytes.
         prefix: u64,
@@ -101,7 +101,7 @@ pub trait Codec: Send + Sync + fmt::Debug {
     /// stream that stands for itself, the answer says where it lies, so that it can be carried over as it is.
     ///
     /// # Errors
-    /// `malformed` where the unit does not decode to exactly the guest bytes asked for. Offsets in the error, if
+    /// `malformed` if the unit does not decode to exactly the guest bytes asked for. Offsets in the error, if
     /// any, are of the stored object only where the codec knows them; else the caller adds the place of the unit.
     fn decode(
         &self,
@@ -111,8 +111,8 @@ pub trait Codec: Send + Sync + fmt::Debug {
         tally: &mut Tally,
     ) -> Result<Option<CompressedStream>>;
 
-    /// Where in `stored` the guest bytes of a unit of `len` bytes lie as they are, where that is so: they are used there,
-    /// and [`decode`](Self::decode) is not asked.
+    /// Returns the range of `stored` that contains the guest bytes of a unit of `len` bytes verbatim, if there is one. The
+    /// engine then uses that range and does not call [`decode`](Self::decode).
     fn verbatim_range(&self, stored: &[u8], len: usize) -> Option<Range<usize>>;
 
     /// The warning that a tally over many units amounts to.
@@ -150,12 +150,12 @@ impl Extent {
         Self { guest, kind }
     }
 
-    /// True where the guest bytes are zeros without reading anything.
+    /// True if the guest bytes are zeros without reading anything.
     pub fn is_zero(&self) -> bool {
         matches!(self.kind, ExtentKind::Zero | ExtentKind::Hole | ExtentKind::Sparse(_))
     }
 
-    /// True where the image maps the guest bytes to stored bytes: what `allocated_bytes` counts.
+    /// True if the image maps the guest bytes to stored bytes: what `allocated_bytes` counts.
     pub fn is_allocated(&self) -> bool {
         matches!(self.kind, ExtentKind::Data(_) | ExtentKind::Sparse(_) | ExtentKind::Coded(_))
     }
@@ -169,10 +169,10 @@ impl Extent {
         }
     }
 
-    /// The part of the extent inside `window`; a coded unit stays whole. `None` where they do not meet.
+    /// The part of the extent inside `window`; a coded unit stays whole. `None` if they do not meet.
     pub fn clip(&self, window: GuestRange) -> Option<Self> {
         let guest = self.guest.intersection(window)?;
-        let skip = guest.start().get().saturating_sub(self.guest.start().get());
+        let skip = self.guest.offset_of(guest.start())?;
         let cut = |stored: &Stored| Stored {
             file: stored.file,
             range: stored.range.skip(skip).split_at(guest.len()).0,
@@ -236,12 +236,12 @@ impl Extents {
         self.0.len()
     }
 
-    /// True where there is none.
+    /// True if there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Address behind the last extent.
+    /// Address after the last extent.
     pub fn end(&self) -> Option<GuestOffset> {
         self.0.last().map(|last| last.guest.end())
     }

@@ -124,7 +124,7 @@ impl<'a> Walk<'a> {
 }
 
 /// How much of each of `cells` equal parts of the disk is mapped to stored data, from 0 to 1: the strip of `info`. No
-/// data is read. `None` where more than `most_bytes` of tables would have to be read.
+/// data is read. `None` if more than `most_bytes` of tables would have to be read.
 ///
 /// # Errors
 /// The disk's refusal; those of its map.

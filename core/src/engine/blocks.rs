@@ -97,7 +97,7 @@ impl Blocks {
     }
 }
 
-/// The whole blocks of `range`, and what is less than a block before and behind them. The last block of the disk is
+/// The whole blocks of `range`, and what is less than a block before and after them. The last block of the disk is
 /// whole although it may be short.
 pub(super) fn split(range: GuestRange, end: Option<u64>) -> (GuestRange, GuestRange, GuestRange) {
     let aligned = |at: GuestOffset| at.is_aligned(BLOCK);
@@ -152,7 +152,7 @@ impl InOrder {
     }
 }
 
-/// The start of the block that holds `at`, and of the one behind it.
+/// The start of the block that holds `at`, and of the one after it.
 pub(super) fn block_of(at: GuestOffset) -> (u64, u64) {
     let start = at.get() - at.get() % crate::digest::BLOCK;
     (start, start.saturating_add(crate::digest::BLOCK))

@@ -138,7 +138,7 @@ impl Job {
     }
 }
 
-/// A unit whose guest bytes are stored as they are is plain bytes from here on.
+/// A unit whose guest bytes are stored verbatim is plain bytes from here on.
 fn take_verbatim(piece: Piece) -> Piece {
     let len = piece.guest.len() as usize;
     let range = piece.codec.as_ref().and_then(|codec| codec.verbatim_range(&piece.bytes, len));

@@ -70,7 +70,7 @@ impl Encoding {
         self.jobs.len()
     }
 
-    /// True where nothing more should be given to it before something was taken.
+    /// True if nothing more should be given to it before something was taken.
     pub(crate) fn is_full(&self) -> bool {
         self.jobs.len() >= self.most
     }
@@ -157,7 +157,7 @@ impl Encoding {
         self.flush();
     }
 
-    /// The next units in guest order; `None` where nothing is under way.
+    /// The next units in guest order; `None` if nothing is under way.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Vec<Encoded>>>> {
         if self.jobs.is_empty() {
             return Poll::Ready(None);

@@ -37,7 +37,7 @@ const ABREAST: usize = 4;
 
 /// Of the bytes that a window needs, at most one in so many is read through gaps on top.
 const WASTE: u64 = 128;
-/// And so many bytes once: small images are read whole rather than in bits.
+/// And this many bytes once: small images are read whole rather than in bits.
 const WASTE_ONCE: u64 = 512 << 10;
 
 pub(super) struct MappedFeed {
@@ -73,7 +73,7 @@ impl Group {
     }
 }
 
-/// Reservation that a fetch takes: what it reads and what that decodes to.
+/// Memory that a fetch takes: what it reads and what that decodes to.
 fn needs(fetch: &Fetch) -> u64 {
     fetch.range.len().saturating_add(fetch.decoded)
 }
@@ -124,7 +124,7 @@ impl MappedFeed {
         self.mapped_to.get()
     }
 
-    /// True where nothing can be asked of the sources before others give room back.
+    /// True if nothing can be asked of the sources before others give room back.
     pub(super) fn waits_for_room(&self) -> bool {
         self.admission.is_some() && self.reads.is_empty() && self.mapping.is_none()
     }
@@ -145,6 +145,7 @@ impl MappedFeed {
     ) -> Result<Fed> {
         let mut moved = false;
         if self.mapping.is_none() && !self.mapped_all() && self.groups.len() <= self.ahead() {
+            debug_assert!(self.reserved < self.budget.total(), "no run reserves all of it");
             let budget = self.budget.total().saturating_sub(self.reserved);
             let (disk, done) = (Arc::clone(&self.disk), Arc::clone(&self.done));
             self.mapping = Some(Box::pin(window(disk, self.mapped_to, done, budget, self.order)));
@@ -156,7 +157,8 @@ impl MappedFeed {
             moved = true;
             let window = window?;
             self.mapped_to = window.end;
-            self.allocated = self.allocated.saturating_add(window.allocated);
+            // Windows do not overlap, so that the sum fits.
+            self.allocated += window.allocated;
             zeros.extend(window.zeros);
             match self.order {
                 Order::Any => {
@@ -331,7 +333,7 @@ impl Mapped {
             |this: &Self| this.bytes >= most || this.unaligned >= UNALIGNED || this.extents.len() >= EXTENTS;
         while self.at < end && !full(self) {
             let to = self.at.checked_add(look).map_or(end, |to| to.min(end));
-            // Where there is little, the looks become wider.
+            // If there is little, the looks become wider.
             look = look.saturating_mul(4);
             for mut extent in disk.extents(GuestRange::between(self.at, to)).await? {
                 let left = most.saturating_sub(self.bytes).max(BLOCK);
@@ -354,7 +356,7 @@ impl Mapped {
                 self.at = guest.end();
                 self.bytes = self.bytes.saturating_add(more);
                 if extent.is_allocated() {
-                    self.allocated = self.allocated.saturating_add(guest.len());
+                    self.allocated += guest.len();
                 }
                 if !(guest.start().is_aligned(BLOCK) && (guest.end().is_aligned(BLOCK) || self.at == end)) {
                     self.unaligned += 1;

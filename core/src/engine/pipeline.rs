@@ -31,7 +31,7 @@ pub(crate) struct Pipeline<M> {
     held: Option<Option<GuestItem>>,
     /// Behind what was taken last: in guest order, how far the disk is.
     at: u64,
-    /// What an earlier run placed, and is not read: before the next item behind it comes the notice of it.
+    /// What an earlier run placed, and is not read: before the next item after it comes the notice of it.
     done: Option<GuestRange>,
     /// What lies before was counted by an earlier run.
     counted_to: u64,
@@ -89,7 +89,7 @@ impl<M: ItemMeter> Pipeline<M> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Asks for [`PipelineEvent::Paused`], soon, unless the end comes before. What comes behind it begins a unit.
+    /// Asks for [`PipelineEvent::Paused`], soon, unless the end comes before. What comes after it begins a unit.
     pub(crate) fn pause(&mut self) {
         self.wants_pause = true;
     }

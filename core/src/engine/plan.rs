@@ -24,7 +24,7 @@ pub struct RequestLimits {
     pub bytes: u64,
     /// Most bytes that the coded units of one request decode to; a single unit may decode to more.
     pub decoded: u64,
-    /// A gap of at most so many bytes is read through.
+    /// A gap of at most this many bytes is read through.
     pub gap: u64,
 }
 
@@ -138,7 +138,7 @@ fn bridged(
     bridged
 }
 
-/// For each part, where the run ends that it is in: neighbours, and what lies behind gaps that are read through.
+/// For each part, where the run ends that it is in: neighbours, and what lies after gaps that are read through.
 fn ends(parts: &[(FileIndex, FetchPart)], bridged: &[bool]) -> Vec<u64> {
     let mut ends: Vec<u64> = Vec::with_capacity(parts.len());
     let mut behind: Option<(FileIndex, u64, u64, bool)> = None;
@@ -180,7 +180,7 @@ impl Limits {
     }
 }
 
-/// True where `part` begins inside `last`, right behind it, or behind a gap to be read through, and there is room for at
+/// True if `part` begins inside `last`, right after it, or after a gap to be read through, and there is room for at
 /// least a byte of it.
 fn joins(last: &Fetch, file: FileIndex, part: &FetchPart, limits: &Limits) -> bool {
     let start = part.stored.start();
@@ -237,7 +237,7 @@ impl Fetch {
     }
 
     fn of(file: FileIndex, mut parts: Vec<FetchPart>, within: StoredRange) -> Self {
-        // Where parts lie over each other, a later one may begin before the place that an earlier one was cut at.
+        // If parts lie over each other, a later one may begin before the place that an earlier one was cut at.
         parts.sort_by_key(|part| (part.stored, part.guest));
         let start = parts.first().map_or(within.start(), |part| part.stored.start());
         let end = parts.iter().map(|part| part.stored.end()).max().unwrap_or(start);

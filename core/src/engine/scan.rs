@@ -10,7 +10,7 @@ use crate::layout::{BlockRun, Scanned};
 
 const BLOCK_BYTES: usize = BLOCK as usize;
 
-/// True where every byte is zero. Runs at the speed of memory: it looks at 256 bytes between two branches.
+/// True if every byte is zero. Runs at the speed of memory: it looks at 256 bytes between two branches.
 pub fn is_zero(bytes: &[u8]) -> bool {
     let (chunks, rest) = bytes.as_chunks::<256>();
     chunks.iter().all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
@@ -49,6 +49,7 @@ impl Scanned {
     /// The part within `range`, which begins at a block's start, and ends at a block's end or where this one does. Streams of
     /// units that are not wholly in it are left out.
     pub(crate) fn part(&self, range: GuestRange) -> Self {
+        debug_assert!(self.guest.contains(range), "a part lies within");
         let skip = range.start().get() - self.guest.start().get();
         let runs = self.ranges().filter_map(|(run, zero)| {
             let bytes = run.intersection(range)?.len();
@@ -68,6 +69,7 @@ impl Scanned {
 
     /// The bytes of `range`, which lies within.
     pub fn slice(&self, range: GuestRange) -> Bytes {
+        debug_assert!(self.guest.contains(range), "a part lies within");
         let skip = (range.start().get() - self.guest.start().get()) as usize;
         self.bytes.slice(skip..skip + range.len() as usize)
     }

@@ -1,7 +1,7 @@
 //! Feeding a transfer from an image that is read in one pass.
 //!
 //! What never comes is zero, and that shows only at the end. To hold little until then, a gap is taken for zeros as soon as
-//! there are too many gaps behind it, and in guest order at once: whatever waited behind it would fill the budget.
+//! there are too many gaps after it, and in guest order at once: whatever waited after it would fill the budget.
 
 use std::task::{Context, Poll};
 
@@ -77,7 +77,7 @@ impl StreamFeed {
         self.virtual_bytes
     }
 
-    /// True where nothing can be asked of the stream before others give room back.
+    /// True if nothing can be asked of the stream before others give room back.
     pub(super) fn waits_for_room(&self) -> bool {
         self.admission.is_some()
     }
@@ -129,7 +129,8 @@ impl StreamFeed {
         let mut held = Vec::with_capacity(pieces.len());
         for piece in pieces {
             zeros.extend(self.covered.add(piece.guest)?);
-            self.allocated = self.allocated.saturating_add(piece.guest.len());
+            // Pieces do not overlap, so that the sum fits.
+            self.allocated += piece.guest.len();
             let bytes = reserved.split(piece.bytes.len() as u64).hold(piece.bytes);
             held.push(Piece { bytes, ..piece });
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  map ──window──▶ plan ──group──▶ room ──▶ reads ──▶ jobs ──▶ blocks ──▶ (guest order) ──▶ items
-//!       1 ahead                 in turn    in flight  CPU pool  assembled     where asked
+//!       1 ahead                 in turn    in flight  CPU pool  assembled     if asked
 //! ```
 //!
 //! Everything is one state machine that is polled: no task is spawned, so dropping it drops every request under way.
@@ -107,7 +107,7 @@ impl Transfer {
         }
     }
 
-    /// True where nothing goes on but waiting for room in a budget, which others hold, or the items given out.
+    /// True if nothing goes on but waiting for room in a budget, which others hold, or the items given out.
     pub(crate) fn waits_for_room(&self) -> bool {
         self.jobs.is_empty()
             && match &self.feed {
@@ -133,7 +133,7 @@ impl Transfer {
         }
     }
 
-    /// True where the image comes in one pass, and its size may show only at its end.
+    /// True if the image comes in one pass, and its size may show only at its end.
     pub(crate) fn is_stream(&self) -> bool {
         matches!(self.feed, Feed::Stream(_))
     }
@@ -177,7 +177,7 @@ impl Transfer {
         }
     }
 
-    /// One round over everything under way; true where something moved.
+    /// One round over everything under way; true if something moved.
     fn advance(&mut self, cx: &mut Context<'_>) -> Result<bool> {
         let mut moved = false;
         let mut fetched = Vec::new();

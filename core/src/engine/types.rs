@@ -33,7 +33,7 @@ pub struct TransferOptions {
     pub zero_leaf: Option<Hash>,
     /// Which compressed streams are wanted too.
     pub passthrough: Option<Passthrough>,
-    /// Most requests in flight; where not said, what the source finds worth having.
+    /// Most requests in flight; by default as many as the source finds worthwhile.
     pub connections: Option<usize>,
     /// The bound on bytes in flight.
     pub budget: Budget,

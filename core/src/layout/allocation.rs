@@ -19,7 +19,8 @@ pub(crate) async fn allocation(disk: &Disk, unit: Option<u64>) -> Result<(u64, O
         for extent in disk.extents(GuestRange::between(at, end)).await? {
             at = extent.guest.end();
             if extent.is_allocated() {
-                allocated = allocated.saturating_add(extent.guest.len());
+                // Extents do not overlap, so that the sum fits.
+                allocated += extent.guest.len();
             }
             if let (Some(units), false) = (&mut units, extent.is_zero()) {
                 units.add(extent.guest)?;

@@ -22,11 +22,11 @@ pub trait Encoder: Send + Sync + fmt::Debug {
     fn encode(&self, unit: u64, guest: &[u8], out: &mut [u8]) -> Result<Coding>;
 
     /// The kind of compressed stream that [`pass_through`](Self::pass_through) takes from a source which compresses the same unit;
-    /// `None` where every unit is to be compressed anew.
+    /// `None` if every unit is to be compressed anew.
     fn passthrough(&self) -> Option<Compression>;
 
     /// As [`encode`](Self::encode), with the stream that the source had for the unit: it decodes to `guest`, which was seen,
-    /// and is exactly as long as it needs to be. `None` where it does not suit.
+    /// and is exactly as long as it needs to be. `None` if it does not suit.
     ///
     /// # Errors
     /// See [`encode`](Self::encode).

@@ -15,7 +15,7 @@ use crate::source::{BoxFuture, HeadTail, Source};
 /// the sink that it is made for, see [`crate::sink::WriteOrder`]:
 ///
 /// * [packed](Self::needs_map), units are appended in guest order as they come, what turns out to be zeros is left out,
-///   and what must stand in front of them is written last;
+///   and what must stand before them is written last;
 /// * placed, for a sink that is strictly sequential, all positions follow from the map, and all is written front to back.
 pub trait Layout: Send + Sync {
     /// Name of the format as the command line spells it.
@@ -24,7 +24,7 @@ pub trait Layout: Send + Sync {
     /// Which kind of it.
     fn variant(&self) -> String;
 
-    /// The options on which its bytes depend, as text that differs where they do: a run that was interrupted is gone on with
+    /// The options on which its bytes depend, as text that differs where they do: a run that was interrupted is continued
     /// only where it is the same.
     fn options(&self) -> String;
 
@@ -40,25 +40,25 @@ pub trait Layout: Send + Sync {
     /// Size in bytes that a disk of `source_bytes` is written with: the same, or larger where that was asked for.
     ///
     /// # Errors
-    /// `destination_unsuitable` where the format cannot keep it exactly, or not at all.
+    /// `destination_unsuitable` if the format cannot keep it exactly, or not at all.
     fn virtual_bytes(&self, source_bytes: u64) -> Result<u64>;
 
     /// What the target takes, where the size of the disk is known. Without a map every unit counts.
     ///
     /// # Errors
-    /// `destination_unsuitable` where the format cannot hold it.
+    /// `destination_unsuitable` if the format cannot hold it.
     fn output_size(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>>;
 
     /// The beginning, called once before anything is placed.
     ///
     /// # Errors
-    /// `destination_unsuitable` where the format cannot hold the disk.
+    /// `destination_unsuitable` if the format cannot hold the disk.
     fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes>;
 
-    /// LayoutInput a part of the disk.
+    /// Takes a part of the disk.
     ///
     /// # Errors
-    /// `destination_unsuitable` where the format cannot hold it.
+    /// `destination_unsuitable` if the format cannot hold it.
     fn place(&mut self, part: Part) -> Result<Vec<Write>>;
 
     /// What it gathers, to be written now: of all that was placed, nothing is left but what it can tell from how many bytes
@@ -69,14 +69,14 @@ pub trait Layout: Send + Sync {
     /// bytes.
     ///
     /// # Errors
-    /// `destination_unsuitable` where the format cannot hold a disk of that size.
+    /// `destination_unsuitable` if the format cannot hold a disk of that size.
     fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)>;
 
     /// Looks at the target as it was written, before it is published: it must be of this format and of no other,
     /// whatever the guest has on its disk.
     ///
     /// # Errors
-    /// `destination_unsuitable` where others would take it for another format.
+    /// `destination_unsuitable` if others would take it for another format.
     fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>>;
 
     /// Opens the target with the reader of its format.

@@ -23,7 +23,7 @@ pub struct Encoded {
     pub unit: u64,
     /// How its bytes carry it.
     pub coding: Coding,
-    /// Its bytes. A plain unit is whole, with zeros behind the disk's end.
+    /// Its bytes. A plain unit is whole, with zeros after the disk's end.
     pub bytes: Bytes,
 }
 
@@ -32,7 +32,7 @@ pub struct Encoded {
 pub enum Coding {
     /// As they are: it would not have become smaller.
     Plain,
-    /// As the encoder made them; so many bytes.
+    /// As the encoder made them; this many bytes.
     Coded(usize),
 }
 
@@ -41,7 +41,7 @@ pub enum Coding {
 pub struct BlockRun {
     /// How many bytes: whole blocks, but for the last one of the disk.
     pub bytes: u64,
-    /// True where they are zeros.
+    /// True if they are zeros.
     pub zero: bool,
 }
 

@@ -11,7 +11,7 @@ use crate::layout::unit_map::UnitMap;
 /// A step that a layout asks of the sink.
 #[derive(Clone, Debug)]
 pub enum Write {
-    /// These pieces, one behind the other, from there on.
+    /// These pieces, one after the other, from there on.
     Bytes(TargetOffset, Vec<Bytes>),
     /// Zeros.
     Zero(TargetRange),
@@ -35,7 +35,7 @@ impl Write {
     }
 }
 
-/// Writes one after the other, made as they are taken: tables of any size in bounded memory.
+/// Writes one after the other, made verbatim taken: tables of any size in bounded memory.
 pub type Writes = Box<dyn Iterator<Item = Write> + Send>;
 
 /// What a layout is told of the disk.
@@ -48,7 +48,7 @@ pub struct LayoutFacts {
     /// What identifiers are derived from, beside format, options and size: [`crate::disk::ImageInfo::fingerprint`].
     pub fingerprint: [u8; 32],
     /// The units of [`Layout::unit`] that the map says to hold data. Always there for a layout that
-    /// [needs it](Layout::needs_map); `None` where it was not walked.
+    /// [needs it](Layout::needs_map); `None` if it was not walked.
     pub map: Option<UnitMap>,
 }
 
@@ -59,7 +59,7 @@ setters!(LayoutFacts { virtual_bytes: Option<u64>, fingerprint: [u8; 32], map: O
 pub struct OutputSize {
     /// Length of the target in bytes, at most.
     pub bytes: u64,
-    /// True where it is exactly that.
+    /// True if it is exactly that.
     pub exact: bool,
 }
 

@@ -50,7 +50,7 @@ impl UnitMap {
     /// Adds the units that `guest` touches. It does not begin before the last unit that is there.
     ///
     /// # Errors
-    /// `internal` where it does; `destination_unsuitable` where there are too many runs.
+    /// `internal` if it does; `destination_unsuitable` if there are too many runs.
     pub fn add(&mut self, guest: GuestRange) -> Result<()> {
         if guest.is_empty() {
             return Ok(());
@@ -93,7 +93,7 @@ impl UnitMap {
         self.count
     }
 
-    /// Behind the last unit.
+    /// After the last unit.
     fn end(&self) -> Option<u64> {
         let last = self.runs.last()?;
         Some(last.start.saturating_add(self.count.saturating_sub(last.rank)))

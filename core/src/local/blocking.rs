@@ -33,7 +33,7 @@ impl Stop {
 /// remains is the one system call that it is in.
 ///
 /// # Errors
-/// Those of `work`; `cancelled` where the runtime shuts down.
+/// Those of `work`; `cancelled` if the runtime shuts down.
 ///
 /// # Panics
 /// Outside a tokio runtime.
@@ -98,7 +98,7 @@ impl SerialQueue {
     /// Runs `work` in its turn. Dropping the future is as in [`blocking`].
     ///
     /// # Errors
-    /// Those of `work`; `cancelled` where the runtime shuts down.
+    /// Those of `work`; `cancelled` if the runtime shuts down.
     ///
     /// # Panics
     /// Outside a tokio runtime.

@@ -26,7 +26,7 @@ impl CpuPool {
     /// A pool of `threads` workers, at least one; 0 means one a core.
     ///
     /// # Errors
-    /// `internal` where the system gives no thread.
+    /// `internal` if the system gives no thread.
     pub fn new(threads: usize) -> Result<Self> {
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -53,7 +53,7 @@ impl CpuPool {
     /// drops a job that has not started; one that has runs to its end, unheard.
     ///
     /// # Errors
-    /// What the job answers; `internal` where it panics.
+    /// What the job answers; `internal` if it panics.
     pub fn run<T, F>(&self, job: F) -> impl Future<Output = Result<T>> + Send + use<T, F>
     where
         T: Send + 'static,

@@ -62,7 +62,7 @@ impl<'a> Gather<'a> {
     }
 
     /// What one call is asked to write where memory and lengths must be multiples of `align`, and `at`, where it begins in
-    /// the target, as well: none where the next piece is not so, or where that comes to less than `least` bytes.
+    /// the target, as well: none if the next piece is not so, or where that comes to less than `least` bytes.
     pub(crate) fn aligned(&self, at: u64, align: usize, least: usize) -> Vec<IoSlice<'a>> {
         let mut slices = if at.is_multiple_of(align as u64) { self.slices(usize::MAX) } else { Vec::new() };
         let whole = |slice: &IoSlice<'_>| {
@@ -76,7 +76,7 @@ impl<'a> Gather<'a> {
         slices
     }
 
-    /// Goes on behind the next `done` bytes.
+    /// Goes on after the next `done` bytes.
     pub(crate) fn advance(&mut self, done: usize) {
         self.skip += done;
         while let [first, others @ ..] = self.rest

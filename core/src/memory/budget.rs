@@ -1,8 +1,12 @@
 //! One budget for all bytes in flight.
 //!
-//! Reservation is taken at once for all that a step will need, input and decoded output together, before the step starts,
-//! and in the order of the plan. Whoever holds room therefore never waits for more, and nothing can deadlock, also
-//! where many conversions share one budget. Reservation goes back when the bytes that it was taken for are dropped.
+//! Memory is reserved at once for all that a step needs, input and decoded output together, before the step starts, in
+//! the order of the plan. Whoever holds a reservation therefore never waits for more, and nothing can deadlock, even if
+//! many conversions share one budget. A reservation is returned when the bytes that it was made for are dropped.
+//!
+//! ```text
+//! ├── reserved for whole runs: at most 5/8 ──┼── always moves: at least 3/8 ──┤
+//! ```
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,14 +16,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
 
-/// Reservation is counted in units of 4 KiB.
+/// Memory is counted in units of 4 KiB.
 const UNIT: u64 = 4096;
 
 /// A bound on the bytes in flight. Clones share it: that is how conversions do.
 #[derive(Clone, Debug)]
 pub struct Budget {
     units: Arc<Semaphore>,
-    /// Reservation of those who keep it while they wait for more.
+    /// The share of those who hold it while they wait for more.
     kept: Arc<Semaphore>,
     total: u64,
     used: Arc<Usage>,
@@ -59,18 +63,19 @@ impl Budget {
         self.total * UNIT
     }
 
-    /// Bytes that are taken now.
+    /// Bytes that are reserved now.
     pub fn used(&self) -> u64 {
         self.used.now.load(Ordering::Relaxed)
     }
 
-    /// The most bytes that were taken at any time.
+    /// The most bytes that were reserved at any time.
     pub fn peak(&self) -> u64 {
         self.used.peak.load(Ordering::Relaxed)
     }
 
-    /// Waits for room for `bytes`, first come, first served. More than what nobody can [reserve for a run](Self::reserve_for_run) is answered with
-    /// that: one step must always be possible.
+    /// Reserves `bytes` as soon as they are free; requests are served in the order in which they are made. A request for
+    /// more than what nobody can [reserve for a run](Self::reserve_for_run) is answered with that: one step must always be
+    /// possible.
     ///
     /// # Errors
     /// `internal`: the budget is never closed.
@@ -79,6 +84,7 @@ impl Budget {
     }
 
     async fn reserve_units(&self, units: u64) -> Result<Reservation> {
+        debug_assert!(units <= self.total, "bounded by the caller");
         let permits = u32::try_from(units).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.units).acquire_many_owned(permits).await;
         let permit = permit.map_err(|_| Error::internal("the budget was closed"))?;
@@ -87,14 +93,15 @@ impl Budget {
         Ok(Reservation { permit, used: Arc::clone(&self.used) })
     }
 
-    /// Waits for room for `bytes` that is kept while more is taken and given back: the buffers of a sink. All who keep some
-    /// have together at most five eighths of the budget, so that the rest always moves. More than that is answered with as
-    /// much. Who keeps some must not ask for more to keep.
+    /// Reserves `bytes` for a whole run, such as the buffers of a sink, while more is reserved and returned. All runs together
+    /// hold at most five eighths of the budget this way, so that the rest always moves; a request for more is answered with
+    /// that much. A run asks for such a reservation once.
     ///
     /// # Errors
     /// See [`reserve`](Self::reserve).
     pub async fn reserve_for_run(&self, bytes: u64) -> Result<Reserved> {
         let units = bytes.div_ceil(UNIT).min(self.total / 8 * 5);
+        debug_assert!(units <= self.total, "bounded by the caller");
         let permits = u32::try_from(units).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.kept).acquire_many_owned(permits).await;
         let permit = permit.map_err(|_| Error::internal("the budget was closed"))?;
@@ -102,14 +109,14 @@ impl Budget {
     }
 }
 
-/// Reservation that is kept from the beginning of a conversion to its end; dropping it gives it back.
+/// Memory that is reserved from the beginning of a conversion to its end; dropping it returns it.
 #[derive(Debug)]
 pub struct Reserved {
     _reservation: Reservation,
     _permit: OwnedSemaphorePermit,
 }
 
-/// Reservation that was taken; dropping it gives it back.
+/// Memory that is reserved; dropping it returns it.
 #[derive(Debug)]
 pub struct Reservation {
     permit: OwnedSemaphorePermit,
@@ -117,17 +124,17 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Splits off room for `bytes`, or for all that is left of it.
+    /// Splits off a reservation of `bytes`, or for all that is left of it.
     pub fn split(&mut self, bytes: u64) -> Self {
         let units =
             usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX).min(self.permit.num_permits());
         let permit = self.permit.split(units);
         // Cannot fail: there are at least so many.
-        let permit = permit.unwrap_or_else(|| unreachable!("room is split within what it has"));
+        let permit = permit.unwrap_or_else(|| unreachable!("a reservation is split within its size"));
         Self { permit, used: Arc::clone(&self.used) }
     }
 
-    /// Ties the room to `bytes`: it goes back when the last slice of them is dropped.
+    /// Ties the reservation to `bytes`: it is returned when the last slice of them is dropped.
     pub fn hold(self, bytes: Bytes) -> Bytes {
         Bytes::from_owner(Held { bytes, _reservation: self })
     }
@@ -157,11 +164,11 @@ mod tests {
     #[tokio::test]
     async fn room_goes_back_with_the_last_slice() {
         let budget = Budget::new(Budget::SMALLEST);
-        let mut room = budget.reserve(1 << 20).await.unwrap();
-        let part = room.split(8192);
+        let mut reservation = budget.reserve(1 << 20).await.unwrap();
+        let part = reservation.split(8192);
         let bytes = part.hold(Bytes::from(vec![1; 8192]));
         let slice = bytes.slice(10..20);
-        drop((bytes, room));
+        drop((bytes, reservation));
         assert_eq!(budget.used(), 8192);
         drop(slice);
         assert_eq!((budget.used(), budget.peak()), (0, 1 << 20));

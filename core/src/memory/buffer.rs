@@ -56,6 +56,14 @@ impl Buffer {
         Ok(Self { held: Held::Mapped(Some(map)), len })
     }
 
+    /// A buffer for `bytes` bytes of a range.
+    ///
+    /// # Errors
+    /// `out_of_memory`, also if that is more than the address space.
+    pub fn for_bytes(bytes: u64) -> Result<Self> {
+        Self::new(usize::try_from(bytes).map_err(|_| Error::out_of_memory(bytes))?)
+    }
+
     /// The buffer as bytes that can be shared; the memory goes back with the last slice of them.
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
@@ -76,7 +84,7 @@ pub fn zeros(len: usize) -> Result<Bytes> {
 }
 
 fn no_memory(len: usize, error: std::io::Error) -> Error {
-    Error::out_of_memory(len).caused_by(error)
+    Error::out_of_memory(len as u64).caused_by(error)
 }
 
 /// A buffer that is filled from its start, piece by piece.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! prepare  first MiB zeroed, flushed             from here on the old content is gone, and looks gone:
-//! write    behind the first MiB: to the device   no partition table, no file system, no image header
+//! write    after the first MiB: to the device   no partition table, no file system, no image header
 //!          in the first MiB: kept in memory
 //! finish   flush, first MiB written, flush
 //! ```
@@ -65,7 +65,7 @@ impl Default for DeviceSinkOptions {
     }
 }
 
-/// True where `path` is a block device, or a link that leads to one: then a target is written with [`BlockDeviceSink`].
+/// True if `path` is a block device, or a link that leads to one: then a target is written with [`BlockDeviceSink`].
 pub fn is_block_device(path: impl AsRef<Path>) -> bool {
     std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device())
 }
@@ -79,7 +79,7 @@ pub fn is_block_device(path: impl AsRef<Path>) -> bool {
 /// that fails or is killed leaves a device that looks empty. What was on it before is not brought back.
 ///
 /// Zeros are made by the device where it can (which may free their room), and written where it cannot; they
-/// are never taken for granted. What lies behind the target's length on a larger device, and behind the first
+/// are never taken for granted. What lies after the target's length on a larger device, and after the first
 /// [`DEVICE_HEAD_BYTES`] bytes, stays as it was. The partitions that the kernel knows of are those of before until somebody has it look
 /// again (`blockdev --rereadpt`).
 ///
@@ -95,19 +95,19 @@ struct Inner {
     file: Arc<File>,
     url: String,
     options: DeviceSinkOptions,
-    /// None where it is written by plain calls.
+    /// None if it is written by plain calls.
     ring: Option<Arc<Ring>>,
     /// Length of the device in bytes.
     len: u64,
     /// The target's first bytes, zeros until they are written: [`DEVICE_HEAD_BYTES`] of them, or all of a device that is shorter.
     head: Mutex<Vec<u8>>,
     head_len: u64,
-    /// Behind the last byte that was told of.
+    /// After the last byte that was told of.
     end: AtomicU64,
     written: AtomicU64,
     /// Bytes written since the device was last asked to store them.
     unsynced: AtomicU64,
-    /// The device once more, past the kernel's cache; none where it does not do that.
+    /// The device once more, past the kernel's cache; none if it does not do that.
     direct: Option<File>,
     /// It refused what went past the cache: everything goes through it.
     cached: AtomicBool,
@@ -148,7 +148,7 @@ impl BlockDeviceSink {
     /// Claims the device `path`; symbolic links (`/dev/disk/by-id/…`) are followed. It is not changed yet.
     ///
     /// # Errors
-    /// `destination_busy` where it is mounted or otherwise in use; `destination_forbidden` without the permission to
+    /// `destination_busy` if it is mounted or otherwise in use; `destination_forbidden` without the permission to
     /// write, or where it is read-only; `destination_unsuitable` for what is no block device, or one of no length;
     /// `destination_unavailable`.
     pub async fn create(path: impl AsRef<Path>, options: DeviceSinkOptions) -> Result<Self> {
@@ -187,6 +187,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A write that would end after the last address.
+fn beyond(url: &str, at: TargetOffset, len: u64) -> Error {
+    unsuitable(format!("{len} bytes at {at} of {url} end after the last address"))
+}
+
 /// For what is done to its end whoever waits for it.
 fn to_its_end() -> Result<()> {
     Ok(())
@@ -218,10 +223,10 @@ impl Inner {
         Err(unsuitable(message).hint("choose a larger device, or a format that takes less"))
     }
 
-    /// Takes note of bytes that are told of.
+    /// Records bytes that are told of.
     fn reach(&self, at: TargetOffset, len: u64) -> Result<()> {
         self.ready()?;
-        let end = at.get().saturating_add(len);
+        let end = at.checked_add(len).ok_or_else(|| beyond(&self.url, at, len))?.get();
         self.fits(end, false)?;
         self.end.fetch_max(end, Ordering::Relaxed);
         Ok(())
@@ -270,7 +275,7 @@ impl Inner {
         self.put(rest, at.get().saturating_add(done as u64), &self.written, || stop.check())
     }
 
-    /// Takes note of what is written, and keeps what lies in the head. Returns how many bytes that is.
+    /// Records what is written, and keeps what lies in the head. Returns how many bytes that is.
     fn keep_head(&self, at: TargetOffset, pieces: &[Bytes]) -> Result<usize> {
         let len = pieces.iter().map(Bytes::len).sum::<usize>();
         self.reach(at, len as u64)?;
@@ -288,7 +293,7 @@ impl Inner {
         Ok(done)
     }
 
-    /// Takes note of bytes that the kernel was given. True where it is time to have the device store them.
+    /// Records bytes that the kernel was given. True if it is time to have the device store them.
     fn owes_sync(&self, wrote: usize) -> bool {
         let unsynced = self.unsynced.fetch_add(wrote as u64, Ordering::Relaxed).saturating_add(wrote as u64);
         self.options.sync && unsynced >= BACKLOG
@@ -440,7 +445,7 @@ impl Inner {
         if self.options.sync { self.sync() } else { Ok(()) }
     }
 
-    /// Gives up what is not published. False where it is.
+    /// Gives up what is not published. False if it is.
     fn discard(&self) -> bool {
         self.discard_in(&mut locked(&self.state))
     }

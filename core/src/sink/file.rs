@@ -81,11 +81,11 @@ struct Inner {
     file: Arc<File>,
     place: Place,
     options: FileSinkOptions,
-    /// None where it is written by plain calls.
+    /// None if it is written by plain calls.
     ring: Option<Arc<Ring>>,
     /// The kernel takes what is written to a file one call at a time.
     lane: Arc<SerialQueue>,
-    /// Behind the last byte written.
+    /// After the last byte written.
     end: AtomicU64,
     written: AtomicU64,
     state: Mutex<State>,
@@ -209,7 +209,7 @@ impl Inner {
         self.lane.run(move |stop| inner.write(at, &data, done, stop)).await
     }
 
-    /// Takes note of `wrote` bytes at `at`.
+    /// Records `wrote` bytes at `at`.
     fn count(&self, at: u64, wrote: usize) {
         self.written.fetch_add(wrote as u64, Ordering::Relaxed);
         if wrote > 0 {
@@ -220,7 +220,13 @@ impl Inner {
     /// Writes pieces of which `done` bytes are written.
     fn write(&self, at: TargetOffset, pieces: &[Bytes], done: usize, stop: &Stop) -> Result<()> {
         self.open()?;
-        let mut at = at.get().saturating_add(done as u64);
+        let len = pieces.iter().map(|piece| piece.len() as u64).sum();
+        if TargetRange::new(at, len).is_none() {
+            let message = format!("{len} bytes at {at} of {} end after the last address", self.place.url());
+            return Err(Error::new(ErrorKind::DestinationUnsuitable, message));
+        }
+        // `done` is a part of `len`.
+        let mut at = at.get() + done as u64;
         let mut rest = Gather::new(pieces);
         rest.advance(done);
         while !rest.is_empty() {
@@ -233,7 +239,7 @@ impl Inner {
                 Err(errno) => return Err(failed(&format!("writing at {at} to"), self.place.url(), errno)),
             };
             self.count(at, wrote);
-            at = at.saturating_add(wrote as u64);
+            at += wrote as u64;
             rest.advance(wrote);
         }
         Ok(())
@@ -272,7 +278,7 @@ impl Inner {
         Ok(Receipt { url: url.to_owned(), bytes: len, written, etag: None })
     }
 
-    /// Whether another run is to go on with it.
+    /// Whether another run is to continue with it.
     fn stays(&self) -> bool {
         self.options.resume && self.journal.load(Ordering::Relaxed)
     }
@@ -287,13 +293,13 @@ impl Inner {
         emptied.map_err(|errno| failed("emptying", self.place.url(), errno))
     }
 
-    /// Gives up what is not published. False where it is.
+    /// Gives up what is not published. False if it is.
     fn discard(&self) -> bool {
         let mut state = self.state();
         if *state == State::Open {
             *state = State::Discarded;
             if self.stays() {
-                // It waits for whoever goes on with it.
+                // It waits for whoever continues with it.
                 let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
                 return true;
             }

@@ -9,47 +9,48 @@ use serde::de::DeserializeOwned;
 use crate::error::Result;
 use crate::source::BoxFuture;
 
-/// What a place keeps of an interrupted run.
+/// What a destination has of an interrupted run.
 #[derive(Clone, Debug)]
 pub struct SavedCheckpoint {
     /// What was saved with [`Journal::save`].
     pub state: Bytes,
-    /// The bytes of the target that are there. The range ends at the `at` that was saved, or behind it.
+    /// The bytes of the target that are there. The range ends at the `at` that was saved, or after it.
     pub target: Range<u64>,
 }
 
-/// The journal of a target: what is needed to go on with it, kept in its place.
+/// The journal of a target: what is needed to continue it, kept at its destination.
 ///
-/// It is there while the target is written, and gone when it is published or given up; a sink that was made to be gone on
-/// with keeps it, and the target, when it is given up too.
+/// It exists while the target is written, and is removed when the target is published or given up. A sink that was made
+/// to be resumed keeps it, and the target, when it is given up too.
 pub trait Journal: Send + Sync {
-    /// What an interrupted run left. `None` where there is nothing, or nothing that can be used: then the target begins
-    /// anew. Called once, before [`prepare`](crate::sink::sink::Sink::prepare).
+    /// What an interrupted run left. `None` if there is nothing, or nothing that can be used: then the target starts over.
+    /// Called once, before [`prepare`](crate::Sink::prepare).
     ///
     /// # Errors
     /// The `destination_*` codes.
     fn load(&self) -> BoxFuture<'_, Result<Option<SavedCheckpoint>>>;
 
-    /// Drops what was left: the target begins anew.
+    /// Drops what was left: the target starts over.
     ///
     /// # Errors
     /// The `destination_*` codes.
     fn drop_saved(&self) -> BoxFuture<'_, Result<()>>;
 
-    /// Keeps `state`, which says how to go on from a target whose first `at` bytes are there, but for a front that is written
-    /// last; where the target is written in any order, from all that was written. The writes were answered before. It
-    /// comes to its end when these bytes would outlast this process, which may take until more was written; dropping it is
-    /// safe, and keeps either the state of before or this one.
+    /// Saves `state`, which says how to continue a target whose first `at` bytes are there, except for a front that is
+    /// written last; for a target that is written in any order, all that was written. The writes were answered before.
+    ///
+    /// The future ends when these bytes would outlast this process, which may take until more is written. Dropping it is
+    /// safe, and keeps either the previous state or this one.
     ///
     /// # Errors
-    /// The `destination_*` codes. The state of before is kept.
+    /// The `destination_*` codes. The previous state is kept.
     fn save(&self, at: u64, state: Bytes) -> BoxFuture<'_, Result<()>>;
 
-    /// Whether something stays, to be gone on with, where the target is given up now or was.
+    /// Whether something stays to be resumed if the target is given up now, or was.
     fn stays(&self) -> bool;
 }
 
-/// `value` as bytes: `magic`, the value, and their CRC-32. `None` where it cannot be put into bytes.
+/// `value` as bytes: `magic`, the value, and their CRC-32. `None` if it cannot be put into bytes.
 pub fn pack<T: Serialize>(magic: [u8; 8], value: &T) -> Option<Bytes> {
     let mut bytes = postcard::to_extend(value, magic.to_vec()).ok()?;
     bytes.extend(crc32fast::hash(&bytes).to_le_bytes());

@@ -41,7 +41,7 @@ pub trait Sink: Send + Sync {
     /// The `destination_*` codes.
     fn zero(&self, range: TargetRange) -> BoxFuture<'_, Result<()>>;
 
-    /// Gives the target its final length, waits for stable storage if asked, and publishes it under its name. Called once,
+    /// Returns the target its final length, waits for stable storage if asked, and publishes it under its name. Called once,
     /// after every write was answered. A sparse sink was told of every byte from 0 to `len` or reads it as zero; any other
     /// was told of every one.
     ///

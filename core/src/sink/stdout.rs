@@ -62,8 +62,8 @@ impl StdoutSink {
     /// The process's standard output, shown as `-`.
     ///
     /// # Errors
-    /// `destination_unsuitable` where it is a terminal; `destination_forbidden` where it is not open for writing;
-    /// `destination_unavailable` where it is closed.
+    /// `destination_unsuitable` if it is a terminal; `destination_forbidden` if it is not open for writing;
+    /// `destination_unavailable` if it is closed.
     pub fn new() -> Result<Self> {
         let output = io::stdout().as_fd().try_clone_to_owned();
         Self::over(output.map_err(|error| failed_io("opening", "standard output", &error))?, "-")
@@ -135,7 +135,7 @@ impl StdoutSink {
 }
 
 /// A pipe opened once more, without blocking: a flag that this process alone sees, while one set on the descriptor that
-/// it was given would be seen by all who share it. Where that cannot be, it is written in small pieces.
+/// it was given would be seen by all who share it. If that cannot be, it is written in small pieces.
 fn own(output: OwnedFd, flags: OFlags) -> (OwnedFd, OFlags) {
     let path = format!("/proc/self/fd/{}", output.as_raw_fd());
     let wanted = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -162,7 +162,7 @@ impl Inner {
         Error::new(ErrorKind::Cancelled, format!("writing to {} was given up", self.url))
     }
 
-    /// Gives up what is not finished. False where it is.
+    /// Gives up what is not finished. False if it is.
     fn give_up(&self) -> bool {
         let mut state = self.state();
         if *state == State::Open {
@@ -224,7 +224,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Waits until there is room, or until writing would fail; at most for `timeout`. True where the reader is gone.
+    /// Waits until there is room, or until writing would fail; at most for `timeout`. True if the reader is gone.
     fn poll(&self, timeout: Option<&Timespec>) -> Result<bool> {
         loop {
             let mut fds = [PollFd::new(&self.output, PollFlags::OUT), PollFd::new(&self.bell, PollFlags::IN)];

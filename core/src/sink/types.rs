@@ -29,9 +29,9 @@ pub enum ReadBack {
 pub struct SinkCapabilities {
     /// In which order it takes writes.
     pub order: WriteOrder,
-    /// True where bytes never written read as zeros, and [`Sink::zero`] costs nothing there.
+    /// True if bytes never written read as zeros, and [`Sink::zero`] costs nothing there.
     pub sparse: bool,
-    /// True where it gathers what is written in memory of its own: [`SinkHint::memory`] says how much it may hold.
+    /// True if it gathers what is written in memory of its own: [`SinkHint::memory`] says how much it may hold.
     pub buffers: bool,
     /// Most writes worth having in flight at once.
     pub in_flight: usize,
@@ -65,7 +65,7 @@ setters!(SinkCapabilities {
 pub struct SinkHint {
     /// The most bytes that the target can take, where that is known.
     pub most_bytes: Option<u64>,
-    /// True where it will be exactly as many.
+    /// True if it will be exactly as many.
     pub exact: bool,
     /// Bytes of memory that a sink which buffers may hold at any time.
     pub memory: u64,

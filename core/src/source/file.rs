@@ -20,7 +20,7 @@ use crate::source::types::{Capabilities, Identity, Segment, Traffic};
 #[derive(Debug)]
 pub struct FileSource {
     local: Arc<LocalFile>,
-    /// None where it is read by plain calls.
+    /// None if it is read by plain calls.
     ring: Option<Arc<Ring>>,
 }
 

@@ -15,7 +15,7 @@ impl SiblingName {
     /// Takes a name that an image states.
     ///
     /// # Errors
-    /// `external_data_refused` where it is anything but a plain name.
+    /// `external_data_refused` if it is anything but a plain name.
     pub fn new(name: &str) -> Result<Self> {
         let plain = !name.is_empty()
             && name.len() <= 255
@@ -44,7 +44,7 @@ pub trait Gate: Send + Sync {
     /// Opens the sibling of that name.
     ///
     /// # Errors
-    /// `external_data_refused` where the caller does not open siblings; the `source_*` codes.
+    /// `external_data_refused` if the caller does not open siblings; the `source_*` codes.
     fn open(&self, name: &SiblingName) -> BoxFuture<'_, Result<Arc<dyn Source>>>;
 }
 

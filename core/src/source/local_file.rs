@@ -172,10 +172,10 @@ impl LocalFile {
 
     /// Room for `range`.
     pub(super) fn buffer(range: StoredRange) -> Result<Buffer> {
-        Buffer::new(usize::try_from(range.len()).unwrap_or(usize::MAX))
+        Buffer::for_bytes(range.len())
     }
 
-    /// Goes on with a [`read`](Self::read) of which `filled` bytes are there.
+    /// Continues with a [`read`](Self::read) of which `filled` bytes are there.
     pub(super) fn read_on(
         &self,
         range: StoredRange,
@@ -233,7 +233,7 @@ impl LocalFile {
             found.push(Segment { range: StoredRange::between(at, end), hole });
             at = end;
         }
-        // Otherwise what lies behind the new end of a file that shrank would pass for a hole.
+        // Otherwise what lies after the new end of a file that shrank would pass for a hole.
         self.unchanged()?;
         Ok(found)
     }

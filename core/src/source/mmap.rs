@@ -22,7 +22,7 @@ use crate::source::types::{Capabilities, Identity, Segment, Traffic};
 #[derive(Debug)]
 pub struct MapSource {
     local: Arc<LocalFile>,
-    /// None where there is no byte.
+    /// None if there is no byte.
     map: Option<Arc<Mmap>>,
     /// The whole map; it keeps it alive, and so does each slice of it.
     bytes: Bytes,
@@ -41,7 +41,7 @@ impl MapSource {
     /// Opens and maps what `path` names; symbolic links are followed.
     ///
     /// # Errors
-    /// Those of [`FileSource::open`](super::file::FileSource::open); `source_unavailable` where it cannot be mapped.
+    /// Those of [`FileSource::open`](super::file::FileSource::open); `source_unavailable` if it cannot be mapped.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         blocking(move |_| LocalFile::open(&path).and_then(Self::over)).await
@@ -71,7 +71,7 @@ fn map(local: &LocalFile, len: usize) -> Result<Mmap> {
     // SAFETY: the map is read-only and lives as long as the last `Bytes` made of it, which owns it. What the compiler
     // must be able to rely on is that the bytes do not change while they are borrowed, and that cannot be enforced on
     // a file that others may write. It is a condition of this source, said to the embedder who chooses it: nobody
-    // writes to or shortens the file meanwhile. Where somebody does, every read and `verify` compare length and time
+    // writes to or shortens the file meanwhile. If somebody does, every read and `verify` compare length and time
     // and fail with `source_changed`; nothing here trusts a byte to be the same when read twice for memory safety
     // (parsers copy what they check); and a page that is gone ends the process with `SIGBUS`, it reads no other memory.
     let mapped = unsafe { MmapOptions::new().len(len).map(&**local.file()) };

@@ -122,7 +122,7 @@ pub const SEGMENTS: usize = 4096;
 /// The check that every source makes of a range before it reads.
 ///
 /// # Errors
-/// `truncated` where the range passes the object's end.
+/// `truncated` if the range passes the object's end.
 pub fn check_range(source: &dyn Source, range: StoredRange) -> Result<()> {
     if range.end().get() > source.len() {
         return Err(Error::truncated(format!(

@@ -7,7 +7,7 @@ use crate::address::StoredRange;
 pub struct Segment {
     /// Which bytes.
     pub range: StoredRange,
-    /// True where they are zeros that need not be read.
+    /// True if they are zeros that need not be read.
     pub hole: bool,
 }
 
@@ -31,11 +31,11 @@ setters!(Identity { etag: Option<String>, version_id: Option<String>, file: Opti
 pub struct Capabilities {
     /// The best length of one request, in bytes: long enough that its fixed cost does not matter.
     pub request_bytes: u64,
-    /// A gap of at most so many bytes between two needed ranges is cheaper read through than asked around.
+    /// A gap of at most this many bytes between two needed ranges is cheaper read through than asked around.
     pub gap_bytes: u64,
     /// Most requests worth having in flight at once.
     pub in_flight: usize,
-    /// True where a request crosses a network.
+    /// True if a request crosses a network.
     pub remote: bool,
 }
 

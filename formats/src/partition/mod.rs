@@ -21,8 +21,8 @@ mod walk;
 
 use std::fmt;
 
-use diskferry_core::Disk;
-use diskferry_core::{Result, Warning};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Result, Warning};
 
 pub use gpt::Guid;
 pub use signature::FileSystem;

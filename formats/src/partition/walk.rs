@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use diskferry_core::Disk;
-use diskferry_core::Result;
-use diskferry_core::{GuestOffset, GuestRange};
+use diskferry_core::address::{GuestOffset, GuestRange};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::Result;
 use futures_util::future::try_join;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 

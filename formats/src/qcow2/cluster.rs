@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use diskferry_core::GuestRange;
-use diskferry_core::{Codec, CompressedStream, Payload, Tally};
-use diskferry_core::{Error, Result, Warning};
+use diskferry_core::address::GuestRange;
+use diskferry_core::error::{Error, Result, Warning};
+use diskferry_core::extent::{self, Codec, Payload, Stream, Tally};
 
 use super::header::Compression;
 use crate::codec;
@@ -20,18 +20,15 @@ pub(super) struct Compressed {
 impl Compressed {
     /// Decodes a whole cluster. A deflate stream without its end marker cannot be told from what lies behind it, and is
     /// not carried over.
-    fn whole(&self, stored: &[u8], out: &mut [u8]) -> Result<Option<CompressedStream>> {
+    fn whole(&self, stored: &[u8], out: &mut [u8]) -> Result<Option<Stream>> {
         Ok(match self.compression {
             Compression::Zlib => {
                 let (taken, ended) = codec::inflate_unit(stored, out)?;
-                ended.then_some(CompressedStream {
-                    compression: diskferry_core::Compression::Deflate,
-                    bytes: 0..taken,
-                })
+                ended.then_some(Stream { compression: extent::Compression::Deflate, bytes: 0..taken })
             }
             Compression::Zstd => {
                 let bytes = 0..codec::unzstd(stored, out)?;
-                Some(CompressedStream { compression: diskferry_core::Compression::Zstd, bytes })
+                Some(Stream { compression: extent::Compression::Zstd, bytes })
             }
         })
     }
@@ -48,7 +45,7 @@ impl Codec for Compressed {
         stored: &[u8],
         out: &mut [u8],
         _tally: &mut Tally,
-    ) -> Result<Option<CompressedStream>> {
+    ) -> Result<Option<Stream>> {
         if out.len() == self.cluster_bytes {
             return self.whole(stored, out);
         }

@@ -1,9 +1,8 @@
 //! What there is to say of an image without walking it: its facts, why it is refused, what is remarkable.
 
-use diskferry_core::Source;
-use diskferry_core::internal::read_up_to;
-use diskferry_core::{ErrorKind, Refusal, Result, Warning};
-use diskferry_core::{ImageInfo, Warnings};
+use diskferry_core::disk::{Geometry, Warnings};
+use diskferry_core::error::{ErrorKind, Refusal, Result, Warning};
+use diskferry_core::source::{Source, read_up_to};
 
 use super::header::{Compression, Encryption, Header, Version, field};
 use super::snapshots;
@@ -56,7 +55,7 @@ pub(super) async fn refusals(file: &dyn Source, header: &Header) -> Result<Vec<R
 }
 
 /// The facts.
-pub(super) fn geometry(header: &Header) -> ImageInfo {
+pub(super) fn geometry(header: &Header) -> Geometry {
     let mut features = vec![match header.compression {
         Compression::Zlib => "compression: zlib".to_owned(),
         Compression::Zstd => "compression: zstd".to_owned(),
@@ -79,7 +78,7 @@ pub(super) fn geometry(header: &Header) -> ImageInfo {
     if header.extensions.bitmaps > 0 {
         features.push(format!("bitmaps: {}", header.extensions.bitmaps));
     }
-    ImageInfo {
+    Geometry {
         format: Format::Qcow2.name(),
         variant: match header.version {
             Version::V2 => "v2".to_owned(),
@@ -88,7 +87,7 @@ pub(super) fn geometry(header: &Header) -> ImageInfo {
         virtual_bytes: header.virtual_bytes,
         cluster_bytes: Some(header.grid.cluster_bytes()),
         features,
-        ..ImageInfo::default()
+        ..Geometry::default()
     }
 }
 

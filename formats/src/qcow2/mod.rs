@@ -21,8 +21,8 @@ mod read;
 mod snapshots;
 pub(crate) mod write;
 
-use diskferry_core::HeadTail;
-use diskferry_core::Source;
+use diskferry_core::source::Source;
+use diskferry_core::source::wrap::HeadTail;
 
 use crate::detect::Recognised;
 use header::Header;
@@ -48,8 +48,8 @@ pub(crate) fn recognise(file: &HeadTail) -> Recognised {
 mod tests {
     use std::sync::Arc;
 
-    use diskferry_core::ErrorKind;
-    use diskferry_core::MemorySource;
+    use diskferry_core::error::ErrorKind;
+    use diskferry_core::source::memory::MemorySource;
 
     use super::*;
 

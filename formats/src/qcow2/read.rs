@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use diskferry_core::{BATCH_EXTENTS, BlockMap, Disk, Warnings};
-use diskferry_core::{BoxFuture, Source};
-use diskferry_core::{Codec, Coded, Extent, ExtentKind, Extents, Stored};
-use diskferry_core::{Error, Result, Warning};
-use diskferry_core::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::disk::{BATCH_EXTENTS, BlockMap, Disk, Warnings};
+use diskferry_core::error::{Error, Result, Warning};
+use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Extents, Stored};
+use diskferry_core::source::{BoxFuture, Source};
 use zerocopy::FromBytes;
 use zerocopy::byteorder::{BigEndian, U64};
 

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use diskferry_core::Disk;
-use diskferry_core::HeadTail;
-use diskferry_core::Order;
-use diskferry_core::WriteOrder;
-use diskferry_core::{BoxFuture, Source};
-use diskferry_core::{GuestRange, TargetOffset, TargetRange};
-use diskferry_core::{Layout, LayoutFacts, LayoutInput, OutputSize, Part, Write, Writes};
-use diskferry_core::{Result, Warning};
+use diskferry_core::address::{GuestRange, TargetOffset, TargetRange};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Result, Warning};
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Write, Writes};
+use diskferry_core::transfer::Order;
 
 use crate::placing::{in_order_of, not_asked_for, nothing};
 use crate::{Format, detect};
@@ -44,8 +44,8 @@ impl Layout for RawLayout {
         String::new()
     }
 
-    fn takes(&self) -> LayoutInput {
-        LayoutInput::Bytes(self.order)
+    fn takes(&self) -> Takes {
+        Takes::Bytes(self.order)
     }
 
     fn unit(&self) -> Option<u64> {
@@ -60,11 +60,11 @@ impl Layout for RawLayout {
         Ok(source_bytes)
     }
 
-    fn output(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
-        Ok(facts.virtual_bytes.map(|bytes| OutputSize { bytes, exact: true }))
+    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
+        Ok(facts.virtual_bytes.map(|bytes| Output { bytes, exact: true }))
     }
 
-    fn begin(&mut self, _facts: &LayoutFacts) -> Result<Writes> {
+    fn begin(&mut self, _facts: &Facts) -> Result<Writes> {
         Ok(nothing())
     }
 

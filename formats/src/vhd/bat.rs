@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use diskferry_core::Source;
-use diskferry_core::{Error, ErrorKind, Result};
-use diskferry_core::{GuestOffset, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::address::{GuestOffset, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::source::Source;
 use zerocopy::FromBytes;
 use zerocopy::byteorder::big_endian::U32;
 

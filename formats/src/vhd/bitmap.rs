@@ -6,10 +6,10 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use diskferry_core::internal::is_zero;
-use diskferry_core::{Codec, CompressedStream, Payload, Tally};
-use diskferry_core::{Error, Result, Warning};
-use diskferry_core::{GuestOffset, GuestRange};
+use diskferry_core::address::{GuestOffset, GuestRange};
+use diskferry_core::error::{Error, Result, Warning};
+use diskferry_core::extent::{Codec, Payload, Stream, Tally};
+use diskferry_core::scan::is_zero;
 
 use super::SECTOR;
 
@@ -34,7 +34,7 @@ impl Codec for InPrefix {
         stored: &[u8],
         out: &mut [u8],
         tally: &mut Tally,
-    ) -> Result<Option<CompressedStream>> {
+    ) -> Result<Option<Stream>> {
         let parts = usize::try_from(self.bitmap_bytes).ok().and_then(|len| stored.split_at_checked(len));
         let (bitmap, data) = parts.ok_or_else(|| short(stored))?;
         apply(bitmap, data, guest.start(), out, tally).map(|()| None)
@@ -66,7 +66,7 @@ impl Codec for AtHand {
         stored: &[u8],
         out: &mut [u8],
         tally: &mut Tally,
-    ) -> Result<Option<CompressedStream>> {
+    ) -> Result<Option<Stream>> {
         apply(&self.0, stored, guest.start(), out, tally).map(|()| None)
     }
 

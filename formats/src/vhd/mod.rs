@@ -18,8 +18,8 @@ mod header;
 mod read;
 pub(crate) mod write;
 
-use diskferry_core::HeadTail;
-use diskferry_core::StoredOffset;
+use diskferry_core::address::StoredOffset;
+use diskferry_core::source::wrap::HeadTail;
 
 use footer::Candidate;
 pub(crate) use footer::TAIL_LEN;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use diskferry_core::Result;
-use diskferry_core::{BATCH_EXTENTS, BlockMap};
-use diskferry_core::{BoxFuture, Source};
-use diskferry_core::{Extent, ExtentKind, Extents};
-use diskferry_core::{FileIndex, GuestRange, StoredOffset};
+use diskferry_core::address::{FileIndex, GuestRange, StoredOffset};
+use diskferry_core::disk::{BATCH_EXTENTS, BlockMap};
+use diskferry_core::error::Result;
+use diskferry_core::extent::{Extent, ExtentKind, Extents};
+use diskferry_core::source::{BoxFuture, Source};
 use futures_util::future::join_all;
 
 use super::scan::ScanMap;

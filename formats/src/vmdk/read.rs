@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::HeadTail;
-use diskferry_core::MAX_UNIT_BYTES;
-use diskferry_core::Source;
-use diskferry_core::{Disk, ImageInfo, Warnings};
-use diskferry_core::{Error, ErrorKind, Refusal, Result, Warning};
-use diskferry_core::{FileIndex, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::address::{FileIndex, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::disk::{Disk, Geometry, Warnings};
+use diskferry_core::error::{Error, ErrorKind, Refusal, Result, Warning};
+use diskferry_core::extent::MAX_UNIT_BYTES;
+use diskferry_core::source::Source;
+use diskferry_core::source::wrap::HeadTail;
 
 use super::descriptor::{self, Access, Descriptor, ExtentLine, Kind, is_descriptor};
 use super::directory::{Entries, Layout};
@@ -124,13 +124,13 @@ async fn open_hosted(opening: Opening) -> Result<Disk> {
         warnings.add(Warning::new("unclean_shutdown", "the image was not closed when it was last written"));
     }
     let fallback = if header.grains == Grains::Plain { "monolithicSparse" } else { "streamOptimized" };
-    let mut geometry = ImageInfo {
+    let mut geometry = Geometry {
         format: Format::Vmdk.name(),
         variant: described.as_ref().map_or(fallback, |(found, _)| found.create_type.as_str()).to_owned(),
         virtual_bytes: size,
         cluster_bytes: Some(header.grain_bytes()),
         features: features(&header),
-        ..ImageInfo::default()
+        ..Geometry::default()
     };
     let refusals =
         described.iter().flat_map(|(found, line)| refusals(found, std::slice::from_ref(line))).collect();
@@ -143,7 +143,7 @@ async fn open_hosted(opening: Opening) -> Result<Disk> {
 
 /// A disk of these parts, or one that is only described where it is refused.
 pub(crate) fn finish(
-    geometry: ImageInfo,
+    geometry: Geometry,
     files: Vec<Arc<dyn Source>>,
     parts: Vec<Part>,
     warnings: Warnings,
@@ -424,12 +424,12 @@ fn open_cowd(opening: &Opening) -> Result<Disk> {
         "a COWD extent without its descriptor: only its own header says that it is not a difference to another disk",
     ));
     let size = extent.capacity.bytes().unwrap_or_default();
-    let geometry = ImageInfo {
+    let geometry = Geometry {
         format: Format::Vmdk.name(),
         variant: "vmfsSparse".to_owned(),
         virtual_bytes: size,
         cluster_bytes: Some(extent.layout.grain_bytes),
-        ..ImageInfo::default()
+        ..Geometry::default()
     };
     let refusals = if extent.child { vec![cowd_child()] } else { Vec::new() };
     let source: Arc<dyn Source> = Arc::clone(file) as _;

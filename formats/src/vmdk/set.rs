@@ -6,12 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use diskferry_core::HeadTail;
-use diskferry_core::internal::read_up_to;
-use diskferry_core::{Disk, ImageInfo};
-use diskferry_core::{Error, ErrorKind, Refusal, Result};
-use diskferry_core::{FileIndex, GuestOffset, GuestRange, StoredOffset};
-use diskferry_core::{SiblingName, Source};
+use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset};
+use diskferry_core::disk::{Disk, Geometry};
+use diskferry_core::error::{Error, ErrorKind, Refusal, Result};
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{SiblingName, Source, read_up_to};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::descriptor::{Descriptor, ExtentLine, ExtentType, Kind, LONGEST};
@@ -41,13 +40,13 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     let descriptor = Descriptor::parse(&text, 0)?;
     let places = places(&descriptor)?;
     let virtual_bytes = places.last().map_or(0, |guest| guest.end().get());
-    let mut geometry = ImageInfo {
+    let mut geometry = Geometry {
         format: Format::Vmdk.name(),
         variant: descriptor.create_type.clone(),
         virtual_bytes,
         cluster_bytes: None,
         features: vec![format!("extents: {}", descriptor.extents.len())],
-        ..ImageInfo::default()
+        ..Geometry::default()
     };
     let shared = Shared::default();
     let mut files: Vec<Arc<dyn Source>> = vec![Arc::clone(&opening.file) as _];

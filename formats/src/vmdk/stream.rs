@@ -10,13 +10,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::BoxFuture;
-use diskferry_core::internal::sha256;
-use diskferry_core::{Codec, MAX_UNIT_BYTES};
-use diskferry_core::{Error, ErrorKind, Result, Warning};
-use diskferry_core::{GuestOffset, GuestRange, StoredRange};
-use diskferry_core::{ImageInfo, Warnings};
-use diskferry_core::{ImageStream, Piece};
+use diskferry_core::address::{GuestOffset, GuestRange, StoredRange};
+use diskferry_core::digest::sha256;
+use diskferry_core::disk::{Geometry, Warnings};
+use diskferry_core::error::{Error, ErrorKind, Result, Warning};
+use diskferry_core::extent::{Codec, MAX_UNIT_BYTES};
+use diskferry_core::source::BoxFuture;
+use diskferry_core::stream::{ImageStream, Piece};
 
 use super::grain::{Bound, GrainCodec};
 use super::header::{DirectoryAt, Grains, HEADER_LEN, MAGIC, Marker, SECTOR, Sectors, SparseHeader, field};
@@ -90,7 +90,7 @@ pub(crate) async fn open_stream(feed: Feed) -> Result<Box<dyn ImageStream>> {
     let weights = Weights::new();
     let mut front = FrontTables::all(&header, size)?;
     pass_front(&mut feed, &header, &weights, &mut front).await?;
-    let geometry = ImageInfo {
+    let geometry = Geometry {
         format: Format::Vmdk.name(),
         variant,
         virtual_bytes: size,
@@ -320,7 +320,7 @@ impl Seen {
 struct VmdkStream {
     feed: Watched,
     header: SparseHeader,
-    geometry: ImageInfo,
+    geometry: Geometry,
     warnings: Warnings,
     codec: Arc<dyn Codec>,
     seen: Seen,
@@ -538,7 +538,7 @@ impl VmdkStream {
 }
 
 impl ImageStream for VmdkStream {
-    fn geometry(&self) -> &ImageInfo {
+    fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 

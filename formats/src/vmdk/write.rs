@@ -15,9 +15,9 @@ mod front;
 mod plain;
 mod stream;
 
-use diskferry_core::Layout;
-use diskferry_core::WriteOrder;
-use diskferry_core::{Error, ErrorKind, Result};
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::target::Layout;
 
 use self::disk::{ContentId, DiskOptions};
 use self::encode::GrainEncoder;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use diskferry_core::{Error, Result};
-use diskferry_core::{GuestOffset, GuestRange};
+use diskferry_core::address::{GuestOffset, GuestRange};
+use diskferry_core::error::{Error, Result};
 use diskferry_corpus::slow;
 use diskferry_formats::{Declared, Format};
 

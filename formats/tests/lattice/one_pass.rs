@@ -1,10 +1,10 @@
 //! Streams in one pass, from front to back: what their tables say is not known then, and what they say is not needed.
 
 use bytes::Bytes;
-use diskferry_core::BoxFuture;
-use diskferry_core::ByteStream;
-use diskferry_core::Result;
-use diskferry_core::Tally;
+use diskferry_core::error::Result;
+use diskferry_core::extent::Tally;
+use diskferry_core::source::BoxFuture;
+use diskferry_core::stream::ByteStream;
 use diskferry_corpus::lattice::{bases, cases};
 use diskferry_formats::{Declared, Format, open_stream};
 

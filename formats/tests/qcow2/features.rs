@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::ExtentKind;
-use diskferry_core::MemorySource;
-use diskferry_core::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic};
-use diskferry_core::{ErrorKind, Result};
-use diskferry_core::{GuestRange, StoredRange};
+use diskferry_core::address::{GuestRange, StoredRange};
+use diskferry_core::error::{ErrorKind, Result};
+use diskferry_core::extent::ExtentKind;
+use diskferry_core::source::memory::MemorySource;
+use diskferry_core::source::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic};
 
 use crate::images::*;
 
-fn kinds(disk: &diskferry_core::Disk) -> Vec<(u64, u64, &'static str)> {
+fn kinds(disk: &diskferry_core::disk::Disk) -> Vec<(u64, u64, &'static str)> {
     let name = |kind: &ExtentKind| match kind {
         ExtentKind::Data(_) => "data",
         ExtentKind::Sparse(_) => "sparse",

@@ -1,6 +1,6 @@
 //! Images made by qemu-img and qemu-io read as qemu-img reads them.
 
-use diskferry_core::ExtentKind;
+use diskferry_core::extent::ExtentKind;
 
 use crate::images::*;
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use diskferry_core::MemorySource;
-use diskferry_core::Result;
-use diskferry_core::{BlockMap, Disk, ImageInfo, Warnings};
-use diskferry_core::{BoxFuture, Source};
-use diskferry_core::{Extent, ExtentKind, Extents, Stored};
-use diskferry_core::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::disk::{BlockMap, Disk, Geometry, Warnings};
+use diskferry_core::error::Result;
+use diskferry_core::extent::{Extent, ExtentKind, Extents, Stored};
+use diskferry_core::source::memory::MemorySource;
+use diskferry_core::source::{BoxFuture, Source};
 
 /// A disk whose map says where its pieces are.
 pub(crate) fn sparse(virtual_bytes: u64, pieces: &[(u64, Vec<u8>)]) -> Disk {
@@ -24,7 +24,7 @@ pub(crate) fn sparse(virtual_bytes: u64, pieces: &[(u64, Vec<u8>)]) -> Disk {
         at = guest.end();
     }
     extents.push(Extent::new(GuestRange::between(at, GuestOffset::new(virtual_bytes)), ExtentKind::Hole));
-    let geometry = ImageInfo { format: "test", virtual_bytes, ..ImageInfo::default() };
+    let geometry = Geometry { format: "test", virtual_bytes, ..Geometry::default() };
     let source: Arc<dyn Source> = Arc::new(MemorySource::new("pieces", stored));
     Disk::new(geometry, vec![source], Box::new(List(extents.into_vec())), Warnings::new(), Vec::new())
 }

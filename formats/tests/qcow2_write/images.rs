@@ -1,7 +1,7 @@
 //! Images of every kind, as qemu-img sees them.
 
-use diskferry_core::WriteOrder::{self, Any, Ascending, Sequential};
 use diskferry_core::conformance::digest_of;
+use diskferry_core::sink::WriteOrder::{self, Any, Ascending, Sequential};
 use diskferry_corpus::oracle;
 use diskferry_formats::Format;
 

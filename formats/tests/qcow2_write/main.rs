@@ -13,13 +13,13 @@ mod sizes;
 use std::path::Path;
 use std::sync::Arc;
 
-use diskferry_core::Disk;
-use diskferry_core::Result;
-use diskferry_core::WriteOrder;
 use diskferry_core::conformance::StrictSink;
-use diskferry_core::{Conversion, Report};
-use diskferry_core::{ImageLimit, Limits};
-use diskferry_core::{Layout, Target};
+use diskferry_core::conversion::{Conversion, Report};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::Result;
+use diskferry_core::limits::{ImageLimit, Limits};
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::target::{Layout, Target};
 use diskferry_formats::{Format, TargetOptions, layout};
 
 /// The layout of these options.
@@ -50,7 +50,7 @@ fn judge(path: &Path, virtual_bytes: u64) {
 }
 
 /// The digest of what is on a disk.
-fn digest(disk: Disk) -> Option<diskferry_core::Digest> {
+fn digest(disk: Disk) -> Option<diskferry_core::digest::Digest> {
     let limits = Limits { capacity: None, image: ImageLimit::None };
     support::block_on(Conversion::reading(disk).limits(limits).stall_timeout(None).run()).unwrap().digest
 }

@@ -1,8 +1,8 @@
 //! What is refused before a byte is read, and what is remarked.
 
-use diskferry_core::ErrorKind;
-use diskferry_core::LayoutFacts;
-use diskferry_core::WriteOrder::{Any, Ascending, Sequential};
+use diskferry_core::error::ErrorKind;
+use diskferry_core::sink::WriteOrder::{Any, Ascending, Sequential};
+use diskferry_core::target::Facts;
 
 use crate::disks::flat;
 use crate::support::{failure, noise};
@@ -55,7 +55,7 @@ fn disks_that_the_clusters_are_too_small_for_are_refused_by_their_size() {
             assert_eq!(error.kind(), ErrorKind::DestinationUnsuitable);
             assert!(error.message().contains(&(most + 1).to_string()), "{error:?}");
             assert!(error.hint_text().unwrap_or_default().contains(enough), "{error:?}");
-            let facts = LayoutFacts { virtual_bytes: Some(most + 1), ..LayoutFacts::default() };
+            let facts = Facts { virtual_bytes: Some(most + 1), ..Facts::default() };
             failure(layout.output(&facts));
         }
     }

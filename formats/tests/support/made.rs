@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use diskferry_core::Budget;
-use diskferry_core::CpuPool;
-use diskferry_core::Result;
-use diskferry_core::Target;
+use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
+use diskferry_core::budget::Budget;
 use diskferry_core::conformance::StrictSink;
-use diskferry_core::{BlockMap, Disk, ImageInfo, Warnings};
-use diskferry_core::{BoxFuture, Source};
-use diskferry_core::{Conversion, Input, Report, Resources};
-use diskferry_core::{Extent, ExtentKind, Extents, Stored};
-use diskferry_core::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::{ImageLimit, Limits};
-use diskferry_core::{Sink, WriteOrder};
+use diskferry_core::conversion::{Conversion, Input, Report, Resources};
+use diskferry_core::disk::{BlockMap, Disk, Geometry, Warnings};
+use diskferry_core::error::Result;
+use diskferry_core::extent::{Extent, ExtentKind, Extents, Stored};
+use diskferry_core::limits::{ImageLimit, Limits};
+use diskferry_core::pool::CpuPool;
+use diskferry_core::sink::{Sink, WriteOrder};
+use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::target::Target;
 use diskferry_formats::{Format, TargetOptions, layout};
 
 use super::sparse::Sparse;
@@ -24,7 +24,7 @@ pub(crate) fn made(len: u64, pieces: impl IntoIterator<Item = (u64, Vec<u8>)>) -
     let source = Arc::new(Sparse::new(len, pieces));
     let map = Pieces(source.pieces.iter().map(|(at, bytes)| (*at, bytes.len() as u64)).collect());
     let geometry =
-        ImageInfo { format: "test", virtual_bytes: len, fingerprint: [3; 32], ..ImageInfo::default() };
+        Geometry { format: "test", virtual_bytes: len, fingerprint: [3; 32], ..Geometry::default() };
     let files: Vec<Arc<dyn Source>> = vec![Arc::clone(&source) as _];
     (Disk::new(geometry, files, Box::new(map), Warnings::new(), Vec::new()), source)
 }

@@ -15,12 +15,12 @@ pub(crate) mod vmdk;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::Disk;
-use diskferry_core::MemorySource;
-use diskferry_core::Source;
-use diskferry_core::{Error, Result};
-use diskferry_core::{Extent, ExtentKind, MAX_UNIT_BYTES, Tally};
-use diskferry_core::{GuestOffset, GuestRange};
+use diskferry_core::address::{GuestOffset, GuestRange};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, Result};
+use diskferry_core::extent::{Extent, ExtentKind, MAX_UNIT_BYTES, Tally};
+use diskferry_core::source::Source;
+use diskferry_core::source::memory::MemorySource;
 use diskferry_formats::{Declared, Format, open};
 
 pub(crate) const SECTOR: usize = 512;

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use diskferry_core::Result;
-use diskferry_core::internal::check_range;
-use diskferry_core::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic};
-use diskferry_core::{StoredOffset, StoredRange};
+use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_core::error::Result;
+use diskferry_core::source::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic, check_range};
 
 /// An object of any length that is zero but for some pieces: images too large to build.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Builds VHDs of any kind by hand, as the specification draws them.
 
 use bytes::Bytes;
-use diskferry_core::Disk;
-use diskferry_core::Error;
+use diskferry_core::disk::Disk;
+use diskferry_core::error::Error;
 use diskferry_formats::{Declared, Format};
 
 use super::{SECTOR, error_as, open_as, open_bytes};

@@ -1,10 +1,10 @@
 //! Disks that are large and nearly empty.
 
-use diskferry_core::Conversion;
-use diskferry_core::FileSource;
-use diskferry_core::Target;
-use diskferry_core::{FileSink, FileSinkOptions};
-use diskferry_core::{ImageLimit, Limits};
+use diskferry_core::conversion::Conversion;
+use diskferry_core::limits::{ImageLimit, Limits};
+use diskferry_core::sink::file::{FileSink, FileSinkOptions};
+use diskferry_core::source::file::FileSource;
+use diskferry_core::target::Target;
 use diskferry_corpus::oracle::qemu_virtual_bytes;
 use diskferry_formats::{Declared, Format, layout, open};
 
@@ -28,7 +28,7 @@ fn three_tebibytes_with_data_at_the_ends_are_written_and_read() {
             let file = std::sync::Arc::new(FileSource::open(&source).await.unwrap());
             let disk = open(file, Declared::Format(Format::Qcow2)).await.unwrap();
             let sink = FileSink::create(&path, how).await.unwrap();
-            let order = diskferry_core::Sink::capabilities(&sink).order;
+            let order = diskferry_core::sink::Sink::capabilities(&sink).order;
             let layout = layout(Format::Vmdk, &options(kind), order).unwrap();
             let target = Target { layout, sink: Box::new(sink) };
             let limits = Limits { image: ImageLimit::None, ..Limits::default() };

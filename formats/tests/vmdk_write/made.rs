@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use diskferry_core::Disk;
-use diskferry_core::MemorySource;
-use diskferry_core::Result;
-use diskferry_core::Target;
 use diskferry_core::conformance::StrictSink;
-use diskferry_core::{Conversion, Input, Report};
-use diskferry_core::{SinkHint, WriteOrder};
+use diskferry_core::conversion::{Conversion, Input, Report};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::Result;
+use diskferry_core::sink::{Expected, WriteOrder};
+use diskferry_core::source::memory::MemorySource;
+use diskferry_core::target::Target;
 use diskferry_formats::{Format, TargetOptions, layout};
 
 use crate::support::{block_on, open_source};
@@ -36,7 +36,7 @@ pub(crate) fn try_write(
     input: impl Into<Input>,
     given: &[(&str, &str)],
     order: WriteOrder,
-) -> Result<(Vec<u8>, Report, SinkHint)> {
+) -> Result<(Vec<u8>, Report, Expected)> {
     let sink = StrictSink::new(order);
     let target =
         Target { layout: layout(Format::Vmdk, &options(given), order)?, sink: Box::new(sink.clone()) };

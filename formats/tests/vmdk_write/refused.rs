@@ -1,9 +1,9 @@
 //! Options and sizes that a VMDK cannot have.
 
-use diskferry_core::ErrorKind;
-use diskferry_core::UnitMap;
-use diskferry_core::WriteOrder;
-use diskferry_core::{Layout, LayoutFacts};
+use diskferry_core::error::ErrorKind;
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::target::{Facts, Layout};
+use diskferry_core::units::UnitMap;
 use diskferry_formats::{Format, layout};
 
 use crate::made::*;
@@ -81,17 +81,17 @@ fn a_size_that_cannot_be_kept_is_refused_with_its_numbers() {
 
 #[test]
 fn more_data_than_sectors_can_be_numbered_is_refused_before_a_byte_where_the_map_shows_it() {
-    let full = |virtual_bytes| LayoutFacts {
+    let full = |virtual_bytes| Facts {
         virtual_bytes: Some(virtual_bytes),
         map: Some(UnitMap::full(65_536, virtual_bytes)),
-        ..LayoutFacts::default()
+        ..Facts::default()
     };
     let mut placed = made(&[], WriteOrder::Sequential);
     let facts = full(1 << 41);
     assert_eq!(failure(placed.output(&facts)).kind(), ErrorKind::DestinationUnsuitable);
     assert_eq!(failure(placed.begin(&facts).map(drop)).kind(), ErrorKind::DestinationUnsuitable);
     // The tables of 2 TiB take 256 MiB and a little.
-    let facts = LayoutFacts { virtual_bytes: Some(1 << 41), ..full((1 << 41) - (300 << 20)) };
+    let facts = Facts { virtual_bytes: Some(1 << 41), ..full((1 << 41) - (300 << 20)) };
     let output = placed.output(&facts).unwrap().unwrap();
     assert!(output.exact && output.bytes <= 1 << 41);
     placed.begin(&facts).map(drop).unwrap();

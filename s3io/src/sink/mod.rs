@@ -20,11 +20,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use diskferry_core::{BoxFuture, Source};
-use diskferry_core::{Error, ErrorKind, Result};
-use diskferry_core::{Journal, SavedCheckpoint};
-use diskferry_core::{ReadBack, Receipt, Sink, SinkCapabilities, SinkHint, WriteOrder};
-use diskferry_core::{TargetOffset, TargetRange};
+use diskferry_core::address::{TargetOffset, TargetRange};
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::journal::{Journal, Saved};
+use diskferry_core::sink::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
+use diskferry_core::source::{BoxFuture, Source};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::client::Client;
@@ -63,7 +63,7 @@ impl S3SinkOptions {
 /// An object being written.
 ///
 /// The upload begins with the first full part. Parts are uploaded side by side, as many as the memory of
-/// [`SinkHint::memory`] holds and the store takes without asking for less, up to
+/// [`Expected::memory`] holds and the store takes without asking for less, up to
 /// [`ClientOptions::connections`](crate::ClientOptions::connections). Nothing shows under the key before
 /// [`finish`](Sink::finish).
 ///
@@ -240,7 +240,7 @@ fn locate(url: &str) -> Result<S3Location> {
 }
 
 impl Journal for S3Sink {
-    fn load(&self) -> BoxFuture<'_, Result<Option<SavedCheckpoint>>> {
+    fn load(&self) -> BoxFuture<'_, Result<Option<Saved>>> {
         Box::pin(async move {
             let Some(held) = self.take_left() else { return Ok(None) };
             let Held { upload, state, .. } = held;
@@ -256,7 +256,7 @@ impl Journal for S3Sink {
             let left = Left { parts, ..left };
             drop(self.orders.send(Order::Adopt(left.clone(), state.clone())));
             *self.adopted.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
-            Ok(Some(SavedCheckpoint { state: state.into(), target }))
+            Ok(Some(Saved { state: state.into(), target }))
         })
     }
 
@@ -308,14 +308,14 @@ impl Sink for S3Sink {
         Some(self)
     }
 
-    fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {
+    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             self.shared.check()?;
             let mut cutter = self.cutter.lock().await;
             if cutter.is_some() {
                 return Err(Error::internal("prepared twice"));
             }
-            let SinkHint { most_bytes, exact, memory } = expected;
+            let Expected { most_bytes, exact, memory } = expected;
             if let Some(held) = self.take_left() {
                 // Nobody asked for it.
                 self.drop_upload(held.upload).await?;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskferry_core::BoxFuture;
-use diskferry_core::HeadTail;
-use diskferry_core::Result;
-use diskferry_core::Sink;
 use diskferry_core::conformance::{Stage, check_sink, check_source, pattern};
+use diskferry_core::error::Result;
+use diskferry_core::sink::Sink;
+use diskferry_core::source::BoxFuture;
+use diskferry_core::source::wrap::HeadTail;
 use diskferry_s3io::server::Server;
 use diskferry_s3io::{Client, S3Sink, S3SinkOptions, open_source};
 

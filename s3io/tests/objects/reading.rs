@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::{BUCKET, KEY, URL, client, content, gets, open, range, serve, serve_as};
-use diskferry_core::ErrorKind;
-use diskferry_core::HeadTail;
-use diskferry_core::{Gate, SiblingName, Source};
+use diskferry_core::error::ErrorKind;
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{Gate, SiblingName, Source};
 use diskferry_s3io::server::{Fault, Server, ServerOptions};
 use diskferry_s3io::{S3Gate, S3Source, open_source};
 

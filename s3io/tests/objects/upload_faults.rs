@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use diskferry_core::ErrorKind;
-use diskferry_core::Sink;
 use diskferry_core::conformance::pattern;
+use diskferry_core::error::ErrorKind;
+use diskferry_core::sink::Sink;
 use diskferry_s3io::server::{Fault, Request, Server};
 use futures_util::FutureExt;
 

@@ -12,7 +12,7 @@
 //! it, whoever waits: dropping a future takes a request that did not begin out of the queue, and asks the kernel to
 //! cancel one that did.
 //!
-//! A request that the kernel does not bring to its end is gone on with by the plain calls from where it stopped. So these
+//! A request that the kernel does not bring to its end is continued by the plain calls from where it stopped. So these
 //! alone say what went wrong, and both ways have the same errors. Only where the ring itself breaks, what is under way fails as
 //! `internal`: what the kernel may still write to is in nobody's hands.
 
@@ -43,7 +43,7 @@ pub enum FileIo {
     /// By `pread` and `pwritev` on threads for blocking calls.
     #[default]
     Plain,
-    /// By io_uring, on the one ring of this process. Where the kernel gives none (it is older than 5.6, or a policy
+    /// By io_uring, on the one ring of this process. If the kernel gives none (it is older than 5.6, or a policy
     /// forbids it) it is [`Plain`](Self::Plain), without an error.
     Ring,
 }
@@ -156,7 +156,7 @@ impl Ring {
     /// Fills `buffer` from `at` on, up to the end of the file.
     ///
     /// # Errors
-    /// `internal` where the ring broke.
+    /// `internal` if the ring broke.
     pub(crate) async fn read(&self, file: &Arc<File>, at: u64, buffer: Buffer) -> Result<Moved<Buffer>> {
         let Moved { data, done } = self.ask(file, at, What::Read(buffer)).await?;
         match data {
@@ -165,10 +165,10 @@ impl Ring {
         }
     }
 
-    /// Writes `pieces`, one behind the other, at `at`.
+    /// Writes `pieces`, one after the other, at `at`.
     ///
     /// # Errors
-    /// `internal` where the ring broke.
+    /// `internal` if the ring broke.
     pub(crate) async fn write(
         &self,
         file: &Arc<File>,

@@ -125,7 +125,7 @@ impl Uring {
             // that it keeps open, and by `ring_bell` and `cancel`, which name no memory (the bell is kept open by
             // `Shared`, which outlives the ring). A flight is put into `flights` before its entry is made, nothing in it
             // is touched or moved on the heap meanwhile, and it is taken out in `land` alone, which is called with its
-            // completion. Where that never comes `Flights` leaks it. The buffer of a read is in no other hands: it was
+            // completion. If that never comes `Flights` leaks it. The buffer of a read is in no other hands: it was
             // given away by value.
             if unsafe { room.push(&entry) }.is_err() {
                 self.outgoing.push_front(entry);

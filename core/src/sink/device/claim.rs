@@ -86,7 +86,7 @@ fn lock(file: &File, url: &str, stop: &Stop) -> Result<()> {
         match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(()),
             Err(Errno::WOULDBLOCK) => {}
-            // Where it cannot be locked, the exclusive opening is what keeps others out.
+            // If it cannot be locked, the exclusive opening is what keeps others out.
             Err(_) => return Ok(()),
         }
         stop.check()?;

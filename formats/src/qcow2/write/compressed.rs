@@ -8,10 +8,10 @@
 
 use std::sync::Arc;
 
-use diskferry_core::UnitMap;
-use diskferry_core::{Coding, Encoded, Write, Writes};
-use diskferry_core::{Error, ErrorKind, Result};
-use diskferry_core::{TargetOffset, TargetRange};
+use diskferry_core::address::{TargetOffset, TargetRange};
+use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::target::{Coding, Encoded, Write, Writes};
+use diskferry_core::units::UnitMap;
 
 use super::regions::{Regions, check_data, entries_of_table};
 use super::table::Run;

@@ -2,9 +2,9 @@
 //!
 //! Source: QEMU's `docs/interop/qcow2.rst`, "Compressed Clusters Descriptor" and the header's `compression_type`.
 
-use diskferry_core::Result;
-
-use diskferry_core::{Coding, Encoder};
+use diskferry_core::error::Result;
+use diskferry_core::extent;
+use diskferry_core::target::{Coding, Encoder};
 
 use crate::codec;
 use crate::qcow2::grid::Grid;
@@ -47,10 +47,10 @@ impl Encoder for Compressor {
         Ok(length.map_or(Coding::Plain, Coding::Coded))
     }
 
-    fn carries(&self) -> Option<diskferry_core::Compression> {
+    fn carries(&self) -> Option<extent::Compression> {
         self.carry.then_some(match self.compression {
-            Compression::Zlib => diskferry_core::Compression::Deflate,
-            Compression::Zstd => diskferry_core::Compression::Zstd,
+            Compression::Zlib => extent::Compression::Deflate,
+            Compression::Zstd => extent::Compression::Zstd,
         })
     }
 

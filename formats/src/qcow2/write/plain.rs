@@ -1,9 +1,9 @@
 //! Data that is not compressed: a cluster for each that holds anything, in guest order.
 
-use diskferry_core::Result;
-use diskferry_core::Scanned;
-use diskferry_core::UnitMap;
-use diskferry_core::{Write, Writes};
+use diskferry_core::error::Result;
+use diskferry_core::scan::Scanned;
+use diskferry_core::target::{Write, Writes};
+use diskferry_core::units::UnitMap;
 
 use super::regions::{Regions, check_data, entries_of_table};
 use super::table::Run;

@@ -7,15 +7,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::Disk;
-use diskferry_core::HeadTail;
-use diskferry_core::Order;
-use diskferry_core::UnitMap;
-use diskferry_core::WriteOrder;
-use diskferry_core::{BoxFuture, Source};
-use diskferry_core::{Error, Result, Warning};
-use diskferry_core::{Layout, LayoutFacts, LayoutInput, OutputSize, Part, Write, Writes};
-use diskferry_core::{StoredOffset, TargetOffset};
+use diskferry_core::address::{StoredOffset, TargetOffset};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, Result, Warning};
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Write, Writes};
+use diskferry_core::transfer::Order;
+use diskferry_core::units::UnitMap;
 
 use super::super::footer::{self, Kind};
 use super::super::{SECTOR, header};
@@ -79,8 +79,8 @@ impl Layout for DynamicLayout {
         format!("{:?} {:?}", self.size, self.id)
     }
 
-    fn takes(&self) -> LayoutInput {
-        LayoutInput::Bytes(Order::Guest)
+    fn takes(&self) -> Takes {
+        Takes::Bytes(Order::Guest)
     }
 
     fn unit(&self) -> Option<u64> {
@@ -95,15 +95,15 @@ impl Layout for DynamicLayout {
         size_of(self.size, source_bytes)
     }
 
-    fn output(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
+    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
         let Some(virtual_bytes) = facts.virtual_bytes else { return Ok(None) };
         let map = facts.map.clone().unwrap_or_else(|| UnitMap::full(BLOCK, virtual_bytes));
         let end = Stored::new(Table::of(virtual_bytes)?.end(), BITMAP, map).end();
         let bytes = end.saturating_add(footer::LEN as u64);
-        Ok(Some(OutputSize { bytes, exact: self.placed && facts.map.is_some() }))
+        Ok(Some(Output { bytes, exact: self.placed && facts.map.is_some() }))
     }
 
-    fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes> {
+    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
         let virtual_bytes = facts.virtual_bytes.ok_or_else(|| {
             unsuitable(
                 "a dynamic VHD begins with a table as long as its disk asks for, and the size of a raw stream shows at its end",
@@ -232,7 +232,7 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use diskferry_core::ErrorKind;
+    use diskferry_core::error::ErrorKind;
 
     use super::*;
 

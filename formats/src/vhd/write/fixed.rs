@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::Disk;
-use diskferry_core::HeadTail;
-use diskferry_core::TargetOffset;
-use diskferry_core::WriteOrder;
-use diskferry_core::{BoxFuture, Source};
-use diskferry_core::{Layout, LayoutFacts, LayoutInput, OutputSize, Part, Write, Writes};
-use diskferry_core::{Result, Warning};
+use diskferry_core::address::TargetOffset;
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Result, Warning};
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Write, Writes};
 
 use super::super::footer::{Kind, LEN};
 use super::super::has_marks;
@@ -23,12 +23,12 @@ pub(super) struct FixedLayout {
     size: WholeSectors,
     id: Option<[u8; 16]>,
     raw: RawLayout,
-    facts: LayoutFacts,
+    facts: Facts,
 }
 
 impl FixedLayout {
     pub(super) fn new(size: WholeSectors, id: Option<[u8; 16]>, order: WriteOrder) -> Self {
-        Self { size, id, raw: RawLayout::new(order), facts: LayoutFacts::default() }
+        Self { size, id, raw: RawLayout::new(order), facts: Facts::default() }
     }
 }
 
@@ -45,7 +45,7 @@ impl Layout for FixedLayout {
         format!("{:?} {:?}", self.size, self.id)
     }
 
-    fn takes(&self) -> LayoutInput {
+    fn takes(&self) -> Takes {
         self.raw.takes()
     }
 
@@ -67,13 +67,13 @@ impl Layout for FixedLayout {
         }
     }
 
-    fn output(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
-        let of = |bytes: u64| OutputSize { bytes: bytes.saturating_add(LEN as u64), exact: true };
+    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
+        let of = |bytes: u64| Output { bytes: bytes.saturating_add(LEN as u64), exact: true };
         Ok(facts.virtual_bytes.map(of))
     }
 
-    fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes> {
-        self.facts = LayoutFacts { map: None, ..facts.clone() };
+    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
+        self.facts = Facts { map: None, ..facts.clone() };
         self.raw.begin(facts)
     }
 

@@ -1,8 +1,8 @@
 //! Grains as a stream has them: marker, zlib stream, zeros up to the sector.
 
-use diskferry_core::Compression;
-use diskferry_core::{Coding, Encoder};
-use diskferry_core::{Error, Result};
+use diskferry_core::error::{Error, Result};
+use diskferry_core::extent::Compression;
+use diskferry_core::target::{Coding, Encoder};
 
 use super::super::header::{GRAIN_MARKER_LEN, HEADER_LEN, Marker, Sectors};
 use super::disk::{GRAIN, GRAIN_SECTORS};

@@ -13,15 +13,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::Disk;
-use diskferry_core::HeadTail;
-use diskferry_core::WriteOrder;
-use diskferry_core::{BoxFuture, Source};
-use diskferry_core::{
-    Coding, Encoded, Encoder, Layout, LayoutFacts, LayoutInput, OutputSize, Part, Write, Writes,
-};
-use diskferry_core::{Error, Result, Warning};
-use diskferry_core::{TargetOffset, TargetRange};
+use diskferry_core::address::{TargetOffset, TargetRange};
+use diskferry_core::disk::Disk;
+use diskferry_core::error::{Error, Result, Warning};
+use diskferry_core::sink::WriteOrder;
+use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::target::{Coding, Encoded, Encoder, Facts, Layout, Output, Part, Takes, Write, Writes};
 
 use super::super::header::{DirectoryAt, Grains, HEADER_LEN, Marker, SECTOR, Sectors, SparseHeader};
 use super::descriptor::{Kind, descriptor};
@@ -143,9 +141,9 @@ impl Layout for StreamLayout {
         format!("{:?} {:?}", self.disk, self.encoder)
     }
 
-    fn takes(&self) -> LayoutInput {
+    fn takes(&self) -> Takes {
         let encoder: Arc<GrainEncoder> = Arc::clone(&self.encoder);
-        LayoutInput::Units(encoder)
+        Takes::Units(encoder)
     }
 
     fn unit(&self) -> Option<u64> {
@@ -160,7 +158,7 @@ impl Layout for StreamLayout {
         self.disk.virtual_bytes(source_bytes)
     }
 
-    fn output(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
+    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
         let Some(virtual_bytes) = facts.virtual_bytes else { return Ok(None) };
         let all = virtual_bytes.div_ceil(GRAIN);
         let (grains, tables) = match &facts.map {
@@ -173,10 +171,10 @@ impl Layout for StreamLayout {
             .saturating_add(tables.saturating_mul(SECTOR + TABLE))
             .saturating_add(Tail::new(sectors(virtual_bytes), 0).len());
         // More is refused when it comes: how much it really takes shows only then.
-        Ok(Some(OutputSize { bytes: bytes.min(MOST_BYTES), exact: false }))
+        Ok(Some(Output { bytes: bytes.min(MOST_BYTES), exact: false }))
     }
 
-    fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes> {
+    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
         self.fingerprint = facts.fingerprint;
         self.virtual_bytes = facts.virtual_bytes;
         match facts.virtual_bytes {
