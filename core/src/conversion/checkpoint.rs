@@ -65,7 +65,7 @@ pub(crate) enum PlacedParts {
         /// After the last unit.
         next: u64,
         /// How far the disk was placed, and the target written, at each checkpoint.
-        marks: Vec<(u64, u64)>,
+        checkpoints: Vec<(u64, u64)>,
     },
 }
 
@@ -76,7 +76,12 @@ impl PlacedParts {
     /// Nothing; `ordered` if the target takes guest order.
     pub(crate) fn new(ordered: bool) -> Self {
         match ordered {
-            true => Self::Prefix { data: RangeSet::default(), units: Vec::new(), next: 0, marks: Vec::new() },
+            true => Self::Prefix {
+                data: RangeSet::default(),
+                units: Vec::new(),
+                next: 0,
+                checkpoints: Vec::new(),
+            },
             false => Self::Ranges(RangeSet::default()),
         }
     }
@@ -131,9 +136,9 @@ impl PlacedParts {
     }
 
     /// Records a checkpoint: the disk is placed up to `guest`, and the target written up to `target`.
-    pub(crate) fn mark(&mut self, guest: u64, target: u64) {
-        if let Self::Prefix { marks, .. } = self {
-            marks.push((guest, target));
+    pub(crate) fn checkpoint(&mut self, guest: u64, target: u64) {
+        if let Self::Prefix { checkpoints, .. } = self {
+            checkpoints.push((guest, target));
         }
     }
 
@@ -141,13 +146,19 @@ impl PlacedParts {
     pub(crate) fn done(&self, target: &Range<u64>) -> Vec<GuestRange> {
         match self {
             Self::Ranges(ranges) => ranges.list().collect(),
-            Self::Prefix { marks, .. } => {
+            Self::Prefix { checkpoints, .. } => {
                 let begin = if target.start == 0 {
                     Some(0)
                 } else {
-                    marks.iter().find(|mark| mark.1 >= target.start).map(|mark| mark.0)
+                    checkpoints
+                        .iter()
+                        .find(|checkpoint| checkpoint.1 >= target.start)
+                        .map(|checkpoint| checkpoint.0)
                 };
-                let end = marks.last().filter(|mark| mark.1 <= target.end).map(|mark| mark.0);
+                let end = checkpoints
+                    .last()
+                    .filter(|checkpoint| checkpoint.1 <= target.end)
+                    .map(|checkpoint| checkpoint.0);
                 let (Some(begin), Some(end)) = (begin, end) else { return Vec::new() };
                 let range = GuestRange::between(GuestOffset::new(begin), GuestOffset::new(end.max(begin)));
                 Some(range).filter(|range| !range.is_empty()).into_iter().collect()
@@ -159,7 +170,7 @@ impl PlacedParts {
     pub(crate) fn target_end(&self) -> u64 {
         match self {
             Self::Ranges(_) => 0,
-            Self::Prefix { marks, .. } => marks.last().map_or(0, |mark| mark.1),
+            Self::Prefix { checkpoints, .. } => checkpoints.last().map_or(0, |checkpoint| checkpoint.1),
         }
     }
 
@@ -249,7 +260,7 @@ mod tests {
     fn what_a_place_lost_of_the_front_is_read_again() {
         let mut placed = PlacedParts::new(true);
         for (guest, target) in [(100, 50), (200, 90), (300, 150)] {
-            placed.mark(guest, target);
+            placed.checkpoint(guest, target);
         }
         assert_eq!(placed.done(&(0..150)), [range(0, 300)]);
         assert_eq!(placed.done(&(60..200)), [range(200, 300)]);

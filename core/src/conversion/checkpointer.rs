@@ -212,7 +212,7 @@ impl<'a> Checkpointer<'a> {
     /// All that was written is answered: saves the checkpoint that waited for that, if any.
     pub(super) fn settled(&mut self, meter: &ContentMeter, written: &HeadTailRecorder) {
         let Some(at) = self.settling.take() else { return };
-        self.placed.mark(at.get(), self.end);
+        self.placed.checkpoint(at.get(), self.end);
         self.content = meter.content_bytes;
         self.last = Instant::now();
         let checkpoint = Checkpoint {

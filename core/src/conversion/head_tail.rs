@@ -103,14 +103,14 @@ mod tests {
     #[test]
     fn what_is_known_to_be_followed_is_not_copied() {
         let write = |i: u64| Write::Bytes(TargetOffset::new(i << 16), vec![Bytes::from(vec![7; 1 << 16])]);
-        let mut kept = HeadTailRecorder::default();
-        (2..100).for_each(|i| kept.foresee(&write(i)));
+        let mut recorder = HeadTailRecorder::default();
+        (2..100).for_each(|i| recorder.foresee(&write(i)));
         for i in 2..98 {
-            kept.note(&write(i));
-            assert!(kept.tail.is_empty(), "{i}");
+            recorder.note(&write(i));
+            assert!(recorder.tail.is_empty(), "{i}");
         }
-        (98..100).for_each(|i| kept.note(&write(i)));
-        assert!(kept.finish("x", 100 << 16).unwrap().tail() == &vec![7; HeadTail::TAIL as usize][..]);
+        (98..100).for_each(|i| recorder.note(&write(i)));
+        assert!(recorder.finish("x", 100 << 16).unwrap().tail() == &vec![7; HeadTail::TAIL as usize][..]);
     }
 
     #[test]
@@ -129,17 +129,17 @@ mod tests {
             for round in 0..4 {
                 let by = round * 11 % writes.len();
                 writes.rotate_left(by);
-                let mut kept = HeadTailRecorder::default();
+                let mut recorder = HeadTailRecorder::default();
                 if round == 3 {
-                    writes.iter().for_each(|write| kept.foresee(write));
+                    writes.iter().for_each(|write| recorder.foresee(write));
                 }
-                writes.iter().for_each(|write| kept.note(write));
-                assert!(kept.tail.values().map(Vec::len).sum::<usize>() < 96 << 10);
-                let kept = kept.finish("x", len as u64).unwrap();
-                assert_eq!(kept.head(), &truth[..len.min(HeadTail::HEAD as usize)]);
-                assert_eq!(kept.tail(), &truth[kept.tail_start().get() as usize..]);
+                writes.iter().for_each(|write| recorder.note(write));
+                assert!(recorder.tail.values().map(Vec::len).sum::<usize>() < 96 << 10);
+                let recorder = recorder.finish("x", len as u64).unwrap();
+                assert_eq!(recorder.head(), &truth[..len.min(HeadTail::HEAD as usize)]);
+                assert_eq!(recorder.tail(), &truth[recorder.tail_start().get() as usize..]);
                 assert_eq!(
-                    kept.head().len() + kept.tail().len(),
+                    recorder.head().len() + recorder.tail().len(),
                     len.min((HeadTail::HEAD + HeadTail::TAIL) as usize)
                 );
             }

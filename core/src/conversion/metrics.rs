@@ -153,7 +153,7 @@ impl Drop for RunMetrics {
 pub(crate) fn ended(ended: Result<&Timing, &Error>) {
     counter!(CONVERSIONS, "outcome" => ended.map_or_else(|error| error.kind().code(), |_| "done"))
         .increment(1);
-    for (on, seconds) in ended.iter().flat_map(|spent| spent.parts()) {
+    for (on, seconds) in ended.iter().flat_map(|timing| timing.parts()) {
         counter!(SPENT, "on" => on).increment((seconds * 1e6) as u64);
     }
 }

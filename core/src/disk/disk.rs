@@ -1,4 +1,4 @@
-//! An opened image: its geometry, what is remarkable of it, and its block map.
+//! An opened image: its info, what is remarkable of it, and its block map.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -94,7 +94,7 @@ impl Warnings {
 
 /// An opened image.
 pub struct Disk {
-    geometry: ImageInfo,
+    info: ImageInfo,
     files: Vec<Arc<dyn Source>>,
     map: Box<dyn BlockMap>,
     warnings: Warnings,
@@ -106,40 +106,40 @@ impl Disk {
     ///
     /// `warnings` is shared with the map, which may add to it while it is walked.
     pub fn new(
-        geometry: ImageInfo,
+        info: ImageInfo,
         files: Vec<Arc<dyn Source>>,
         map: Box<dyn BlockMap>,
         warnings: Warnings,
         refusals: Vec<Refusal>,
     ) -> Self {
-        Self { geometry, files, map, warnings, refusals }
+        Self { info, files, map, warnings, refusals }
     }
 
     /// A disk that is described but not opened further: every read or walk of it answers the first of `refusals`.
     pub fn refused(
-        geometry: ImageInfo,
+        info: ImageInfo,
         files: Vec<Arc<dyn Source>>,
         warnings: Warnings,
         refusals: Vec<Refusal>,
     ) -> Self {
-        Self::new(geometry, files, Box::new(Unmapped), warnings, refusals)
+        Self::new(info, files, Box::new(Unmapped), warnings, refusals)
     }
 
     /// The same disk, with the fingerprint of what it was opened from.
     #[must_use]
     pub fn with_fingerprint(mut self, fingerprint: [u8; 32]) -> Self {
-        self.geometry.fingerprint = fingerprint;
+        self.info.fingerprint = fingerprint;
         self
     }
 
     /// Its facts.
     pub fn info(&self) -> &ImageInfo {
-        &self.geometry
+        &self.info
     }
 
     /// Size of the disk that the guest sees, in bytes.
     pub fn virtual_bytes(&self) -> u64 {
-        self.geometry.virtual_bytes
+        self.info.virtual_bytes
     }
 
     /// Stored size of all its files together, in bytes.
@@ -297,10 +297,7 @@ fn distance(whole: GuestRange, part: GuestRange) -> Result<usize> {
 
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Disk")
-            .field("geometry", &self.geometry)
-            .field("files", &self.files)
-            .finish_non_exhaustive()
+        f.debug_struct("Disk").field("info", &self.info).field("files", &self.files).finish_non_exhaustive()
     }
 }
 

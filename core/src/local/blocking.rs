@@ -73,26 +73,26 @@ fn panicked() -> Error {
 /// a time anyway: threads that write to one file side by side spin for its lock, and win nothing.
 #[derive(Default)]
 pub(crate) struct SerialQueue {
-    line: Mutex<Line>,
+    state: Mutex<QueueState>,
 }
 
 #[derive(Default)]
-struct Line {
+struct QueueState {
     waiting: VecDeque<(u64, Box<dyn FnOnce() + Send>)>,
     next: u64,
     /// A thread does the work, or is about to.
-    served: bool,
+    running: bool,
 }
 
 impl std::fmt::Debug for SerialQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SerialQueue").field("waiting", &self.line().waiting.len()).finish_non_exhaustive()
+        f.debug_struct("SerialQueue").field("waiting", &self.state().waiting.len()).finish_non_exhaustive()
     }
 }
 
 impl SerialQueue {
-    fn line(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `work` in its turn. Dropping the future is as in [`blocking`].
@@ -111,10 +111,10 @@ impl SerialQueue {
         impl Drop for Owned<'_> {
             fn drop(&mut self) {
                 self.2.store(true, Ordering::Release);
-                let mut line = self.0.line();
-                let place = line.waiting.iter().position(|(id, _)| *id == self.1);
-                let work = place.and_then(|place| line.waiting.remove(place));
-                drop(line);
+                let mut state = self.0.state();
+                let place = state.waiting.iter().position(|(id, _)| *id == self.1);
+                let work = place.and_then(|place| state.waiting.remove(place));
+                drop(state);
                 drop(work);
             }
         }
@@ -127,17 +127,17 @@ impl SerialQueue {
             let done = catch_unwind(AssertUnwindSafe(|| work(&seen)));
             let _ = answer.send(done.unwrap_or_else(|_| Err(panicked())));
         });
-        let (id, serve) = {
-            let mut line = self.line();
-            let id = line.next;
-            line.next += 1;
-            line.waiting.push_back((id, work));
-            (id, !std::mem::replace(&mut line.served, true))
+        let (id, start) = {
+            let mut state = self.state();
+            let id = state.next;
+            state.next += 1;
+            state.waiting.push_back((id, work));
+            (id, !std::mem::replace(&mut state.running, true))
         };
         let _owned = Owned(self, id, stop);
-        if serve {
-            let mut server = Server { lane: Arc::clone(self), left: false };
-            spawn_blocking(move || server.serve());
+        if start {
+            let mut worker = Worker { queue: Arc::clone(self), left: false };
+            spawn_blocking(move || worker.work_off());
         }
         match answered.await {
             Ok(result) => result,
@@ -147,33 +147,33 @@ impl SerialQueue {
 }
 
 /// The thread that does the work of a [`SerialQueue`]; where it never begins, nobody is left to wait for it.
-struct Server {
-    lane: Arc<SerialQueue>,
+struct Worker {
+    queue: Arc<SerialQueue>,
     left: bool,
 }
 
-impl Server {
-    fn serve(&mut self) {
+impl Worker {
+    fn work_off(&mut self) {
         loop {
-            let mut line = self.lane.line();
-            let Some((_, work)) = line.waiting.pop_front() else {
-                line.served = false;
+            let mut state = self.queue.state();
+            let Some((_, work)) = state.waiting.pop_front() else {
+                state.running = false;
                 self.left = true;
                 return;
             };
-            drop(line);
+            drop(state);
             work();
         }
     }
 }
 
-impl Drop for Server {
+impl Drop for Worker {
     fn drop(&mut self) {
         if !self.left {
-            let mut line = self.lane.line();
-            line.served = false;
-            let waiting = std::mem::take(&mut line.waiting);
-            drop(line);
+            let mut state = self.queue.state();
+            state.running = false;
+            let waiting = std::mem::take(&mut state.waiting);
+            drop(state);
             drop(waiting);
         }
     }
@@ -187,13 +187,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_lane_does_one_thing_at_a_time_in_order() {
-        let lane = Arc::new(SerialQueue::default());
+        let queue = Arc::new(SerialQueue::default());
         let seen = Arc::new(Mutex::new(Vec::new()));
         let busy = Arc::new(AtomicBool::new(false));
         let work = (0..100).map(|i| {
-            let (lane, seen, busy) = (Arc::clone(&lane), Arc::clone(&seen), Arc::clone(&busy));
+            let (queue, seen, busy) = (Arc::clone(&queue), Arc::clone(&seen), Arc::clone(&busy));
             async move {
-                let done = lane.run(move |_| {
+                let done = queue.run(move |_| {
                     assert!(!busy.swap(true, Ordering::SeqCst));
                     std::thread::yield_now();
                     seen.lock().unwrap().push(i);
@@ -209,15 +209,15 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_dropped_is_not_begun_and_what_follows_is_done() {
-        let lane = Arc::new(SerialQueue::default());
+        let queue = Arc::new(SerialQueue::default());
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let held = Arc::new(());
-        let mut first = Box::pin(lane.run(move |stop| {
+        let mut first = Box::pin(queue.run(move |stop| {
             wait.recv().unwrap();
             stop.check()
         }));
         let kept = Arc::clone(&held);
-        let mut second = Box::pin(lane.run(move |_| {
+        let mut second = Box::pin(queue.run(move |_| {
             drop(kept);
             panic!("nobody waits for this");
             #[allow(unreachable_code)]
@@ -228,7 +228,7 @@ mod tests {
         assert!(tokio::time::timeout(moment, &mut second).await.is_err());
         drop(second);
         assert_eq!(Arc::strong_count(&held), 1, "it lets go of what it held");
-        let third = lane.run(|_| Ok(3));
+        let third = queue.run(|_| Ok(3));
         drop(first);
         go.send(()).unwrap();
         assert_eq!(third.await.unwrap(), 3);
@@ -236,20 +236,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_lane_goes_on_after_a_panic() {
-        let lane = Arc::new(SerialQueue::default());
-        let error = lane.run::<()>(|_| panic!("on purpose")).await.unwrap_err();
+        let queue = Arc::new(SerialQueue::default());
+        let error = queue.run::<()>(|_| panic!("on purpose")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Internal);
-        assert_eq!(lane.run(|_| Ok(1)).await.unwrap(), 1);
+        assert_eq!(queue.run(|_| Ok(1)).await.unwrap(), 1);
     }
 
     #[test]
     fn nobody_waits_for_a_lane_whose_runtime_is_gone() {
-        let lane = Arc::new(SerialQueue::default());
+        let queue = Arc::new(SerialQueue::default());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let handle = runtime.handle().clone();
         runtime.shutdown_background();
         let _inside = handle.enter();
-        let waits = std::pin::pin!(lane.run(|_| Ok(())));
+        let waits = std::pin::pin!(queue.run(|_| Ok(())));
         let error = futures_util::FutureExt::now_or_never(waits).unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Cancelled);
     }

@@ -312,10 +312,10 @@ impl Inner {
         mut rest: Gather<'_>,
         mut at: u64,
         count: &AtomicU64,
-        go_on: impl Fn() -> Result<()>,
+        check: impl Fn() -> Result<()>,
     ) -> Result<()> {
         while !rest.is_empty() {
-            go_on()?;
+            check()?;
             let direct = self.direct.as_ref().filter(|_| !self.cached.load(Ordering::Relaxed));
             let direct = direct.map(|file| (file, rest.aligned(at, PAGE, LEAST_DIRECT)));
             let direct = direct.filter(|(_, slices)| !slices.is_empty());
@@ -350,7 +350,7 @@ impl Inner {
         mut at: u64,
         end: u64,
         count: &AtomicU64,
-        go_on: impl Fn() -> Result<()> + Copy,
+        check: impl Fn() -> Result<()> + Copy,
     ) -> Result<()> {
         /// The device is asked for multiples of this: no block and no page of memory is longer, so that no byte beside is
         /// touched, not even in the kernel's cache.
@@ -364,10 +364,10 @@ impl Inner {
         if let Some(first) = first
             && !self.plain.load(Ordering::Relaxed)
         {
-            self.put_zeros(at, first, count, go_on)?;
+            self.put_zeros(at, first, count, check)?;
             at = first;
             while at < last {
-                go_on()?;
+                check()?;
                 let len = MOST.min(last - at);
                 match rustix::fs::fallocate(&self.file, flags, at, len) {
                     Ok(()) => at += len,
@@ -380,7 +380,7 @@ impl Inner {
                 }
             }
         }
-        self.put_zeros(at, end, count, go_on)
+        self.put_zeros(at, end, count, check)
     }
 
     fn put_zeros(
@@ -388,11 +388,11 @@ impl Inner {
         mut at: u64,
         end: u64,
         count: &AtomicU64,
-        go_on: impl Fn() -> Result<()> + Copy,
+        check: impl Fn() -> Result<()> + Copy,
     ) -> Result<()> {
         while at < end {
             let len = MOST_ZEROS.min(end - at);
-            self.put(Gather::new(&zeros(len)), at, count, go_on)?;
+            self.put(Gather::new(&zeros(len)), at, count, check)?;
             at += len;
         }
         Ok(())

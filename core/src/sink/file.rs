@@ -84,7 +84,7 @@ struct Inner {
     /// None if it is written by plain calls.
     ring: Option<Arc<Ring>>,
     /// The kernel takes what is written to a file one call at a time.
-    lane: Arc<SerialQueue>,
+    queue: Arc<SerialQueue>,
     /// After the last byte written.
     end: AtomicU64,
     written: AtomicU64,
@@ -135,7 +135,7 @@ impl FileSink {
                 place,
                 ring: options.io.ring(),
                 options,
-                lane: Arc::default(),
+                queue: Arc::default(),
                 end: AtomicU64::new(0),
                 written: AtomicU64::new(0),
                 state: Mutex::new(State::Open),
@@ -206,7 +206,7 @@ impl Inner {
             return Ok(());
         }
         let inner = Arc::clone(self);
-        self.lane.run(move |stop| inner.write(at, &data, done, stop)).await
+        self.queue.run(move |stop| inner.write(at, &data, done, stop)).await
     }
 
     /// Records `wrote` bytes at `at`.
@@ -426,7 +426,7 @@ impl Sink for FileSink {
                 Some(ring) => inner.write_by(ring, at, pieces).await,
                 None => {
                     let written = Arc::clone(&inner);
-                    inner.lane.run(move |stop| written.write(at, &pieces, 0, stop)).await
+                    inner.queue.run(move |stop| written.write(at, &pieces, 0, stop)).await
                 }
             }
         })
