@@ -7,11 +7,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::error::{ErrorKind, Result};
-use diskferry_core::extent::{ExtentKind, Tally};
-use diskferry_core::source::{BoxFuture, Source};
-use diskferry_core::stream::ByteStream;
+use diskferry_core::{
+    BoxFuture, ByteStream, ErrorKind, ExtentKind, GuestOffset, GuestRange, Result, Source, Tally,
+};
 use diskferry_formats::{Declared, Format, open_stream};
 use support::files::Files;
 use support::qemu::*;
@@ -26,7 +24,7 @@ fn a_stream_reads_by_its_tables() {
         let built = Stream { grain, entries, ..Stream::default() }.build(&truth);
         let disk = open_vmdk(built.bytes.clone()).unwrap();
         assert_same(&content(&disk).unwrap(), &truth, "the disk");
-        assert_eq!(disk.geometry().variant, "streamOptimized");
+        assert_eq!(disk.info().variant, "streamOptimized");
         assert_eq!(warnings(&disk), Vec::<&str>::new());
         if entries <= 512 {
             assert_same(&qemu_reads(&built.bytes, "vmdk"), &truth, "the disk");
@@ -257,7 +255,7 @@ fn compressed_grains_without_markers_read() {
     let built = Hosted { compressed: true, version: 3, ..Hosted::default() }.build(&truth);
     let disk = open_vmdk(built.bytes).unwrap();
     assert_same(&content(&disk).unwrap(), &truth, "the disk");
-    assert!(disk.geometry().features.contains(&"compressed grains".to_owned()));
+    assert!(disk.info().features.contains(&"compressed grains".to_owned()));
 }
 
 #[test]
@@ -355,7 +353,7 @@ fn in_pieces(bytes: &[u8], piece: usize) -> Box<dyn ByteStream> {
 fn one_pass_as(bytes: &[u8], piece: usize, declared: Declared) -> Result<Vec<u8>> {
     block_on(async {
         let mut stream = open_stream(in_pieces(bytes, piece), declared).await?;
-        let mut out = vec![0; stream.geometry().virtual_bytes as usize];
+        let mut out = vec![0; stream.info().virtual_bytes as usize];
         while let Some(piece) = stream.next().await? {
             assert!(piece.bytes.len() <= 1 << 20);
             let (start, end) = (piece.guest.start().get() as usize, piece.guest.end().get() as usize);

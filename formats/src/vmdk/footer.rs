@@ -6,9 +6,9 @@
 //! ```
 
 use bytes::Bytes;
-use diskferry_core::address::{StoredOffset, StoredRange};
-use diskferry_core::source::Source;
-use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::{StoredOffset, StoredRange};
+
+use diskferry_core::HeadTail;
 
 use super::header::{DirectoryAt, HEADER_LEN, Marker, SECTOR, Sectors, SparseHeader, field};
 

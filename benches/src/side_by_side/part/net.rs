@@ -6,8 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use diskferry_core::address::{StoredOffset, StoredRange};
-use diskferry_core::source::Source;
+use diskferry_core::{Source, StoredOffset, StoredRange};
 use diskferry_s3io::{Client, ClientOptions, S3Source};
 use futures_util::{StreamExt, TryStreamExt, stream};
 

@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use diskferry_core::disk::Disk;
-use diskferry_core::source::Source;
-use diskferry_core::source::memory::MemorySource;
+use diskferry_core::{Disk, MemorySource, Source};
 use tempfile::TempDir;
 
 use super::{Layout, inspect};

@@ -2,9 +2,9 @@
 //!
 //! Source: QEMU's `docs/interop/qcow2.rst`, "Compressed Clusters Descriptor" and the header's `compression_type`.
 
-use diskferry_core::error::Result;
-use diskferry_core::extent;
-use diskferry_core::target::{Coding, Encoder};
+use diskferry_core::Result;
+
+use diskferry_core::{Coding, Encoder};
 
 use crate::codec;
 use crate::qcow2::grid::Grid;
@@ -47,14 +47,20 @@ impl Encoder for Compressor {
         Ok(length.map_or(Coding::Plain, Coding::Coded))
     }
 
-    fn carries(&self) -> Option<extent::Compression> {
+    fn passthrough(&self) -> Option<diskferry_core::Compression> {
         self.carry.then_some(match self.compression {
-            Compression::Zlib => extent::Compression::Deflate,
-            Compression::Zstd => extent::Compression::Zstd,
+            Compression::Zlib => diskferry_core::Compression::Deflate,
+            Compression::Zstd => diskferry_core::Compression::Zstd,
         })
     }
 
-    fn carry(&self, _unit: u64, _guest: &[u8], stream: &[u8], out: &mut [u8]) -> Result<Option<Coding>> {
+    fn pass_through(
+        &self,
+        _unit: u64,
+        _guest: &[u8],
+        stream: &[u8],
+        out: &mut [u8],
+    ) -> Result<Option<Coding>> {
         if stream.len() >= self.cluster() {
             // Whoever made it found nothing to save, and to try again costs as much as a new target.
             return Ok(Some(Coding::Plain));
