@@ -10,15 +10,10 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_main};
 use diskferry_benches::disk;
-use diskferry_core::conversion::{Conversion, Report};
-use diskferry_core::disk::Disk;
-use diskferry_core::limits::Limits;
-use diskferry_core::measure::{Depth, measure_at};
-use diskferry_core::sink::Sink;
-use diskferry_core::sink::file::{FileSink, FileSinkOptions};
-use diskferry_core::sink::memory::MemorySink;
-use diskferry_core::source::Source;
-use diskferry_core::source::memory::MemorySource;
+use diskferry_core::{
+    Conversion, Depth, Disk, FileSink, FileSinkOptions, Limits, MemorySink, MemorySource, Report, Sink,
+    Source, measure_at,
+};
 use diskferry_formats::{Declared, Format, TargetOptions, create, open};
 use diskferry_s3io::server::{Server, ServerOptions, Shape};
 use diskferry_s3io::{Client, S3Source};

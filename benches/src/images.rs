@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use diskferry_core::address::StoredRange;
-use diskferry_core::error::Result;
-use diskferry_core::source::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic, check_range};
+use diskferry_core::internal::check_range;
+use diskferry_core::{BoxFuture, Capabilities, Identity, Result, Segment, Source, StoredRange, Traffic};
 
 /// Guest bytes of a cluster, and of a grain.
 pub const UNIT: u64 = 64 << 10;
@@ -103,12 +102,12 @@ impl Source for Skeleton {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { request_bytes: 8 << 20, gap_bytes: 1 << 20, in_flight: 16, remote: true }
+        Capabilities::default().request_bytes(8 << 20).gap_bytes(1 << 20).in_flight(16).remote(true)
     }
 
     fn traffic(&self) -> Traffic {
         let requests = self.requests.load(Ordering::Relaxed);
-        Traffic { requests, bytes: self.read.load(Ordering::Relaxed), retries: 0 }
+        Traffic::default().requests(requests).bytes(self.read.load(Ordering::Relaxed)).retries(0)
     }
 
     fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {

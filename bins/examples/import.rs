@@ -7,11 +7,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use diskferry_core::conversion::{Conversion, Report};
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::limits::Limits;
-use diskferry_core::measure::measure;
-use diskferry_core::progress::Progress;
+use diskferry_core::{Conversion, Error, ErrorKind, Limits, Progress, Report, Result, measure};
 use diskferry_formats::{Declared, Format, TargetOptions};
 use diskferry_s3io::{Client, ClientOptions, S3Sink, S3Source};
 use tokio::sync::watch;
@@ -61,7 +57,7 @@ async fn main() -> ExitCode {
 
 async fn run(url: &str, target: &str) -> Result<()> {
     let client = Client::new(ClientOptions::default()).await?;
-    let limits = Limits { capacity: Some(40 << 30), ..Limits::default() };
+    let limits = Limits::default().capacity(Some(40 << 30));
     let (sender, mut receiver) = watch::channel(Progress::default());
     let shown = tokio::spawn(async move {
         while receiver.changed().await.is_ok() {

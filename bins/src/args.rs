@@ -5,11 +5,9 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use diskferry_core::budget::Budget;
-use diskferry_core::limits::{Human, ImageLimit, Limits};
+use diskferry_core::internal::HumanBytes;
+use diskferry_core::{Budget, ImageLimit, Limits};
 use diskferry_formats::Format;
-
-use diskferry_core::size;
 
 /// Streams virtual disk images (RAW, VHD, QCOW2, VMDK) from S3, HTTP and files, tells what they really hold and whether
 /// they fit, and converts them without a staged copy.
@@ -105,7 +103,7 @@ pub(crate) struct SourceArgs {
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
     /// Declared system-disk capacity
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = diskferry_core::internal::parse_size)]
     pub(crate) capacity: Option<u64>,
     /// Image size limit, or `none`; the default accepts below 50*10^9 bytes, warns from there, and refuses from 50*2^30
     /// [default: 50GB]
@@ -115,7 +113,7 @@ pub(crate) struct LimitArgs {
 
 impl LimitArgs {
     pub(crate) fn limits(&self) -> Limits {
-        Limits { capacity: self.capacity, image: self.limit.unwrap_or_default() }
+        Limits::default().capacity(self.capacity).image(self.limit.unwrap_or_default())
     }
 }
 
@@ -240,9 +238,9 @@ fn format(name: &str) -> Result<Format, String> {
 }
 
 fn memory(text: &str) -> Result<u64, String> {
-    let bytes = size::parse(text)?;
+    let bytes = diskferry_core::internal::parse_size(text)?;
     if bytes < Budget::SMALLEST {
-        return Err(format!("at least {} are needed", Human(Budget::SMALLEST)));
+        return Err(format!("at least {} are needed", HumanBytes(Budget::SMALLEST)));
     }
     Ok(bytes)
 }
@@ -268,7 +266,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 fn limit(text: &str) -> Result<ImageLimit, String> {
     match text {
         "none" => Ok(ImageLimit::None),
-        _ => size::parse(text).map(ImageLimit::Exact),
+        _ => diskferry_core::internal::parse_size(text).map(ImageLimit::Exact),
     }
 }
 

@@ -4,10 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskferry_core::budget::Budget;
-use diskferry_core::conversion::Resources;
-use diskferry_core::error::{Error, ErrorKind, Result, Warning};
-use diskferry_core::pool::CpuPool;
+use diskferry_core::{Budget, CpuPool, Error, ErrorKind, Resources, Result, Warning};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Common;
@@ -45,11 +42,10 @@ impl Context {
 
     /// Budget, CPU workers and connections, as the options say.
     pub(crate) fn resources(&self) -> Result<Resources> {
-        Ok(Resources {
-            budget: Some(Budget::new(self.common.memory)),
-            pool: Some(Arc::new(CpuPool::new(self.common.threads.unwrap_or(0))?)),
-            connections: self.common.connections.map(std::num::NonZero::get),
-        })
+        Ok(Resources::default()
+            .budget(Some(Budget::new(self.common.memory)))
+            .pool(Some(Arc::new(CpuPool::new(self.common.threads.unwrap_or(0))?)))
+            .connections(self.common.connections.map(std::num::NonZero::get)))
     }
 
     /// Tells warnings on standard error, where they are no part of the result.

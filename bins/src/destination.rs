@@ -4,12 +4,10 @@ use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::sink::device::{BlockDeviceSink, DeviceSinkOptions, is_block_device};
-use diskferry_core::sink::file::{FileSink, FileSinkOptions, Preallocation};
-use diskferry_core::sink::stdout::StdoutSink;
-use diskferry_core::sink::{Sink, WriteOrder};
+use diskferry_core::{
+    BlockDeviceSink, DeviceSinkOptions, Disk, Error, ErrorKind, FileSink, FileSinkOptions, Preallocation,
+    Result, Sink, StdoutSink, WriteOrder, is_block_device,
+};
 use diskferry_formats::Format;
 use diskferry_s3io::{S3Sink, S3SinkOptions};
 

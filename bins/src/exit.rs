@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::{Error, ErrorKind, Result};
 
 use crate::json;
 
@@ -48,7 +48,7 @@ pub(crate) fn as_text(error: &Error, verbose: bool) -> String {
     }
     let mut cause = error.source().filter(|_| verbose || error.kind() == ErrorKind::Internal);
     while let Some(error) = cause {
-        text += &format!("  because: {}\n", diskferry_core::error::printable(&error.to_string()));
+        text += &format!("  because: {}\n", diskferry_core::internal::printable(&error.to_string()));
         cause = error.source();
     }
     text

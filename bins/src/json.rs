@@ -1,9 +1,6 @@
 //! The JSON documents, key by key as the contract names them.
 
-use diskferry_core::disk::{Disk, Geometry};
-use diskferry_core::error::{Error, Refusal, Warning};
-use diskferry_core::limits::{Outcome, Rule, Sizes, Verdict};
-use diskferry_core::source::Traffic;
+use diskferry_core::{Disk, Error, ImageInfo, Outcome, Refusal, Rule, Sizes, Traffic, Verdict, Warning};
 use diskferry_formats::partition::Partition;
 use serde::Serialize;
 
@@ -126,7 +123,7 @@ pub(crate) struct Measured {
 impl Measured {
     pub(crate) fn new(
         source: Source,
-        geometry: &Geometry,
+        geometry: &ImageInfo,
         sizes: &Sizes,
         output_upper_bound: bool,
         verdict: &Verdict,
@@ -218,9 +215,9 @@ pub(crate) struct Digest {
     pub(crate) hex: String,
 }
 
-impl From<diskferry_core::digest::Digest> for Digest {
-    fn from(digest: diskferry_core::digest::Digest) -> Self {
-        Self { algorithm: diskferry_core::digest::Digest::ALGORITHM, hex: digest.to_string() }
+impl From<diskferry_core::Digest> for Digest {
+    fn from(digest: diskferry_core::Digest) -> Self {
+        Self { algorithm: diskferry_core::Digest::ALGORITHM, hex: digest.to_string() }
     }
 }
 
@@ -248,10 +245,9 @@ pub(crate) struct Spent {
     verify: f64,
 }
 
-impl From<diskferry_core::conversion::Spent> for Spent {
-    fn from(spent: diskferry_core::conversion::Spent) -> Self {
-        let diskferry_core::conversion::Spent { plan, source, cpu, destination, memory, finish, verify } =
-            spent;
+impl From<diskferry_core::Timing> for Spent {
+    fn from(spent: diskferry_core::Timing) -> Self {
+        let diskferry_core::Timing { plan, source, cpu, destination, memory, finish, verify, .. } = spent;
         Self { plan, source, cpu, destination, memory, finish, verify }
     }
 }
@@ -321,8 +317,8 @@ pub(crate) struct Event {
     pub(crate) eta_s: Option<f64>,
 }
 
-impl From<&diskferry_core::progress::Progress> for Event {
-    fn from(progress: &diskferry_core::progress::Progress) -> Self {
+impl From<&diskferry_core::Progress> for Event {
+    fn from(progress: &diskferry_core::Progress) -> Self {
         Self {
             event: "progress",
             phase: progress.phase.name(),

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use diskferry_core::error::Error;
+use diskferry_core::Error;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;

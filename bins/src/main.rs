@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
 use args::{Cli, Command};

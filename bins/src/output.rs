@@ -2,7 +2,7 @@
 
 use std::io;
 
-use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::{Error, ErrorKind, Result};
 use tokio::io::AsyncWriteExt;
 
 /// Standard output.

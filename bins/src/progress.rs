@@ -4,8 +4,8 @@ use std::future::Future;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use diskferry_core::limits::Human;
-use diskferry_core::progress::{Phase, Progress};
+use diskferry_core::internal::HumanBytes;
+use diskferry_core::{Phase, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -83,7 +83,7 @@ impl Show {
         };
         let bar = ProgressBar::with_draw_target(None, target);
         bar.set_style(style(false));
-        bar.set_prefix(diskferry_core::error::printable(name));
+        bar.set_prefix(diskferry_core::internal::printable(name));
         Self::Bar(Box::new(bar))
     }
 
@@ -142,14 +142,15 @@ fn style(known: bool) -> ProgressStyle {
 }
 
 fn draw(bar: &ProgressBar, progress: &Progress) {
-    let done = Human(progress.done_bytes);
+    let done = HumanBytes(progress.done_bytes);
     let mut message = match progress.total_bytes {
-        Some(total) => format!("{done} of {}", Human(total)),
+        Some(total) => format!("{done} of {}", HumanBytes(total)),
         None => done.to_string(),
     };
-    message += &format!(", {} fetched", Human(progress.fetched_bytes));
+    message += &format!(", {} fetched", HumanBytes(progress.fetched_bytes));
     if progress.elapsed_s > 0.5 && progress.phase == Phase::Transfer {
-        message += &format!(", {}/s", Human((progress.fetched_bytes as f64 / progress.elapsed_s) as u64));
+        message +=
+            &format!(", {}/s", HumanBytes((progress.fetched_bytes as f64 / progress.elapsed_s) as u64));
     }
     let eta = progress.eta_s.filter(|_| progress.phase == Phase::Transfer && progress.elapsed_s > 1.0);
     if let Some(eta) = eta {

@@ -2,9 +2,8 @@
 
 use std::io::Write;
 
-use diskferry_core::disk::Geometry;
-use diskferry_core::error::{Warning, printable};
-use diskferry_core::limits::{Human, Outcome, Sizes, Verdict};
+use diskferry_core::internal::{HumanBytes, printable};
+use diskferry_core::{ImageInfo, Outcome, Sizes, Verdict, Warning};
 
 /// Writes to standard error; nobody can be told where that fails.
 pub(crate) fn to_stderr(text: &str) {
@@ -13,7 +12,11 @@ pub(crate) fn to_stderr(text: &str) {
 
 /// `1.23 GiB (1320702444 bytes)`.
 pub(crate) fn bytes(count: u64) -> String {
-    if count < 1024 { Human(count).to_string() } else { format!("{} ({count} bytes)", Human(count)) }
+    if count < 1024 {
+        HumanBytes(count).to_string()
+    } else {
+        format!("{} ({count} bytes)", HumanBytes(count))
+    }
 }
 
 /// The same where it may be unknown.
@@ -22,7 +25,7 @@ pub(crate) fn maybe_bytes(count: Option<u64>) -> String {
 }
 
 /// Format and variant: `qcow2 v3`, and `raw` alone.
-pub(crate) fn format(geometry: &Geometry) -> String {
+pub(crate) fn format(geometry: &ImageInfo) -> String {
     if geometry.variant.is_empty() || geometry.variant == geometry.format {
         return geometry.format.to_owned();
     }

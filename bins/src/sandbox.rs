@@ -177,7 +177,7 @@ pub(crate) fn confine(cli: &Cli) {
 
 fn listed(paths: &[PathBuf]) -> String {
     let names: Vec<String> =
-        paths.iter().map(|path| diskferry_core::error::printable(&path.to_string_lossy())).collect();
+        paths.iter().map(|path| diskferry_core::internal::printable(&path.to_string_lossy())).collect();
     if names.is_empty() { "nothing".to_owned() } else { names.join(" ") }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Error, Result};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;

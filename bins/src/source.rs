@@ -5,14 +5,10 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, ErrorKind, Result, Warning};
-use diskferry_core::source::file::FileSource;
-use diskferry_core::source::gate::FileGate;
-use diskferry_core::source::map::MapSource;
-use diskferry_core::source::stdin::StandardInput;
-use diskferry_core::source::{Closed, Gate, Source};
-use diskferry_core::stream::ImageStream;
+use diskferry_core::{
+    ClosedGate, Disk, Error, ErrorKind, FileGate, FileSource, Gate, ImageStream, MapSource, Result, Source,
+    StandardInput, Warning,
+};
 use diskferry_formats as formats;
 use diskferry_formats::{Declared, Format};
 use diskferry_s3io as s3io;
@@ -83,8 +79,8 @@ impl<'a> Opener<'a> {
         let disk = self.ctx.guard(self.open(src, format)).await?;
         tracing::info!(
             url = disk.files().first().map(|file| file.url()),
-            format = disk.geometry().format,
-            variant = disk.geometry().variant,
+            format = disk.info().format,
+            variant = disk.info().variant,
             virtual_bytes = disk.virtual_bytes(),
             "opened"
         );
@@ -148,7 +144,7 @@ impl<'a> Opener<'a> {
         // What lies beside a URL is not ours to guess, and a presigned one opens nothing else anyway.
         let gate: Arc<dyn Gate> = match s3io::Location::parse(url)? {
             s3io::Location::S3(_) => Arc::new(S3Gate::beside(client, url)?),
-            s3io::Location::Http(_) => Arc::new(Closed),
+            s3io::Location::Http(_) => Arc::new(ClosedGate),
         };
         Ok((opened.source, gate, opened.warnings))
     }

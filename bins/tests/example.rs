@@ -6,9 +6,7 @@ mod import;
 
 use std::sync::Arc;
 
-use diskferry_core::error::{ErrorKind, Result};
-use diskferry_core::limits::Limits;
-use diskferry_core::progress::{Phase, Progress};
+use diskferry_core::{ErrorKind, Limits, Phase, Progress, Result};
 use diskferry_formats::{Declared, Format};
 use diskferry_s3io::server::{Server, ServerOptions};
 use diskferry_s3io::{Client, S3Source};
@@ -28,7 +26,7 @@ async fn the_example_imports_refuses_and_is_cancelled() -> Result<()> {
     let target = "s3://library/disk.qcow2";
     let begin = |capacity: u64, cancel: CancellationToken| {
         let (sender, receiver) = watch::channel(Progress::default());
-        let limits = Limits { capacity: Some(capacity), ..Limits::default() };
+        let limits = Limits::default().capacity(Some(capacity));
         (import::import(&client, &url, target, limits, sender, cancel), receiver)
     };
 

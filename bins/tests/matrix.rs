@@ -6,16 +6,10 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::budget::Budget;
-use diskferry_core::conversion::{Conversion, Report, Resources};
-use diskferry_core::disk::Disk;
-use diskferry_core::extent::ExtentKind;
-use diskferry_core::pool::CpuPool;
-use diskferry_core::sink::file::{FileSink, FileSinkOptions};
-use diskferry_core::source::file::FileSource;
-use diskferry_core::source::gate::FileGate;
-use diskferry_core::source::{Closed, Gate, Source};
+use diskferry_core::{
+    Budget, ClosedGate, Conversion, CpuPool, Disk, ExtentKind, FileGate, FileSink, FileSinkOptions,
+    FileSource, Gate, GuestOffset, GuestRange, Report, Resources, Source,
+};
 use diskferry_corpus::oracle::matrix::{Base, Case, Recipe, recipes};
 use diskferry_formats::{Declared, Format, TargetOptions, create, open_with};
 use diskferry_s3io::server::{Server, ServerOptions};
@@ -35,18 +29,16 @@ impl Bench {
         let server = Server::start(ServerOptions { public: true, ..ServerOptions::default() }).unwrap();
         server.create_bucket(BUCKET).await.unwrap();
         let client = Client::new(server.client_options()).await.unwrap();
-        let resources = Resources {
-            budget: Some(Budget::new(MEMORY)),
-            pool: Some(Arc::new(CpuPool::new(2).unwrap())),
-            connections: None,
-        };
+        let resources = Resources::default()
+            .budget(Some(Budget::new(MEMORY)))
+            .pool(Some(Arc::new(CpuPool::new(2).unwrap())));
         Self { server, client, resources }
     }
 
     /// Converts `disk` and holds the result against the truth.
     async fn check(&self, case: &Case, from: &str, disk: Disk, digest: &str, dir: &Path) -> Report {
         let what = format!("{} from {from}", case.name);
-        assert_eq!(disk.geometry().format, case.format, "{what}");
+        assert_eq!(disk.info().format, case.format, "{what}");
         assert_eq!(disk.virtual_bytes(), case.virtual_bytes, "{what}");
         let out = dir.join("out.raw");
         let mut options = FileSinkOptions::default();
@@ -59,7 +51,7 @@ impl Bench {
         assert_eq!(report.digest.unwrap().to_string(), digest, "{what}");
         let end = report.sizes.content_end.unwrap();
         assert!(report.sizes.content_bytes.unwrap() <= end && end <= case.virtual_bytes, "{what}");
-        assert!(report.movement.peak_budget_bytes <= MEMORY, "{what}");
+        assert!(report.stats.peak_budget_bytes <= MEMORY, "{what}");
         std::fs::remove_file(&out).unwrap();
         report
     }
@@ -81,7 +73,7 @@ impl Bench {
         let anonymous = diskferry_s3io::ClientOptions { anonymous: true, ..Default::default() };
         let client = Client::new(anonymous).await.unwrap();
         let source = open_source(&client, &url).await.unwrap().source;
-        open(case, source, Arc::new(Closed)).await
+        open(case, source, Arc::new(ClosedGate)).await
     }
 
     async fn run(&self, recipe: &Recipe, base: &Base) {
@@ -103,7 +95,7 @@ impl Bench {
         let disk = self.s3(&case).await;
         let needed = stored_bytes(&disk).await;
         let report = self.check(&case, "s3", self.s3(&case).await, digest, dir.path()).await;
-        let fetched = report.movement.source.bytes;
+        let fetched = report.stats.source.bytes;
         assert!(fetched <= needed + needed / 100 + (1 << 20), "{}: fetched {fetched} of {needed}", case.name);
         // A set of files needs a gate for its siblings, and a URL has none.
         if case.files.len() == 1 {

@@ -4,15 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::budget::Budget;
-use diskferry_core::conversion::{Conversion, Resources};
-use diskferry_core::digest::{Tree, hash_block};
-use diskferry_core::disk::Disk;
-use diskferry_core::limits::Limits;
-use diskferry_core::measure::{Depth, measure, measure_at};
-use diskferry_core::source::Source;
-use diskferry_core::source::file::FileSource;
+use diskferry_core::internal::{DigestTree, hash_block};
+use diskferry_core::{
+    Budget, Conversion, Depth, Disk, FileSource, GuestOffset, GuestRange, Limits, Resources, Source, measure,
+    measure_at,
+};
 use diskferry_corpus::oracle::{make, qemu_img, qemu_io};
 use diskferry_corpus::{sample, samples};
 use diskferry_formats::{Declared, open, open_with};
@@ -62,7 +58,7 @@ fn filled(path: &Path, len: u64) {
 }
 
 fn budget(mib: u64) -> Resources {
-    Resources { budget: Some(Budget::new(mib * MIB)), ..Resources::default() }
+    Resources::default().budget(Some(Budget::new(mib * MIB)))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,7 +90,7 @@ async fn what_a_conversion_fetches_is_what_is_stored_in_a_request_for_about_8_mi
         // At both ends requests are shorter, a table breaks a run of data, and of units of 2 MiB three fit into 8.
         let most = usize::try_from(stored / (6 * MIB)).unwrap() + 8;
         assert!(store.requests() <= most, "{what}: {} requests of {most}", store.requests());
-        let source = report.movement.source;
+        let source = report.stats.source;
         assert_eq!(source.requests, store.requests() as u64, "{what}: the report counts them");
         let sent: u64 = store.server.exchanges().iter().map(|exchange| exchange.sent).sum();
         assert_eq!(source.bytes, sent, "{what}: the report counts their bytes");
@@ -151,7 +147,7 @@ async fn a_fragmented_image_is_read_front_to_back_like_one_in_order() {
         let mut sorted = long.clone();
         sorted.sort_unstable();
         assert!(sorted.windows(2).all(|pair| pair[0].1 < pair[1].0), "{name}: {sorted:?}");
-        costs.push((report.digest.unwrap(), report.movement.source));
+        costs.push((report.digest.unwrap(), report.stats.source));
     }
     let (in_order, fragmented) = (costs[0], costs[1]);
     assert_eq!(in_order.0, fragmented.0);
@@ -254,9 +250,9 @@ async fn forty_gibibytes_with_little_in_them_are_a_few_requests() {
     assert_eq!(disk.virtual_bytes(), 40 << 30);
     let report = Conversion::reading(disk).resources(budget(32)).run().await.unwrap();
     assert_eq!(report.digest.unwrap().to_string(), sample.digest_hex);
-    assert!(report.movement.source.bytes <= sample.object_bytes() + MIB);
+    assert!(report.stats.source.bytes <= sample.object_bytes() + MIB);
     assert!(store.requests() <= 16, "{} requests", store.requests());
-    assert!(report.movement.peak_budget_bytes <= 32 * MIB);
+    assert!(report.stats.peak_budget_bytes <= 32 * MIB);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -269,7 +265,7 @@ async fn sixteen_tebibytes_nearly_empty_have_their_digest_at_once() {
     let source: Arc<dyn Source> = Arc::new(FileSource::open(&path).await.unwrap());
     let disk = open(source, Declared::Unknown).await.unwrap();
     let report = Conversion::reading(disk).run().await.unwrap();
-    let mut tree = Tree::new();
+    let mut tree = DigestTree::new();
     let number = (9u64 << 40) / 4096;
     tree.add_zeros(0, number);
     tree.add(number, &[hash_block(&[7; 4096])]);

@@ -9,26 +9,26 @@ use std::marker::PhantomData;
 
 /// The address space of the disk that the guest sees.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Guest {}
+pub enum GuestSpace {}
 
 /// The address space of one stored object: a file, an S3 object, a URL.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum StoredIn {}
+pub enum StoredSpace {}
 
 /// The address space of the target that is written.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Target {}
+pub enum TargetSpace {}
 
 /// A byte address in the space `S`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Offset<S>(u64, PhantomData<S>);
 
 /// A byte address on the guest's disk.
-pub type GuestOffset = Offset<Guest>;
+pub type GuestOffset = Offset<GuestSpace>;
 /// A byte address in a stored object.
-pub type StoredOffset = Offset<StoredIn>;
+pub type StoredOffset = Offset<StoredSpace>;
 /// A byte address in a target.
-pub type TargetOffset = Offset<Target>;
+pub type TargetOffset = Offset<TargetSpace>;
 
 impl<S> Offset<S> {
     /// The first byte of the space.
@@ -52,7 +52,12 @@ impl<S> Offset<S> {
         }
     }
 
-    /// True where the address is a multiple of `unit`; every address is a multiple of 0 only at 0.
+    /// The distance from `start` to this address, or `None` if `start` is after it.
+    pub const fn checked_sub(self, start: Self) -> Option<u64> {
+        self.0.checked_sub(start.0)
+    }
+
+    /// True if the address is a multiple of `unit`; every address is a multiple of 0 only at 0.
     pub const fn is_aligned(self, unit: u64) -> bool {
         self.0.is_multiple_of(unit)
     }
@@ -78,14 +83,14 @@ pub struct Span<S> {
 }
 
 /// A run of bytes of the guest's disk.
-pub type GuestRange = Span<Guest>;
+pub type GuestRange = Span<GuestSpace>;
 /// A run of bytes of a stored object.
-pub type StoredRange = Span<StoredIn>;
+pub type StoredRange = Span<StoredSpace>;
 /// A run of bytes of a target.
-pub type TargetRange = Span<Target>;
+pub type TargetRange = Span<TargetSpace>;
 
 impl<S: Copy + Ord> Span<S> {
-    /// `len` bytes from `start` on, or `None` where the end would not fit the 64-bit space.
+    /// `len` bytes from `start` on, or `None` if the end would not fit the 64-bit space.
     pub const fn new(start: Offset<S>, len: u64) -> Option<Self> {
         match start.0.checked_add(len) {
             Some(_) => Some(Self { start, len }),
@@ -93,7 +98,7 @@ impl<S: Copy + Ord> Span<S> {
         }
     }
 
-    /// The bytes from `start` up to, not including, `end`; empty where `end` does not lie behind `start`.
+    /// The bytes from `start` up to, not including, `end`; empty where `end` does not lie after `start`.
     pub const fn between(start: Offset<S>, end: Offset<S>) -> Self {
         Self { start, len: end.0.saturating_sub(start.0) }
     }
@@ -108,7 +113,7 @@ impl<S: Copy + Ord> Span<S> {
         self.start
     }
 
-    /// Address behind the last byte.
+    /// Address after the last byte.
     pub const fn end(self) -> Offset<S> {
         // Cannot wrap: `new` checked it, and the other constructors take the length from an end.
         Offset(self.start.0.wrapping_add(self.len), PhantomData)
@@ -119,17 +124,25 @@ impl<S: Copy + Ord> Span<S> {
         self.len
     }
 
-    /// True where there is no byte in it.
+    /// True if there is no byte in it.
     pub const fn is_empty(self) -> bool {
         self.len == 0
     }
 
-    /// True where every byte of `other` lies in it. An empty `other` lies in it where its address does, the end included.
+    /// The distance from the start to `at`, or `None` if `at` is not in the range; its end counts as in it.
+    pub const fn offset_of(self, at: Offset<S>) -> Option<u64> {
+        match at.checked_sub(self.start) {
+            Some(offset) if offset <= self.len => Some(offset),
+            _ => None,
+        }
+    }
+
+    /// True if every byte of `other` lies in it. An empty `other` lies in it where its address does, the end included.
     pub fn contains(self, other: Self) -> bool {
         self.start <= other.start && other.end() <= self.end()
     }
 
-    /// The bytes in both, or `None` where there are none.
+    /// The bytes in both, or `None` if there are none.
     pub fn intersection(self, other: Self) -> Option<Self> {
         let start = self.start.max(other.start);
         let end = self.end().min(other.end());
@@ -177,6 +190,14 @@ mod tests {
     fn a_range_past_the_end_of_the_space_is_none() {
         assert_eq!(GuestRange::new(GuestOffset::new(u64::MAX), 2), None);
         assert!(GuestRange::new(GuestOffset::new(u64::MAX), 0).is_some());
+    }
+
+    #[test]
+    fn a_distance_is_none_outside_of_the_range() {
+        let at = GuestOffset::new;
+        assert_eq!((at(7).checked_sub(at(5)), at(5).checked_sub(at(7))), (Some(2), None));
+        let offsets = [9, 10, 15, 20, 21].map(|offset| range(10, 10).offset_of(at(offset)));
+        assert_eq!(offsets, [None, Some(0), Some(5), Some(10), None]);
     }
 
     #[test]

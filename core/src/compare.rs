@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::address::GuestRange;
-use crate::budget::Budget;
 use crate::conversion::Resources;
 use crate::disk::Disk;
+use crate::engine::{GuestItem, Transfer, is_zero};
 use crate::error::{Error, Result};
-use crate::scan::is_zero;
-use crate::transfer::{Item, Order, Transfer};
+use crate::layout::Order;
+use crate::memory::Budget;
 
 /// The answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Comparison {
-    /// True where size and every byte agree.
+    /// True if size and every byte agree.
     pub equal: bool,
     /// Guest offset of the first byte that differs. `None` for equal disks, and for disks of different size, of which
     /// no data is read.
@@ -56,7 +57,7 @@ pub async fn compare(a: &Arc<Disk>, b: &Arc<Disk>, resources: &Resources) -> Res
 /// One of the two, with what came and was not compared yet.
 struct Side {
     transfer: Transfer,
-    items: VecDeque<Item>,
+    items: VecDeque<GuestItem>,
     ended: bool,
 }
 
@@ -82,11 +83,11 @@ impl Side {
             return;
         }
         self.items.push_front(match item {
-            Item::Zero(_) => Item::Zero(rest),
-            Item::Data(mut scanned) => {
+            GuestItem::Zero(_) => GuestItem::Zero(rest),
+            GuestItem::Data(mut scanned) => {
                 scanned.bytes = scanned.slice(rest);
                 scanned.guest = rest;
-                Item::Data(scanned)
+                GuestItem::Data(scanned)
             }
         });
     }
@@ -115,15 +116,15 @@ fn poll_difference(a: &mut Side, b: &mut Side, cx: &mut Context<'_>) -> Poll<Res
 }
 
 /// Where, from the start of `range`, the two first differ.
-fn difference(a: &Item, b: &Item, range: GuestRange) -> Option<usize> {
+fn difference(a: &GuestItem, b: &GuestItem, range: GuestRange) -> Option<usize> {
     let first_set =
         |bytes: &[u8]| if is_zero(bytes) { None } else { bytes.iter().position(|byte| *byte != 0) };
     match (a, b) {
-        (Item::Zero(_), Item::Zero(_)) => None,
-        (Item::Zero(_), Item::Data(data)) | (Item::Data(data), Item::Zero(_)) => {
+        (GuestItem::Zero(_), GuestItem::Zero(_)) => None,
+        (GuestItem::Zero(_), GuestItem::Data(data)) | (GuestItem::Data(data), GuestItem::Zero(_)) => {
             first_set(&data.slice(range))
         }
-        (Item::Data(a), Item::Data(b)) => {
+        (GuestItem::Data(a), GuestItem::Data(b)) => {
             let (a, b) = (a.slice(range), b.slice(range));
             if a == b { None } else { a.iter().zip(&b).position(|(a, b)| a != b) }
         }

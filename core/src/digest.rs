@@ -47,14 +47,14 @@ impl fmt::Display for Digest {
     }
 }
 
-/// SHA-256 over `parts`, one behind the other.
+/// SHA-256 over `parts`, one after the other.
 pub fn sha256(parts: &[&[u8]]) -> Hash {
     let mut hasher = Sha256::new();
     parts.iter().for_each(|part| hasher.update(part));
     hasher.finalize().into()
 }
 
-/// The hash of one block; a shorter one is hashed with zeros behind it, as fs-verity does at the end of a file.
+/// The hash of one block; a shorter one is hashed with zeros after it, as fs-verity does at the end of a file.
 pub fn hash_block(block: &[u8]) -> Hash {
     const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
     let mut hasher = Sha256::new();
@@ -75,7 +75,7 @@ struct Node {
 }
 
 impl Node {
-    /// Takes a hash, or zeros. False where one was there.
+    /// Takes a hash, or zeros. False if one was there.
     fn set(&mut self, slot: u64, hash: Option<Hash>) -> bool {
         let bit = 1 << slot;
         if self.present & bit != 0 {
@@ -107,7 +107,7 @@ impl Node {
 /// The tree under construction.
 ///
 /// It is told of every block of the disk once, as a hash or as zeros, in any order, and finished with the disk's size.
-pub struct Tree {
+pub struct DigestTree {
     levels: [BTreeMap<u64, Node>; LEVELS],
     /// The hash of a full sub-tree of zeros at each level.
     zero: [Hash; LEVELS],
@@ -117,15 +117,15 @@ pub struct Tree {
 
 /// A tree under construction, as a journal keeps it: the blocks of hashes that are not full yet.
 #[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Open(Vec<BTreeMap<u64, Node>>);
+pub(crate) struct OpenTree(Vec<BTreeMap<u64, Node>>);
 
-impl Default for Tree {
+impl Default for DigestTree {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Tree {
+impl DigestTree {
     /// A tree that was told of nothing.
     pub fn new() -> Self {
         let mut zero = [[0; 32]; LEVELS];
@@ -138,12 +138,12 @@ impl Tree {
     }
 
     /// What is not full yet, to go on from later.
-    pub(crate) fn open(&self) -> Open {
-        Open(self.levels.to_vec())
+    pub(crate) fn open(&self) -> OpenTree {
+        OpenTree(self.levels.to_vec())
     }
 
-    /// Goes on from there; `None` where it is no such tree.
-    pub(crate) fn reopen(open: Open) -> Option<Self> {
+    /// Continues from there; `None` if it is no such tree.
+    pub(crate) fn reopen(open: OpenTree) -> Option<Self> {
         let sound = |node: &Node| {
             let hashes = (node.present & !node.zeros).count_ones() as usize;
             node.present != u128::MAX && node.zeros & !node.present == 0 && node.hashes.len() == hashes
@@ -198,7 +198,7 @@ impl Tree {
     /// The digest of a disk of `size` bytes, of which every block was told.
     ///
     /// # Errors
-    /// `internal` where a block was told twice, or never.
+    /// `internal` if a block was told twice, or never.
     pub fn finish(mut self, size: u64) -> Result<Digest> {
         if let Some(number) = self.twice {
             return Err(Error::internal(format!("block {number} of the disk came twice to the digest")));
@@ -264,7 +264,7 @@ mod tests {
     }
 
     fn in_order(disk: &[u8]) -> Digest {
-        let mut tree = Tree::new();
+        let mut tree = DigestTree::new();
         let hashes: Vec<Hash> = disk.chunks(BLOCK as usize).map(hash_block).collect();
         tree.add(0, &hashes);
         tree.finish(disk.len() as u64).unwrap()
@@ -285,7 +285,7 @@ mod tests {
         for (first, count, total) in
             [(0, 1, 1), (0, 128, 128), (3, 300, 400), (0, 20000, 20000), (1, 16384, 16500)]
         {
-            let mut tree = Tree::new();
+            let mut tree = DigestTree::new();
             let data = hash_block(&[7; 4096]);
             (0..first).chain(first + count..total).for_each(|number| tree.add(number, &[data]));
             tree.add_zeros(first, count);
@@ -297,10 +297,10 @@ mod tests {
 
     #[test]
     fn the_largest_disk_of_zeros_takes_no_time_and_no_room() {
-        let mut tree = Tree::new();
+        let mut tree = DigestTree::new();
         tree.add_zeros(0, (64u64 << 40) / BLOCK);
         assert!(tree.finish(64 << 40).is_ok());
-        let mut tree = Tree::new();
+        let mut tree = DigestTree::new();
         tree.add_zeros(0, u64::MAX.div_ceil(BLOCK));
         assert!(tree.finish(u64::MAX).is_ok());
     }
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn zeros_around_data_that_is_to_come_take_no_room() {
         const SCATTERED: u64 = 10_000;
-        let mut tree = Tree::new();
+        let mut tree = DigestTree::new();
         (0..SCATTERED).for_each(|leaf| tree.add_zeros(leaf * FAN + 1, FAN - 1));
         assert_eq!(tree.levels[0].len(), 10_000);
         assert!(tree.levels[0].values().all(|node| node.hashes.capacity() == 0));
@@ -323,11 +323,11 @@ mod tests {
             (0..700 * 4096u64 + 77).map(|i| if i % 90_000 < 50_000 { 0 } else { (i / 977) as u8 }).collect();
         let hashes: Vec<Hash> = disk.chunks(BLOCK as usize).map(hash_block).collect();
         for cut in [0, 1, 127, 128, 300, 512, 700] {
-            let mut tree = Tree::new();
+            let mut tree = DigestTree::new();
             tree.add(0, &hashes[..cut]);
             tree.add(600, &hashes[600..600 + usize::from(cut < 600)]);
             let kept = postcard::to_stdvec(&tree.open()).unwrap();
-            let mut tree = Tree::reopen(postcard::from_bytes(&kept).unwrap()).unwrap();
+            let mut tree = DigestTree::reopen(postcard::from_bytes(&kept).unwrap()).unwrap();
             for number in cut..hashes.len() {
                 if number != 600 || cut >= 600 {
                     tree.add(number as u64, &hashes[number..=number]);
@@ -335,23 +335,23 @@ mod tests {
             }
             assert_eq!(tree.finish(disk.len() as u64).unwrap(), by_the_book(&disk), "{cut}");
         }
-        let mut broken = Tree::new();
+        let mut broken = DigestTree::new();
         broken.add(0, &[[1; 32]]);
         let mut broken = broken.open();
         broken.0[0].get_mut(&0).unwrap().hashes.clear();
-        assert!(Tree::reopen(broken).is_none());
+        assert!(DigestTree::reopen(broken).is_none());
     }
 
     #[test]
     fn a_block_missing_or_told_twice_is_noticed() {
-        let mut tree = Tree::new();
+        let mut tree = DigestTree::new();
         tree.add_zeros(0, 1000);
         assert!(tree.finish(1001 * BLOCK).is_err());
-        let mut tree = Tree::new();
+        let mut tree = DigestTree::new();
         tree.add_zeros(0, 1000);
         tree.add_zeros(999, 1);
         assert!(tree.finish(1000 * BLOCK).is_err());
-        let mut tree = Tree::new();
+        let mut tree = DigestTree::new();
         tree.add_zeros(0, 1000);
         assert!(tree.finish(999 * BLOCK).is_err());
     }
@@ -373,7 +373,7 @@ mod tests {
             let turn = seed as usize % parts.len();
             parts.rotate_left(turn);
             if seed % 2 == 0 { parts.reverse(); }
-            let mut tree = Tree::new();
+            let mut tree = DigestTree::new();
             for (first, blocks, byte) in parts {
                 if byte == 0 {
                     tree.add_zeros(first, blocks);

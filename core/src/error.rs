@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io;
+use std::sync::Arc;
 
 /// Everything here that can fail, fails with this.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -95,6 +97,8 @@ kinds! {
     DestinationUnsuitable = "destination_unsuitable", 6, false;
     /// What was written does not read back as what was meant.
     VerificationFailed = "verification_failed", 6, false;
+    /// The system gave no memory.
+    OutOfMemory = "out_of_memory", 70, true;
     /// A defect of diskferry.
     Internal = "internal", 70, false;
     /// Stopped by the caller.
@@ -112,15 +116,17 @@ impl fmt::Display for ErrorKind {
 /// The message names fields, offsets and numbers. It never holds a secret, nor the signed part of a URL, nor a
 /// control character: text that comes from an image goes through [`printable`] first, and the constructor
 /// replaces what slipped through.
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     message: String,
     hint: Option<Cow<'static, str>>,
     offset: Option<u64>,
     retryable: bool,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
@@ -152,12 +158,70 @@ impl Error {
         Self::new(ErrorKind::UnsupportedFeature, message)
     }
 
-    /// A defect of ours.
+    /// A defect of diskferry.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, message)
     }
 
-    /// Adds what the user can do about it.
+    /// The system gave no memory for `bytes` bytes. Trying again can help.
+    pub fn out_of_memory(bytes: u64) -> Self {
+        Self::new(ErrorKind::OutOfMemory, format!("the system gave no memory for a buffer of {bytes} bytes"))
+    }
+
+    /// A failed system call on a source, for embedders that implement [`Source`](crate::Source): `source_not_found`,
+    /// `source_forbidden`, `truncated` for an unexpected end, otherwise `source_unavailable`. The kind decides whether
+    /// trying again can help; the failure itself is kept as the cause.
+    ///
+    /// ```
+    /// use diskferry_core::{Error, ErrorKind};
+    ///
+    /// let failed = std::io::Error::from(std::io::ErrorKind::NotFound);
+    /// assert_eq!(Error::source_io(failed).context("disk.raw").kind(), ErrorKind::SourceNotFound);
+    /// ```
+    pub fn source_io(error: io::Error) -> Self {
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => ErrorKind::SourceNotFound,
+            io::ErrorKind::PermissionDenied => ErrorKind::SourceForbidden,
+            io::ErrorKind::UnexpectedEof => ErrorKind::Truncated,
+            io::ErrorKind::OutOfMemory => ErrorKind::OutOfMemory,
+            _ => ErrorKind::SourceUnavailable,
+        };
+        Self::new(kind, format!("reading the source failed: {error}")).caused_by(error)
+    }
+
+    /// A failed system call on a destination, for embedders that implement [`Sink`](crate::Sink): `destination_full`,
+    /// `destination_forbidden`, `destination_exists`, otherwise `destination_unavailable`.
+    pub fn destination_io(error: io::Error) -> Self {
+        let kind = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                ErrorKind::DestinationFull
+            }
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                ErrorKind::DestinationForbidden
+            }
+            io::ErrorKind::AlreadyExists => ErrorKind::DestinationExists,
+            io::ErrorKind::OutOfMemory => ErrorKind::OutOfMemory,
+            _ => ErrorKind::DestinationUnavailable,
+        };
+        Self::new(kind, format!("writing to the destination failed: {error}")).caused_by(error)
+    }
+
+    /// Puts a name before the sentence, such as that of a file: `disk.vmdk: …`. Kind, hint, place, retryability and
+    /// cause stay.
+    #[must_use]
+    pub fn context(mut self, name: impl fmt::Display) -> Self {
+        self.0.message = printable(&format!("{name}: {}", self.0.message));
+        self
+    }
+
+    /// Adds to the sentence what came of it: `…; the target was deleted`. Everything else stays.
+    #[must_use]
+    pub(crate) fn followed_by(mut self, outcome: impl fmt::Display) -> Self {
+        self.0.message = printable(&format!("{}; {outcome}", self.0.message));
+        self
+    }
+
+    /// Says what the user can do about it. The last hint counts.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.0.hint = Some(hint.into());
@@ -178,10 +242,10 @@ impl Error {
         self
     }
 
-    /// Keeps the failure underneath.
+    /// Keeps the failure that caused this one: [`std::error::Error::source`].
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::from(source.into()));
         self
     }
 
@@ -343,6 +407,37 @@ mod tests {
     fn an_error_shows_no_control_character_of_the_image() {
         let error = Error::malformed("extent \x1b[31mred\x07 and \u{202e}reversed");
         assert_eq!(error.message(), "extent \\u{1b}[31mred\\u{7} and \\u{202e}reversed");
+    }
+
+    #[test]
+    fn context_puts_a_name_in_front_and_loses_nothing() {
+        let cause = io::Error::from(io::ErrorKind::TimedOut);
+        let error = Error::malformed("the header is short")
+            .hint("copy it again")
+            .at(7u64)
+            .retry(true)
+            .caused_by(cause)
+            .context("disk\x1b.vmdk")
+            .context("a");
+        assert_eq!(error.message(), "a: disk\\u{1b}.vmdk: the header is short");
+        assert_eq!((error.kind(), error.hint_text()), (ErrorKind::Malformed, Some("copy it again")));
+        assert_eq!((error.offset(), error.is_retryable()), (Some(7), true));
+        assert!(std::error::Error::source(&error).unwrap().is::<io::Error>());
+    }
+
+    #[test]
+    fn a_failed_system_call_has_the_kind_of_its_side() {
+        for (kind, source, destination) in [
+            (io::ErrorKind::NotFound, ErrorKind::SourceNotFound, ErrorKind::DestinationUnavailable),
+            (io::ErrorKind::PermissionDenied, ErrorKind::SourceForbidden, ErrorKind::DestinationForbidden),
+            (io::ErrorKind::StorageFull, ErrorKind::SourceUnavailable, ErrorKind::DestinationFull),
+            (io::ErrorKind::OutOfMemory, ErrorKind::OutOfMemory, ErrorKind::OutOfMemory),
+        ] {
+            assert_eq!(Error::source_io(kind.into()).kind(), source);
+            assert_eq!(Error::destination_io(kind.into()).kind(), destination);
+        }
+        assert!(Error::out_of_memory(1).is_retryable());
+        assert_eq!(ErrorKind::OutOfMemory.exit_code(), 70);
     }
 
     #[test]

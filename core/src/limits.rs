@@ -10,7 +10,7 @@ pub enum ImageLimit {
     /// "50GB", which does not say which GB: fails from 50·2³⁰ bytes on, warns from 50·10⁹ on.
     #[default]
     Default,
-    /// Exactly so many bytes: an object of that size or more fails.
+    /// Exactly this many bytes: an object of that size or more fails.
     Exact(u64),
     /// No limit.
     None,
@@ -29,6 +29,7 @@ impl ImageLimit {
 
 /// What an image is measured against.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Limits {
     /// The declared system-disk capacity in bytes.
     pub capacity: Option<u64>,
@@ -36,8 +37,11 @@ pub struct Limits {
     pub image: ImageLimit,
 }
 
+setters!(Limits { capacity: Option<u64>, image: ImageLimit });
+
 /// The sizes of an image in bytes; what is not known is `None`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Sizes {
     /// Stored size of the source, all its files together.
     pub object_bytes: u64,
@@ -52,6 +56,15 @@ pub struct Sizes {
     /// What the target takes.
     pub output_bytes: Option<u64>,
 }
+
+setters!(Sizes {
+   object_bytes: u64,
+   virtual_bytes: Option<u64>,
+   allocated_bytes: Option<u64>,
+   content_bytes: Option<u64>,
+   content_end: Option<u64>,
+   output_bytes: Option<u64>,
+});
 
 /// How a rule came out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,6 +120,7 @@ impl Rule {
 
 /// Whether an image is accepted, and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Verdict {
     /// The rules that apply, in the order `object_size`, `capacity`, `content_size`.
     pub rules: Vec<Rule>,
@@ -117,7 +131,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// True where no rule fails.
+    /// True if no rule fails.
     pub fn accepted(&self) -> bool {
         self.rules.iter().all(|rule| rule.outcome != Outcome::Fail)
     }
@@ -137,7 +151,7 @@ impl Limits {
         let mut rules = Vec::new();
         let mut warnings = Vec::new();
         rules.extend(self.object_size(sizes.object_bytes, &mut warnings));
-        rules.extend(sizes.virtual_bytes.and_then(|size| self.capacity(size, &mut warnings)));
+        rules.extend(sizes.virtual_bytes.and_then(|size| self.judge_capacity(size, &mut warnings)));
         rules.extend(self.content_size(sizes));
         let smallest_capacity_gib = sizes.virtual_bytes.map(|size| size.div_ceil(GIB).max(1));
         Verdict { rules, warnings, smallest_capacity_gib }
@@ -153,8 +167,8 @@ impl Limits {
                 ErrorKind::ObjectTooLarge,
                 format!(
                     "the object is at least {} and must be smaller than {}",
-                    Human(object_bytes),
-                    Human(limit)
+                    HumanBytes(object_bytes),
+                    HumanBytes(limit)
                 ),
             ));
         }
@@ -163,8 +177,8 @@ impl Limits {
                 ErrorKind::CapacityExceeded,
                 format!(
                     "the virtual disk is at least {}, the declared system disk is {}",
-                    Human(virtual_bytes),
-                    Human(limit)
+                    HumanBytes(virtual_bytes),
+                    HumanBytes(limit)
                 ),
             ));
         }
@@ -174,9 +188,9 @@ impl Limits {
     fn object_size(&self, actual: u64, warnings: &mut Vec<Warning>) -> Option<Rule> {
         const GREY: u64 = 50_000_000_000;
         let limit = self.image.bytes()?;
-        let is = format!("the object is {}", Human(actual));
+        let is = format!("the object is {}", HumanBytes(actual));
         let (outcome, message) = if actual >= limit {
-            (Outcome::Fail, format!("{is} and must be smaller than {}", Human(limit)))
+            (Outcome::Fail, format!("{is} and must be smaller than {}", HumanBytes(limit)))
         } else if self.image == ImageLimit::Default && actual >= GREY {
             let message = format!(
                 "{is}: above 50 GB of 1000 bytes and below 50 GB of 1024, and the service does not say which it means"
@@ -184,7 +198,7 @@ impl Limits {
             warnings.push(Warning::new("size_limit_grey", message.clone()));
             (Outcome::Warn, message)
         } else {
-            (Outcome::Pass, format!("{is}, below {}", Human(limit)))
+            (Outcome::Pass, format!("{is}, below {}", HumanBytes(limit)))
         };
         Some(Rule {
             rule: "object_size",
@@ -197,17 +211,17 @@ impl Limits {
         })
     }
 
-    fn capacity(&self, actual: u64, warnings: &mut Vec<Warning>) -> Option<Rule> {
+    fn judge_capacity(&self, actual: u64, warnings: &mut Vec<Warning>) -> Option<Rule> {
         let limit = self.capacity?;
-        let is = format!("the virtual disk is {}", Human(actual));
+        let is = format!("the virtual disk is {}", HumanBytes(actual));
         let (outcome, message) = if actual > limit {
-            (Outcome::Fail, format!("{is}, the declared system disk is {}", Human(limit)))
+            (Outcome::Fail, format!("{is}, the declared system disk is {}", HumanBytes(limit)))
         } else if actual == limit {
             let message = format!("{is}, exactly the declared system disk: nothing is left to grow");
             warnings.push(Warning::new("capacity_equal", message.clone()));
             (Outcome::Warn, message)
         } else {
-            (Outcome::Pass, format!("{is}, within the declared system disk of {}", Human(limit)))
+            (Outcome::Pass, format!("{is}, within the declared system disk of {}", HumanBytes(limit)))
         };
         let hint = format!("declare at least {} GiB", actual.div_ceil(GIB).max(1));
         Some(Rule {
@@ -227,22 +241,26 @@ impl Limits {
             (Some(content), _) if content >= limit => {
                 let message = format!(
                     "the disk has {} of real content and must have less than {}",
-                    Human(content),
-                    Human(limit)
+                    HumanBytes(content),
+                    HumanBytes(limit)
                 );
                 (Outcome::Fail, Some(content), message)
             }
-            (Some(content), _) => {
-                (Outcome::Pass, Some(content), format!("the disk has {} of real content", Human(content)))
-            }
+            (Some(content), _) => (
+                Outcome::Pass,
+                Some(content),
+                format!("the disk has {} of real content", HumanBytes(content)),
+            ),
             (None, Some(allocated)) if allocated < limit => {
-                let message =
-                    format!("the image maps {}, so its real content is below the limit", Human(allocated));
+                let message = format!(
+                    "the image maps {}, so its real content is below the limit",
+                    HumanBytes(allocated)
+                );
                 (Outcome::Pass, Some(allocated), message)
             }
             (None, Some(allocated)) => {
                 let message =
-                    format!("the image maps {}; only its data tells the real content", Human(allocated));
+                    format!("the image maps {}; only its data tells the real content", HumanBytes(allocated));
                 (Outcome::Warn, None, message)
             }
             (None, None) => (Outcome::Warn, None, "the real content is not known yet".to_owned()),
@@ -261,9 +279,9 @@ impl Limits {
 
 /// A number of bytes for a person: `60 GiB`, `1.5 MiB`, `512 bytes`; exact where it is a whole number of the unit.
 #[derive(Clone, Copy, Debug)]
-pub struct Human(pub u64);
+pub struct HumanBytes(pub u64);
 
-impl std::fmt::Display for Human {
+impl std::fmt::Display for HumanBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         const UNITS: [(&str, u64); 5] =
             [("PiB", 1 << 50), ("TiB", 1 << 40), ("GiB", GIB), ("MiB", 1 << 20), ("KiB", 1 << 10)];
@@ -336,9 +354,9 @@ mod tests {
 
     #[test]
     fn human_sizes_never_round_up_to_a_limit() {
-        assert_eq!(Human(50 * GIB - 1).to_string(), "49.99 GiB");
-        assert_eq!(Human(60 * GIB).to_string(), "60 GiB");
-        assert_eq!(Human(1536).to_string(), "1.50 KiB");
-        assert_eq!(Human(7).to_string(), "7 bytes");
+        assert_eq!(HumanBytes(50 * GIB - 1).to_string(), "49.99 GiB");
+        assert_eq!(HumanBytes(60 * GIB).to_string(), "60 GiB");
+        assert_eq!(HumanBytes(1536).to_string(), "1.50 KiB");
+        assert_eq!(HumanBytes(7).to_string(), "7 bytes");
     }
 }

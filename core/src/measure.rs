@@ -5,11 +5,9 @@ use std::sync::Arc;
 use crate::conversion::{Conversion, Report, Resources};
 use crate::disk::Disk;
 use crate::error::{Result, Warning};
+use crate::layout::{Layout, LayoutFacts, OutputSize, UnitMap, allocation};
 use crate::limits::{Limits, Sizes, Verdict};
 use crate::source::Traffic;
-use crate::target::{Facts, Layout, Output};
-use crate::units::UnitMap;
-use crate::walk::allocation;
 
 /// How deep to look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -25,7 +23,8 @@ pub enum Depth {
 
 /// What was measured.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Measured {
+#[non_exhaustive]
+pub struct Measure {
     /// The sizes known at that depth.
     pub sizes: Sizes,
     /// The rules.
@@ -33,7 +32,7 @@ pub struct Measured {
     /// All that was remarkable so far.
     pub warnings: Vec<Warning>,
     /// What a target would take, where a layout was given and the tables tell.
-    pub output: Option<Output>,
+    pub output: Option<OutputSize>,
     /// What it cost, opening included.
     pub cost: Traffic,
 }
@@ -42,7 +41,7 @@ pub struct Measured {
 ///
 /// # Errors
 /// The disk's refusal; those of its map and its source.
-pub async fn measure(disk: &Arc<Disk>, limits: &Limits) -> Result<Measured> {
+pub async fn measure(disk: &Arc<Disk>, limits: &Limits) -> Result<Measure> {
     measure_at(disk, limits, Depth::Tables, None, &Resources::default()).await
 }
 
@@ -50,7 +49,7 @@ pub async fn measure(disk: &Arc<Disk>, limits: &Limits) -> Result<Measured> {
 /// where data is read.
 ///
 /// # Errors
-/// See [`measure`]; with [`Depth::Scan`] those of reading too; `destination_unsuitable` where the layout cannot hold the
+/// See [`measure`]; with [`Depth::Scan`] those of reading too; `destination_unsuitable` if the layout cannot hold the
 /// disk.
 pub async fn measure_at(
     disk: &Arc<Disk>,
@@ -58,7 +57,7 @@ pub async fn measure_at(
     depth: Depth,
     layout: Option<&dyn Layout>,
     resources: &Resources,
-) -> Result<Measured> {
+) -> Result<Measure> {
     disk.admit()?;
     let mut sizes = Sizes {
         object_bytes: disk.object_bytes(),
@@ -85,7 +84,7 @@ pub async fn measure_at(
             let unlimited = Limits { image: crate::limits::ImageLimit::None, capacity: None };
             let reading = Conversion::reading(Arc::clone(disk)).limits(unlimited).digest(false);
             let report = reading.resources(resources.clone()).run().await?;
-            let mut measured = Measured::of_reading(&report, limits);
+            let mut measured = Measure::of_reading(&report, limits);
             if let Some(layout) = layout {
                 measured.predict(disk, layout).await?;
             }
@@ -96,39 +95,39 @@ pub async fn measure_at(
     let verdict = limits.judge(&sizes);
     let mut warnings = disk.warnings().list();
     warnings.extend(verdict.warnings.iter().cloned());
-    Ok(Measured { sizes, verdict, warnings, output, cost: disk.traffic() })
+    Ok(Measure { sizes, verdict, warnings, output, cost: disk.traffic() })
 }
 
-fn predict(disk: &Disk, layout: &dyn Layout, map: Option<UnitMap>) -> Result<Option<Output>> {
+fn predict(disk: &Disk, layout: &dyn Layout, map: Option<UnitMap>) -> Result<Option<OutputSize>> {
     let virtual_bytes = Some(layout.virtual_bytes(disk.virtual_bytes())?);
-    layout.output(&Facts { virtual_bytes, fingerprint: disk.geometry().fingerprint, map })
+    layout.output_size(&LayoutFacts { virtual_bytes, fingerprint: disk.info().fingerprint, map })
 }
 
-impl Measured {
+impl Measure {
     /// What reading a disk to its end found out, against `limits`: [`Depth::Scan`] for a caller who wants to follow its
     /// progress or to cancel it. The reading itself has no limits, so that one that fails does not end it.
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use diskferry_core::{conversion::Conversion, disk::Disk, error::Result, limits::{ImageLimit, Limits}};
-    /// # use diskferry_core::measure::Measured;
-    /// # async fn scan(disk: Arc<Disk>, limits: Limits) -> Result<Measured> {
-    /// let unlimited = Limits { image: ImageLimit::None, capacity: None };
+    /// # use diskferry_core::{Conversion, Disk, ImageLimit, Limits, Result};
+    /// # use diskferry_core::Measure;
+    /// # async fn scan(disk: Arc<Disk>, limits: Limits) -> Result<Measure> {
+    /// let unlimited = Limits::default().image(ImageLimit::None);
     /// let report = Conversion::reading(disk).limits(unlimited).digest(false).run().await?;
-    /// Ok(Measured::of_reading(&report, &limits))
+    /// Ok(Measure::of_reading(&report, &limits))
     /// # }
     /// ```
     pub fn of_reading(report: &Report, limits: &Limits) -> Self {
         let verdict = limits.judge(&report.sizes);
         let mut warnings = report.warnings.clone();
         warnings.extend(verdict.warnings.iter().cloned());
-        Self { sizes: report.sizes, verdict, warnings, output: None, cost: report.movement.source }
+        Self { sizes: report.sizes, verdict, warnings, output: None, cost: report.stats.source }
     }
 
     /// Adds what a target of that layout takes, from the tables of `disk`.
     ///
     /// # Errors
-    /// Those of the map; `destination_unsuitable` where the layout cannot hold the disk.
+    /// Those of the map; `destination_unsuitable` if the layout cannot hold the disk.
     pub async fn predict(&mut self, disk: &Disk, layout: &dyn Layout) -> Result<()> {
         let (_, map) = allocation(disk, layout.unit()).await?;
         self.output = predict(disk, layout, map)?;

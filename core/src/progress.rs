@@ -29,6 +29,7 @@ impl Phase {
 /// The state of a conversion at one moment. The latest one counts: it is sent over a `watch` channel, so a slow reader
 /// never holds the conversion up.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[non_exhaustive]
 pub struct Progress {
     /// What it is doing.
     pub phase: Phase,

@@ -5,7 +5,7 @@
 ///
 /// # Errors
 /// One sentence that says what a size is.
-pub fn parse(text: &str) -> Result<u64, String> {
+pub fn parse_size(text: &str) -> Result<u64, String> {
     const HINT: &str =
         "a size is a number and K, M, G, T (powers of 1024) or KB, MB, GB, TB (powers of 1000)";
     let text = text.trim();
@@ -46,7 +46,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::parse_size;
 
     #[test]
     fn letters_count_1024_and_what_ends_in_b_counts_1000() {
@@ -73,7 +73,7 @@ mod tests {
             ("1.500M", 3 << 19),
             ("18446744073709551615", u64::MAX),
         ] {
-            assert_eq!(parse(text), Ok(bytes), "{text}");
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
     }
 
@@ -101,7 +101,7 @@ mod tests {
             "½G",
             "nan",
         ] {
-            assert!(parse(text).is_err(), "{text}");
+            assert!(parse_size(text).is_err(), "{text}");
         }
     }
 }

@@ -15,7 +15,7 @@ pub use zstd::{unzstd, zstd};
 mod made {
     //! What the tests of the codecs are about.
 
-    use diskferry_core::error::{ErrorKind, Result};
+    use diskferry_core::{ErrorKind, Result};
 
     /// Bytes that shrink.
     pub(super) fn text() -> Vec<u8> {

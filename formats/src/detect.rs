@@ -5,8 +5,7 @@
 //! because its marks are at its end (the fixed VHD's are), nor a raw disk for an image because its guest wrote a magic number into it.
 
 use bytes::{Bytes, BytesMut};
-use diskferry_core::error::{Error, ErrorKind, Result, Warning};
-use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::{Error, ErrorKind, HeadTail, Result, Warning};
 
 use crate::partition::looks_like_disk;
 use crate::{Declared, Format, qcow2, vhd, vmdk};

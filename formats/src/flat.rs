@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use diskferry_core::address::{FileIndex, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::disk::BlockMap;
-use diskferry_core::error::{Error, Result};
-use diskferry_core::extent::{Extent, ExtentKind, Extents, Stored};
-use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::{
+    BlockMap, BoxFuture, Error, Extent, ExtentKind, Extents, FileIndex, GuestRange, Result, Source, Stored,
+    StoredOffset, StoredRange,
+};
 
 /// The map of a disk that lies in one file as it is, from its first byte on.
 pub(crate) struct FlatMap {

@@ -2,7 +2,7 @@
 //!
 //! One format, one folder: `header.rs` has the on-disk structs and is pure, `read.rs` opens an image and maps it,
 //! `write.rs` lays one out.
-//! Nothing here knows where bytes come from: everything is read through [`diskferry_core::source::Source`].
+//! Nothing here knows where bytes come from: everything is read through [`diskferry_core::Source`].
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -38,12 +38,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::sink::{Sink, WriteOrder};
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{Closed, Gate, Source};
-use diskferry_core::target::{Layout, Target};
+use diskferry_core::{
+    ClosedGate, Disk, Error, ErrorKind, Gate, HeadTailSource, Layout, Result, Sink, Source, Target,
+    WriteOrder,
+};
 
 use options::Options;
 pub use options::TargetOptions;
@@ -111,7 +109,7 @@ pub enum Declared {
 /// What a reader opens an image from: its file, with head and tail in hand, and the gate for what lies beside it.
 #[derive(Clone)]
 struct Opening {
-    file: Arc<HeadTail>,
+    file: Arc<HeadTailSource>,
     gate: Arc<dyn Gate>,
 }
 
@@ -120,7 +118,7 @@ struct Opening {
 /// # Errors
 /// See [`open_with`]; an image of several files is refused.
 pub async fn open(source: Arc<dyn Source>, declared: Declared) -> Result<Disk> {
-    open_with(source, declared, Arc::new(Closed)).await
+    open_with(source, declared, Arc::new(ClosedGate)).await
 }
 
 /// Opens an image; files beside it are asked of `gate`, by plain names only.
@@ -133,7 +131,7 @@ pub async fn open(source: Arc<dyn Source>, declared: Declared) -> Result<Disk> {
 /// `unknown_format`, `format_mismatch`, `ambiguous_format`; `malformed`, `truncated` and `unsupported_feature` with
 /// their place; `external_data_refused` where the image names what is no plain name beside it; the `source_*` codes.
 pub async fn open_with(source: Arc<dyn Source>, declared: Declared, gate: Arc<dyn Gate>) -> Result<Disk> {
-    let file = Arc::new(HeadTail::open(source).await?);
+    let file = Arc::new(HeadTailSource::open(source).await?);
     let format = detect::detect(&file, declared)?;
     let fingerprint = file.fingerprint();
     let opening = Opening { file, gate };

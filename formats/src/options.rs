@@ -2,8 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::size;
+use diskferry_core::{Error, ErrorKind, Result};
 
 use crate::Format;
 
@@ -38,7 +37,7 @@ impl<'a> Options<'a> {
     /// A size in bytes, such as `64K`.
     pub(crate) fn size(&mut self, key: &'static str) -> Result<Option<u64>> {
         let Some(value) = self.take(key) else { return Ok(None) };
-        size::parse(value).map(Some).map_err(|why| wrong(key, value, &why))
+        diskferry_core::internal::parse_size(value).map(Some).map_err(|why| wrong(key, value, &why))
     }
 
     /// One of some words.

@@ -3,14 +3,11 @@
 use std::fmt;
 
 use bytes::Bytes;
-use diskferry_core::address::{GuestOffset, GuestRange, TargetOffset, TargetRange};
-use diskferry_core::digest::BLOCK;
-use diskferry_core::error::{Error, Result};
-use diskferry_core::scan::{Scanned, is_zero};
-use diskferry_core::sink::WriteOrder;
-use diskferry_core::target::{Write, Writes};
-use diskferry_core::transfer::Order;
-use diskferry_core::units::UnitMap;
+use diskferry_core::internal::{BLOCK, is_zero};
+use diskferry_core::{
+    Error, GuestOffset, GuestRange, Order, Result, Scanned, TargetOffset, TargetRange, UnitMap, Write,
+    WriteOrder, Writes,
+};
 
 /// The order in which a layout that is its own map takes bytes, for a sink that takes writes in `order`.
 pub(crate) fn in_order_of(order: WriteOrder) -> Order {
@@ -213,7 +210,7 @@ impl fmt::Debug for Filling {
 
 #[cfg(test)]
 mod tests {
-    use diskferry_core::error::ErrorKind;
+    use diskferry_core::ErrorKind;
 
     use super::*;
 

@@ -6,8 +6,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::stream::{ByteStream, ImageStream};
+use diskferry_core::{ByteStream, Error, ErrorKind, ImageStream, Result};
 
 use crate::detect::begins_as;
 use crate::{Declared, Format, raw, vmdk};

@@ -4,10 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use diskferry_core::address::{FileIndex, StoredOffset, StoredRange};
-use diskferry_core::error::{Error, Result};
-use diskferry_core::source::Source;
-use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::{Error, FileIndex, HeadTail, Result, Source, StoredOffset, StoredRange};
 use futures_util::stream::{FuturesUnordered, TryStreamExt};
 
 /// Most bytes of tables that are kept of an image, however many files it has.

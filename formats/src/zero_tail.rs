@@ -4,10 +4,7 @@
 //! reader looks for its own. Plain data leaves no evidence, because no format keeps checksums of it: a warning is all
 //! that can be given.
 
-use diskferry_core::disk::Warnings;
-use diskferry_core::error::Warning;
-use diskferry_core::source::Source;
-use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::{HeadTail, Warning, Warnings};
 
 /// Fewest zero bytes at the object's end that are worth a warning. A sparse image may end in a cluster or a block whose
 /// last sectors the guest never wrote.
@@ -48,14 +45,12 @@ impl ZeroTail {
 }
 
 /// How many zero bytes the object ends with, as far as the bytes that `file` keeps show. No request is made.
-#[allow(dead_code)]
 pub(crate) fn zero_tail_len(file: &HeadTail) -> u64 {
     ZeroTail::of(file).len
 }
 
 /// Warns that the last `bytes` bytes of the object are zeros although the image maps them as data. Fewer than 64 KiB give
 /// no warning.
-#[allow(dead_code)]
 pub(crate) fn warn_zero_tail(warnings: &Warnings, bytes: u64) {
     if bytes < WORTH_A_WARNING {
         return;
@@ -77,12 +72,12 @@ fn zeros_at_end(bytes: &[u8]) -> u64 {
 mod tests {
     use std::sync::Arc;
 
-    use diskferry_core::source::memory::MemorySource;
+    use diskferry_core::{HeadTailSource, MemorySource};
 
     use super::*;
 
     fn of(bytes: Vec<u8>) -> ZeroTail {
-        let file = HeadTail::open(Arc::new(MemorySource::new("x", bytes)));
+        let file = HeadTailSource::open(Arc::new(MemorySource::new("x", bytes)));
         let file = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(file).unwrap();
         assert_eq!(zero_tail_len(&file), ZeroTail::of(&file).len);
         ZeroTail::of(&file)

@@ -6,12 +6,8 @@ mod support;
 use std::io::Write;
 use std::sync::Arc;
 
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::conversion::Conversion;
-use diskferry_core::error::ErrorKind;
-use diskferry_core::limits::{ImageLimit, Limits};
-use diskferry_core::source::memory::MemorySource;
-use diskferry_core::source::wrap::Recording;
+use diskferry_core::internal::Recording;
+use diskferry_core::{Conversion, ErrorKind, GuestOffset, GuestRange, ImageLimit, Limits, MemorySource};
 use diskferry_formats::{Declared, Format};
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
@@ -111,7 +107,7 @@ fn read_within(limit: u64, format: Format, image: Vec<u8>) -> (ErrorKind, u64) {
     let source = Arc::new(Recording::new(Arc::new(MemorySource::new("bomb", image))));
     let read = async {
         let disk = diskferry_formats::open(Arc::clone(&source) as _, Declared::Format(format)).await?;
-        let limits = Limits { image: ImageLimit::Exact(limit), capacity: None };
+        let limits = Limits::default().image(ImageLimit::Exact(limit));
         Conversion::reading(disk).limits(limits).run().await
     };
     let kind = failure(run(read)).kind();
@@ -150,7 +146,7 @@ fn the_same_bombs_are_measured_up_to_the_limit_where_none_is_set_lower() {
     // The content is what it is: below the limit, the disk is read to its end.
     let image = qcow2_of_one_deflated_cluster();
     let disk = open_as(Format::Qcow2, image).unwrap();
-    let limits = Limits { image: ImageLimit::Exact(CLAIMED as u64 + 1), capacity: None };
+    let limits = Limits::default().image(ImageLimit::Exact(CLAIMED as u64 + 1));
     let report = run(Conversion::reading(disk).limits(limits).run()).unwrap();
     assert_eq!(report.sizes.content_bytes, Some(CLAIMED as u64));
 }

@@ -2,8 +2,7 @@
 
 mod support;
 
-use diskferry_core::error::ErrorKind;
-use diskferry_core::extent::ExtentKind;
+use diskferry_core::{ErrorKind, ExtentKind};
 use diskferry_formats::{Declared, Format};
 use support::qemu::convert;
 use support::vhd::Vhd;
@@ -11,7 +10,7 @@ use support::vmdk::{Hosted, Stream, cowd, descriptor, se_sparse};
 use support::*;
 
 fn kind(bytes: &[u8], declared: Declared) -> Result<&'static str, ErrorKind> {
-    open_bytes(bytes.to_vec(), declared).map(|disk| disk.geometry().format).map_err(|error| error.kind())
+    open_bytes(bytes.to_vec(), declared).map(|disk| disk.info().format).map_err(|error| error.kind())
 }
 
 fn declared(format: Format) -> Declared {
@@ -24,7 +23,7 @@ fn a_raw_disk_keeps_its_exact_length_and_is_all_allocated() {
         let truth = bootable(len);
         for declared in [Declared::Unknown, declared(Format::Raw)] {
             let disk = open_bytes(truth.clone(), declared).unwrap();
-            assert_eq!((disk.geometry().format, disk.virtual_bytes()), ("raw", len as u64));
+            assert_eq!((disk.info().format, disk.virtual_bytes()), ("raw", len as u64));
             let extents = extents(&disk).unwrap();
             assert!(matches!(extents.as_slice(), [all] if matches!(all.kind, ExtentKind::Data(_))));
             assert_same(&read(&disk, 4096).unwrap().0, &truth, "raw");
@@ -50,7 +49,7 @@ fn a_fixed_vhd_is_known_by_its_end_alone() {
     let image = convert(&truth, "vpc", "subformat=fixed,force_size=on");
     assert_eq!(image[..1 << 20], truth, "its start is the disk's");
     let disk = open_bytes(image.clone(), Declared::Unknown).unwrap();
-    assert_eq!((disk.geometry().format, disk.virtual_bytes()), ("vhd", 1 << 20));
+    assert_eq!((disk.info().format, disk.virtual_bytes()), ("vhd", 1 << 20));
     assert_same(&read_all(&disk), &truth, "without its footer");
     assert_eq!(kind(&image, declared(Format::Raw)), Err(ErrorKind::FormatMismatch));
     assert_eq!(kind(&image, declared(Format::Qcow2)), Err(ErrorKind::FormatMismatch));
@@ -178,7 +177,7 @@ fn a_vmdk_or_a_dynamic_vhd_that_ends_with_the_footer_of_a_fixed_vhd() {
     let guest = bootable(1 << 20);
     let dynamic = Vhd { block_bytes: 4096, ..Vhd::new(3, 1 << 20) }.dynamic_of(&guest, |_| true);
     let disk = open_as(Format::Vhd, Vhd::new(2, dynamic.len() as u64).fixed(&dynamic)).unwrap();
-    assert_eq!((disk.geometry().variant.as_str(), warnings(&disk)), ("fixed", vec!["footer_copies_differ"]));
+    assert_eq!((disk.info().variant.as_str(), warnings(&disk)), ("fixed", vec!["footer_copies_differ"]));
 }
 
 /// The guest of a fixed VHD begins with the text of a VMDK: both are valid, and nobody can say which was meant.
@@ -224,7 +223,7 @@ fn a_vhd_inside_the_last_partition_of_a_raw_disk_is_not_the_disk() {
     raw[end - 512..end - 504].copy_from_slice(b"EFI PART");
     for declared in [Declared::Unknown, declared(Format::Raw)] {
         let disk = open_bytes(raw.clone(), declared).unwrap();
-        assert_eq!(disk.geometry().format, "raw");
+        assert_eq!(disk.info().format, "raw");
         assert_same(&read_all(&disk), &raw, "the disk");
     }
 }

@@ -4,8 +4,8 @@
 
 mod support;
 
+use diskferry_core::WriteOrder::{self, Any, Ascending, Sequential};
 use diskferry_core::conformance::digest_of;
-use diskferry_core::sink::WriteOrder::{self, Any, Ascending, Sequential};
 use diskferry_formats::{Declared, Format};
 use proptest::prelude::*;
 use support::made::{made, written_in};

@@ -1,7 +1,7 @@
 //! One suite, every layout.
 
+use diskferry_core::WriteOrder::{self, Any, Ascending, Sequential};
 use diskferry_core::conformance::check_layout;
-use diskferry_core::sink::WriteOrder::{self, Any, Ascending, Sequential};
 use diskferry_formats::{Format, TargetOptions, layout};
 
 const EVERY_ORDER: [WriteOrder; 3] = [Any, Ascending, Sequential];

@@ -4,11 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
-use diskferry_core::budget::Budget;
-use diskferry_core::conformance::digest_of;
-use diskferry_core::conversion::{Conversion, Resources};
-use diskferry_core::pool::CpuPool;
-use diskferry_core::sink::memory::MemorySink;
+use diskferry_core::{Budget, Conversion, CpuPool, MemorySink, Resources, conformance::digest_of};
 use diskferry_formats::{Format, TargetOptions, create};
 use futures_util::future::{FutureExt, try_join_all};
 use support::*;
@@ -42,7 +38,7 @@ fn conversions_of_every_kind_share_the_smallest_budget_and_one_worker() {
         let written = create(target, Box::new(sink.clone()), &options).unwrap();
         let (budget, pool) = (Some(budget.clone()), Some(Arc::clone(&pool)));
         let run = Conversion::new(open_as(format, image.to_vec()).unwrap(), written)
-            .resources(Resources { budget, pool, connections: Some(1) })
+            .resources(Resources::default().budget(budget).pool(pool).connections(Some(1)))
             .verify(true)
             .stall_timeout(None)
             .run();

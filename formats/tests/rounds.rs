@@ -14,15 +14,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use diskferry_core::address::StoredRange;
-use diskferry_core::conversion::Resources;
-use diskferry_core::disk::Disk;
-use diskferry_core::error::Result;
-use diskferry_core::limits::Limits;
-use diskferry_core::measure::{Depth, measure_at};
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{
-    BoxFuture, Capabilities, Gate, Identity, Segment, SiblingName, Source, Traffic,
+use diskferry_core::{
+    BoxFuture, Capabilities, Depth, Disk, Gate, HeadTail, Identity, Limits, Resources, Result, Segment,
+    SiblingName, Source, StoredRange, Traffic, measure_at,
 };
 use diskferry_corpus::oracle::qemu_img;
 use diskferry_corpus::samples;
@@ -103,7 +97,7 @@ impl Source for Far {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { request_bytes: 8 << 20, gap_bytes: 1 << 20, in_flight: 16, remote: true }
+        Capabilities::default().request_bytes(8 << 20).gap_bytes(1 << 20).in_flight(16).remote(true)
     }
 
     fn traffic(&self) -> Traffic {

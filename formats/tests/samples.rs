@@ -5,11 +5,7 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
-use diskferry_core::conversion::Conversion;
-use diskferry_core::disk::Disk;
-use diskferry_core::source::Source;
-use diskferry_core::source::file::FileSource;
-use diskferry_core::source::gate::FileGate;
+use diskferry_core::{Conversion, Disk, FileGate, FileSource, Source};
 use diskferry_corpus::oracle::yal_to_raw;
 use diskferry_corpus::samples;
 use diskferry_formats::{Declared, open_with};
@@ -38,7 +34,7 @@ fn every_sample_is_detected_and_reads_as_the_disk_that_it_was_made_from() {
         let dir = tempfile::tempdir().unwrap();
         let path = sample.write_to(dir.path()).unwrap();
         let disk = block_on(open(&path));
-        let geometry = disk.geometry();
+        let geometry = disk.info();
         assert_eq!(geometry.format, sample.format, "{}", sample.name);
         assert_eq!(disk.virtual_bytes(), sample.virtual_bytes, "{}", sample.name);
         assert_eq!(disk.object_bytes(), sample.object_bytes(), "{}", sample.name);

@@ -2,9 +2,7 @@
 
 mod support;
 
-use diskferry_core::disk::Disk;
-use diskferry_core::error::ErrorKind;
-use diskferry_core::extent::ExtentKind;
+use diskferry_core::{Disk, ErrorKind, ExtentKind};
 use diskferry_formats::Declared;
 use support::qemu::*;
 use support::vhd::*;
@@ -29,9 +27,9 @@ fn what_qemu_writes_reads_back_with_its_exact_size() {
         for subformat in ["fixed", "dynamic"] {
             let image = convert(&truth, "vpc", &format!("subformat={subformat},force_size=on"));
             let disk = open_vhd(image);
-            assert_eq!(disk.geometry().variant, subformat);
-            assert_eq!(disk.geometry().features[0], "size from current_size");
-            assert_eq!(disk.geometry().features[1], "creator \"qem2\"");
+            assert_eq!(disk.info().variant, subformat);
+            assert_eq!(disk.info().features[0], "size from current_size");
+            assert_eq!(disk.info().features[1], "creator \"qem2\"");
             for window in [u64::MAX, 3 * MIB as u64 + 512] {
                 let (bytes, tally) = read(&disk, window).unwrap();
                 assert_same(&bytes, &truth, subformat);
@@ -49,7 +47,7 @@ fn what_qemu_rounds_to_a_geometry_is_read_as_qemu_reads_it() {
         let image = convert(&truth, "vpc", &format!("subformat={subformat}"));
         let disk = open_vhd(image);
         assert_eq!(disk.virtual_bytes(), 10_514_432);
-        assert!(disk.geometry().features[0].starts_with("size from CHS "), "{:?}", disk.geometry());
+        assert!(disk.info().features[0].starts_with("size from CHS "), "{:?}", disk.info());
         truth.resize(10_514_432, 0);
         assert_same(&read(&disk, u64::MAX).unwrap().0, &truth, subformat);
     }
@@ -101,7 +99,7 @@ fn any_block_size_and_any_bitmap_read_right() {
             blocks.push((index as u32, bits, data));
         }
         let disk = open_vhd(vhd.dynamic(&blocks));
-        assert_eq!(disk.geometry().cluster_bytes, Some(block as u64));
+        assert_eq!(disk.info().cluster_bytes, Some(block as u64));
         for window in [u64::MAX, (block as u64 * 3 / 2).next_multiple_of(512), 5 * MIB as u64 + 512] {
             let (bytes, tally) = read(&disk, window).unwrap();
             assert_same(&bytes, &truth, &format!("blocks of {block}, windows of {window}"));
@@ -198,7 +196,7 @@ fn the_size_is_what_its_creator_means() {
             } else {
                 "size from current_size"
             };
-            assert!(disk.geometry().features[0].starts_with(says), "{:?}", disk.geometry().features);
+            assert!(disk.info().features[0].starts_with(says), "{:?}", disk.info().features);
             assert_same(&read(&disk, u64::MAX).unwrap().0, &guest[..expected as usize], "its bytes");
             let code = (expected < size).then_some("chs_size_drops_bytes");
             assert_eq!(warnings(&disk), Vec::from_iter(code));
@@ -247,8 +245,8 @@ fn a_differencing_disk_is_described_and_refused() {
     let vhd = Vhd { parent: "golden image.vhd", ..Vhd::new(4, 4 * MIB as u64) };
     let image = vhd.dynamic_of(&sample(4 * MIB), |index| index == 0);
     let disk = open_vhd(image.clone());
-    assert_eq!(disk.geometry().variant, "differencing");
-    assert_eq!(disk.geometry().cluster_bytes, Some(2 << 20));
+    assert_eq!(disk.info().variant, "differencing");
+    assert_eq!(disk.info().cluster_bytes, Some(2 << 20));
     assert!(disk.refusals()[0].message.contains("golden image.vhd"), "{:?}", disk.refusals());
     assert_eq!(error_of(image.clone()).kind(), ErrorKind::ParentDiskRefused);
     // The reason for the refusal: another tool gives zeros where the parent's sectors should be.
@@ -315,7 +313,7 @@ fn saved_state_and_bytes_behind_the_disk_are_warnings() {
     let guest = sample(MIB);
     let disk = open_vhd(Vhd { saved_state: true, features: 3, ..Vhd::new(2, MIB as u64) }.fixed(&guest));
     assert_eq!(warnings(&disk), ["saved_state"]);
-    assert_eq!(disk.geometry().features[2..], ["temporary", "saved state"]);
+    assert_eq!(disk.info().features[2..], ["temporary", "saved state"]);
     let disk = open_vhd(Vhd::new(2, MIB as u64 - 512).fixed(&guest));
     assert_eq!(warnings(&disk), ["trailing_data"]);
     assert_same(&read(&disk, u64::MAX).unwrap().0, &guest[..MIB - 512], "the disk alone");
@@ -439,7 +437,7 @@ fn a_broken_table_stays_broken_wherever_it_is_asked() {
     image[1536 + 8..1536 + 12].copy_from_slice(&first);
     let disk = open_vhd(image);
     let ask = |at: u64| {
-        let window = diskferry_core::address::GuestRange::first(at + 512).skip(at);
+        let window = diskferry_core::GuestRange::first(at + 512).skip(at);
         block_on(disk.extents(window)).unwrap_err()
     };
     for at in [0, 5 * MIB as u64, 0] {

@@ -5,10 +5,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use diskferry_core::address::GuestRange;
-use diskferry_core::disk::{BATCH_EXTENTS, Disk};
-use diskferry_core::error::ErrorKind;
-use diskferry_core::extent::{Extent, Extents};
+use diskferry_core::{BATCH_EXTENTS, Disk, ErrorKind, Extent, Extents, GuestRange};
 use diskferry_formats::{Declared, open};
 use support::sparse::Sparse;
 use support::vhd::*;

@@ -2,7 +2,7 @@
 
 mod support;
 
-use diskferry_core::error::ErrorKind;
+use diskferry_core::ErrorKind;
 use diskferry_formats::{Declared, Format};
 use proptest::prelude::*;
 use support::vhd::*;

@@ -6,16 +6,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use diskferry_core::BoxFuture;
+use diskferry_core::ByteStream;
+use diskferry_core::ErrorKind;
+use diskferry_core::FileSource;
+use diskferry_core::MemorySink;
+use diskferry_core::WriteOrder::{self, Any, Ascending, Sequential};
 use diskferry_core::conformance::{check_layout, digest_of};
-use diskferry_core::conversion::{Conversion, Report};
-use diskferry_core::error::ErrorKind;
-use diskferry_core::limits::{ImageLimit, Limits};
-use diskferry_core::sink::WriteOrder::{self, Any, Ascending, Sequential};
-use diskferry_core::sink::file::{FileSink, FileSinkOptions};
-use diskferry_core::sink::memory::MemorySink;
-use diskferry_core::source::BoxFuture;
-use diskferry_core::source::file::FileSource;
-use diskferry_core::stream::ByteStream;
+use diskferry_core::{Conversion, Report};
+use diskferry_core::{FileSink, FileSinkOptions};
+use diskferry_core::{ImageLimit, Limits};
 use diskferry_corpus::oracle;
 use diskferry_formats::{Declared, Format, layout, open, open_stream};
 use proptest::prelude::*;
@@ -35,7 +35,7 @@ fn vhd(order: WriteOrder, guest: &[u8], options: &str) -> Vec<u8> {
 }
 
 /// What a conversion of `guest` is refused with.
-fn refused(order: WriteOrder, guest: &[u8], options: &str) -> diskferry_core::error::Error {
+fn refused(order: WriteOrder, guest: &[u8], options: &str) -> diskferry_core::Error {
     failure(written_in(order, flat(guest), Format::Vhd, options))
 }
 
@@ -228,7 +228,7 @@ fn zeros_inside_a_block_are_zeroed_and_not_written() {
         let report = write_to(disk, Format::Vhd, options, Box::new(sink.clone())).unwrap();
         let image = sink.published().unwrap();
         let metadata = if blocks > 0 { 512 + 1024 + 512 + 512 + blocks * 512 } else { 512 };
-        assert_eq!(report.movement.bytes_written, 2 * 4096 + metadata, "{options}");
+        assert_eq!(report.stats.bytes_written, 2 * 4096 + metadata, "{options}");
         assert_eq!(reads(&image).len() as u64, len);
     }
 }
@@ -325,7 +325,7 @@ fn a_disk_of_2040_gib_is_written_and_read_back() {
         support::qemu::qemu_img(&["compare", "-f", "vpc", "-F", "raw", path_text, raw]);
         let source = run(FileSource::open(&path)).unwrap();
         let disk = run(open(Arc::new(source), Declared::Unknown)).unwrap();
-        let back = Conversion::reading(disk).limits(Limits { capacity: None, image: ImageLimit::None });
+        let back = Conversion::reading(disk).limits(Limits::default().image(ImageLimit::None));
         assert_eq!(run(back.run()).unwrap().digest, report.digest, "{options}");
         std::fs::remove_file(path).unwrap();
     }
@@ -424,7 +424,7 @@ impl ByteStream for Chunks {
         "memory:stream"
     }
 
-    fn next(&mut self, most: usize) -> BoxFuture<'_, diskferry_core::error::Result<bytes::Bytes>> {
+    fn next(&mut self, most: usize) -> BoxFuture<'_, diskferry_core::Result<bytes::Bytes>> {
         let rest = self.0.split_off(self.0.len().min(most).min(10_000));
         let chunk = std::mem::replace(&mut self.0, rest);
         Box::pin(async move { Ok(chunk.into()) })

@@ -4,10 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::extent::ExtentKind;
-use diskferry_core::source::file::FileSource;
-use diskferry_core::source::gate::FileGate;
+use diskferry_core::{ExtentKind, FileGate, FileSource, GuestOffset, GuestRange};
 use diskferry_formats::{Declared, Format, open_with};
 use support::files::Files;
 use support::qemu::*;
@@ -15,7 +12,7 @@ use support::vmdk::*;
 use support::*;
 
 /// Makes an image of `truth` and reads it.
-fn round(truth: &[u8], options: &str) -> (Arc<Files>, Vec<u8>, diskferry_core::disk::Disk) {
+fn round(truth: &[u8], options: &str) -> (Arc<Files>, Vec<u8>, diskferry_core::Disk) {
     let directory = tempfile::tempdir().unwrap();
     let raw = directory.path().join("disk.raw");
     let image = directory.path().join("disk.vmdk");
@@ -41,7 +38,7 @@ fn every_subformat_of_qemu_reads_back() {
             let truth = sample(len);
             let (_, bytes, disk) = round(&truth, &format!("subformat={subformat}"));
             assert_same(&bytes, &truth, "the disk");
-            assert_eq!(disk.geometry().variant, subformat);
+            assert_eq!(disk.info().variant, subformat);
             assert_eq!(warnings(&disk), Vec::<&str>::new(), "{subformat} {len}");
         }
     }
@@ -65,7 +62,7 @@ fn zeroed_grains_of_qemu_are_zero_and_not_holes() {
         .map(|extent| extent.guest.len())
         .sum();
     assert_eq!(zeros, (128 + 64) << 10);
-    assert!(disk.geometry().features.contains(&"zeroed grains".to_owned()));
+    assert!(disk.info().features.contains(&"zeroed grains".to_owned()));
 }
 
 #[test]

@@ -4,12 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
-use diskferry_core::address::GuestRange;
-use diskferry_core::disk::{BATCH_EXTENTS, Disk};
-use diskferry_core::error::ErrorKind;
-use diskferry_core::extent::ExtentKind;
-use diskferry_core::source::Source;
-use diskferry_core::source::memory::MemorySource;
+use diskferry_core::{BATCH_EXTENTS, Disk, ErrorKind, ExtentKind, GuestRange, MemorySource, Source};
 use diskferry_formats::{Declared, Format};
 use support::files::Files;
 use support::vmdk::*;
@@ -28,9 +23,9 @@ fn every_version_grain_and_table_reads() {
         let built = Hosted { version, grain, entries, redundant, ..Hosted::default() }.build(&truth);
         let disk = open_vmdk(built.bytes).unwrap();
         assert_same(&content(&disk).unwrap(), &truth, "the disk");
-        assert_eq!(disk.geometry().cluster_bytes, Some(grain as u64 * 512));
+        assert_eq!(disk.info().cluster_bytes, Some(grain as u64 * 512));
         assert_eq!(warnings(&disk), Vec::<&str>::new());
-        let says = disk.geometry().features.contains(&"redundant directory".to_owned());
+        let says = disk.info().features.contains(&"redundant directory".to_owned());
         assert_eq!(says, redundant);
     }
 }
@@ -301,7 +296,7 @@ fn vmdk_is_detected_and_not_taken_for_raw() {
     };
     for image in images {
         let disk = open(&image, Declared::Unknown).unwrap();
-        assert_eq!(disk.geometry().format, "vmdk");
+        assert_eq!(disk.info().format, "vmdk");
         let error = failure(open(&image, Declared::Format(Format::Raw)));
         assert_eq!(error.kind(), ErrorKind::FormatMismatch);
         let error = failure(open(&patch(&image, 4, &[9]), Declared::Unknown));

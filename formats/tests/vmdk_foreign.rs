@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
-use diskferry_core::error::ErrorKind;
+use diskferry_core::ErrorKind;
 use diskferry_formats::Declared;
 use support::files::Files;
 use support::pipe::*;

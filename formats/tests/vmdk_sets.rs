@@ -4,9 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
-use diskferry_core::address::GuestRange;
-use diskferry_core::error::ErrorKind;
-use diskferry_core::extent::ExtentKind;
+use diskferry_core::{ErrorKind, ExtentKind, GuestRange};
 use support::files::Files;
 use support::qemu::*;
 use support::vmdk::*;
@@ -29,8 +27,8 @@ fn cowd_extents_read() {
         let line = format!("RW {sectors} VMFSSPARSE \"disk-delta.vmdk\"");
         let disk = set("vmfsSparse", &line, &[("disk-delta.vmdk", &extent)]).open("disk.vmdk").unwrap();
         assert_same(&content(&disk).unwrap(), &truth, "the disk");
-        assert_eq!(disk.geometry().variant, "vmfsSparse");
-        assert_eq!(disk.geometry().cluster_bytes, Some(grain as u64 * 512));
+        assert_eq!(disk.info().variant, "vmfsSparse");
+        assert_eq!(disk.info().cluster_bytes, Some(grain as u64 * 512));
         let alone = open_vmdk(extent.clone()).unwrap();
         assert_same(&content(&alone).unwrap(), &truth, "the disk");
         assert_eq!(warnings(&alone), ["no_descriptor"]);
@@ -155,7 +153,7 @@ fn a_set_of_all_types_reads() {
     );
     let disk = files.open("disk.vmdk").unwrap();
     assert_same(&content(&disk).unwrap(), &truth, "the disk");
-    assert!(disk.geometry().features.contains(&"extents: 5".to_owned()), "{:?}", disk.geometry());
+    assert!(disk.info().features.contains(&"extents: 5".to_owned()), "{:?}", disk.info());
     let middle = GuestRange::first(truth.len() as u64).skip(65_000).split_at(2 << 20).0;
     assert_same(&block_on(disk.read(middle)).unwrap(), &truth[65_000..65_000 + (2 << 20)], "the disk");
 }
@@ -382,7 +380,7 @@ fn extents_with_grains_of_their_own_and_ends_inside_them_read() {
     let mut files: Vec<(&str, &[u8])> = vec![("disk.vmdk", text.as_bytes())];
     files.extend(others.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())));
     let disk = Files::from(&files).open("disk.vmdk").unwrap();
-    assert_eq!(disk.geometry().cluster_bytes, None);
+    assert_eq!(disk.info().cluster_bytes, None);
     assert_same(&content(&disk).unwrap(), &truth, "at once");
     assert_same(&read(&disk, 4099).unwrap().0, &truth, "in odd windows");
 }

@@ -5,10 +5,7 @@ mod support;
 
 use std::sync::Arc;
 
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::error::ErrorKind;
-use diskferry_core::extent::ExtentKind;
-use diskferry_core::source::Source;
+use diskferry_core::{ErrorKind, ExtentKind, GuestOffset, GuestRange, Source};
 use diskferry_formats::{Declared, Format, open_stream};
 use support::files::Files;
 use support::pipe::*;
@@ -24,7 +21,7 @@ fn a_stream_reads_by_its_tables() {
         let built = Stream { grain, entries, ..Stream::default() }.build(&truth);
         let disk = open_vmdk(built.bytes.clone()).unwrap();
         assert_same(&content(&disk).unwrap(), &truth, "the disk");
-        assert_eq!(disk.geometry().variant, "streamOptimized");
+        assert_eq!(disk.info().variant, "streamOptimized");
         assert_eq!(warnings(&disk), Vec::<&str>::new());
         if entries <= 512 {
             assert_same(&qemu_reads(&built.bytes, "vmdk"), &truth, "the disk");
@@ -328,7 +325,7 @@ fn compressed_grains_without_markers_read() {
     let built = Hosted { compressed: true, version: 3, ..Hosted::default() }.build(&truth);
     let disk = open_vmdk(built.bytes).unwrap();
     assert_same(&content(&disk).unwrap(), &truth, "the disk");
-    assert!(disk.geometry().features.contains(&"compressed grains".to_owned()));
+    assert!(disk.info().features.contains(&"compressed grains".to_owned()));
 }
 
 #[test]

@@ -7,8 +7,7 @@ mod support;
 use std::ops::Range;
 use std::sync::Arc;
 
-use diskferry_core::error::{ErrorKind, Result};
-use diskferry_core::sink::WriteOrder;
+use diskferry_core::{ErrorKind, Result, WriteOrder};
 use diskferry_formats::{Declared, Format};
 use support::files::Files;
 use support::made::{flat, written_in};

@@ -3,7 +3,7 @@
 
 mod support;
 
-use diskferry_core::error::ErrorKind;
+use diskferry_core::ErrorKind;
 use diskferry_formats::{Declared, Format};
 use support::files::Files;
 use support::qemu::*;
@@ -21,7 +21,7 @@ fn a_fixed_vhd_is_not_a_raw_disk_with_its_footer_at_the_end() {
     assert_same(&qemu_reads(&image, ""), &image, "qemu takes the footer for content");
 
     let disk = open_bytes(image.clone(), Declared::Unknown).unwrap();
-    assert_eq!(disk.geometry().format, "vhd");
+    assert_eq!(disk.info().format, "vhd");
     assert_same(&read_all(&disk), &truth, "the disk alone");
     assert_eq!(failure(open_as(Format::Raw, image)).kind(), ErrorKind::FormatMismatch);
 }

@@ -6,9 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, ErrorKind};
-use diskferry_core::extent::{Extent, ExtentKind};
+use diskferry_core::{Disk, Error, ErrorKind, Extent, ExtentKind};
 use diskferry_formats::Format;
 use support::qemu::*;
 use support::vhd::*;

@@ -41,7 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
 fn decode(
     len: usize,
     stored: &[u8],
-    ours: fn(&[u8], &mut [u8]) -> diskferry_core::error::Result<usize>,
+    ours: fn(&[u8], &mut [u8]) -> diskferry_core::Result<usize>,
     slow: fn(&[u8], usize) -> Option<Vec<u8>>,
 ) {
     let mut out = vec![0xa5; len];
@@ -52,7 +52,7 @@ fn decode(
     }
 }
 
-fn back(unit: &[u8], stored: &[u8], decode: fn(&[u8], &mut [u8]) -> diskferry_core::error::Result<usize>) {
+fn back(unit: &[u8], stored: &[u8], decode: fn(&[u8], &mut [u8]) -> diskferry_core::Result<usize>) {
     let mut out = vec![0xa5; unit.len()];
     let taken = decode(stored, &mut out).expect("what we made decodes");
     assert_eq!(taken, stored.len());

@@ -1,8 +1,7 @@
 //! Any bytes, with every declaration: what is detected and what is declared agree, or it is an error.
 #![no_main]
 
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{ErrorKind, Result};
+use diskferry_core::{Disk, ErrorKind, Result};
 use diskferry_formats::partition::looks_like_disk;
 use diskferry_formats::{Declared, Format};
 use diskferry_fuzz::{read, repair, seeds};
@@ -10,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 
 fn said(result: &Result<Disk>) -> Result<String, (ErrorKind, String)> {
     match result {
-        Ok(disk) => Ok(format!("{:?} {:?}", disk.geometry(), disk.refusals())),
+        Ok(disk) => Ok(format!("{:?} {:?}", disk.info(), disk.refusals())),
         Err(error) => Err((error.kind(), error.message().to_owned())),
     }
 }
@@ -24,11 +23,11 @@ fn detect(bytes: &[u8]) {
         let mismatch = matches!(&declared, Err(error) if error.kind() == ErrorKind::FormatMismatch);
         mismatches += usize::from(mismatch);
         if let Ok(disk) = &declared {
-            assert_eq!(disk.geometry().format, format.name());
+            assert_eq!(disk.info().format, format.name());
         }
         match &unknown {
             // What is detected opens as what it is and as nothing else.
-            Ok(disk) if disk.geometry().format == format.name() => {
+            Ok(disk) if disk.info().format == format.name() => {
                 assert_eq!(said(&unknown), said(&declared))
             }
             Ok(_) => assert!(mismatch, "{format}: {:?}", said(&declared)),

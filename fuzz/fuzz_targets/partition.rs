@@ -2,7 +2,7 @@
 #![no_main]
 
 use bytes::Bytes;
-use diskferry_core::source::Source;
+use diskferry_core::Source;
 use diskferry_formats::partition::inspect;
 use diskferry_formats::{Declared, Format, open};
 use diskferry_fuzz::source::Guarded;

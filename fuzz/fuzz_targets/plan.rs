@@ -4,10 +4,8 @@
 use std::sync::Arc;
 
 use arbitrary::Arbitrary;
-use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::error::{Result, Warning};
-use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Payload, Stored, Stream, Tally};
-use diskferry_core::plan::{Fetch, Request, plan};
+use diskferry_core::internal::{Fetch, RequestLimits, plan};
+use diskferry_core::{Codec, Coded, CompressedStream, Extent, ExtentKind, FileIndex, GuestOffset, GuestRange, Payload, Result, Stored, StoredOffset, StoredRange, Tally, Warning};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Debug)]
@@ -18,11 +16,11 @@ impl Codec for NoCodec {
         Payload::Compressed
     }
 
-    fn decode(&self, _: GuestRange, _: &[u8], _: &mut [u8], _: &mut Tally) -> Result<Option<Stream>> {
+    fn decode(&self, _: GuestRange, _: &[u8], _: &mut [u8], _: &mut Tally) -> Result<Option<CompressedStream>> {
         Ok(None)
     }
 
-    fn as_it_is(&self, _: &[u8], _: usize) -> Option<std::ops::Range<usize>> {
+    fn verbatim_range(&self, _: &[u8], _: usize) -> Option<std::ops::Range<usize>> {
         None
     }
 
@@ -99,7 +97,7 @@ fuzz_target!(|case: Case| {
         return;
     }
     let extents = case.extents();
-    let request = Request {
+    let request = RequestLimits {
         // Of a byte each there would be millions of requests.
         bytes: u64::from(case.bytes % 100_000).max(256),
         decoded: case.decoded.into(),
@@ -117,7 +115,7 @@ fuzz_target!(|case: Case| {
     }
 });
 
-fn check_fetches(fetches: &[Fetch], request: Request, waste: u64) {
+fn check_fetches(fetches: &[Fetch], request: RequestLimits, waste: u64) {
     let mut wasted = 0u64;
     for fetch in fetches {
         assert!(fetch.range.len() <= request.bytes.max(1) || fetch.parts.len() == 1, "too long: {fetch:?}");

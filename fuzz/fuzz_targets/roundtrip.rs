@@ -2,9 +2,7 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use diskferry_core::conformance::digest_of;
-use diskferry_core::error::ErrorKind;
-use diskferry_core::sink::WriteOrder;
+use diskferry_core::{ErrorKind, WriteOrder, conformance::digest_of};
 use diskferry_corpus::slow;
 use diskferry_formats::{Declared, Format};
 use diskferry_fuzz::made::{KINDS, Run, disk, written};

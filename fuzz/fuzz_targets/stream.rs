@@ -1,8 +1,7 @@
 //! Any bytes as a streamOptimized VMDK, in one pass and by random access: who reads it both ways gets the same disk.
 #![no_main]
 
-use diskferry_core::error::{ErrorKind, Result};
-use diskferry_core::extent::Tally;
+use diskferry_core::{ErrorKind, Result, Tally};
 use diskferry_formats::{Declared, Format, open_stream};
 use diskferry_fuzz::source::Portions;
 use diskferry_fuzz::{read, seeds};
@@ -22,7 +21,7 @@ fn in_one_pass(bytes: &[u8]) -> Result<Option<(u64, Vec<u8>)>> {
         Err(error) if error.kind() == ErrorKind::Usage => return Err(error),
         opened => read::checked(opened)?,
     };
-    let size = stream.geometry().virtual_bytes;
+    let size = stream.info().virtual_bytes;
     let mut disk = vec![0; if size <= MOST { size as usize } else { 0 }];
     let mut decoded = 0;
     let mut seen = std::collections::BTreeSet::new();

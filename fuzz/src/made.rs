@@ -4,18 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use arbitrary::Arbitrary;
 use bytes::Bytes;
-use diskferry_core::address::{FileIndex, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::budget::Budget;
-use diskferry_core::conformance::{StrictSink, pattern};
-use diskferry_core::conversion::{Conversion, Report, Resources};
-use diskferry_core::disk::{BlockMap, Disk, Geometry, Warnings};
-use diskferry_core::error::Result;
-use diskferry_core::extent::{Extent, ExtentKind, Extents, Stored};
-use diskferry_core::limits::{ImageLimit, Limits};
-use diskferry_core::pool::CpuPool;
-use diskferry_core::sink::WriteOrder;
-use diskferry_core::source::BoxFuture;
-use diskferry_core::target::Target;
+use diskferry_core::{BlockMap, BoxFuture, Budget, Conversion, CpuPool, Disk, Extent, ExtentKind, Extents, FileIndex, GuestRange, ImageInfo, ImageLimit, Limits, Report, Resources, Result, Stored, StoredOffset, StoredRange, Target, Warnings, WriteOrder, conformance::StrictSink, conformance::pattern};
 use diskferry_formats::{Format, TargetOptions, layout};
 
 use crate::source::Guarded;
@@ -104,7 +93,7 @@ pub fn disk(runs: &[Run]) -> (Disk, Vec<u8>) {
         extents.push(Extent::new(range, kind));
     }
     let virtual_bytes = guest.len() as u64;
-    let geometry = Geometry { format: "fuzz", virtual_bytes, fingerprint: [9; 32], ..Geometry::default() };
+    let geometry = ImageInfo::default().format("fuzz").virtual_bytes(virtual_bytes).fingerprint([9; 32]);
     let map = Box::new(Map(extents.into_vec()));
     let source = Guarded::new(Bytes::from(guest.clone()));
     (Disk::new(geometry, vec![source], map, Warnings::new(), Vec::new()), guest)
@@ -128,8 +117,8 @@ pub fn written(disk: Disk, (format, options, _): Kind, order: WriteOrder) -> Res
     let sink = StrictSink::new(order);
     let target = Target { layout, sink: Box::new(sink.clone()) };
     let budget = Some(Budget::new(Budget::SMALLEST));
-    let resources = Resources { budget, pool: Some(Arc::clone(pool)), connections: None };
-    let limits = Limits { capacity: None, image: ImageLimit::None };
+    let resources = Resources::default().budget(budget).pool(Some(Arc::clone(pool)));
+    let limits = Limits::default().image(ImageLimit::None);
     let conversion = Conversion::new(disk, target).limits(limits).resources(resources).stall_timeout(None);
     let report = runtime.block_on(conversion.run())?;
     Ok((sink.published().0, report))

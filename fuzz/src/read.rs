@@ -5,11 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::disk::{BATCH_EXTENTS, Disk};
-use diskferry_core::error::{Error, Result};
-use diskferry_core::extent::{Extent, ExtentKind, MAX_UNIT_BYTES, Tally};
-use diskferry_core::source::{Gate, Source};
+use diskferry_core::{BATCH_EXTENTS, Disk, Error, Extent, ExtentKind, Gate, GuestOffset, GuestRange, MAX_UNIT_BYTES, Result, Source, Tally};
 use diskferry_formats::{Declared, Format};
 
 use crate::source::Guarded;

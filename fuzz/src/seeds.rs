@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use diskferry_core::sink::WriteOrder;
+use diskferry_core::WriteOrder;
 use diskferry_formats::Format;
 
 use crate::made::{Content, KINDS, Run, disk, written};

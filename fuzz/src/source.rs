@@ -5,12 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use diskferry_core::address::StoredRange;
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::source::{
-    BoxFuture, Capabilities, Gate, Identity, Segment, SiblingName, Source, Traffic,
-};
-use diskferry_core::stream::ByteStream;
+use diskferry_core::{BoxFuture, ByteStream, Capabilities, Error, ErrorKind, Gate, Identity, Result, Segment, SiblingName, Source, StoredRange, Traffic};
 
 /// Most bytes that one execution reads of a source, however often.
 const MOST_BYTES: u64 = 48 << 20;
@@ -77,15 +72,11 @@ impl Source for Guarded {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { request_bytes: 1 << 20, gap_bytes: 4096, in_flight: 4, remote: self.remote }
+        Capabilities::default().request_bytes(1 << 20).gap_bytes(4096).in_flight(4).remote(self.remote)
     }
 
     fn traffic(&self) -> Traffic {
-        Traffic {
-            requests: self.requests.load(Ordering::Relaxed),
-            bytes: self.read.load(Ordering::Relaxed),
-            retries: 0,
-        }
+        Traffic::default().requests(self.requests.load(Ordering::Relaxed)).bytes(self.read.load(Ordering::Relaxed)).retries(0)
     }
 
     fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {

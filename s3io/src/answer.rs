@@ -12,7 +12,7 @@ use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserialization
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
-use diskferry_core::error::{Error, ErrorKind};
+use diskferry_core::{Error, ErrorKind};
 use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
 use http_body_util::BodyExt;

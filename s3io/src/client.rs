@@ -18,7 +18,7 @@ use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
-use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::{Error, ErrorKind, Result};
 use tokio::sync::OnceCell;
 
 use crate::net::Net;

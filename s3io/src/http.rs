@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use diskferry_core::error::{Error, ErrorKind, Result, Warning};
+use diskferry_core::{Error, ErrorKind, Result, Warning};
 
 use crate::answer::Object;
 use crate::client::Client;
@@ -69,7 +69,7 @@ impl HttpSource {
     ) -> Result<Self> {
         let mut warnings = Vec::new();
         let net = client.net().clone();
-        net.check(&at).map_err(|error| Error::new(error.kind(), format!("{shown}: {}", error.message())))?;
+        net.check(&at).map_err(|error| error.context(&shown))?;
         let asked = region::check_url(client, &at, &mut warnings).await?;
         let over = at.expires().and_then(|end| SystemTime::now().duration_since(end).ok());
         if let (Some(over), None) = (over, &renew) {

@@ -1,7 +1,6 @@
 //! What an answer means. Nothing that a server says is believed before it fits what was asked and what was opened.
 
-use diskferry_core::error::{Error, ErrorKind};
-use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::{Error, ErrorKind, HeadTail};
 
 use crate::answer::{Answer, ContentRange, Pin};
 use crate::retry::Failure;
@@ -99,15 +98,7 @@ pub(crate) fn status(answer: &Answer, phase: Phase) -> Result<(), Failure> {
 
 /// The error with an object's name in front.
 pub(crate) fn named(name: &str, error: &Error) -> Error {
-    let named = Error::new(error.kind(), format!("{name}: {}", error.message())).retry(error.is_retryable());
-    let named = match error.hint_text() {
-        Some(hint) => named.hint(hint.to_owned()),
-        None => named,
-    };
-    match error.offset() {
-        Some(offset) => named.at(offset),
-        None => named,
-    }
+    error.clone().context(name)
 }
 
 /// Whether a refusal means that a presigned URL or temporary credentials are over.

@@ -6,11 +6,11 @@
 //! is `source_changed`, never a mix of old and new bytes. An [`S3Sink`] shows under its key only when it is whole.
 //!
 //! ```
-//! use diskferry_core::{address::StoredRange, source::Source};
+//! use diskferry_core::{Source, StoredRange};
 //! use diskferry_s3io::{Client, S3Source, server::{Server, ServerOptions}};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> diskferry_core::error::Result<()> {
+//! # async fn main() -> diskferry_core::Result<()> {
 //! // Stands for a store that is there: any S3 service, by the SDK's environment and files.
 //! # let server = Server::start(ServerOptions::default()).unwrap();
 //! # server.create_bucket("images").await?;
@@ -22,7 +22,7 @@
 //! assert_eq!(source.traffic().requests, 1);
 //!
 //! // The engine does this, told what to write by the layout of a format.
-//! use diskferry_core::{address::TargetOffset, sink::{Expected, Sink}};
+//! use diskferry_core::{Sink, SinkHint, TargetOffset};
 //! use diskferry_s3io::S3Sink;
 //!
 //! let sink = S3Sink::create(&client, "s3://images/copy.raw").await?;
@@ -34,7 +34,7 @@
 //! ```
 //!
 //! All use of the AWS SDK stays in this crate, and so does everything secret: no error, no `Debug` and no
-//! [`Source::url`](diskferry_core::source::Source::url) shows a credential, a signature or a URL's query.
+//! [`Source::url`](diskferry_core::Source::url) shows a credential, a signature or a URL's query.
 
 #![forbid(unsafe_code)]
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use diskferry_core::source::Traffic;
+use diskferry_core::Traffic;
 
 /// Traffic, and what it shows of the connection.
 #[derive(Debug, Default)]
@@ -38,11 +38,10 @@ impl Meter {
     }
 
     pub(crate) fn traffic(&self) -> Traffic {
-        Traffic {
-            requests: self.requests.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
-            retries: self.retries.load(Ordering::Relaxed),
-        }
+        Traffic::default()
+            .requests(self.requests.load(Ordering::Relaxed))
+            .bytes(self.bytes.load(Ordering::Relaxed))
+            .retries(self.retries.load(Ordering::Relaxed))
     }
 
     /// Time to an answer's first byte, and what a body had and took.

@@ -9,7 +9,7 @@
 //! | [`SECOND`] | counter | second requests for a range that was stuck |
 //! | [`SLOWDOWN`] | counter | times that a service asked for fewer requests and was given fewer |
 
-use diskferry_core::error::ErrorKind;
+use diskferry_core::ErrorKind;
 use metrics::{counter, histogram};
 
 /// `diskferry_s3_first_byte_seconds`

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
-use diskferry_core::buffer::Filling;
-use diskferry_core::error::{Error, Result};
+use diskferry_core::internal::FillBuffer;
+use diskferry_core::{Error, Result};
 use http_body_util::BodyExt;
 use tokio::time::{sleep, timeout};
 use tracing::{Instrument, debug_span};
@@ -48,7 +48,7 @@ impl Remote {
     async fn fetch_in_span(&self, start: u64, end: u64, first: &mut Option<Answer>) -> Result<Bytes> {
         let want = end.saturating_sub(start);
         let room = usize::try_from(want).map_err(|_| Error::internal("a read beyond the address space"))?;
-        let mut got = Filling::new(room)?;
+        let mut got = FillBuffer::new(room)?;
         let mut tries = Tries::new(self.patience);
         let mut renewed_at = None;
         while got.filled() < want {
@@ -87,14 +87,14 @@ impl Remote {
         object: &Arc<Object>,
         start: u64,
         end: u64,
-        got: &mut Filling,
+        got: &mut FillBuffer,
         tries: &mut Tries,
         first: Option<Answer>,
         permit: &Permit<'_>,
     ) -> Result<(), Failure> {
         let stuck = self.hedges.stuck();
         let mut longest = Duration::ZERO;
-        let missing = |got: &Filling| Asked {
+        let missing = |got: &FillBuffer| Asked {
             first: start.saturating_add(got.filled()),
             last: end.saturating_sub(1),
             len: self.len(),

@@ -1,7 +1,7 @@
 //! Where a bucket is: for those who require the source to be near.
 
 use aws_sdk_s3::error::ProvideErrorMetadata;
-use diskferry_core::error::{Result, Warning};
+use diskferry_core::{Result, Warning};
 use http::HeaderMap;
 
 use crate::client::{Client, region_mismatch, same_region};

@@ -10,10 +10,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use diskferry_core::address::{StoredOffset, StoredRange};
-use diskferry_core::error::{Error, ErrorKind, Result, Warning};
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{BoxFuture, Capabilities, Identity, Traffic};
+use diskferry_core::{
+    BoxFuture, Capabilities, Error, ErrorKind, HeadTail, Identity, Result, StoredOffset, StoredRange,
+    Traffic, Warning,
+};
 use http_body_util::BodyExt;
 
 use crate::answer::{Answer, Object, Pin};
@@ -365,13 +365,8 @@ impl Remote {
     }
 
     pub(crate) fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            request_bytes: self.request,
-            gap_bytes: self.meter.gap(),
-            // Fewer after the service asked for less.
-            in_flight: self.concurrency.limit(),
-            remote: true,
-        }
+        Capabilities::default().request_bytes(self.request).gap_bytes(self.meter.gap()).// Fewer after the service asked for less.
+            in_flight(self.concurrency.limit()).remote(true)
     }
 
     pub(crate) fn traffic(&self) -> Traffic {
@@ -444,7 +439,7 @@ impl std::fmt::Debug for Remote {
 /// Implements `Source` for a type with a field `remote`.
 macro_rules! source_by_remote {
     ($type:ty) => {
-        impl diskferry_core::source::Source for $type {
+        impl diskferry_core::Source for $type {
             fn url(&self) -> &str {
                 self.remote.url()
             }
@@ -453,24 +448,24 @@ macro_rules! source_by_remote {
                 self.remote.len()
             }
 
-            fn identity(&self) -> &diskferry_core::source::Identity {
+            fn identity(&self) -> &diskferry_core::Identity {
                 self.remote.identity()
             }
 
-            fn capabilities(&self) -> diskferry_core::source::Capabilities {
+            fn capabilities(&self) -> diskferry_core::Capabilities {
                 self.remote.capabilities()
             }
 
-            fn traffic(&self) -> diskferry_core::source::Traffic {
+            fn traffic(&self) -> diskferry_core::Traffic {
                 self.remote.traffic()
             }
 
             fn read(
                 &self,
-                range: diskferry_core::address::StoredRange,
-            ) -> diskferry_core::source::BoxFuture<'_, diskferry_core::error::Result<bytes::Bytes>> {
+                range: diskferry_core::StoredRange,
+            ) -> diskferry_core::BoxFuture<'_, diskferry_core::Result<bytes::Bytes>> {
                 Box::pin(async move {
-                    diskferry_core::source::check_range(self, range)?;
+                    diskferry_core::internal::check_range(self, range)?;
                     self.remote.read(range).await
                 })
             }
@@ -482,16 +477,13 @@ macro_rules! source_by_remote {
             /// A store knows of no holes.
             fn segments(
                 &self,
-                range: diskferry_core::address::StoredRange,
-            ) -> diskferry_core::source::BoxFuture<
-                '_,
-                diskferry_core::error::Result<Vec<diskferry_core::source::Segment>>,
-            > {
-                let segment = diskferry_core::source::Segment { range, hole: false };
+                range: diskferry_core::StoredRange,
+            ) -> diskferry_core::BoxFuture<'_, diskferry_core::Result<Vec<diskferry_core::Segment>>> {
+                let segment = diskferry_core::Segment { range, hole: false };
                 Box::pin(async move { Ok(if range.is_empty() { Vec::new() } else { vec![segment] }) })
             }
 
-            fn verify(&self) -> diskferry_core::source::BoxFuture<'_, diskferry_core::error::Result<()>> {
+            fn verify(&self) -> diskferry_core::BoxFuture<'_, diskferry_core::Result<()>> {
                 Box::pin(async { self.remote.verify() })
             }
         }

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use diskferry_core::error::{Error, ErrorKind};
+use diskferry_core::{Error, ErrorKind};
 
 use crate::client::ClientOptions;
 

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use diskferry_core::error::{Error, ErrorKind, Result, Warning};
-use diskferry_core::source::{BoxFuture, Gate, SiblingName, Source};
+use diskferry_core::{BoxFuture, Error, ErrorKind, Gate, Result, SiblingName, Source, Warning};
 
 use crate::answer::Object;
 use crate::client::Client;

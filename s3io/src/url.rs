@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
-use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::{Error, ErrorKind, Result};
 use http::Uri;
 use http::uri::Scheme;
 use percent_encoding::percent_decode_str;

@@ -5,9 +5,8 @@ use std::hint::black_box;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use diskferry_benches::content;
-use diskferry_core::address::GuestOffset;
-use diskferry_core::digest::{BLOCK, Tree, hash_block};
-use diskferry_core::scan::{Scanned, is_zero};
+use diskferry_core::internal::{BLOCK, DigestTree, hash_block, is_zero};
+use diskferry_core::{GuestOffset, Scanned};
 
 const MIB: usize = 1 << 20;
 
@@ -17,7 +16,7 @@ pub(super) fn scan(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(MIB as u64));
     let (zeros, data) = (Bytes::from(vec![0; MIB]), Bytes::from(content(MIB)));
     group.bench_function("zeros_1MiB", |b| b.iter(|| is_zero(black_box(&zeros))));
-    let leaf = Some(Tree::new().zero_block());
+    let leaf = Some(DigestTree::new().zero_block());
     for (name, bytes, leaf) in [
         ("blocks_of_zeros_1MiB", &zeros, None),
         ("blocks_of_content_1MiB", &data, None),
@@ -43,7 +42,7 @@ pub(super) fn digest(c: &mut Criterion) {
     group.sample_size(20);
     group.bench_function("tree_over_1GiB", |b| {
         b.iter(|| {
-            let mut tree = Tree::new();
+            let mut tree = DigestTree::new();
             for (first, leaves) in (0..).step_by(256).zip(leaves.chunks(256)) {
                 tree.add(first, leaves);
             }
@@ -53,7 +52,7 @@ pub(super) fn digest(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(64 << 40));
     group.bench_function("zeros_64TiB", |b| {
         b.iter(|| {
-            let mut tree = Tree::new();
+            let mut tree = DigestTree::new();
             tree.add_zeros(0, (64 << 40) / BLOCK);
             tree.finish(64 << 40)
         });

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use diskferry_benches::units;
-use diskferry_core::error::Result;
+use diskferry_core::Result;
 use diskferry_formats::codec;
 
 const UNIT: usize = 64 << 10;

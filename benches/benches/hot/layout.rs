@@ -4,11 +4,10 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::scan::{Run, Scanned};
-use diskferry_core::sink::WriteOrder;
-use diskferry_core::target::{Coding, Encoded, Facts, Layout, Part, Takes};
-use diskferry_core::units::UnitMap;
+use diskferry_core::{
+    BlockRun, Coding, Encoded, GuestOffset, GuestRange, Layout, LayoutFacts, LayoutInput, Part, Scanned,
+    UnitMap, WriteOrder,
+};
 use diskferry_formats::{Format, TargetOptions, layout};
 
 const DISK: u64 = 50 << 30;
@@ -20,20 +19,20 @@ const STREAM: usize = 512;
 /// Places a full disk; gives the length of the target.
 fn place(layout: &mut dyn Layout) -> u64 {
     let map = layout.unit().map(|unit| UnitMap::full(unit, DISK));
-    let facts = Facts { virtual_bytes: Some(DISK), map, ..Facts::default() };
+    let facts = LayoutFacts::default().virtual_bytes(Some(DISK)).map(map);
     layout.begin(&facts).expect("it fits").for_each(|write| drop(black_box(write)));
-    match layout.takes() {
-        Takes::Bytes(_) => {
+    match layout.input() {
+        LayoutInput::Bytes(_) => {
             let bytes = Bytes::from(vec![7; PIECE as usize]);
             for number in 0..DISK / PIECE {
                 let guest = GuestRange::new(GuestOffset::new(number * PIECE), PIECE).expect("fits");
-                let runs = vec![Run { bytes: PIECE, zero: false }];
+                let runs = vec![BlockRun { bytes: PIECE, zero: false }];
                 let (leaves, streams) = (Vec::new(), Vec::new());
                 let part = Part::Bytes(Scanned { guest, bytes: bytes.clone(), runs, leaves, streams });
                 black_box(layout.place(part).expect("it fits"));
             }
         }
-        Takes::Units(encoder) => {
+        LayoutInput::Units(encoder) => {
             let bytes = Bytes::from(vec![7; STREAM]);
             for unit in 0..DISK.div_ceil(encoder.unit_bytes()) {
                 let encoded = Encoded { unit, coding: Coding::Coded(STREAM), bytes: bytes.clone() };

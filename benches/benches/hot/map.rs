@@ -6,10 +6,7 @@ use criterion::{Criterion, Throughput};
 use diskferry_benches::images::{
     Clusters, Grains, Order, Skeleton, UNIT, qcow2, vhd, vmdk_sparse, vmdk_stream,
 };
-use diskferry_core::disk::Disk;
-use diskferry_core::limits::Limits;
-use diskferry_core::measure::measure;
-use diskferry_core::walk::Walk;
+use diskferry_core::{Disk, Limits, Walk, measure};
 use diskferry_formats::{Declared, open};
 
 use super::block_on;

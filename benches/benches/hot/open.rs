@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use criterion::Criterion;
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, Result};
-use diskferry_core::source::memory::MemorySource;
-use diskferry_core::source::{BoxFuture, Gate, SiblingName, Source};
+use diskferry_core::{BoxFuture, Disk, Error, Gate, MemorySource, Result, SiblingName, Source};
 use diskferry_corpus::{Sample, samples};
 use diskferry_formats::{Declared, open_with, partition};
 

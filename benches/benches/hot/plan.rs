@@ -3,9 +3,10 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
-use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::extent::{Extent, ExtentKind, Stored};
-use diskferry_core::plan::{Request, plan};
+use diskferry_core::internal::{RequestLimits, plan};
+use diskferry_core::{
+    Extent, ExtentKind, FileIndex, GuestOffset, GuestRange, Stored, StoredOffset, StoredRange,
+};
 
 const CLUSTER: u64 = 64 << 10;
 const CLUSTERS: u64 = 65_536;
@@ -24,7 +25,7 @@ fn clusters(place: impl Fn(u64) -> u64) -> Vec<Extent> {
 pub(super) fn planner(c: &mut Criterion) {
     let mut group = c.benchmark_group("plan");
     group.throughput(Throughput::Elements(CLUSTERS));
-    let request = Request { bytes: 8 << 20, decoded: 32 << 20, gap: 1 << 20 };
+    let request = RequestLimits { bytes: 8 << 20, decoded: 32 << 20, gap: 1 << 20 };
     for (name, extents) in [
         ("in_order_4GiB", clusters(|number| number * CLUSTER)),
         ("with_gaps_4GiB", clusters(|number| number * (CLUSTER + 4096))),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use diskferry_core::error::Error;
+use diskferry_core::Error;
 
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 

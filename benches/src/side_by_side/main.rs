@@ -36,7 +36,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use diskferry_core::size;
 
 use bench::Bench;
 use failure::{Failure, Result};
@@ -64,10 +63,10 @@ struct Cli {
     #[arg(long, conflicts_with_all = ["runs", "content", "disk"])]
     test: bool,
     /// Programs and libraries on the disk
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "600MB")]
+    #[arg(long, value_name = "SIZE", value_parser = diskferry_core::internal::parse_size, default_value = "600MB")]
     content: u64,
     /// The disk
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "10G")]
+    #[arg(long, value_name = "SIZE", value_parser = diskferry_core::internal::parse_size, default_value = "10G")]
     disk: u64,
     /// The program to measure [default: diskferry beside this one]
     #[arg(long, value_name = "PATH")]

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use diskferry_core::compare::{Comparison, compare};
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, Result, Warning};
+use diskferry_core::{Comparison, Disk, Error, Result, Warning, compare};
 
 use crate::args::Compare;
 use crate::context::Context;
@@ -24,7 +22,7 @@ pub(crate) async fn run(ctx: &Context, args: &Compare) -> Result<Answer> {
     warnings.extend(b.warnings().list());
     ctx.warn(&warnings);
     if ctx.common.json {
-        let Comparison { equal, first_difference, virtual_bytes } = found;
+        let Comparison { equal, first_difference, virtual_bytes, .. } = found;
         output::print_json(&Compared { equal, first_difference, virtual_bytes }).await?;
     } else {
         output::print(&sentence(&found)).await?;
@@ -39,15 +37,7 @@ fn admitted(disk: Arc<Disk>) -> Result<Arc<Disk>> {
 
 /// The error of one of the two, which says of which.
 fn of(which: &str, error: Error) -> Error {
-    let mut told =
-        Error::new(error.kind(), format!("{which}: {}", error.message())).retry(error.is_retryable());
-    if let Some(hint) = error.hint_text() {
-        told = told.hint(hint.to_owned());
-    }
-    if let Some(offset) = error.offset() {
-        told = told.at(offset);
-    }
-    told.caused_by(error)
+    error.context(which)
 }
 
 fn sentence(found: &Comparison) -> String {

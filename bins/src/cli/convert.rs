@@ -2,10 +2,10 @@
 
 use std::ffi::OsStr;
 
-use diskferry_core::conversion::{Conversion, Input, Report, Resources};
-use diskferry_core::error::{Error, ErrorKind, Result, printable};
-use diskferry_core::measure::{Depth, measure_at};
-use diskferry_core::sink::file::Preallocation;
+use diskferry_core::internal::printable;
+use diskferry_core::{
+    Conversion, Depth, Error, ErrorKind, Input, Preallocation, Report, Resources, Result, measure_at,
+};
 use diskferry_formats as formats;
 use diskferry_formats::TargetOptions;
 
@@ -153,16 +153,16 @@ async fn tell(
 pub(crate) fn document(source: json::Source, report: &Report) -> Result<json::Converted> {
     let (format, variant, receipt) =
         report.target.as_ref().ok_or_else(|| Error::internal("a conversion has no target"))?;
-    let movement = &report.movement;
+    let stats = &report.stats;
     Ok(json::Converted {
         measured: json::Measured::new(
             json::Source { object_bytes: report.sizes.object_bytes, ..source },
-            &report.geometry,
+            &report.image,
             &report.sizes,
             false,
             &report.verdict,
             &report.warnings,
-            movement.source,
+            stats.source,
         ),
         target: json::Target {
             url: receipt.url.clone(),
@@ -172,14 +172,14 @@ pub(crate) fn document(source: json::Source, report: &Report) -> Result<json::Co
         },
         digest: report.digest.map(json::Digest::from),
         transfer: json::Transfer {
-            requests: movement.source.requests,
-            bytes_fetched: movement.source.bytes,
-            bytes_written: movement.bytes_written,
-            retries: movement.source.retries,
-            resumed_bytes: movement.resumed_bytes,
-            peak_memory_bytes: peak_memory_bytes().unwrap_or(movement.peak_budget_bytes),
-            seconds: movement.seconds,
-            time: movement.spent.into(),
+            requests: stats.source.requests,
+            bytes_fetched: stats.source.bytes,
+            bytes_written: stats.bytes_written,
+            retries: stats.source.retries,
+            resumed_bytes: stats.resumed_bytes,
+            peak_memory_bytes: peak_memory_bytes().unwrap_or(stats.peak_budget_bytes),
+            seconds: stats.seconds,
+            time: stats.timing.into(),
         },
     })
 }
@@ -187,7 +187,7 @@ pub(crate) fn document(source: json::Source, report: &Report) -> Result<json::Co
 fn text(document: &json::Converted, report: &Report, verified: bool) -> String {
     let transfer = &document.transfer;
     let mut facts = Facts::under(&document.target.url);
-    let (source, what) = (printable(&document.measured.source.url), render::format(&report.geometry));
+    let (source, what) = (printable(&document.measured.source.url), render::format(&report.image));
     facts.fact("from", format!("{source} ({what})"));
     facts.fact("format", target_format(&document.target));
     render::sizes(&mut facts, &report.sizes, false);
@@ -209,8 +209,8 @@ fn text(document: &json::Converted, report: &Report, verified: bool) -> String {
 
 /// What took the time: what is a twentieth of it or more, the longest first.
 fn went_to(report: &Report) -> String {
-    let whole = report.movement.seconds;
-    let mut parts = report.movement.spent.parts();
+    let whole = report.stats.seconds;
+    let mut parts = report.stats.timing.parts();
     parts.sort_by(|a, b| b.1.total_cmp(&a.1));
     let told =
         parts.iter().filter(|(_, seconds)| *seconds >= whole / 20.0 && whole > 0.0).map(|(part, seconds)| {

@@ -4,11 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskferry_core::conversion::{Conversion, Report};
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::limits::{Human, Limits};
-use diskferry_core::measure::{Depth, measure_at};
+use diskferry_core::internal::HumanBytes;
+use diskferry_core::{Conversion, Depth, Disk, Error, ErrorKind, Limits, Report, Result, measure_at};
 use diskferry_corpus::{Sample, sample};
 use diskferry_formats::{self as formats, Declared, Format, TargetOptions, partition};
 use diskferry_s3io::server::{Server, ServerOptions, Shape};
@@ -151,7 +148,7 @@ impl Demo<'_> {
     /// The error of a disk that is larger than its declared capacity.
     async fn refused(&self, client: &Client) -> Result<Error> {
         let (name, capacity) = REFUSED;
-        let limits = Limits { capacity: Some(capacity), ..Limits::default() };
+        let limits = Limits::default().capacity(Some(capacity));
         match self.import(client, sample(name), limits).await {
             Err(error) if error.kind() == ErrorKind::CapacityExceeded => Ok(error),
             Err(error) => Err(error),
@@ -247,13 +244,13 @@ fn outcome(report: &Report, document: &json::Converted) -> String {
     let (sizes, transfer) = (&report.sizes, &document.transfer);
     format!(
         "  {} stored, {} fetched in {}, {} written, {}\n  a disk of {} with {} of real content; digest as known, both on the way and read back from the new object\n",
-        Human(sizes.object_bytes),
-        Human(transfer.bytes_fetched),
+        HumanBytes(sizes.object_bytes),
+        HumanBytes(transfer.bytes_fetched),
         render::counted(transfer.requests, "request"),
-        Human(document.target.bytes),
+        HumanBytes(document.target.bytes),
         render::seconds(transfer.seconds),
-        Human(sizes.virtual_bytes.unwrap_or_default()),
-        Human(sizes.content_bytes.unwrap_or_default()),
+        HumanBytes(sizes.virtual_bytes.unwrap_or_default()),
+        HumanBytes(sizes.content_bytes.unwrap_or_default()),
     )
 }
 
@@ -273,15 +270,15 @@ $ diskferry convert {} {} --capacity {gib}G
     let head = ["format", "object", "virtual disk", "real content", "requests", "fetched", "qcow2", "digest"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for (sample, report) in imported {
-        let (sizes, traffic) = (&report.sizes, report.movement.source);
+        let (sizes, traffic) = (&report.sizes, report.stats.source);
         rows.push(vec![
             kind(sample),
-            Human(sizes.object_bytes).to_string(),
-            Human(sizes.virtual_bytes.unwrap_or_default()).to_string(),
-            Human(sizes.content_bytes.unwrap_or_default()).to_string(),
+            HumanBytes(sizes.object_bytes).to_string(),
+            HumanBytes(sizes.virtual_bytes.unwrap_or_default()).to_string(),
+            HumanBytes(sizes.content_bytes.unwrap_or_default()).to_string(),
             traffic.requests.to_string(),
-            Human(traffic.bytes).to_string(),
-            Human(sizes.output_bytes.unwrap_or_default()).to_string(),
+            HumanBytes(traffic.bytes).to_string(),
+            HumanBytes(sizes.output_bytes.unwrap_or_default()).to_string(),
             "ok".to_owned(),
         ]);
     }
@@ -294,7 +291,7 @@ $ diskferry convert {} {} --capacity {gib}G
 /// What to type next, as it works here.
 fn next() -> String {
     let program = std::env::args_os().next().map(|name| name.to_string_lossy().into_owned());
-    let program = diskferry_core::error::printable(&program.unwrap_or_else(|| "diskferry".to_owned()));
+    let program = diskferry_core::internal::printable(&program.unwrap_or_else(|| "diskferry".to_owned()));
     let here = Path::new("corpus/images/linux-40g.qcow2");
     let image = if here.exists() { here.to_str().unwrap_or("IMAGE") } else { "IMAGE" };
     format!(

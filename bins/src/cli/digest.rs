@@ -1,8 +1,7 @@
 //! `digest`: the content digest of the guest disk.
 
-use diskferry_core::conversion::Conversion;
-use diskferry_core::error::{Error, Result, printable};
-use diskferry_core::limits::{ImageLimit, Limits};
+use diskferry_core::internal::printable;
+use diskferry_core::{Conversion, Error, ImageLimit, Limits, Result};
 
 use crate::args::OneSource;
 use crate::context::Context;
@@ -16,7 +15,7 @@ pub(crate) async fn run(ctx: &Context, args: &OneSource) -> Result<Answer> {
     let disk = Opener::new(ctx, &args.source).disk(&args.src, args.source.from).await?;
     let name = disk.files().first().map(|file| file.url().to_owned()).unwrap_or_default();
     let reading = Conversion::reading(disk)
-        .limits(Limits { image: ImageLimit::None, capacity: None })
+        .limits(Limits::default().image(ImageLimit::None))
         .resources(ctx.resources()?)
         .stall_timeout(Some(ctx.common.stall_timeout))
         .cancel(ctx.cancel.clone());
@@ -26,7 +25,7 @@ pub(crate) async fn run(ctx: &Context, args: &OneSource) -> Result<Answer> {
     ctx.warn(&report.warnings);
     let digest = report.digest.ok_or_else(|| Error::internal("a reading has no digest"))?;
     if ctx.common.json {
-        let virtual_bytes = report.geometry.virtual_bytes;
+        let virtual_bytes = report.image.virtual_bytes;
         output::print_json(&Digested { digest: digest.into(), virtual_bytes }).await?;
     } else {
         output::print(&format!("sha256:{digest} {}\n", printable(&name))).await?;

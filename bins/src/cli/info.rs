@@ -1,9 +1,7 @@
 //! `info`: what the image is, and what it asks of a disk.
 
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, Result};
-use diskferry_core::limits::Human;
-use diskferry_core::walk::occupancy;
+use diskferry_core::internal::HumanBytes;
+use diskferry_core::{Disk, Error, Result, occupancy};
 use diskferry_formats::partition::{self, Layout, Table};
 
 use crate::args::OneSource;
@@ -33,7 +31,7 @@ pub(crate) async fn run(ctx: &Context, args: &OneSource) -> Result<Answer> {
 }
 
 fn document(disk: &Disk, layout: &Layout) -> Info {
-    let geometry = disk.geometry();
+    let geometry = disk.info();
     Info {
         source: json::Source::of(disk),
         format: geometry.format,
@@ -63,25 +61,25 @@ pub(crate) async fn strip(disk: &Disk) -> String {
     }
     match occupancy(disk, CELLS, STRIP_TABLES).await {
         Ok(Some(shares)) => {
-            let cell = Human(disk.virtual_bytes().div_ceil(CELLS as u64));
+            let cell = HumanBytes(disk.virtual_bytes().div_ceil(CELLS as u64));
             format!(
                 "{}\n{CELLS} cells of {cell}: · nothing  ░▒▓ some  █ all of it stored",
                 render::strip(&shares)
             )
         }
-        Ok(None) => format!("not shown: its tables are larger than {}, see `map`", Human(STRIP_TABLES)),
+        Ok(None) => format!("not shown: its tables are larger than {}, see `map`", HumanBytes(STRIP_TABLES)),
         Err(error) => format!("not known: {}", exit::as_text(&error, false).trim_end()),
     }
 }
 
 /// What `info` says to a person.
 pub(crate) fn text(disk: &Disk, layout: &Layout, strip: &str) -> String {
-    let geometry = disk.geometry();
+    let geometry = disk.info();
     let source = json::Source::of(disk);
     let mut facts = Facts::under(&source.url);
     facts.fact("format", render::format(geometry));
     if let Some(unit) = geometry.cluster_bytes {
-        facts.fact("unit", Human(unit));
+        facts.fact("unit", HumanBytes(unit));
     }
     if !geometry.features.is_empty() {
         facts.fact("features", geometry.features.join(", "));
@@ -90,15 +88,15 @@ pub(crate) fn text(disk: &Disk, layout: &Layout, strip: &str) -> String {
     for file in disk.files().iter().filter(|_| disk.files().len() > 1) {
         facts.fact(
             "",
-            format!("{}, {}", diskferry_core::error::printable(file.url()), render::bytes(file.len())),
+            format!("{}, {}", diskferry_core::internal::printable(file.url()), render::bytes(file.len())),
         );
     }
     facts.fact("virtual disk", render::bytes(geometry.virtual_bytes));
     if let Some(etag) = &source.etag {
-        facts.fact("etag", diskferry_core::error::printable(etag));
+        facts.fact("etag", diskferry_core::internal::printable(etag));
     }
     if let Some(version) = &source.version_id {
-        facts.fact("version", diskferry_core::error::printable(version));
+        facts.fact("version", diskferry_core::internal::printable(version));
     }
     partitions(&mut facts, layout);
     facts.fact("data", strip);
@@ -129,8 +127,8 @@ fn partitions(facts: &mut Facts, layout: &Layout) {
         .map(|partition| {
             vec![
                 partition.index.to_string(),
-                format!("from {}", Human(partition.start)),
-                Human(partition.bytes).to_string(),
+                format!("from {}", HumanBytes(partition.start)),
+                HumanBytes(partition.bytes).to_string(),
                 partition.kind.to_string(),
                 partition.filesystem.map(|found| found.name().to_owned()).unwrap_or_default(),
                 if partition.bootable { "bootable".to_owned() } else { String::new() },

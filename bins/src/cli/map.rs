@@ -1,8 +1,7 @@
 //! `map`: the extents of the disk, in guest order, as they are found.
 
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Result, printable};
-use diskferry_core::walk::{Stretch, Walk};
+use diskferry_core::internal::printable;
+use diskferry_core::{Disk, Result, Stretch, Walk};
 
 use crate::args::OneSource;
 use crate::context::Context;

@@ -2,13 +2,10 @@
 
 use std::sync::Arc;
 
-use diskferry_core::conversion::{Conversion, Resources};
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::limits::{ImageLimit, Limits};
-use diskferry_core::measure::{Depth, Measured, measure_at};
-use diskferry_core::sink::WriteOrder;
-use diskferry_core::target::Layout;
+use diskferry_core::{
+    Conversion, Depth, Disk, Error, ErrorKind, ImageLimit, Layout, Limits, Measure as Measured, Resources,
+    Result, WriteOrder, measure_at,
+};
 use diskferry_formats::{self as formats, Format};
 
 use crate::args::{Measure, TargetOption};
@@ -39,15 +36,14 @@ pub(crate) async fn run(ctx: &Context, args: &Measure) -> Result<Answer> {
         (false, true) => scan(ctx, &disk, &limits, &*layout).await?,
     };
     let source = json::Source::of(&disk);
-    let Measured { sizes, verdict, warnings, output, cost } = &measured;
+    let Measured { sizes, verdict, warnings, output, cost, .. } = &measured;
     let upper_bound = output.is_some_and(|output| !output.exact);
     if ctx.common.json {
-        let document =
-            json::Measured::new(source, disk.geometry(), sizes, upper_bound, verdict, warnings, *cost);
+        let document = json::Measured::new(source, disk.info(), sizes, upper_bound, verdict, warnings, *cost);
         output::print_json(&document).await?;
     } else {
         let mut facts = Facts::under(&source.url);
-        facts.fact("format", render::format(disk.geometry()));
+        facts.fact("format", render::format(disk.info()));
         render::sizes(&mut facts, sizes, upper_bound);
         render::rules(&mut facts, verdict);
         facts.fact("verdict", if verdict.accepted() { "accepted" } else { "refused" });
@@ -78,7 +74,7 @@ async fn at(
 async fn scan(ctx: &Context, disk: &Arc<Disk>, limits: &Limits, layout: &dyn Layout) -> Result<Measured> {
     let name = json::Source::of(disk).url;
     let reading = Conversion::reading(Arc::clone(disk))
-        .limits(Limits { image: ImageLimit::None, capacity: None })
+        .limits(Limits::default().image(ImageLimit::None))
         .digest(false)
         .resources(ctx.resources()?)
         .stall_timeout(Some(ctx.common.stall_timeout))

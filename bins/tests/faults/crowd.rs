@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use diskferry_core::conversion::Conversion;
-use diskferry_core::limits::{ImageLimit, Limits};
-use diskferry_core::source::Source;
+use diskferry_core::{Conversion, ImageLimit, Limits, Source};
 use diskferry_formats::{Declared, Format, TargetOptions, create, open};
 use diskferry_s3io::{Client, ClientOptions, Keys, S3Source};
 use futures_util::future::try_join_all;
@@ -72,7 +70,7 @@ async fn all(endpoint: &str, (access, secret): (String, String), dir: &Path, exp
         let disk = open(source, Declared::Format(image.format)).await?;
         let options = options.iter().map(|(key, value)| ((*key).into(), (*value).into()));
         let target = create(format, sink, &TargetOptions { pairs: options.collect() })?;
-        let limits = Limits { capacity: None, image: ImageLimit::None };
+        let limits = Limits::default().image(ImageLimit::None);
         Conversion::new(disk, target).limits(limits).resources(shared.clone()).run().await
     };
     let reports = try_join_all((0..RUNS).map(convert)).await.unwrap();

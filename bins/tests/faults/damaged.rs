@@ -1,6 +1,6 @@
 //! One bit is another one on the way, which TCP let through.
 
-use diskferry_core::error::ErrorKind;
+use diskferry_core::ErrorKind;
 use diskferry_formats::Format;
 use diskferry_s3io::server::Fault;
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use diskferry_core::error::ErrorKind;
+use diskferry_core::ErrorKind;
 use diskferry_formats::Format;
 use diskferry_s3io::server::{Fault, Request};
 
@@ -65,7 +65,7 @@ async fn clean(bench: &Bench, image: Image) -> u64 {
     let report = bench.convert(image, sink, Format::Qcow2).await.unwrap();
     assert_eq!(report.digest.unwrap().to_string(), bench.digest, "{image:?}");
     std::fs::remove_file(bench.stored("clean")).unwrap();
-    report.movement.source.bytes
+    report.stats.source.bytes
 }
 
 /// Converts to S3 while faults happen, and holds the run to what it must do. Gives how many there were.
@@ -87,14 +87,14 @@ async fn holds(bench: &Bench, image: Image, what: &str, stored: u64, may_fail: &
                 bench.digest,
                 "{what}: the target"
             );
-            let source = report.movement.source;
+            let source = report.stats.source;
             // Second requests for what is stuck are bounded by a share of what was asked for.
             assert!(source.bytes <= stored + stored / 50 + 8 * MIB, "{what}: {} of {stored}", source.bytes);
             // What breaks off is lost with what was on its way.
             let sent = bench.sent();
             let most = source.bytes + (source.retries + 4) * 2 * MIB;
             assert!(sent <= most, "{what}: {sent} sent for {} taken, {source:?}", source.bytes);
-            assert!(report.movement.peak_budget_bytes <= MEMORY, "{what}");
+            assert!(report.stats.peak_budget_bytes <= MEMORY, "{what}");
             println!("{what}: {asked} requests, {} retries", source.retries);
             std::fs::remove_file(bench.stored("target")).unwrap();
         }

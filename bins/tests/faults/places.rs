@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use diskferry_core::conversion::{Report, Resources};
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::sink::Sink;
+use diskferry_core::{Error, ErrorKind, Report, Result, Sink};
 use diskferry_corpus::tools::command;
 use diskferry_formats::Format;
 use diskferry_s3io::server::{Fault, Request, Shape};
@@ -55,7 +53,7 @@ async fn bench() -> (Bench, Image) {
 
 async fn run(bench: &Bench, image: Image, sink: Result<Box<dyn Sink>>, resume: bool) -> Result<Report> {
     // With few requests in flight, what comes late is asked for late.
-    let few = Resources { connections: Some(2), ..resources(MEMORY) };
+    let few = resources(MEMORY).connections(Some(2));
     bench.conversion(image, sink?, Format::Raw).await?.resources(few).resume(resume).run().await
 }
 
@@ -63,7 +61,7 @@ async fn run(bench: &Bench, image: Image, sink: Result<Box<dyn Sink>>, resume: b
 async fn goes_on(bench: &Bench, what: &str, error: &Error, again: Result<Report>, target: &Path) {
     assert!(error.hint_text().unwrap_or_default().contains("--resume"), "{what}: {error:?}");
     let report = again.unwrap_or_else(|error| panic!("{what}: {error:?}"));
-    assert!(report.movement.resumed_bytes > 0, "{what}: {:?}, {:?}", report.movement, report.warnings);
+    assert!(report.stats.resumed_bytes > 0, "{what}: {:?}, {:?}", report.stats, report.warnings);
     assert_eq!(report.digest.unwrap().to_string(), bench.digest, "{what}");
     assert_eq!(digest(target, Format::Raw).await, bench.digest, "{what}: the target");
 }

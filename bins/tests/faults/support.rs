@@ -7,15 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use diskferry_core::budget::Budget;
-use diskferry_core::conversion::{Conversion, Report, Resources};
-use diskferry_core::error::Result;
-use diskferry_core::limits::{ImageLimit, Limits};
-use diskferry_core::pool::CpuPool;
-use diskferry_core::sink::Sink;
-use diskferry_core::sink::file::{FileSink, FileSinkOptions};
-use diskferry_core::source::Source;
-use diskferry_core::source::file::FileSource;
+use diskferry_core::{
+    Budget, Conversion, CpuPool, FileSink, FileSinkOptions, FileSource, ImageLimit, Limits, Report,
+    Resources, Result, Sink, Source,
+};
 use diskferry_corpus::oracle::{fsverity_digest, make};
 use diskferry_formats::{Declared, Format, TargetOptions, create, open};
 use diskferry_s3io::server::{Request, Server, ServerOptions};
@@ -155,7 +150,7 @@ impl Bench {
         let source: Arc<dyn Source> = Arc::new(S3Source::open(&self.client, &image.url()).await?);
         let disk = open(source, Declared::Format(image.format)).await?;
         let target = create(to, sink, &TargetOptions::default())?;
-        let limits = Limits { capacity: None, image: ImageLimit::None };
+        let limits = Limits::default().image(ImageLimit::None);
         Ok(Conversion::new(disk, target).limits(limits).resources(resources(MEMORY)))
     }
 
@@ -212,17 +207,13 @@ pub(crate) fn impatient(server: &Server) -> ClientOptions {
 }
 
 pub(crate) fn resources(memory: u64) -> Resources {
-    Resources {
-        budget: Some(Budget::new(memory)),
-        pool: Some(Arc::new(CpuPool::new(2).unwrap())),
-        connections: None,
-    }
+    Resources::default().budget(Some(Budget::new(memory))).pool(Some(Arc::new(CpuPool::new(2).unwrap())))
 }
 
 /// The digest of the disk in an image file.
 pub(crate) async fn digest(path: &Path, format: Format) -> String {
     let disk = open(Arc::new(FileSource::open(path).await.unwrap()), Declared::Format(format)).await.unwrap();
-    let reading = Conversion::reading(disk).limits(Limits { capacity: None, image: ImageLimit::None });
+    let reading = Conversion::reading(disk).limits(Limits::default().image(ImageLimit::None));
     reading.resources(resources(MEMORY)).run().await.unwrap().digest.unwrap().to_string()
 }
 

@@ -5,15 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use diskferry_core::conversion::Conversion;
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Result, Warning};
-use diskferry_core::extent::{Compression, SourceStream};
-use diskferry_core::sink::Sink;
-use diskferry_core::sink::file::{FileSink, FileSinkOptions};
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{BoxFuture, Source};
-use diskferry_core::target::{Coding, Encoder, Facts, Layout, Output, Part, Takes, Target, Write, Writes};
+use diskferry_core::{
+    BoxFuture, Coding, Compression, Conversion, Disk, Encoder, FileSink, FileSinkOptions, HeadTail, Layout,
+    LayoutFacts, LayoutInput, OutputSize, Part, Result, Sink, Source, SourceStream, Target, Warning, Write,
+    Writes,
+};
 use diskferry_corpus::oracle::{make, qemu_check, qemu_format, qemu_img};
 use diskferry_formats::create;
 
@@ -52,18 +48,18 @@ impl Encoder for Watched {
         self.encoder.encode(unit, guest, out)
     }
 
-    fn carries(&self) -> Option<Compression> {
-        self.encoder.carries()
+    fn passthrough(&self) -> Option<Compression> {
+        self.encoder.passthrough()
     }
 
-    fn carry(
+    fn pass_through(
         &self,
         unit: u64,
         guest: &[u8],
         stream: &SourceStream,
         out: &mut [u8],
     ) -> Result<Option<Coding>> {
-        let carried = self.encoder.carry(unit, guest, stream, out)?;
+        let carried = self.encoder.pass_through(unit, guest, stream, out)?;
         self.done.carried.fetch_add(u64::from(carried.is_some()), Ordering::Relaxed);
         Ok(carried)
     }
@@ -88,10 +84,10 @@ impl Layout for Watching {
         self.layout.options()
     }
 
-    fn takes(&self) -> Takes {
-        match self.layout.takes() {
-            Takes::Units(encoder) => {
-                Takes::Units(Arc::new(Watched { encoder, done: Arc::clone(&self.done) }))
+    fn input(&self) -> LayoutInput {
+        match self.layout.input() {
+            LayoutInput::Units(encoder) => {
+                LayoutInput::Units(Arc::new(Watched { encoder, done: Arc::clone(&self.done) }))
             }
             bytes => bytes,
         }
@@ -109,11 +105,11 @@ impl Layout for Watching {
         self.layout.virtual_bytes(source_bytes)
     }
 
-    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
-        self.layout.output(facts)
+    fn output_size(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
+        self.layout.output_size(facts)
     }
 
-    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
+    fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes> {
         self.layout.begin(facts)
     }
 

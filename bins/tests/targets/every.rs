@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use diskferry_core::error::ErrorKind;
+use diskferry_core::ErrorKind;
 use diskferry_corpus::oracle::matrix::{BASE_BYTES, Base, Case, Recipe, recipes};
 use diskferry_corpus::oracle::{
     fsverity_digest, qemu_check, qemu_format, qemu_img, qemu_virtual_bytes, set_len, tool, yal_to_raw,
@@ -55,7 +55,7 @@ impl Every<'_> {
         kind: &Kind,
         place: Place,
         more: &[(&str, &str)],
-    ) -> diskferry_core::error::Result<Written> {
+    ) -> diskferry_core::Result<Written> {
         let disk = open_file(&self.case.image, self.case.format).await;
         let name = format!("{}-{}-{place:?}", self.case.name, kind.name);
         let target = (kind.format, &kind.options(more));
@@ -85,7 +85,7 @@ impl Every<'_> {
             let written = self.convert(kind, place, more).await;
             let written = written.unwrap_or_else(|error| panic!("{what}: {error:?}"));
             let report = &written.report;
-            assert!(report.movement.peak_budget_bytes <= MEMORY, "{what}: {:?}", report.movement);
+            assert!(report.stats.peak_budget_bytes <= MEMORY, "{what}: {:?}", report.stats);
             assert_eq!(report.digest.unwrap().to_string(), truth.digest, "{what}: the digest told");
             let (format, _, receipt) = report.target.as_ref().unwrap();
             assert_eq!(*format, kind.format.name(), "{what}");

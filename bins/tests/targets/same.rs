@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskferry_core::disk::Disk;
+use diskferry_core::Disk;
 use diskferry_corpus::oracle::make;
 use diskferry_formats::{Declared, open};
 use diskferry_s3io::S3Source;
@@ -60,7 +60,7 @@ async fn always_the_same(bench: &Bench, key: &str, format: &str) {
                 let resources = resources(mib * MIB, threads, Some(connections));
                 let written = bench.convert(disk, (kind.format, &options), (place, &name), &resources).await;
                 let written = written.unwrap_or_else(|error| panic!("{what}: {error:?}"));
-                assert!(written.report.movement.peak_budget_bytes <= mib * MIB, "{what}");
+                assert!(written.report.stats.peak_budget_bytes <= mib * MIB, "{what}");
                 match &first {
                     None => first = Some(written.path),
                     Some(first) => {

@@ -148,7 +148,7 @@ async fn two_gibibytes_go_from_s3_to_s3_in_64_mib_with_parts_side_by_side() {
     let written = stores.bench.convert(disk, (kind.format, &options), (Place::S3, "copy.vmdk"), &resources);
     let report = written.await.unwrap().report;
     assert_eq!(report.digest.unwrap().to_string(), stores.digest);
-    assert!(report.movement.peak_budget_bytes <= MEMORY, "{} bytes", report.movement.peak_budget_bytes);
+    assert!(report.stats.peak_budget_bytes <= MEMORY, "{} bytes", report.stats.peak_budget_bytes);
     let side_by_side = stores.upload().side_by_side;
     assert!(side_by_side >= 2, "{side_by_side} parts side by side");
     stores.check("copy.vmdk", "vmdk");

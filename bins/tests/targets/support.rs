@@ -5,18 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use diskferry_core::budget::Budget;
-use diskferry_core::conversion::{Conversion, Report, Resources};
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{ErrorKind, Result};
-use diskferry_core::limits::{ImageLimit, Limits};
-use diskferry_core::pool::CpuPool;
-use diskferry_core::sink::Sink;
-use diskferry_core::sink::file::{FileSink, FileSinkOptions};
-use diskferry_core::sink::stdout::StdoutSink;
-use diskferry_core::source::file::FileSource;
-use diskferry_core::source::gate::FileGate;
-use diskferry_core::source::{Closed, Gate, Source};
+use diskferry_core::{
+    Budget, ClosedGate, Conversion, CpuPool, Disk, ErrorKind, FileGate, FileSink, FileSinkOptions,
+    FileSource, Gate, ImageLimit, Limits, Report, Resources, Result, Sink, Source, StdoutSink,
+};
 use diskferry_formats::{Declared, Format, TargetOptions, create, open_with};
 use diskferry_s3io::server::{Server, ServerOptions};
 use diskferry_s3io::{Client, S3Sink, S3Source};
@@ -210,7 +202,7 @@ impl Bench {
             Some(url) => Arc::new(S3Source::open(&self.client, url).await?),
             None => Arc::new(FileSource::open(&written.path).await?),
         };
-        open_with(source, Declared::Format(format), Arc::new(Closed)).await
+        open_with(source, Declared::Format(format), Arc::new(ClosedGate)).await
     }
 }
 
@@ -229,15 +221,14 @@ pub(crate) async fn digest(disk: Disk, resources: &Resources) -> String {
 }
 
 pub(crate) fn resources(memory: u64, threads: usize, connections: Option<usize>) -> Resources {
-    Resources {
-        budget: Some(Budget::new(memory)),
-        pool: Some(Arc::new(CpuPool::new(threads).unwrap())),
-        connections,
-    }
+    Resources::default()
+        .budget(Some(Budget::new(memory)))
+        .pool(Some(Arc::new(CpuPool::new(threads).unwrap())))
+        .connections(connections)
 }
 
 pub(crate) fn unlimited() -> Limits {
-    Limits { capacity: None, image: ImageLimit::None }
+    Limits::default().image(ImageLimit::None)
 }
 
 /// The program, untouched by the environment of whoever runs the tests.

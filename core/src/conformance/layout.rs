@@ -5,22 +5,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::pattern;
 use crate::address::{
     FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange, TargetOffset, TargetRange,
 };
-use crate::budget::Budget;
+use crate::conformance::pattern;
 use crate::conversion::{Conversion, Report, Resources};
-use crate::digest::{Digest, Tree, hash_block};
-use crate::disk::{BlockMap, Disk, Geometry, Warnings};
+use crate::digest::{Digest, DigestTree, hash_block};
+use crate::disk::{BlockMap, Disk, Extent, ExtentKind, Extents, ImageInfo, Stored, Warnings};
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::{Extent, ExtentKind, Extents, Stored};
-use crate::journal::Journal;
-use crate::pool::CpuPool;
-use crate::sink::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
-use crate::source::memory::MemorySource;
-use crate::source::{BoxFuture, Source};
-use crate::target::{Layout, Target};
+use crate::layout::{Layout, Target};
+use crate::local::CpuPool;
+use crate::memory::Budget;
+use crate::sink::{ReadBack, Receipt, Sink, SinkCapabilities, SinkHint, WriteOrder};
+use crate::source::{BoxFuture, MemorySource, Source};
 
 /// Makes layouts of one kind for a sink of that order.
 pub type MakeLayout<'a> = &'a (dyn Fn(WriteOrder) -> Result<Box<dyn Layout>> + Sync);
@@ -90,7 +87,7 @@ async fn write(
 
 /// The digest of a raw disk.
 pub fn digest_of(guest: &[u8]) -> Digest {
-    let mut tree = Tree::new();
+    let mut tree = DigestTree::new();
     let leaves: Vec<_> = guest.chunks(4096).map(hash_block).collect();
     tree.add(0, &leaves);
     tree.finish(guest.len() as u64).expect("every block was told")
@@ -105,8 +102,8 @@ pub struct StrictSink {
 
 #[derive(Debug, Default)]
 struct State {
-    expected: Option<Expected>,
-    /// What was written, by address: so many bytes, zeros without a piece.
+    expected: Option<SinkHint>,
+    /// What was written, by address: this many bytes, zeros without a piece.
     writes: BTreeMap<u64, (u64, Option<Bytes>)>,
     written: u64,
     /// Where the next write must begin.
@@ -129,7 +126,7 @@ impl StrictSink {
     ///
     /// # Panics
     /// Before it was published.
-    pub fn published(&self) -> (Vec<u8>, Expected) {
+    pub fn published(&self) -> (Vec<u8>, SinkHint) {
         let mut state = self.state();
         let bytes = state.published.take().expect("it is published");
         (bytes, state.expected.expect("it was prepared"))
@@ -192,15 +189,11 @@ impl Sink for StrictSink {
         }
     }
 
-    fn written(&self) -> u64 {
-        self.state().written
+    fn written(&self) -> Option<u64> {
+        Some(self.state().written)
     }
 
-    fn journal(&self) -> Option<&dyn Journal> {
-        None
-    }
-
-    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
+    fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let before = self.state().expected.replace(expected);
             assert_eq!(before, None, "prepared twice");
@@ -257,14 +250,6 @@ impl Sink for StrictSink {
             state.published.is_none()
         })
     }
-
-    fn read_back(&self, _len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
-        Box::pin(async { Err(Error::new(ErrorKind::DestinationUnsuitable, "it is not read back")) })
-    }
-
-    fn retract(&self, _receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
-        Box::pin(async { Ok(false) })
-    }
 }
 
 /// A disk in memory, with runs that its map says are holes.
@@ -274,7 +259,7 @@ struct Made {
 }
 
 impl Made {
-    /// `runs` follow each other, each so many bytes of something.
+    /// `runs` follow each other, each this many bytes of something.
     fn new(runs: &[(u64, Content)]) -> Self {
         let mut guest = Vec::new();
         let mut extents = Extents::new();
@@ -298,11 +283,11 @@ impl Made {
     }
 
     fn disk(&self) -> Disk {
-        let geometry = Geometry {
+        let geometry = ImageInfo {
             format: "test",
             virtual_bytes: self.guest.len() as u64,
             fingerprint: [7; 32],
-            ..Geometry::default()
+            ..ImageInfo::default()
         };
         let source: Arc<dyn Source> = Arc::new(MemorySource::new("made", self.guest.clone()));
         Disk::new(geometry, vec![source], Box::new(List(self.extents.clone())), Warnings::new(), Vec::new())

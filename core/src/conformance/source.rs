@@ -18,7 +18,7 @@ fn part(truth: &[u8], range: StoredRange) -> &[u8] {
 /// Checks that `source` is an unchanging object of the bytes `truth`, as the trait promises.
 ///
 /// # Panics
-/// Where it is not.
+/// If it is not.
 pub async fn check_source(source: &dyn Source, truth: &[u8]) {
     check_facts(source, truth);
     check_reads(source, truth).await;

@@ -1,297 +1,32 @@
-//! A conversion from end to end: measured and limited on the way, published only when whole.
+//! A conversion from end to end.
+//!
+//! ```text
+//! Conversion ─▶ run: the order of the steps
+//!                ├─ writer         parts to the layout, writes to the sink
+//!                ├─ checkpointer   saves how far the run is, replays what an earlier run placed
+//!                ├─ content_meter  real content and digest
+//!                ├─ watchdog       ends a run in which nothing moves
+//!                └─ verify         reads the target back
+//! ```
 
-mod keeper;
+mod checkpoint;
+mod checkpointer;
+mod content_meter;
+mod conversion;
+mod head_tail;
+mod input;
+pub mod metrics;
+mod report;
+mod resources;
 mod run;
-mod spent;
+mod status;
+mod timing;
+mod verify;
+mod watchdog;
+mod writer;
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::sync::watch::Sender;
-use tokio_util::sync::CancellationToken;
-use tracing::field::Empty;
-use tracing::{Instrument, debug, info_span};
-
-use crate::budget::Budget;
-use crate::digest::{Digest, Tree};
-use crate::disk::{Disk, Geometry};
-use crate::error::{ErrorKind, Result, Warning};
-use crate::journal::Journal;
-use crate::limits::{Limits, Sizes, Verdict};
-use crate::metrics;
-use crate::pool::CpuPool;
-use crate::progress::Progress;
-use crate::sink::Receipt;
-use crate::source::Traffic;
-use crate::stream::ImageStream;
-use crate::target::Target;
-use crate::transfer::{Order, TransferOptions};
-
-use run::{How, Run};
-
-pub use spent::Spent;
-
-/// What is read: an opened disk, or an image that comes in one pass.
-pub enum Input {
-    /// Random access: planned from its map.
-    Disk(Arc<Disk>),
-    /// One pass.
-    Stream(Box<dyn ImageStream>),
-}
-
-impl From<Disk> for Input {
-    fn from(disk: Disk) -> Self {
-        Self::Disk(Arc::new(disk))
-    }
-}
-
-impl From<Arc<Disk>> for Input {
-    fn from(disk: Arc<Disk>) -> Self {
-        Self::Disk(disk)
-    }
-}
-
-impl From<Box<dyn ImageStream>> for Input {
-    fn from(stream: Box<dyn ImageStream>) -> Self {
-        Self::Stream(stream)
-    }
-}
-
-/// What the parts of a run share: parameters that an embedder decides.
-#[derive(Clone, Debug, Default)]
-pub struct Resources {
-    /// The bound on bytes in flight; share one between conversions to bound them together.
-    pub budget: Option<Budget>,
-    /// The CPU workers; share one between conversions.
-    pub pool: Option<Arc<CpuPool>>,
-    /// Most requests in flight; where not said, what the source finds worth having.
-    pub connections: Option<usize>,
-}
-
-impl Resources {
-    pub(crate) fn transfer(&self, order: Order, hash: bool) -> Result<TransferOptions> {
-        let pool = match &self.pool {
-            Some(pool) => Arc::clone(pool),
-            None => Arc::new(CpuPool::new(0)?),
-        };
-        Ok(TransferOptions {
-            order,
-            zero_leaf: hash.then(|| Tree::new().zero_block()),
-            carry: None,
-            done: Arc::default(),
-            connections: self.connections,
-            budget: self.budget.clone().unwrap_or_else(|| Budget::new(Budget::DEFAULT)),
-            kept: 0,
-            pool,
-        })
-    }
-}
-
-/// What moved.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct Movement {
-    /// What was asked of the source, opening included.
-    pub source: Traffic,
-    /// Bytes written to the target.
-    pub bytes_written: u64,
-    /// Bytes of real content that an earlier, interrupted run had done.
-    pub resumed_bytes: u64,
-    /// The most bytes in flight at any time: the high-water mark of the budget.
-    pub peak_budget_bytes: u64,
-    /// How long it took, in seconds.
-    pub seconds: f64,
-    /// Where that went.
-    pub spent: Spent,
-}
-
-/// What a conversion, or a reading without a target, found out.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Report {
-    /// The facts of the source.
-    pub geometry: Geometry,
-    /// The sizes, all known but `output_bytes` where nothing was written.
-    pub sizes: Sizes,
-    /// The rules, with the content as measured.
-    pub verdict: Verdict,
-    /// All that was remarkable.
-    pub warnings: Vec<Warning>,
-    /// Format and variant of the target, and what was published.
-    pub target: Option<(&'static str, String, Receipt)>,
-    /// The digest of the guest disk, unless it was not wanted.
-    pub digest: Option<Digest>,
-    /// What moved.
-    pub movement: Movement,
-}
-
-/// Reads a disk to its end, and writes it to a target if there is one.
-///
-/// Nothing runs before [`run`](Self::run) is awaited, and nothing runs on after its future is dropped: the requests
-/// under way are dropped with it, and the target is undone.
-pub struct Conversion {
-    input: Input,
-    target: Option<Target>,
-    limits: Limits,
-    resources: Resources,
-    progress: Option<Sender<Progress>>,
-    cancel: Option<CancellationToken>,
-    digest: bool,
-    verify: bool,
-    resume: bool,
-    stall: Option<Duration>,
-}
-
-impl Conversion {
-    /// Converts `input` to `target`.
-    pub fn new(input: impl Into<Input>, target: Target) -> Self {
-        Self { target: Some(target), ..Self::reading(input) }
-    }
-
-    /// Reads `input` without writing it: for its digest and its real content.
-    pub fn reading(input: impl Into<Input>) -> Self {
-        Self {
-            input: input.into(),
-            target: None,
-            limits: Limits::default(),
-            resources: Resources::default(),
-            progress: None,
-            cancel: None,
-            digest: true,
-            verify: false,
-            resume: false,
-            stall: Some(Duration::from_secs(60)),
-        }
-    }
-
-    /// What the image is measured against; by default the image limit of the service, and no capacity. A rule that fails
-    /// ends the conversion as soon as the facts allow.
-    #[must_use]
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
-        self
-    }
-
-    /// Budget, CPU workers and connections.
-    #[must_use]
-    pub fn resources(mut self, resources: Resources) -> Self {
-        self.resources = resources;
-        self
-    }
-
-    /// Where to show how far it is.
-    #[must_use]
-    pub fn on_progress(mut self, progress: Sender<Progress>) -> Self {
-        self.progress = Some(progress);
-        self
-    }
-
-    /// Cancelling the token ends the run with `cancelled`, the target undone; or, where that was being published at this
-    /// moment, with its report. A target that is read back after it was published is taken back. Undoing waits for what the
-    /// destination was sent and did not answer yet, which where that is silent takes up to the stall timeout; dropping the
-    /// future instead leaves that to the background.
-    #[must_use]
-    pub fn cancel(mut self, token: CancellationToken) -> Self {
-        self.cancel = Some(token);
-        self
-    }
-
-    /// Whether to compute the digest of the guest disk; by default it is.
-    #[must_use]
-    pub fn digest(mut self, wanted: bool) -> Self {
-        self.digest = wanted;
-        self
-    }
-
-    /// Whether to read the target back through its own reader and to compare the digests; by default it is not. A target
-    /// that must be published to be read is taken back where it fails, if it is still ours.
-    #[must_use]
-    pub fn verify(mut self, wanted: bool) -> Self {
-        self.verify = wanted;
-        self
-    }
-
-    /// Whether to go on with what an interrupted run of the same source, target and options left, where the sink has it; by
-    /// default everything is done anew. The result is the same, byte for byte. What does not fit is dropped, with the
-    /// warning `resume_started_over`.
-    #[must_use]
-    pub fn resume(mut self, wanted: bool) -> Self {
-        self.resume = wanted;
-        self
-    }
-
-    /// How long to go on without any progress; by default 60 seconds. Needs a tokio runtime with its timers on.
-    #[must_use]
-    pub fn stall_timeout(mut self, timeout: Option<Duration>) -> Self {
-        self.stall = timeout;
-        self
-    }
-
-    /// Runs to the end.
-    ///
-    /// # Errors
-    /// Any kind of the contract but those of opening. On an error the target is undone before it is answered.
-    pub async fn run(self) -> Result<Report> {
-        let source = match &self.input {
-            Input::Disk(disk) => disk.files().first().map_or("-", |file| file.url()),
-            Input::Stream(_) => "-",
-        };
-        let target = self.target.as_ref().map(|target| target.sink.url());
-        let span = info_span!(
-            "conversion",
-            source,
-            target,
-            requests = Empty,
-            bytes = Empty,
-            retries = Empty,
-            written = Empty
-        );
-        let ended = self.run_in_span().instrument(span).await;
-        metrics::ended(ended.as_ref().map(|report| &report.movement.spent));
-        ended
-    }
-
-    async fn run_in_span(self) -> Result<Report> {
-        let Self { input, target, limits, resources, progress, cancel, digest, verify, resume, stall } = self;
-        let (layout, sink) = match target {
-            Some(Target { layout, sink }) => (Some(layout), Some(sink)),
-            None => (None, None),
-        };
-        let run = async {
-            let how = How { digest, verify, resume, stall, cancel: cancel.clone() };
-            let run = Run::new(layout, sink.as_deref(), limits, progress, how);
-            run.go(input, &resources).await
-        };
-        let ended: Result<Report> = match &cancel {
-            None => run.await,
-            Some(token) => {
-                let mut run = std::pin::pin!(run);
-                match (token.run_until_cancelled(run.as_mut()).await, &sink) {
-                    (Some(ended), _) => ended,
-                    // It came too late: the target is published, and an error beside it would be a lie.
-                    (None, Some(sink)) if !sink.abort().await => run.await,
-                    (None, _) => Err(run::cancelled()),
-                }
-            }
-        };
-        match (ended, &sink) {
-            (Err(error), Some(sink)) => {
-                debug!(%error, "undoing the target");
-                // What turned out wrong is not gone on with.
-                if matches!(error.kind(), ErrorKind::VerificationFailed | ErrorKind::Internal)
-                    && let Some(journal) = sink.journal()
-                    && let Err(error) = journal.drop_saved().await
-                {
-                    tracing::warn!(%error, "a journal stays behind");
-                }
-                sink.abort().await;
-                if !sink.journal().is_some_and(Journal::stays) {
-                    return Err(error);
-                }
-                const KEPT: &str = "what is needed to go on was kept: run it again with --resume";
-                let hint =
-                    error.hint_text().map_or_else(|| KEPT.to_owned(), |hint| format!("{hint}; {KEPT}"));
-                Err(error.hint(hint))
-            }
-            (ended, _) => ended,
-        }
-    }
-}
+pub use conversion::Conversion;
+pub use input::Input;
+pub use report::{Report, TransferStats};
+pub use resources::Resources;
+pub use timing::Timing;

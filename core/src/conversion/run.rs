@@ -1,177 +1,151 @@
-//! One run of a conversion, from what the facts forbid to what is published.
+//! One run of a conversion: the order of its steps.
+//!
+//! ```text
+//! admit ──▶ load the checkpoint ──▶ begin the target ──▶ transfer ──▶ judge ──▶ publish
+//! facts        (resume only)        layout, sink         all data     sizes     look, verify, name
+//! ```
 
-use std::collections::VecDeque;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch::Sender;
 use tokio_util::sync::CancellationToken;
 
-use super::keeper::Keeper;
-use super::spent::{Clock, Wait};
-use super::{Input, Movement, Report, Resources};
-use crate::account::Account;
-use crate::address::{GuestOffset, GuestRange};
-use crate::digest::{Digest, Hash, Tree, sha256};
-use crate::disk::{Disk, Geometry};
-use crate::encode::Encoding;
+use crate::conversion::checkpointer::{Checkpointer, Resumed};
+use crate::conversion::content_meter::ContentMeter;
+use crate::conversion::input::Input;
+use crate::conversion::metrics::QueueDepths;
+use crate::conversion::report::{Report, TransferStats};
+use crate::conversion::resources::Resources;
+use crate::conversion::status::{SourceProgress, Status};
+use crate::conversion::timing::{TimingClock, WaitReason};
+use crate::conversion::verify;
+use crate::conversion::watchdog::Watchdog;
+use crate::conversion::writer::{BACKLOG_BYTES, Writer};
+use crate::digest::{Digest, DigestTree};
+use crate::disk::{Disk, ImageInfo};
+use crate::engine::{Encoding, Pipeline, PipelineEvent, Transfer, TransferOptions};
 use crate::error::{Error, ErrorKind, Result, Warning};
-use crate::flow::{Flow, Next};
-use crate::journal::{Dummy, State, are_sound};
-use crate::kept::HeadAndTail;
+use crate::layout::{Layout, LayoutInput, Order};
 use crate::limits::{Limits, Sizes};
-use crate::metrics::{Meters, Queues, Standing};
 use crate::progress::{Phase, Progress};
-use crate::sink::{Expected, ReadBack, Receipt, Sink, memory_of};
-use crate::source::BoxFuture;
-use crate::target::{Facts, Layout, Part, Takes, Write, Writes};
-use crate::transfer::{Order, Transfer, TransferOptions};
-use crate::verify;
-use crate::walk::allocation;
-use crate::watch::Watch;
-
-/// Bytes that may wait for the sink before nothing more is taken from the source: enough to keep it busy, few enough to
-/// be in the caches still when their turn comes.
-const WAITING: u64 = 8 << 20;
-
-/// A target that may become larger than this has its map walked first, where the sink gathers parts: they are equal, at most
-/// 10,000, and as small as the largest that the target can be allows.
-const WORTH_A_WALK: u64 = 10_000 * (8 << 20);
+use crate::sink::{ReadBack, Receipt, Sink, memory_of};
 
 pub(super) struct Run<'a> {
-    layout: Option<Box<dyn Layout>>,
-    sink: Option<&'a dyn Sink>,
+    writer: Option<Writer<'a>>,
+    checkpointer: Option<Checkpointer<'a>>,
     limits: Limits,
-    progress: Option<Sender<Progress>>,
-    digest: bool,
-    verify: bool,
-    resume: bool,
-    stall: Option<Duration>,
-    started: Instant,
-    written: HeadAndTail,
-    /// Bytes of the target that were zeroed: a device may take long over what it does not count as written.
-    zeroed: Arc<AtomicU64>,
-    keeper: Option<Keeper<'a>>,
-    clock: Clock,
-    meters: Meters,
-    /// Cancelled where the run is to stop. What was not published by then is undone from outside.
-    cancel: Option<CancellationToken>,
+    options: RunOptions,
+    status: Status,
+    clock: TimingClock,
 }
 
 /// What is asked of a run.
 #[derive(Clone)]
-pub(super) struct How {
+pub(super) struct RunOptions {
     pub(super) digest: bool,
     pub(super) verify: bool,
     pub(super) resume: bool,
     pub(super) stall: Option<Duration>,
+    /// Cancelled if the run is to stop. What was not published by then is undone from outside.
     pub(super) cancel: Option<CancellationToken>,
 }
 
-/// What is shown of the source while a run goes on.
-#[derive(Clone, Copy, Default)]
-struct Shown {
-    done: u64,
-    total: Option<u64>,
-    fetched: u64,
-}
+/// What was published: format, variant and receipt.
+type Published = (&'static str, String, Receipt);
 
 impl<'a> Run<'a> {
     pub(super) fn new(
-        layout: Option<Box<dyn Layout>>,
-        sink: Option<&'a dyn Sink>,
+        target: Option<(Box<dyn Layout>, &'a dyn Sink)>,
         limits: Limits,
         progress: Option<Sender<Progress>>,
-        how: How,
+        options: RunOptions,
     ) -> Self {
-        let How { digest, verify, resume, stall, cancel } = how;
+        let options = RunOptions {
+            digest: options.digest || options.verify,
+            verify: options.verify && target.is_some(),
+            ..options
+        };
         Self {
-            layout,
-            sink,
+            writer: target.map(|(layout, sink)| Writer::new(layout, sink)),
+            checkpointer: None,
             limits,
-            progress,
-            digest: digest || verify,
-            verify: verify && sink.is_some(),
-            resume,
-            stall,
-            started: Instant::now(),
-            written: HeadAndTail::default(),
-            zeroed: Arc::default(),
-            keeper: None,
-            clock: Clock::new(),
-            meters: Meters::new(),
-            cancel,
+            options,
+            status: Status::new(progress),
+            clock: TimingClock::new(),
         }
     }
 
     pub(super) async fn go(mut self, input: Input, resources: &Resources) -> Result<Report> {
-        let mut geometry = self.admit(&input)?;
-        self.show(Phase::Plan, Shown::default());
-        let takes = self.layout.as_ref().map(|layout| layout.takes());
-        let order = match &takes {
+        let mut image = self.admit(&input)?;
+        self.show(Phase::Plan, SourceProgress::default());
+        let wants = self.writer.as_ref().map(|writer| writer.layout().input());
+        let order = match &wants {
             None => Order::Any,
-            Some(Takes::Bytes(order)) => *order,
-            Some(Takes::Units(_)) => Order::Guest,
+            Some(LayoutInput::Bytes(order)) => *order,
+            Some(LayoutInput::Units(_)) => Order::Guest,
         };
-        let mut options = resources.transfer(order, self.digest)?;
+        let mut options = resources.transfer(order, self.options.digest)?;
         let budget = options.budget.clone();
-        let keeps = Keeps::of(budget.total(), takes.as_ref(), self.sink);
-        let room = if keeps.all() > 0 { Some(budget.keep(keeps.all()).await?) } else { None };
+        let shares = MemoryShares::of(budget.total(), wants.as_ref(), self.writer.as_ref().map(Writer::sink));
+        let reserved =
+            if shares.all() > 0 { Some(budget.reserve_for_run(shares.all()).await?) } else { None };
         let (disk, known) = match &input {
             Input::Disk(disk) => (Some(Arc::clone(disk)), Some(disk.virtual_bytes())),
-            Input::Stream(stream) => (None, stream.virtual_bytes_known().then_some(geometry.virtual_bytes)),
+            Input::Stream(stream) => (None, stream.virtual_bytes_known().then_some(image.virtual_bytes)),
         };
-        let (saved, started_over) = self.saved(disk.as_deref(), order).await?;
-        let first = self.begin(disk, known, geometry.fingerprint, keeps.sink).await?;
-        let mut encoding = None;
-        if let Some(Takes::Units(encoder)) = takes {
-            encoding = Some(Encoding::new(encoder, Arc::clone(&options.pool), keeps.encoded / 2));
+        let (resumed, started_over) = self.load_checkpoint(disk.as_deref(), order).await?;
+        let encodes = matches!(wants, Some(LayoutInput::Units(_)));
+        let backlog = if encodes { shares.encoded / 2 } else { BACKLOG_BYTES };
+        if let Some(writer) = &mut self.writer {
+            writer.begin(disk.as_deref(), known, image.fingerprint, shares.sink, backlog).await?;
         }
-        options.carry = encoding.as_ref().and_then(Encoding::carry);
-        options.kept = keeps.all();
-        let waiting = if encoding.is_some() { keeps.encoded / 2 } else { WAITING };
-        let done = saved.as_ref().map_or_else(Vec::new, |saved| saved.done.clone());
-        options.done = done.into();
+        let mut encoding = None;
+        if let Some(LayoutInput::Units(encoder)) = wants {
+            encoding = Some(Encoding::new(encoder, Arc::clone(&options.pool), shares.encoded / 2));
+        }
+        options.passthrough = encoding.as_ref().and_then(Encoding::passthrough);
+        options.reserved = shares.all();
+        options.done = resumed.as_ref().map_or_else(Vec::new, |resumed| resumed.done.clone()).into();
         let transfer = match input {
             Input::Disk(disk) => Transfer::of_disk(disk, options.clone()),
             Input::Stream(stream) => Transfer::of_stream(stream, options.clone()),
         };
-        let account = Account::new(self.digest.then(Tree::new), self.limits.image);
-        let mut flow = Flow::new(transfer, account, encoding);
-        let resumed_bytes = saved.map_or(Ok(0), |saved| self.go_on(saved, order, &mut flow))?;
-        self.clock.was(|spent| &mut spent.plan);
-        let workers = options.pool.threads();
-        let moved = self.move_all(first, &mut flow, waiting, workers).await;
-        self.clock.was(|spent| &mut spent.cpu);
-        self.tell(&flow, Queues::default());
+        let meter = ContentMeter::new(self.options.digest.then(DigestTree::new), self.limits.image);
+        let mut pipeline = Pipeline::new(transfer, meter, encoding);
+        let resumed_bytes = resumed.map_or(Ok(0), |resumed| self.resume(resumed, &mut pipeline))?;
+        self.clock.charge(|timing| &mut timing.plan);
+        let moved = self.transfer(&mut pipeline, options.pool.threads()).await;
+        self.clock.charge(|timing| &mut timing.cpu);
+        self.status.tell(&pipeline, self.written(), QueueDepths::default());
         moved?;
 
-        let virtual_bytes = flow.transfer.virtual_bytes().unwrap_or(0);
-        geometry.virtual_bytes = virtual_bytes;
-        let written_as =
-            self.layout.as_ref().map_or(Ok(virtual_bytes), |layout| layout.virtual_bytes(virtual_bytes))?;
-        let digest = flow.account.digest(written_as)?;
+        let virtual_bytes = pipeline.transfer.virtual_bytes().unwrap_or(0);
+        image.virtual_bytes = virtual_bytes;
+        let written_as = match &self.writer {
+            Some(writer) => writer.layout().virtual_bytes(virtual_bytes)?,
+            None => virtual_bytes,
+        };
+        let digest = pipeline.meter.digest(written_as)?;
         let mut sizes = Sizes {
-            object_bytes: flow.transfer.object_bytes(),
+            object_bytes: pipeline.transfer.object_bytes(),
             virtual_bytes: Some(virtual_bytes),
-            allocated_bytes: Some(flow.transfer.allocated_bytes()),
-            content_bytes: Some(flow.account.content_bytes),
-            content_end: Some(flow.account.content_end),
+            allocated_bytes: Some(pipeline.transfer.allocated_bytes()),
+            content_bytes: Some(pipeline.meter.content_bytes),
+            content_end: Some(pipeline.meter.content_end),
             output_bytes: None,
         };
-        self.clock.was(|spent| &mut spent.finish);
+        self.clock.charge(|timing| &mut timing.finish);
         let verdict = self.limits.judge(&sizes);
         // A stream shows its sizes only now.
         verdict.enforce()?;
-        let shown = Shown::of(&flow);
-        let (warnings, source) = (flow.transfer.warnings(), flow.transfer.traffic());
-        drop(flow);
+        let shown = SourceProgress::of(&pipeline);
+        let (warnings, source) = (pipeline.transfer.warnings(), pipeline.transfer.traffic());
+        drop(pipeline);
         let (target, looks) = self.publish(written_as, digest, shown, &options).await?;
-        drop(room);
-        self.meters.wrote(target.as_ref().map_or(0, |(.., receipt)| receipt.written));
+        drop(reserved);
+        let bytes_written = target.as_ref().map_or(0, |(.., receipt)| receipt.written);
+        self.status.wrote(bytes_written);
         sizes.output_bytes = target.as_ref().map(|(.., receipt)| receipt.bytes);
         let warnings = started_over
             .into_iter()
@@ -179,20 +153,20 @@ impl<'a> Run<'a> {
             .chain(looks)
             .chain(verdict.warnings.iter().cloned())
             .collect();
-        let movement = Movement {
+        let stats = TransferStats {
             source,
-            bytes_written: target.as_ref().map_or(0, |(.., receipt)| receipt.written),
+            bytes_written,
             resumed_bytes,
             peak_budget_bytes: budget.peak(),
-            seconds: self.started.elapsed().as_secs_f64(),
-            spent: self.clock.spent(),
+            seconds: self.status.elapsed(),
+            timing: self.clock.timing(),
         };
-        Ok(Report { geometry, sizes, verdict, warnings, target, digest, movement })
+        Ok(Report { image, sizes, verdict, warnings, target, digest, stats })
     }
 
     /// What can be decided before a byte of data is read.
-    fn admit(&self, input: &Input) -> Result<Geometry> {
-        let (geometry, sizes) = match input {
+    fn admit(&self, input: &Input) -> Result<ImageInfo> {
+        let (image, sizes) = match input {
             Input::Disk(disk) => {
                 disk.admit()?;
                 let sizes = Sizes {
@@ -200,260 +174,148 @@ impl<'a> Run<'a> {
                     virtual_bytes: Some(disk.virtual_bytes()),
                     ..Sizes::default()
                 };
-                (disk.geometry(), sizes)
+                (disk.info(), sizes)
             }
             Input::Stream(stream) => {
-                let virtual_bytes = stream.virtual_bytes_known().then(|| stream.geometry().virtual_bytes);
-                (stream.geometry(), Sizes { virtual_bytes, ..Sizes::default() })
+                let virtual_bytes = stream.virtual_bytes_known().then(|| stream.info().virtual_bytes);
+                (stream.info(), Sizes { virtual_bytes, ..Sizes::default() })
             }
         };
         self.limits.judge(&sizes).enforce()?;
-        if self.verify && self.sink.is_some_and(|sink| sink.capabilities().read_back == ReadBack::Never) {
+        let read_back = self.writer.as_ref().map(|writer| writer.sink().capabilities().read_back);
+        if self.options.verify && read_back == Some(ReadBack::Never) {
             return Err(Error::new(
                 ErrorKind::DestinationUnsuitable,
                 "what is written there cannot be read back",
             )
             .hint("convert to a file, a device or S3, or do without --verify"));
         }
-        Ok(geometry.clone())
+        Ok(image.clone())
     }
 
-    /// Prepares layout and sink, which may hold `memory` bytes; gives the first writes. A stream has no `disk`, and a raw
-    /// one no `known` size.
-    async fn begin(
-        &mut self,
-        disk: Option<Arc<Disk>>,
-        known: Option<u64>,
-        fingerprint: [u8; 32],
-        memory: u64,
-    ) -> Result<Writes> {
-        let (Some(layout), Some(sink)) = (&mut self.layout, self.sink) else {
-            return Ok(Box::new(std::iter::empty()));
-        };
-        let virtual_bytes = known.map(|bytes| layout.virtual_bytes(bytes)).transpose()?;
-        let mut facts = Facts { virtual_bytes, fingerprint, map: None };
-        let can = sink.capabilities();
-        let walk = layout.needs_map()
-            || (can.buffers && layout.output(&facts)?.is_some_and(|output| output.bytes > WORTH_A_WALK));
-        if let (true, Some(unit)) = (walk, layout.unit()) {
-            facts.map = match &disk {
-                Some(disk) => allocation(disk, Some(unit)).await?.1,
-                None if layout.needs_map() => return Err(no_map(&**layout)),
-                None => None,
-            };
-        }
-        let output = layout.output(&facts)?;
-        // A device is changed from here on: what the layout refuses, it refuses before.
-        let writes = layout.begin(&facts)?;
-        sink.prepare(Expected {
-            most_bytes: output.map(|output| output.bytes),
-            exact: output.is_some_and(|output| output.exact),
-            memory,
-        })
-        .await?;
-        Ok(writes)
-    }
-
-    /// What an interrupted run left, where it was for the same; begins to keep what this one needs to be gone on with.
-    async fn saved(
+    /// What an interrupted run left, if it was the same conversion. From here on this one saves checkpoints too.
+    async fn load_checkpoint(
         &mut self,
         disk: Option<&Disk>,
         order: Order,
     ) -> Result<(Option<Resumed>, Option<Warning>)> {
-        let (Some(layout), Some(sink), Some(disk)) = (&self.layout, self.sink, disk) else {
-            return Ok((None, None));
-        };
-        let Some(journal) = sink.journal() else { return Ok((None, None)) };
-        let key = key(disk, &**layout, self.digest);
-        self.keeper = key.map(|key| Keeper::new(journal, key, order == Order::Guest, layout.unit(), disk));
-        if !self.resume {
+        let (Some(writer), Some(disk)) = (&self.writer, disk) else { return Ok((None, None)) };
+        let Some(journal) = writer.sink().journal() else { return Ok((None, None)) };
+        self.checkpointer = Checkpointer::new(journal, disk, writer.layout(), order, self.options.digest);
+        if !self.options.resume {
             return Ok((None, None));
         }
-        let Some(saved) = journal.load().await? else { return Ok((None, None)) };
-        let why = match State::decode(&saved.state) {
-            _ if key.is_none() => "nothing tells whether the source is still the same",
-            None => "its journal cannot be read",
-            Some(state) if Some(state.key) != key => {
-                "it was of another source, of other options, or made by another version"
-            }
-            Some(state) => {
-                let done = state.placed.done(&saved.target);
-                if !done.is_empty() && are_sound(&done, disk.virtual_bytes()) {
-                    return Ok((Some(Resumed { state, done }), None));
-                }
-                "too little of it is left"
-            }
-        };
-        journal.drop_saved().await?;
-        let message =
-            format!("{} is converted from the start: what was left of it is dropped, {why}", sink.url());
-        Ok((None, Some(Warning::new("resume_started_over", message))))
+        let (key, sink) = (self.checkpointer.as_ref().map(Checkpointer::key), writer.sink());
+        Checkpointer::load(key, journal, sink, disk).await
     }
 
-    /// Takes up the state of an interrupted run. Gives how many bytes of content it had.
-    fn go_on(&mut self, saved: Resumed, order: Order, flow: &mut Flow) -> Result<u64> {
-        let Resumed { state, done } = saved;
-        let content = state.counted.content_bytes;
-        if !flow.account.go_on(state.counted) {
+    /// Continues from the state of an interrupted run. Returns how many bytes of content it had.
+    fn resume(&mut self, resumed: Resumed, pipeline: &mut Pipeline<ContentMeter>) -> Result<u64> {
+        let (Some(writer), Some(checkpointer)) = (&mut self.writer, &mut self.checkpointer) else {
+            return Err(Error::internal("a run continues without a checkpoint"));
+        };
+        let continued = checkpointer.resume(resumed);
+        let content = continued.content.content_bytes;
+        if !pipeline.meter.resume(continued.content) {
             return Err(Error::internal("a journal has another digest than its options"));
         }
-        self.written = state.written.into_owned();
-        if let (Order::Guest, Some(done)) = (order, done.first()) {
-            flow.go_on_behind(*done);
-        }
-        if let Some(keeper) = &mut self.keeper {
-            keeper.go_on(state.placed.into_owned(), content);
+        writer.resume(continued.ends);
+        if let Some(done) = continued.done {
+            pipeline.resume_after(done);
         }
         Ok(content)
     }
 
-    /// Places once more what an interrupted run placed: its bytes are there.
-    fn place_again(&mut self, done: GuestRange) -> Result<()> {
-        let (Some(layout), Some(keeper)) = (&mut self.layout, &mut self.keeper) else {
-            return Err(Error::internal("a run goes on without what it goes on from"));
-        };
-        let end = keeper.placed.target_end();
-        let unit = layout.unit();
-        let dummy = Dummy::new(unit);
-        let mut place = |write: &Write| match write.end() > end {
-            true => Err(Error::internal(format!("what was placed up to {end} now ends at {}", write.end()))),
-            false => Ok(()),
-        };
-        for replayed in keeper.placed.parts(done, unit) {
-            for part in dummy.parts(replayed, unit) {
-                layout.place(part)?.iter().try_for_each(&mut place)?;
-            }
-        }
-        layout.flush().iter().try_for_each(&mut place)?;
-        keeper.behind = true;
-        Ok(())
-    }
-
     /// Everything from the source to the target: reading and writing go on side by side.
-    /// No more than `most` bytes wait for the sink.
-    async fn move_all(
-        &mut self,
-        mut first: Writes,
-        flow: &mut Flow,
-        most: u64,
-        workers: usize,
-    ) -> Result<()> {
-        let sink = self.sink;
-        let mut saving: FuturesUnordered<BoxFuture<'a, Result<()>>> = FuturesUnordered::new();
-        // Where a mark is, when all that was written before it was answered.
-        let mut settling: Option<GuestOffset> = None;
-        let in_flight = sink.map_or(0, |sink| sink.capabilities().in_flight.max(1));
-        let mut waiting: VecDeque<Write> = VecDeque::new();
-        let mut backlog = 0u64;
-        let mut writes = FuturesUnordered::new();
-        let mut watch = self.stall.map(Watch::new);
+    async fn transfer(&mut self, pipeline: &mut Pipeline<ContentMeter>, workers: usize) -> Result<()> {
+        let mut watch = self.options.stall.map(Watchdog::new);
         let mut reading = true;
         loop {
-            while writes.len() < in_flight
-                && let Some(sink) = sink
-                && let Some(write) = first.next().or_else(|| waiting.pop_front())
-            {
-                backlog = backlog.saturating_sub(write.bytes());
-                self.written.note(&write);
-                writes.push(apply(sink, write, Arc::clone(&self.zeroed)));
-            }
-            if writes.is_empty() && waiting.is_empty() {
+            self.writer.iter_mut().for_each(Writer::start_writes);
+            if self.writer.as_ref().is_none_or(Writer::is_idle) {
                 if !reading {
-                    break;
+                    return Ok(());
                 }
-                if let (Some(at), Some(keeper)) = (settling.take(), &mut self.keeper) {
-                    saving.extend(keeper.save(at, flow, &self.written));
+                if let (Some(writer), Some(checkpointer)) = (&self.writer, &mut self.checkpointer) {
+                    checkpointer.settled(&pipeline.meter, writer.ends());
                 }
             }
-            if let Some(keeper) = self.keeper.as_mut().filter(|_| reading)
-                && keeper.wants_mark(flow, saving.len())
-            {
-                flow.pause();
+            let checkpointer = self.checkpointer.as_ref();
+            if reading && checkpointer.is_some_and(|checkpointer| checkpointer.is_due(&pipeline.meter)) {
+                pipeline.pause();
             }
-            let takes = reading && backlog < most && settling.is_none();
-            let queues = Queues::of(flow, writes.len(), backlog);
-            if self.meters.is_due() {
-                self.tell(flow, queues);
+            let wants = reading
+                && self.writer.as_ref().is_none_or(Writer::has_room)
+                && !checkpointer.is_some_and(Checkpointer::is_settling);
+            let is_saving = checkpointer.is_some_and(Checkpointer::is_saving);
+            let queues = self.queues(pipeline);
+            if self.status.is_due() {
+                self.status.tell(pipeline, self.written(), queues);
             }
-            let wait = if takes { queues.wait(workers) } else { Wait::Destination };
-            self.clock.was(|spent| &mut spent.cpu);
+            let wait = if wants { queues.wait(workers) } else { WaitReason::Destination };
+            self.clock.charge(|timing| &mut timing.cpu);
             tokio::select! {
                 biased;
-                Some(written) = writes.next(), if !writes.is_empty() => {
-                    self.clock.waited(wait);
+                written = next_written(&mut self.writer), if queues.writes > 0 => {
+                    self.clock.charge_wait(wait);
                     written?;
                 },
-                Some(saved) = saving.next(), if !saving.is_empty() => {
-                    self.clock.waited(wait);
-                    if let Some(keeper) = &mut self.keeper {
-                        keeper.saved(saved);
-                    }
+                () = Checkpointer::next_saved(&mut self.checkpointer), if is_saving => {
+                    self.clock.charge_wait(wait);
                 },
-                next = flow.next(), if takes => {
-                    self.clock.waited(wait);
-                    let next = next?;
-                    flow.admit(&self.limits)?;
-                    let taken = match next {
-                        Next::Part(part) => self.place(part)?,
-                        Next::Done(range) => {
-                            self.place_again(range)?;
-                            Vec::new()
-                        }
-                        Next::Paused(at) => {
-                            settling = Some(at);
-                            self.flush()
-                        }
-                        Next::End => {
-                            reading = false;
-                            self.behind(flow)?.map_or_else(|| Ok(Vec::new()), |part| self.place(part))?
-                        }
-                    };
-                    backlog += taken.iter().map(Write::bytes).sum::<u64>();
-                    taken.iter().for_each(|write| self.written.foresee(write));
-                    waiting.extend(taken);
+                event = pipeline.next(), if wants => {
+                    self.clock.charge_wait(wait);
+                    let event = event?;
+                    self.admit_so_far(pipeline)?;
+                    reading = self.take(event, pipeline)?;
                 },
-                watch = Watch::tick(&mut watch) => {
-                    self.clock.waited(wait);
+                watch = Watchdog::tick(&mut watch) => {
+                    self.clock.charge_wait(wait);
                     // A stream may go on without end and hold nothing.
-                    flow.admit(&self.limits)?;
-                    let writing = sink.filter(|_| !writes.is_empty());
-                    let zeroed = self.zeroed.load(Ordering::Relaxed);
-                    watch.look(Some(&flow.transfer), writing, flow.account.seen_bytes, zeroed)?;
+                    self.admit_so_far(pipeline)?;
+                    let writing = self.writer.as_ref().filter(|_| queues.writes > 0).map(Writer::written);
+                    let zeroed = self.writer.as_ref().map_or(0, Writer::zeroed);
+                    watch.look(Some(&pipeline.transfer), writing, pipeline.meter.seen_bytes, zeroed)?;
                 }
             }
-            self.show(Phase::Transfer, Shown::of(flow));
+            self.show(Phase::Transfer, SourceProgress::of(pipeline));
+        }
+    }
+
+    /// Passes on what the pipeline gave. False at its end.
+    fn take(&mut self, event: PipelineEvent, pipeline: &mut Pipeline<ContentMeter>) -> Result<bool> {
+        let checkpointer = self.checkpointer.as_mut();
+        let Some(writer) = &mut self.writer else {
+            return Ok(!matches!(event, PipelineEvent::End));
+        };
+        match event {
+            PipelineEvent::Part(part) => writer.place(part, checkpointer)?,
+            PipelineEvent::Done(range) => writer.replay(range, checkpointer)?,
+            PipelineEvent::Paused(at) => {
+                if let Some(checkpointer) = checkpointer {
+                    checkpointer.settle(at);
+                    writer.flush(Some(checkpointer));
+                }
+            }
+            PipelineEvent::End => {
+                if let Some(source) = pipeline.transfer.virtual_bytes() {
+                    pipeline.meter.lengthen(source, writer.layout().virtual_bytes(source)?);
+                    if let Some(zeros) = writer.zeros_after(source)? {
+                        writer.place(zeros, checkpointer)?;
+                    }
+                }
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Holds a stream to the limits while it comes. What is read by a map showed its sizes before.
+    fn admit_so_far(&self, pipeline: &Pipeline<ContentMeter>) -> Result<()> {
+        if pipeline.transfer.is_stream() {
+            self.limits.admit_so_far(pipeline.transfer.object_bytes(), pipeline.meter.seen_bytes)?;
         }
         Ok(())
-    }
-
-    /// What the layout gathers, so that all that was placed is written.
-    fn flush(&mut self) -> Vec<Write> {
-        let writes = self.layout.as_mut().map_or_else(Vec::new, |layout| layout.flush());
-        self.keeper.iter_mut().for_each(|keeper| keeper.reach(&writes));
-        writes
-    }
-
-    fn place(&mut self, part: Part) -> Result<Vec<Write>> {
-        let Some(layout) = &mut self.layout else { return Ok(Vec::new()) };
-        if let Some(keeper) = &mut self.keeper {
-            keeper.note(&part);
-        }
-        let writes = layout.place(part)?;
-        if let Some(keeper) = &mut self.keeper {
-            keeper.reach(&writes);
-        }
-        Ok(writes)
-    }
-
-    /// The zeros that the disk is written with behind its end, where the target is to be larger.
-    fn behind(&self, flow: &mut Flow) -> Result<Option<Part>> {
-        let (Some(layout), Some(source)) = (&self.layout, flow.transfer.virtual_bytes()) else {
-            return Ok(None);
-        };
-        let written = layout.virtual_bytes(source)?;
-        flow.account.lengthen(source, written);
-        let zeros = GuestRange::between(GuestOffset::new(source), GuestOffset::new(written));
-        Ok((written > source && matches!(layout.takes(), Takes::Bytes(_))).then_some(Part::Zero(zeros)))
     }
 
     /// Completes the target: its end, a look at it, and its name.
@@ -461,131 +323,79 @@ impl<'a> Run<'a> {
         &mut self,
         virtual_bytes: u64,
         digest: Option<Digest>,
-        shown: Shown,
+        shown: SourceProgress,
         options: &TransferOptions,
-    ) -> Result<(Option<(&'static str, String, Receipt)>, Vec<Warning>)> {
+    ) -> Result<(Option<Published>, Vec<Warning>)> {
         self.show(Phase::Finish, shown);
-        let (Some(mut layout), Some(sink)) = (self.layout.take(), self.sink) else {
-            return Ok((None, Vec::new()));
-        };
-        let (writes, len) = layout.finish(virtual_bytes)?;
-        self.write_end(sink, writes).await?;
-        let layout = &*layout;
-        let looks = layout.recognise(&std::mem::take(&mut self.written).of(sink.url(), len))?;
+        let stall = self.options.stall;
+        let Some(writer) = &mut self.writer else { return Ok((None, Vec::new())) };
+        let (len, looks) = writer.complete(virtual_bytes, stall).await?;
+        let Some(writer) = &self.writer else { return Ok((None, Vec::new())) };
+        let (layout, sink) = (writer.layout(), writer.sink());
         let when = sink.capabilities().read_back;
-        self.clock.was(|spent| &mut spent.finish);
-        if self.verify && when == ReadBack::Before {
+        self.clock.charge(|timing| &mut timing.finish);
+        if self.options.verify && when == ReadBack::Before {
             self.show(Phase::Verify, shown);
-            verify::check(layout, sink, len, digest, options, self.stall).await?;
-            self.clock.was(|spent| &mut spent.verify);
+            verify::check(layout, sink, len, digest, options, stall).await?;
+            self.clock.charge(|timing| &mut timing.verify);
         }
         let receipt = sink.finish(len).await?;
-        self.clock.was(|spent| &mut spent.finish);
-        if self.verify && when == ReadBack::After {
+        self.clock.charge(|timing| &mut timing.finish);
+        if self.options.verify && when == ReadBack::After {
             self.show(Phase::Verify, shown);
-            let check = verify::check(layout, sink, len, digest, options, self.stall);
-            if let Err(error) = unless(self.cancel.as_ref(), check).await {
+            let check = verify::check(layout, sink, len, digest, options, stall);
+            if let Err(error) = unless(self.options.cancel.as_ref(), check).await {
                 return Err(verify::taken_back(error, sink, &receipt).await);
             }
-            self.clock.was(|spent| &mut spent.verify);
+            self.clock.charge(|timing| &mut timing.verify);
         }
         self.show(Phase::Finish, shown);
         Ok((Some((layout.format(), layout.variant(), receipt)), looks))
     }
 
-    /// What a layout leaves to the end, one write after the other.
-    async fn write_end(&mut self, sink: &dyn Sink, writes: Writes) -> Result<()> {
-        let mut watch = self.stall.map(Watch::new);
-        for write in writes {
-            self.written.note(&write);
-            let mut writing = pin!(apply(sink, write, Arc::clone(&self.zeroed)));
-            loop {
-                tokio::select! {
-                    biased;
-                    written = &mut writing => break written?,
-                    watch = Watch::tick(&mut watch) => {
-                        watch.look(None, Some(sink), 0, self.zeroed.load(Ordering::Relaxed))?;
-                    }
-                }
-            }
+    /// Bytes that the target took.
+    fn written(&self) -> u64 {
+        self.writer.as_ref().map_or(0, Writer::written)
+    }
+
+    fn show(&self, phase: Phase, source: SourceProgress) {
+        self.status.show(phase, source, self.written());
+    }
+
+    fn queues(&self, pipeline: &Pipeline<ContentMeter>) -> QueueDepths {
+        let (reads, jobs) = pipeline.under_way();
+        QueueDepths {
+            reads,
+            jobs,
+            writes: self.writer.as_ref().map_or(0, Writer::writes),
+            backlog: self.writer.as_ref().map_or(0, Writer::backlog),
+            waits_for_room: pipeline.transfer.waits_for_room(),
         }
-        Ok(())
-    }
-
-    /// Tells whoever watches how the run stands.
-    fn tell(&mut self, flow: &Flow, queues: Queues) {
-        self.meters.tell(Standing {
-            source: flow.transfer.traffic(),
-            written: self.sink.map_or(0, Sink::written),
-            guest: flow.account.seen_bytes,
-            queues,
-        });
-    }
-
-    /// Tells how far it is.
-    fn show(&self, phase: Phase, shown: Shown) {
-        let Some(progress) = &self.progress else { return };
-        let elapsed_s = self.started.elapsed().as_secs_f64();
-        let Shown { done, total, fetched } = shown;
-        let eta_s = total.filter(|_| done > 0).map(|total| {
-            let left = total.saturating_sub(done) as f64;
-            elapsed_s * left / done as f64
-        });
-        progress.send_replace(Progress {
-            phase,
-            done_bytes: done,
-            total_bytes: total,
-            fetched_bytes: fetched,
-            written_bytes: self.sink.map_or(0, Sink::written),
-            elapsed_s,
-            eta_s,
-        });
     }
 }
 
-/// What a journal has of an interrupted run.
-struct Resumed {
-    state: State<'static>,
-    done: Vec<GuestRange>,
-}
-
-/// What a run goes on with has in common with the one before: source, target, options and build, as one hash. `None`
-/// where a source does not show whether it changed.
-fn key(disk: &Disk, layout: &dyn Layout, digest: bool) -> Option<Hash> {
-    let mut text = format!(
-        "{} {} {} {} {} {} {digest}",
-        env!("CARGO_PKG_VERSION"),
-        layout.format(),
-        layout.variant(),
-        layout.options(),
-        disk.virtual_bytes(),
-        disk.files().len(),
-    );
-    for file in disk.files() {
-        let identity = file.identity();
-        if identity.etag.is_none() && identity.version_id.is_none() && identity.file.is_none() {
-            return None;
-        }
-        text += &format!(" {} {identity:?}", file.len());
+async fn next_written(writer: &mut Option<Writer<'_>>) -> Result<()> {
+    match writer {
+        Some(writer) => writer.next_written().await,
+        None => std::future::pending().await,
     }
-    Some(sha256(&[text.as_bytes(), &disk.geometry().fingerprint]))
 }
 
-/// What a run keeps of the budget to its end, in bytes.
-struct Keeps {
+/// What a run reserves of the budget to its end, in bytes.
+struct MemoryShares {
     /// Buffers of the sink.
     sink: u64,
     /// Encoded units on their way to the sink.
     encoded: u64,
 }
 
-impl Keeps {
-    fn of(total: u64, takes: Option<&Takes>, sink: Option<&dyn Sink>) -> Self {
+impl MemoryShares {
+    fn of(total: u64, wants: Option<&LayoutInput>, sink: Option<&dyn Sink>) -> Self {
         let buffers = sink.is_some_and(|sink| sink.capabilities().buffers);
-        let encodes = matches!(takes, Some(Takes::Units(_)));
+        let encodes = matches!(wants, Some(LayoutInput::Units(_)));
         Self {
             sink: if buffers { memory_of(total) } else { 0 },
-            encoded: if encodes { WAITING.min(total / 8) } else { 0 },
+            encoded: if encodes { BACKLOG_BYTES.min(total / 8) } else { 0 },
         }
     }
 
@@ -594,46 +404,22 @@ impl Keeps {
     }
 }
 
-impl Queues {
-    fn of(flow: &Flow, writes: usize, backlog: u64) -> Self {
-        let (reads, jobs) = flow.under_way();
-        Self { reads, jobs, writes, backlog, waits_for_room: flow.transfer.waits_for_room() }
-    }
-
+impl QueueDepths {
     /// What a run waits for that would take more than it has.
-    fn wait(&self, workers: usize) -> Wait {
+    fn wait(&self, workers: usize) -> WaitReason {
         match self {
-            _ if self.jobs >= workers => Wait::Cpu,
-            _ if self.reads > 0 => Wait::Source,
-            _ if self.jobs > 0 => Wait::Cpu,
-            // Room that is missed then is held by what is being written.
-            _ if self.writes > 0 => Wait::Destination,
-            _ if self.waits_for_room => Wait::Memory,
-            _ => Wait::Source,
+            _ if self.jobs >= workers => WaitReason::Cpu,
+            _ if self.reads > 0 => WaitReason::Source,
+            _ if self.jobs > 0 => WaitReason::Cpu,
+            // Memory that is missing then is held by what is being written.
+            _ if self.writes > 0 => WaitReason::Destination,
+            _ if self.waits_for_room => WaitReason::Memory,
+            _ => WaitReason::Source,
         }
     }
 }
 
-impl Shown {
-    fn of(flow: &Flow) -> Self {
-        let fetched = flow.transfer.traffic().bytes;
-        Self { done: flow.account.seen_bytes, total: flow.transfer.virtual_bytes(), fetched }
-    }
-}
-
-fn no_map(layout: &dyn Layout) -> Error {
-    Error::new(
-        ErrorKind::DestinationUnsuitable,
-        format!(
-            "a {} {} in one pass needs the source's map first, and a stream has none",
-            layout.variant(),
-            layout.format()
-        ),
-    )
-    .hint("name the source by its path or URL, or write raw or streamOptimized VMDK")
-}
-
-/// Awaits `work`, or ends where `cancel` is cancelled.
+/// Awaits `work`, or ends once `cancel` is cancelled.
 async fn unless<T>(cancel: Option<&CancellationToken>, work: impl Future<Output = Result<T>>) -> Result<T> {
     match cancel {
         None => work.await,
@@ -644,22 +430,4 @@ async fn unless<T>(cancel: Option<&CancellationToken>, work: impl Future<Output 
 /// The error of a run that was told to stop.
 pub(super) fn cancelled() -> Error {
     Error::new(ErrorKind::Cancelled, "stopped before it was done")
-}
-
-/// Does one step, counting what it zeroes.
-async fn apply(sink: &dyn Sink, write: Write, zeroed: Arc<AtomicU64>) -> Result<()> {
-    /// Zeroed at once: what a slow disk does in seconds, so that a run is not taken for one that stands still.
-    const AT_ONCE: u64 = 1 << 30;
-    match write {
-        Write::Bytes(at, pieces) => sink.write(at, pieces).await,
-        Write::Zero(mut rest) => {
-            while !rest.is_empty() {
-                let (now, later) = rest.split_at(AT_ONCE);
-                sink.zero(now).await?;
-                zeroed.fetch_add(now.len(), Ordering::Relaxed);
-                rest = later;
-            }
-            Ok(())
-        }
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! prepare  first MiB zeroed, flushed             from here on the old content is gone, and looks gone:
-//! write    behind the first MiB: to the device   no partition table, no file system, no image header
+//! write    after the first MiB: to the device   no partition table, no file system, no image header
 //!          in the first MiB: kept in memory
 //! finish   flush, first MiB written, flush
 //! ```
@@ -22,22 +22,19 @@ use bytes::Bytes;
 use rustix::fs::{Access, Advice, AtFlags, CWD, FallocateFlags, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use self::claim::{claim, open_direct, unsuitable};
-use super::front::Front;
-use super::gather::{Gather, MOST_ZEROS, zeros};
-use super::place::{failed, failed_io};
-use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
-use crate::blocking::{Stop, blocking};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::Journal;
-use crate::ring::{Io, Moved, Ring};
-use crate::source::file::FileSource;
-use crate::source::{BoxFuture, Source};
+use crate::local::{FileIo, Gather, MOST_ZEROS, Moved, Ring, Stop, blocking, zeros};
+use crate::sink::device::claim::{claim, open_direct, unsuitable};
+use crate::sink::front::Front;
+use crate::sink::place::{failed, failed_io};
+use crate::sink::sink::Sink;
+use crate::sink::types::{ReadBack, Receipt, SinkCapabilities, SinkHint, WriteOrder};
+use crate::source::{BoxFuture, FileSource, Source};
 
 /// What is zeroed first and written last, in bytes: partition tables, boot sectors, superblocks and image headers lie
 /// in it.
-pub const HEAD: u64 = 1 << 20;
+pub const DEVICE_HEAD_BYTES: u64 = 1 << 20;
 
 /// The most bytes that may wait in the kernel's memory, about: closing the device waits for all of them, and so does
 /// giving up. A failing device also shows by then and not only at the end.
@@ -56,17 +53,19 @@ pub struct DeviceSinkOptions {
     /// Wait for stable storage: after the old start is gone, before the new one is written, and after. Without it the
     /// kernel still writes everything when the device is closed, and a failure of that is told to nobody.
     pub sync: bool,
-    /// How its bytes are written, but for the first [`HEAD`] and zeros: these are written by plain calls.
-    pub io: Io,
+    /// How its bytes are written, but for the first [`DEVICE_HEAD_BYTES`] and zeros: these are written by plain calls.
+    pub io: FileIo,
 }
+
+setters!(DeviceSinkOptions { sync: bool, io: FileIo });
 
 impl Default for DeviceSinkOptions {
     fn default() -> Self {
-        Self { sync: true, io: Io::default() }
+        Self { sync: true, io: FileIo::default() }
     }
 }
 
-/// True where `path` is a block device, or a link that leads to one: then a target is written with [`BlockDeviceSink`].
+/// True if `path` is a block device, or a link that leads to one: then a target is written with [`BlockDeviceSink`].
 pub fn is_block_device(path: impl AsRef<Path>) -> bool {
     std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device())
 }
@@ -76,12 +75,12 @@ pub fn is_block_device(path: impl AsRef<Path>) -> bool {
 /// Naming a device says that it is to be overwritten: nothing else asks for leave. It is this process's own from
 /// creation until the sink and the sources of [`read_back`](Sink::read_back) are dropped: one that is mounted, part of a
 /// volume, or held by another process is `destination_busy`. [`prepare`](Sink::prepare) refuses a device that is
-/// too small before it changes anything; then it zeroes the first [`HEAD`] bytes, which are written last, so that a run
+/// too small before it changes anything; then it zeroes the first [`DEVICE_HEAD_BYTES`] bytes, which are written last, so that a run
 /// that fails or is killed leaves a device that looks empty. What was on it before is not brought back.
 ///
 /// Zeros are made by the device where it can (which may free their room), and written where it cannot; they
-/// are never taken for granted. What lies behind the target's length on a larger device, and behind the first
-/// [`HEAD`] bytes, stays as it was. The partitions that the kernel knows of are those of before until somebody has it look
+/// are never taken for granted. What lies after the target's length on a larger device, and after the first
+/// [`DEVICE_HEAD_BYTES`] bytes, stays as it was. The partitions that the kernel knows of are those of before until somebody has it look
 /// again (`blockdev --rereadpt`).
 ///
 /// Its methods need a tokio runtime; dropping a write leaves at most the one system call that it is in, and the
@@ -96,19 +95,19 @@ struct Inner {
     file: Arc<File>,
     url: String,
     options: DeviceSinkOptions,
-    /// None where it is written by plain calls.
+    /// None if it is written by plain calls.
     ring: Option<Arc<Ring>>,
     /// Length of the device in bytes.
     len: u64,
-    /// The target's first bytes, zeros until they are written: [`HEAD`] of them, or all of a device that is shorter.
+    /// The target's first bytes, zeros until they are written: [`DEVICE_HEAD_BYTES`] of them, or all of a device that is shorter.
     head: Mutex<Vec<u8>>,
     head_len: u64,
-    /// Behind the last byte that was told of.
+    /// After the last byte that was told of.
     end: AtomicU64,
     written: AtomicU64,
     /// Bytes written since the device was last asked to store them.
     unsynced: AtomicU64,
-    /// The device once more, past the kernel's cache; none where it does not do that.
+    /// The device once more, past the kernel's cache; none if it does not do that.
     direct: Option<File>,
     /// It refused what went past the cache: everything goes through it.
     cached: AtomicBool,
@@ -149,14 +148,14 @@ impl BlockDeviceSink {
     /// Claims the device `path`; symbolic links (`/dev/disk/by-id/…`) are followed. It is not changed yet.
     ///
     /// # Errors
-    /// `destination_busy` where it is mounted or otherwise in use; `destination_forbidden` without the permission to
+    /// `destination_busy` if it is mounted or otherwise in use; `destination_forbidden` without the permission to
     /// write, or where it is read-only; `destination_unsuitable` for what is no block device, or one of no length;
     /// `destination_unavailable`.
     pub async fn create(path: impl AsRef<Path>, options: DeviceSinkOptions) -> Result<Self> {
         let path = path.as_ref().to_owned();
         blocking(move |stop| {
             let (file, len) = claim(&path, OFlags::RDWR, stop)?;
-            let head_len = len.min(HEAD);
+            let head_len = len.min(DEVICE_HEAD_BYTES);
             let inner = Inner {
                 direct: open_direct(&path, &file),
                 file: Arc::new(file),
@@ -186,6 +185,11 @@ impl BlockDeviceSink {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A write that would end after the last address.
+fn beyond(url: &str, at: TargetOffset, len: u64) -> Error {
+    unsuitable(format!("{len} bytes at {at} of {url} end after the last address"))
 }
 
 /// For what is done to its end whoever waits for it.
@@ -219,16 +223,16 @@ impl Inner {
         Err(unsuitable(message).hint("choose a larger device, or a format that takes less"))
     }
 
-    /// Takes note of bytes that are told of.
+    /// Records bytes that are told of.
     fn reach(&self, at: TargetOffset, len: u64) -> Result<()> {
         self.ready()?;
-        let end = at.get().saturating_add(len);
+        let end = at.checked_add(len).ok_or_else(|| beyond(&self.url, at, len))?.get();
         self.fits(end, false)?;
         self.end.fetch_max(end, Ordering::Relaxed);
         Ok(())
     }
 
-    fn prepare(&self, expected: Expected) -> Result<()> {
+    fn prepare(&self, expected: SinkHint) -> Result<()> {
         let mut state = locked(&self.state);
         self.must_be(*state, State::Claimed)?;
         if let Some(bytes) = expected.most_bytes.filter(|_| expected.exact) {
@@ -271,7 +275,7 @@ impl Inner {
         self.put(rest, at.get().saturating_add(done as u64), &self.written, || stop.check())
     }
 
-    /// Takes note of what is written, and keeps what lies in the head. Returns how many bytes that is.
+    /// Records what is written, and keeps what lies in the head. Returns how many bytes that is.
     fn keep_head(&self, at: TargetOffset, pieces: &[Bytes]) -> Result<usize> {
         let len = pieces.iter().map(Bytes::len).sum::<usize>();
         self.reach(at, len as u64)?;
@@ -289,7 +293,7 @@ impl Inner {
         Ok(done)
     }
 
-    /// Takes note of bytes that the kernel was given. True where it is time to have the device store them.
+    /// Records bytes that the kernel was given. True if it is time to have the device store them.
     fn owes_sync(&self, wrote: usize) -> bool {
         let unsynced = self.unsynced.fetch_add(wrote as u64, Ordering::Relaxed).saturating_add(wrote as u64);
         self.options.sync && unsynced >= BACKLOG
@@ -308,10 +312,10 @@ impl Inner {
         mut rest: Gather<'_>,
         mut at: u64,
         count: &AtomicU64,
-        go_on: impl Fn() -> Result<()>,
+        check: impl Fn() -> Result<()>,
     ) -> Result<()> {
         while !rest.is_empty() {
-            go_on()?;
+            check()?;
             let direct = self.direct.as_ref().filter(|_| !self.cached.load(Ordering::Relaxed));
             let direct = direct.map(|file| (file, rest.aligned(at, PAGE, LEAST_DIRECT)));
             let direct = direct.filter(|(_, slices)| !slices.is_empty());
@@ -346,7 +350,7 @@ impl Inner {
         mut at: u64,
         end: u64,
         count: &AtomicU64,
-        go_on: impl Fn() -> Result<()> + Copy,
+        check: impl Fn() -> Result<()> + Copy,
     ) -> Result<()> {
         /// The device is asked for multiples of this: no block and no page of memory is longer, so that no byte beside is
         /// touched, not even in the kernel's cache.
@@ -360,10 +364,10 @@ impl Inner {
         if let Some(first) = first
             && !self.plain.load(Ordering::Relaxed)
         {
-            self.put_zeros(at, first, count, go_on)?;
+            self.put_zeros(at, first, count, check)?;
             at = first;
             while at < last {
-                go_on()?;
+                check()?;
                 let len = MOST.min(last - at);
                 match rustix::fs::fallocate(&self.file, flags, at, len) {
                     Ok(()) => at += len,
@@ -376,7 +380,7 @@ impl Inner {
                 }
             }
         }
-        self.put_zeros(at, end, count, go_on)
+        self.put_zeros(at, end, count, check)
     }
 
     fn put_zeros(
@@ -384,11 +388,11 @@ impl Inner {
         mut at: u64,
         end: u64,
         count: &AtomicU64,
-        go_on: impl Fn() -> Result<()> + Copy,
+        check: impl Fn() -> Result<()> + Copy,
     ) -> Result<()> {
         while at < end {
             let len = MOST_ZEROS.min(end - at);
-            self.put(Gather::new(&zeros(len)), at, count, go_on)?;
+            self.put(Gather::new(&zeros(len)), at, count, check)?;
             at += len;
         }
         Ok(())
@@ -441,7 +445,7 @@ impl Inner {
         if self.options.sync { self.sync() } else { Ok(()) }
     }
 
-    /// Gives up what is not published. False where it is.
+    /// Gives up what is not published. False if it is.
     fn discard(&self) -> bool {
         self.discard_in(&mut locked(&self.state))
     }
@@ -513,16 +517,11 @@ impl Sink for BlockDeviceSink {
         }
     }
 
-    fn written(&self) -> u64 {
-        self.inner.written.load(Ordering::Relaxed)
+    fn written(&self) -> Option<u64> {
+        Some(self.inner.written.load(Ordering::Relaxed))
     }
 
-    fn journal(&self) -> Option<&dyn Journal> {
-        // What a device was half written with is overwritten by the next run, and until then it looks empty.
-        None
-    }
-
-    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
+    fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {
         let inner = Arc::clone(&self.inner);
         Box::pin(blocking(move |_| inner.prepare(expected)))
     }

@@ -10,16 +10,14 @@ use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
-use super::gather::Gather;
-use super::place::{Place, failed, failed_io};
-use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
-use crate::blocking::{Lane, Stop, blocking};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Journal, Saved};
-use crate::ring::{Io, Moved, Ring};
-use crate::source::file::FileSource;
-use crate::source::{BoxFuture, Source};
+use crate::local::{FileIo, Gather, Moved, Ring, SerialQueue, Stop, blocking};
+use crate::sink::journal::{Journal, SavedCheckpoint};
+use crate::sink::place::{Place, failed, failed_io};
+use crate::sink::sink::Sink;
+use crate::sink::types::{ReadBack, Receipt, SinkCapabilities, SinkHint, WriteOrder};
+use crate::source::{BoxFuture, FileSource, Source};
 
 /// No journal is longer.
 const MOST_JOURNAL: u64 = 64 << 20;
@@ -46,15 +44,23 @@ pub struct FileSinkOptions {
     /// Whether room is taken before it is needed.
     pub preallocation: Preallocation,
     /// How its bytes are written.
-    pub io: Io,
+    pub io: FileIo,
     /// Take up what an interrupted run left ([`crate::conversion::Conversion::resume`]), and leave what is needed to go on when
     /// this one is given up.
     pub resume: bool,
 }
 
+setters!(FileSinkOptions { force: bool, sync: bool, preallocation: Preallocation, io: FileIo, resume: bool });
+
 impl Default for FileSinkOptions {
     fn default() -> Self {
-        Self { force: false, sync: true, preallocation: Preallocation::Off, io: Io::default(), resume: false }
+        Self {
+            force: false,
+            sync: true,
+            preallocation: Preallocation::Off,
+            io: FileIo::default(),
+            resume: false,
+        }
     }
 }
 
@@ -75,11 +81,11 @@ struct Inner {
     file: Arc<File>,
     place: Place,
     options: FileSinkOptions,
-    /// None where it is written by plain calls.
+    /// None if it is written by plain calls.
     ring: Option<Arc<Ring>>,
     /// The kernel takes what is written to a file one call at a time.
-    lane: Arc<Lane>,
-    /// Behind the last byte written.
+    queue: Arc<SerialQueue>,
+    /// After the last byte written.
     end: AtomicU64,
     written: AtomicU64,
     state: Mutex<State>,
@@ -129,7 +135,7 @@ impl FileSink {
                 place,
                 ring: options.io.ring(),
                 options,
-                lane: Arc::default(),
+                queue: Arc::default(),
                 end: AtomicU64::new(0),
                 written: AtomicU64::new(0),
                 state: Mutex::new(State::Open),
@@ -200,10 +206,10 @@ impl Inner {
             return Ok(());
         }
         let inner = Arc::clone(self);
-        self.lane.run(move |stop| inner.write(at, &data, done, stop)).await
+        self.queue.run(move |stop| inner.write(at, &data, done, stop)).await
     }
 
-    /// Takes note of `wrote` bytes at `at`.
+    /// Records `wrote` bytes at `at`.
     fn count(&self, at: u64, wrote: usize) {
         self.written.fetch_add(wrote as u64, Ordering::Relaxed);
         if wrote > 0 {
@@ -214,7 +220,13 @@ impl Inner {
     /// Writes pieces of which `done` bytes are written.
     fn write(&self, at: TargetOffset, pieces: &[Bytes], done: usize, stop: &Stop) -> Result<()> {
         self.open()?;
-        let mut at = at.get().saturating_add(done as u64);
+        let len = pieces.iter().map(|piece| piece.len() as u64).sum();
+        if TargetRange::new(at, len).is_none() {
+            let message = format!("{len} bytes at {at} of {} end after the last address", self.place.url());
+            return Err(Error::new(ErrorKind::DestinationUnsuitable, message));
+        }
+        // `done` is a part of `len`.
+        let mut at = at.get() + done as u64;
         let mut rest = Gather::new(pieces);
         rest.advance(done);
         while !rest.is_empty() {
@@ -227,7 +239,7 @@ impl Inner {
                 Err(errno) => return Err(failed(&format!("writing at {at} to"), self.place.url(), errno)),
             };
             self.count(at, wrote);
-            at = at.saturating_add(wrote as u64);
+            at += wrote as u64;
             rest.advance(wrote);
         }
         Ok(())
@@ -266,7 +278,7 @@ impl Inner {
         Ok(Receipt { url: url.to_owned(), bytes: len, written, etag: None })
     }
 
-    /// Whether another run is to go on with it.
+    /// Whether another run is to continue with it.
     fn stays(&self) -> bool {
         self.options.resume && self.journal.load(Ordering::Relaxed)
     }
@@ -281,13 +293,13 @@ impl Inner {
         emptied.map_err(|errno| failed("emptying", self.place.url(), errno))
     }
 
-    /// Gives up what is not published. False where it is.
+    /// Gives up what is not published. False if it is.
     fn discard(&self) -> bool {
         let mut state = self.state();
         if *state == State::Open {
             *state = State::Discarded;
             if self.stays() {
-                // It waits for whoever goes on with it.
+                // It waits for whoever continues with it.
                 let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
                 return true;
             }
@@ -320,7 +332,7 @@ impl Drop for FileSink {
 }
 
 impl Journal for FileSink {
-    fn load(&self) -> BoxFuture<'_, Result<Option<Saved>>> {
+    fn load(&self) -> BoxFuture<'_, Result<Option<SavedCheckpoint>>> {
         let inner = Arc::clone(&self.inner);
         Box::pin(blocking(move |_| {
             if !inner.left.swap(false, Ordering::Relaxed) {
@@ -333,7 +345,7 @@ impl Journal for FileSink {
                 .len();
             let state = inner.place.read_journal(MOST_JOURNAL)?.unwrap_or_default();
             inner.end.store(len, Ordering::Relaxed);
-            Ok(Some(Saved { state: state.into(), target: 0..len }))
+            Ok(Some(SavedCheckpoint { state: state.into(), target: 0..len }))
         }))
     }
 
@@ -384,15 +396,15 @@ impl Sink for FileSink {
         }
     }
 
-    fn written(&self) -> u64 {
-        self.inner.written.load(Ordering::Relaxed)
+    fn written(&self) -> Option<u64> {
+        Some(self.inner.written.load(Ordering::Relaxed))
     }
 
     fn journal(&self) -> Option<&dyn Journal> {
         Some(self)
     }
 
-    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
+    fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {
         let inner = Arc::clone(&self.inner);
         Box::pin(blocking(move |_| {
             if inner.left.load(Ordering::Relaxed) {
@@ -414,7 +426,7 @@ impl Sink for FileSink {
                 Some(ring) => inner.write_by(ring, at, pieces).await,
                 None => {
                     let written = Arc::clone(&inner);
-                    inner.lane.run(move |stop| written.write(at, &pieces, 0, stop)).await
+                    inner.queue.run(move |stop| written.write(at, &pieces, 0, stop)).await
                 }
             }
         })

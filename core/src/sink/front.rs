@@ -8,7 +8,7 @@ use crate::address::StoredRange;
 use crate::error::Result;
 use crate::source::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic, check_range};
 
-/// The first `len` bytes of a source.
+/// The first `len` bytes of a source. `expect_all` is not forwarded: the rest is never read.
 #[derive(Debug)]
 pub(super) struct Front {
     pub(super) inner: Arc<dyn Source>,

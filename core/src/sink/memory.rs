@@ -4,12 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::Journal;
-use crate::source::memory::MemorySource;
-use crate::source::{BoxFuture, Source};
+use crate::sink::sink::Sink;
+use crate::sink::types::{ReadBack, Receipt, SinkCapabilities, WriteOrder};
+use crate::source::{BoxFuture, MemorySource, Source};
 
 /// A sink into memory. Clones share the target, so that one can be kept to look at it.
 #[derive(Clone, Debug, Default)]
@@ -50,17 +49,8 @@ impl Sink for MemorySink {
         }
     }
 
-    fn written(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).written
-    }
-
-    fn journal(&self) -> Option<&dyn Journal> {
-        // It is gone with the process.
-        None
-    }
-
-    fn prepare(&self, _expected: Expected) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async { Ok(()) })
+    fn written(&self) -> Option<u64> {
+        Some(self.0.lock().unwrap_or_else(PoisonError::into_inner).written)
     }
 
     fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {

@@ -6,7 +6,7 @@
 //! publish  rename it to NAME, not over another file
 //! ```
 //!
-//! A journal lies beside it, `.NAME.diskferry.journal`: with it, the next run can go on with the partial file. It counts only
+//! A journal lies beside it, `.NAME.diskferry.journal`: with it, the next run can continue with the partial file. It counts only
 //! while that is there, and whoever holds the lock owns it too.
 //!
 //! One name for all runs makes the second run meet the first one's lock. All calls are relative to the directory
@@ -189,7 +189,7 @@ impl Place {
         Ok(Some(bytes))
     }
 
-    /// Replaces the journal in one step, and brings it to stable storage where asked.
+    /// Replaces the journal in one step, and brings it to stable storage if asked.
     pub(super) fn write_journal(&self, bytes: &[u8], sync: bool) -> Result<()> {
         let doing = "writing the journal of";
         let new = self.new_journal();
@@ -234,7 +234,7 @@ impl Place {
         Ok(())
     }
 
-    /// Gives the partial file, which is `file`, its name: in one step, and without `force` never over another file.
+    /// Returns the partial file, which is `file`, its name: in one step, and without `force` never over another file.
     pub(super) fn publish(&self, file: &File, force: bool) -> Result<()> {
         if !self.is_partial(file)? {
             let message = format!("the partial file of {} was removed or replaced by somebody", self.url);
@@ -273,7 +273,7 @@ impl Place {
         }
     }
 
-    /// Brings the name to stable storage. Where that fails, the name of a file that replaced none is taken back.
+    /// Brings the name to stable storage. If that fails, the name of a file that replaced none is taken back.
     pub(super) fn sync(&self, file: &File, force: bool) -> Result<()> {
         let synced = match rustix::fs::fsync(&self.dir) {
             // The directory may not be read, so all of the file system it is.

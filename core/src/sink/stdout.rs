@@ -18,14 +18,13 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::gather::{Gather, MOST_ZEROS, zeros};
-use super::place::{failed, failed_io};
-use super::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
 use crate::address::{TargetOffset, TargetRange};
-use crate::blocking::{Stop, blocking};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::Journal;
-use crate::source::{BoxFuture, Source};
+use crate::local::{Gather, MOST_ZEROS, Stop, blocking, zeros};
+use crate::sink::place::{failed, failed_io};
+use crate::sink::sink::Sink;
+use crate::sink::types::{ReadBack, Receipt, SinkCapabilities, SinkHint, WriteOrder};
+use crate::source::BoxFuture;
 
 /// Standard output, or another descriptor that is written from front to back: a pipe, a socket, a file.
 ///
@@ -63,8 +62,8 @@ impl StdoutSink {
     /// The process's standard output, shown as `-`.
     ///
     /// # Errors
-    /// `destination_unsuitable` where it is a terminal; `destination_forbidden` where it is not open for writing;
-    /// `destination_unavailable` where it is closed.
+    /// `destination_unsuitable` if it is a terminal; `destination_forbidden` if it is not open for writing;
+    /// `destination_unavailable` if it is closed.
     pub fn new() -> Result<Self> {
         let output = io::stdout().as_fd().try_clone_to_owned();
         Self::over(output.map_err(|error| failed_io("opening", "standard output", &error))?, "-")
@@ -136,7 +135,7 @@ impl StdoutSink {
 }
 
 /// A pipe opened once more, without blocking: a flag that this process alone sees, while one set on the descriptor that
-/// it was given would be seen by all who share it. Where that cannot be, it is written in small pieces.
+/// it was given would be seen by all who share it. If that cannot be, it is written in small pieces.
 fn own(output: OwnedFd, flags: OFlags) -> (OwnedFd, OFlags) {
     let path = format!("/proc/self/fd/{}", output.as_raw_fd());
     let wanted = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -163,7 +162,7 @@ impl Inner {
         Error::new(ErrorKind::Cancelled, format!("writing to {} was given up", self.url))
     }
 
-    /// Gives up what is not finished. False where it is.
+    /// Gives up what is not finished. False if it is.
     fn give_up(&self) -> bool {
         let mut state = self.state();
         if *state == State::Open {
@@ -225,7 +224,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Waits until there is room, or until writing would fail; at most for `timeout`. True where the reader is gone.
+    /// Waits until there is room, or until writing would fail; at most for `timeout`. True if the reader is gone.
     fn poll(&self, timeout: Option<&Timespec>) -> Result<bool> {
         loop {
             let mut fds = [PollFd::new(&self.output, PollFlags::OUT), PollFd::new(&self.bell, PollFlags::IN)];
@@ -291,16 +290,11 @@ impl Sink for StdoutSink {
         }
     }
 
-    fn written(&self) -> u64 {
-        self.inner.written.load(Ordering::Relaxed)
+    fn written(&self) -> Option<u64> {
+        Some(self.inner.written.load(Ordering::Relaxed))
     }
 
-    fn journal(&self) -> Option<&dyn Journal> {
-        // What was written is gone.
-        None
-    }
-
-    fn prepare(&self, _expected: Expected) -> BoxFuture<'_, Result<()>> {
+    fn prepare(&self, _expected: SinkHint) -> BoxFuture<'_, Result<()>> {
         Box::pin(async { self.inner.open() })
     }
 
@@ -318,14 +312,5 @@ impl Sink for StdoutSink {
 
     fn abort(&self) -> BoxFuture<'_, bool> {
         Box::pin(async { self.inner.give_up() })
-    }
-
-    fn read_back(&self, _len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
-        let message = format!("what went to {} cannot be read back", self.inner.url);
-        Box::pin(async { Err(Error::new(ErrorKind::DestinationUnsuitable, message)) })
-    }
-
-    fn retract(&self, _receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
-        Box::pin(async { Ok(false) })
     }
 }

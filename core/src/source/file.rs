@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::local::LocalFile;
-use super::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic, all_data, check_range};
 use crate::address::StoredRange;
-use crate::blocking::blocking;
 use crate::error::Result;
-use crate::ring::{Io, Moved, Ring};
+use crate::local::{FileIo, Moved, Ring, blocking};
+use crate::source::local_file::LocalFile;
+use crate::source::source::{BoxFuture, Source, all_data, check_range};
+use crate::source::types::{Capabilities, Identity, Segment, Traffic};
 
 /// A regular file or a block device.
 ///
@@ -20,7 +20,7 @@ use crate::ring::{Io, Moved, Ring};
 #[derive(Debug)]
 pub struct FileSource {
     local: Arc<LocalFile>,
-    /// None where it is read by plain calls.
+    /// None if it is read by plain calls.
     ring: Option<Arc<Ring>>,
 }
 
@@ -30,14 +30,14 @@ impl FileSource {
     /// # Errors
     /// `source_not_found`, `source_forbidden`, `source_unavailable`; `usage` for a directory, a FIFO or the like.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::open_with(path, Io::default()).await
+        Self::open_with(path, FileIo::default()).await
     }
 
     /// Like [`open`](Self::open), and says how it is read.
     ///
     /// # Errors
     /// Those of [`open`](Self::open).
-    pub async fn open_with(path: impl AsRef<Path>, io: Io) -> Result<Self> {
+    pub async fn open_with(path: impl AsRef<Path>, io: FileIo) -> Result<Self> {
         let path = path.as_ref().to_owned();
         blocking(move |_| LocalFile::open(&path).map(|local| Self::over(local, io.ring()))).await
     }

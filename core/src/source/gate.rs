@@ -1,76 +1,66 @@
-//! The gate to the files beside a local image.
+//! The gate: the only way by which a name in an image can lead to bytes.
 
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::source::{BoxFuture, Source};
 
-use super::file::FileSource;
-use super::local::{LocalFile, failed};
-use super::map::MapSource;
-use super::{BoxFuture, Gate, SiblingName, Source};
-use crate::blocking::blocking;
-use crate::error::Result;
-use crate::ring::Io;
-
-/// Opens regular files in one directory, and nothing else.
+/// A name that may be opened beside an image: one plain file name.
 ///
-/// The directory is held open from the start: a name is looked up in that directory, whatever its path means later.
-/// Symbolic links are not followed.
-#[derive(Debug)]
-pub struct FileGate {
-    dir: Arc<OwnedFd>,
-    shown: PathBuf,
-    mmap: bool,
-    io: Io,
-}
+/// No separator of any system, no drive or scheme (`:`), no control character, not `.` or `..`, at most 255 bytes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct SiblingName(String);
 
-impl FileGate {
-    /// A gate to what lies in the directory of `image`, as that path is written: where `image` is a symbolic link, its
-    /// own directory.
+impl SiblingName {
+    /// Takes a name that an image states.
     ///
     /// # Errors
-    /// `source_not_found`, `source_forbidden`, `source_unavailable`.
-    pub async fn beside(image: impl AsRef<Path>) -> Result<Self> {
-        let image = image.as_ref();
-        let shown = image.parent().unwrap_or(image).to_owned();
-        let dir = if shown.as_os_str().is_empty() { PathBuf::from(".") } else { shown.clone() };
-        blocking(move |_| {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let dir = rustix::fs::open(&dir, flags, Mode::empty())
-                .map_err(|errno| failed("opening the directory", &dir.display().to_string(), errno))?;
-            Ok(Self { dir: Arc::new(dir), shown, mmap: false, io: Io::default() })
-        })
-        .await
+    /// `external_data_refused` if it is anything but a plain name.
+    pub fn new(name: &str) -> Result<Self> {
+        let plain = !name.is_empty()
+            && name.len() <= 255
+            && name != "."
+            && name != ".."
+            && !name.chars().any(|c| c.is_control() || matches!(c, '/' | '\\' | ':'));
+        if plain {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(Error::new(
+                ErrorKind::ExternalDataRefused,
+                format!("the image names {name:?}, which is not a plain file name beside it"),
+            )
+            .hint("only files in the same directory or under the same prefix are opened"))
+        }
     }
 
-    /// Reads the siblings through memory maps; see [`MapSource`] for what that asks of the embedder.
-    #[must_use]
-    pub fn mmap(mut self, mmap: bool) -> Self {
-        self.mmap = mmap;
-        self
-    }
-
-    /// How siblings are read that are not mapped.
-    #[must_use]
-    pub fn io(mut self, io: Io) -> Self {
-        self.io = io;
-        self
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
-impl Gate for FileGate {
+/// Hands out what lies beside an image: the only way by which a name in an image can lead to bytes.
+pub trait Gate: Send + Sync {
+    /// Opens the sibling of that name.
+    ///
+    /// # Errors
+    /// `external_data_refused` if the caller does not open siblings; the `source_*` codes.
+    fn open(&self, name: &SiblingName) -> BoxFuture<'_, Result<Arc<dyn Source>>>;
+}
+
+/// The gate that opens nothing: the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClosedGate;
+
+impl Gate for ClosedGate {
     fn open(&self, name: &SiblingName) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
-        let url = self.shown.join(name.as_str()).display().to_string();
-        let (dir, name, mmap, io) = (Arc::clone(&self.dir), name.clone(), self.mmap, self.io);
-        Box::pin(blocking(move |_| {
-            let local = LocalFile::open_beside(&dir, &name, url)?;
-            Ok(if mmap {
-                Arc::new(MapSource::over(local)?) as Arc<dyn Source>
-            } else {
-                Arc::new(FileSource::over(local, io.ring()))
-            })
-        }))
+        let error = Error::new(
+            ErrorKind::ExternalDataRefused,
+            format!(
+                "the image keeps data in {:?} beside it, and siblings are not opened here",
+                name.as_str()
+            ),
+        );
+        Box::pin(async move { Err(error) })
     }
 }

@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-use super::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic, all_data, check_range};
 use crate::address::StoredRange;
 use crate::error::{Error, Result};
+use crate::source::source::{BoxFuture, Source, all_data, check_range};
+use crate::source::types::{Capabilities, Identity, Segment, Traffic};
 
 /// A source over bytes in memory.
 #[derive(Debug)]

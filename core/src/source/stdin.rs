@@ -19,10 +19,10 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::BoxFuture;
-use super::local::{failed, failed_io};
 use crate::error::{Error, ErrorKind, Result};
-use crate::stream::ByteStream;
+use crate::source::byte_stream::ByteStream;
+use crate::source::local_file::{failed, failed_io};
+use crate::source::source::BoxFuture;
 
 /// Standard input, or another descriptor that is read from front to back: a pipe, a socket, a file.
 ///
@@ -57,7 +57,7 @@ impl StandardInput {
     /// The process's standard input, shown as `-`.
     ///
     /// # Errors
-    /// `source_unavailable` where it is closed.
+    /// `source_unavailable` if it is closed.
     pub fn new() -> Result<Self> {
         let input = io::stdin().as_fd().try_clone_to_owned();
         Self::over(input.map_err(|error| failed_io("opening", "standard input", &error))?, "-")
@@ -66,7 +66,7 @@ impl StandardInput {
     /// Another descriptor, shown as `url`. It is read from where it stands.
     ///
     /// # Errors
-    /// `source_unavailable` where the system has no descriptor left.
+    /// `source_unavailable` if the system has no descriptor left.
     pub fn over(input: OwnedFd, url: &str) -> Result<Self> {
         // A pipe holds 64 KiB by default, and each read wakes two processes: ask for more, and live with a refusal.
         let _ = rustix::pipe::fcntl_setpipe_size(&input, 1 << 20);
@@ -76,7 +76,7 @@ impl StandardInput {
         Ok(Self { url: url.to_owned(), fds, running: None, left: Bytes::new(), came: 0, stall: None })
     }
 
-    /// Gives up with `source_unavailable` where it is asked for bytes and none come for so long. Without it, and where
+    /// Gives up with `source_unavailable` if it is asked for bytes and none come for so long. Without it, and where
     /// this is `None`, it waits.
     #[must_use]
     pub fn stall_timeout(mut self, timeout: Option<Duration>) -> Self {
@@ -133,7 +133,7 @@ impl Drop for StandardInput {
 }
 
 impl Fds {
-    /// Up to `most` bytes: all that are there when the first ones are. `None` where none came for as long as `stall`.
+    /// Up to `most` bytes: all that are there when the first ones are. `None` if none came for as long as `stall`.
     fn read(&self, url: &str, most: usize, stall: Option<Duration>) -> Result<Option<Bytes>> {
         /// The most that one answer holds, however much is asked for.
         const LONGEST: usize = 4 << 20;

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-use super::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic, check_range, read_up_to};
-use crate::address::{StoredOffset, StoredRange};
+use crate::address::StoredRange;
 use crate::error::{Error, Result};
+use crate::source::source::{BoxFuture, Source};
+use crate::source::types::{Capabilities, Identity, Segment, Traffic};
 
 macro_rules! forward {
     ($($method:ident -> $type:ty),*) => {
@@ -19,105 +21,43 @@ macro_rules! forward {
         }
     };
 }
+pub(super) use forward;
 
-/// Keeps the head and the tail of an object, read once: detection, headers, footers and small tables are answered
-/// from them, so that what lies there is not asked for again.
+/// Counts what is asked of a source that does not count that itself.
 #[derive(Debug)]
-pub struct HeadTail {
+pub struct Counted {
     inner: Arc<dyn Source>,
-    head: Bytes,
-    tail: Bytes,
-    tail_start: u64,
+    requests: AtomicU64,
+    bytes: AtomicU64,
 }
 
-impl HeadTail {
-    /// Length of the head in bytes. As long as what opening an S3 object brings with it.
-    pub const HEAD: u64 = 128 << 10;
-    /// Length of the tail in bytes: a VHD's footer with up to 64 KiB of zeros behind it.
-    pub const TAIL: u64 = (64 << 10) + 1024;
-
-    /// Reads head and tail, in at most two requests; one where they meet.
-    ///
-    /// # Errors
-    /// The `source_*` codes.
-    pub async fn open(inner: Arc<dyn Source>) -> Result<Self> {
-        let len = inner.len();
-        let tail_start = len.saturating_sub(Self::TAIL).max(Self::HEAD.min(len));
-        let (head, tail) = futures_util::future::try_join(
-            read_up_to(&*inner, StoredOffset::ZERO, Self::HEAD),
-            read_up_to(&*inner, StoredOffset::new(tail_start), Self::TAIL),
-        )
-        .await?;
-        Ok(Self { inner, head, tail, tail_start })
-    }
-
-    /// Head and tail that are in hand: `tail` ends where `inner` does.
-    pub(crate) fn kept(inner: Arc<dyn Source>, head: Bytes, tail: Bytes) -> Self {
-        let tail_start = inner.len().saturating_sub(tail.len() as u64);
-        Self { inner, head, tail, tail_start }
-    }
-
-    /// SHA-256 over length, head and tail.
-    pub fn fingerprint(&self) -> [u8; 32] {
-        crate::digest::sha256(&[&self.inner.len().to_le_bytes(), &self.head, &self.tail])
-    }
-
-    /// The first [`Self::HEAD`] bytes, fewer in a shorter object.
-    pub fn head(&self) -> &Bytes {
-        &self.head
-    }
-
-    /// The bytes from [`Self::tail_start`] to the end, without those of the head.
-    pub fn tail(&self) -> &Bytes {
-        &self.tail
-    }
-
-    /// Where the tail begins.
-    pub fn tail_start(&self) -> StoredOffset {
-        StoredOffset::new(self.tail_start)
-    }
-
-    /// Reads a range of which at most a part is kept. Over a network only the rest is asked for, which costs a copy; a
-    /// local source is faster read again.
-    async fn read_around(&self, range: StoredRange) -> Result<Bytes> {
-        check_range(self, range)?;
-        let head = range.intersection(StoredRange::first(self.head.len() as u64));
-        let tail = StoredRange::new(self.tail_start(), self.tail.len() as u64);
-        let tail = tail.and_then(|tail| range.intersection(tail));
-        if !self.inner.capabilities().remote || (head.is_none() && tail.is_none()) {
-            return self.inner.read(range).await;
-        }
-        let start = head.map_or(range.start(), StoredRange::end);
-        let end = tail.map_or(range.end(), StoredRange::start);
-        let part = |part: Option<StoredRange>| part.and_then(|part| self.in_hand(part)).unwrap_or_default();
-        let between = StoredRange::between(start, end);
-        let between = if between.is_empty() { Bytes::new() } else { self.inner.read(between).await? };
-        let all = [part(head), between, part(tail)].concat();
-        if all.len() as u64 != range.len() {
-            return Err(Error::internal(format!("{} bytes came together for {range}", all.len())));
-        }
-        Ok(Bytes::from(all))
-    }
-
-    fn in_hand(&self, range: StoredRange) -> Option<Bytes> {
-        let within = |bytes: &Bytes, base: u64| {
-            let start = usize::try_from(range.start().get().checked_sub(base)?).ok()?;
-            let end = start.checked_add(usize::try_from(range.len()).ok()?)?;
-            (end <= bytes.len()).then(|| bytes.slice(start..end))
-        };
-        within(&self.head, 0).or_else(|| within(&self.tail, self.tail_start))
+impl Counted {
+    /// Counts what is read from `inner` from now on.
+    pub fn new(inner: Arc<dyn Source>) -> Self {
+        Self { inner, requests: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 }
 
-impl Source for HeadTail {
-    forward!(url -> &str, len -> u64, identity -> &Identity, capabilities -> Capabilities, traffic -> Traffic,
+impl Source for Counted {
+    forward!(url -> &str, len -> u64, identity -> &Identity, capabilities -> Capabilities,
         verify -> BoxFuture<'_, Result<()>>);
 
-    fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
-        match self.in_hand(range) {
-            Some(bytes) => Box::pin(async move { Ok(bytes) }),
-            None => Box::pin(self.read_around(range)),
+    fn traffic(&self) -> Traffic {
+        let counted = self.inner.traffic();
+        if counted != Traffic::default() {
+            return counted;
         }
+        let (requests, bytes) = (&self.requests, &self.bytes);
+        Traffic::default().requests(requests.load(Ordering::Relaxed)).bytes(bytes.load(Ordering::Relaxed))
+    }
+
+    fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
+        Box::pin(async move {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            let bytes = self.inner.read(range).await?;
+            self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            Ok(bytes)
+        })
     }
 
     fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>> {
@@ -162,7 +102,7 @@ impl Source for Recording {
 pub struct Failing {
     inner: Arc<dyn Source>,
     rule: Box<dyn Fn(u64, StoredRange) -> Option<Error> + Send + Sync>,
-    count: std::sync::atomic::AtomicU64,
+    count: AtomicU64,
 }
 
 impl Failing {
@@ -171,7 +111,7 @@ impl Failing {
         inner: Arc<dyn Source>,
         rule: impl Fn(u64, StoredRange) -> Option<Error> + Send + Sync + 'static,
     ) -> Self {
-        Self { inner, rule: Box::new(rule), count: std::sync::atomic::AtomicU64::new(0) }
+        Self { inner, rule: Box::new(rule), count: AtomicU64::new(0) }
     }
 }
 
@@ -186,7 +126,7 @@ impl Source for Failing {
         verify -> BoxFuture<'_, Result<()>>);
 
     fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
-        let number = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
         match (self.rule)(number, range) {
             Some(error) => Box::pin(async move { Err(error) }),
             None => self.inner.read(range),
@@ -195,86 +135,5 @@ impl Source for Failing {
 
     fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>> {
         self.inner.segments(range)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::source::memory::MemorySource;
-
-    fn block_on<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
-    }
-
-    #[test]
-    fn head_and_tail_are_asked_for_once() {
-        let len = (HeadTail::HEAD + HeadTail::TAIL + 5000) as usize;
-        let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
-        let recording = Arc::new(Recording::new(Arc::new(MemorySource::new("x", bytes.clone()))));
-        block_on(async {
-            let kept = HeadTail::open(Arc::clone(&recording) as Arc<dyn Source>).await.unwrap();
-            for (start, size) in
-                [(0, 512), (len - 512, 512), (len - 1000, 1000), (HeadTail::HEAD as usize, 5000)]
-            {
-                let range = StoredRange::new(StoredOffset::new(start as u64), size as u64).unwrap();
-                assert_eq!(kept.read(range).await.unwrap(), &bytes[start..start + size]);
-            }
-        });
-        assert_eq!(recording.reads().len(), 3, "head, tail, and the one range that lies between them");
-    }
-
-    /// A source across a network.
-    #[derive(Debug)]
-    struct Far {
-        inner: MemorySource,
-    }
-
-    impl Source for Far {
-        forward!(url -> &str, len -> u64, identity -> &Identity, traffic -> Traffic,
-            verify -> BoxFuture<'_, Result<()>>);
-
-        fn capabilities(&self) -> Capabilities {
-            Capabilities { remote: true, ..self.inner.capabilities() }
-        }
-
-        fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
-            self.inner.read(range)
-        }
-
-        fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>> {
-            self.inner.segments(range)
-        }
-    }
-
-    #[test]
-    fn over_a_network_only_what_is_not_kept_is_asked_for() {
-        let len = HeadTail::HEAD + HeadTail::TAIL + 5000;
-        let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
-        let far = Far { inner: MemorySource::new("x", bytes.clone()) };
-        let recording = Arc::new(Recording::new(Arc::new(far)));
-        let kept = block_on(HeadTail::open(Arc::clone(&recording) as Arc<dyn Source>)).unwrap();
-        let before = recording.reads().len();
-        let cases = [(0, len), (100, len - 200), (HeadTail::HEAD - 1, 2), (HeadTail::HEAD + 4000, 2000)];
-        for (start, size) in cases {
-            let range = StoredRange::new(StoredOffset::new(start), size).unwrap();
-            let read = block_on(kept.read(range)).unwrap();
-            assert!(read == bytes[start as usize..][..size as usize], "{start} {size}");
-        }
-        let asked: Vec<(u64, u64)> =
-            recording.reads()[before..].iter().map(|range| (range.start().get(), range.len())).collect();
-        let head = HeadTail::HEAD;
-        assert_eq!(asked, [(head, 5000), (head, 5000), (head, 1), (head + 4000, 1000)]);
-        // A range past the end is the source's to refuse.
-        let beyond = StoredRange::new(StoredOffset::new(len - 10), 20).unwrap();
-        let error = block_on(kept.read(beyond)).unwrap_err();
-        assert_eq!(error.kind(), crate::error::ErrorKind::Truncated);
-    }
-
-    #[test]
-    fn a_short_object_is_one_request() {
-        let recording = Arc::new(Recording::new(Arc::new(MemorySource::new("x", vec![7u8; 1000]))));
-        let kept = block_on(HeadTail::open(Arc::clone(&recording) as Arc<dyn Source>)).unwrap();
-        assert_eq!((kept.head().len(), kept.tail().len(), recording.reads().len()), (1000, 0, 1));
     }
 }

@@ -5,8 +5,8 @@
 
 use std::cell::RefCell;
 
-use diskferry_core::deflate::{DeflateEffort, DeflateSearch, Deflater};
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Error, Result};
+use diskferry_deflate::{DeflateEffort, DeflateSearch, Deflater};
 use libdeflater::{CompressionLvl, Compressor};
 use zlib_rs::adler32::adler32;
 
@@ -75,10 +75,15 @@ pub fn deflate_raw(level: u32, window_bits: u8, unit: &[u8], out: &mut [u8]) -> 
     NARROW.with_borrow_mut(|kept| {
         let deflater = match kept {
             Some(kept) if kept.effort() == how => kept,
-            _ => kept.insert(Deflater::new(how.0, how.1)?),
+            _ => kept.insert(Deflater::new(how.0, how.1).map_err(failed)?),
         };
-        deflater.deflate(unit, out)
+        deflater.deflate(unit, out).map_err(failed)
     })
+}
+
+/// A deflater was asked for what it cannot do, or has no memory.
+fn failed(error: diskferry_deflate::Error) -> Error {
+    Error::internal(error.to_string()).caused_by(error)
 }
 
 /// How zlib-rs searches at `level`. Levels 6 to 8 choose among matches as zlib's 9 does, whose way is the best and costs
@@ -157,7 +162,7 @@ impl Room<'_> {
 
 #[cfg(test)]
 mod tests {
-    use diskferry_core::error::ErrorKind;
+    use diskferry_core::ErrorKind;
 
     use super::super::made::{noise, text};
     use super::super::{inflate_unit, inflate_zlib, unzstd, zstd};

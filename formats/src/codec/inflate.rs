@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Error, Result};
 use flate2::{Decompress, FlushDecompress, Status};
 
 thread_local! {

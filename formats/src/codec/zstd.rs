@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Error, Result};
 use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
 use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, ResetDirective};
 

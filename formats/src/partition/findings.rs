@@ -1,6 +1,6 @@
 //! What is worth a warning, gathered while a disk is looked at.
 
-use diskferry_core::error::Warning;
+use diskferry_core::Warning;
 
 use super::signature::FileSystem;
 use super::{Layout, Partition, Table};

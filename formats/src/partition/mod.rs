@@ -21,8 +21,7 @@ mod walk;
 
 use std::fmt;
 
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Result, Warning};
+use diskferry_core::{Disk, Result, Warning};
 
 pub use gpt::Guid;
 pub use signature::FileSystem;

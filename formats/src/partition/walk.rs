@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::disk::Disk;
-use diskferry_core::error::Result;
+use diskferry_core::{Disk, GuestOffset, GuestRange, Result};
 use futures_util::future::try_join;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 

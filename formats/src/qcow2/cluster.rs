@@ -2,9 +2,7 @@
 
 use std::ops::Range;
 
-use diskferry_core::address::GuestRange;
-use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::extent::{self, Codec, Payload, Stream, Tally};
+use diskferry_core::{Codec, CompressedStream, Error, GuestRange, Payload, Result, Tally, Warning};
 
 use super::header::Compression;
 use crate::codec;
@@ -20,19 +18,23 @@ pub(super) struct Compressed {
 impl Compressed {
     /// Decodes a whole cluster. A deflate stream without its end marker cannot be told from what lies behind it, and is
     /// not carried over.
-    fn whole(&self, stored: &[u8], out: &mut [u8]) -> Result<Option<Stream>> {
+    fn whole(&self, stored: &[u8], out: &mut [u8]) -> Result<Option<CompressedStream>> {
         Ok(match self.compression {
             Compression::Zlib => {
                 let (taken, ended) = codec::inflate_unit(stored, out)?;
-                ended.then_some(Stream {
-                    compression: extent::Compression::Deflate,
+                ended.then_some(CompressedStream {
+                    compression: diskferry_core::Compression::Deflate,
                     bytes: 0..taken,
                     window_bits: None,
                 })
             }
             Compression::Zstd => {
                 let bytes = 0..codec::unzstd(stored, out)?;
-                Some(Stream { compression: extent::Compression::Zstd, bytes, window_bits: None })
+                Some(CompressedStream {
+                    compression: diskferry_core::Compression::Zstd,
+                    bytes,
+                    window_bits: None,
+                })
             }
         })
     }
@@ -49,7 +51,7 @@ impl Codec for Compressed {
         stored: &[u8],
         out: &mut [u8],
         _tally: &mut Tally,
-    ) -> Result<Option<Stream>> {
+    ) -> Result<Option<CompressedStream>> {
         if out.len() == self.cluster_bytes {
             return self.whole(stored, out);
         }
@@ -66,7 +68,7 @@ impl Codec for Compressed {
         Ok(None)
     }
 
-    fn as_it_is(&self, _stored: &[u8], _len: usize) -> Option<Range<usize>> {
+    fn verbatim_range(&self, _stored: &[u8], _len: usize) -> Option<Range<usize>> {
         None
     }
 

@@ -1,8 +1,7 @@
 //! What there is to say of an image without walking it: its facts, why it is refused, what is remarkable.
 
-use diskferry_core::disk::{Geometry, Warnings};
-use diskferry_core::error::{ErrorKind, Refusal, Result, Warning};
-use diskferry_core::source::{Source, read_up_to};
+use diskferry_core::internal::read_up_to;
+use diskferry_core::{ErrorKind, ImageInfo, Refusal, Result, Source, Warning, Warnings};
 
 use super::header::{Compression, Encryption, Header, Version, field};
 use super::snapshots;
@@ -55,7 +54,7 @@ pub(super) async fn refusals(file: &dyn Source, header: &Header) -> Result<Vec<R
 }
 
 /// The facts.
-pub(super) fn geometry(header: &Header) -> Geometry {
+pub(super) fn geometry(header: &Header) -> ImageInfo {
     let mut features = vec![match header.compression {
         Compression::Zlib => "compression: zlib".to_owned(),
         Compression::Zstd => "compression: zstd".to_owned(),
@@ -78,17 +77,15 @@ pub(super) fn geometry(header: &Header) -> Geometry {
     if header.extensions.bitmaps > 0 {
         features.push(format!("bitmaps: {}", header.extensions.bitmaps));
     }
-    Geometry {
-        format: Format::Qcow2.name(),
-        variant: match header.version {
+    ImageInfo::default()
+        .format(Format::Qcow2.name())
+        .variant(match header.version {
             Version::V2 => "v2".to_owned(),
             Version::V3 => "v3".to_owned(),
-        },
-        virtual_bytes: header.virtual_bytes,
-        cluster_bytes: Some(header.grid.cluster_bytes()),
-        features,
-        ..Geometry::default()
-    }
+        })
+        .virtual_bytes(header.virtual_bytes)
+        .cluster_bytes(Some(header.grid.cluster_bytes()))
+        .features(features)
 }
 
 /// What is remarkable of the image as a whole.

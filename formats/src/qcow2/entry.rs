@@ -3,8 +3,7 @@
 //! Source: `docs/interop/qcow2.rst`, "Cluster mapping". Bit 63 of an entry only says that its reference count is
 //! one: it is of no matter to a reader and is not looked at. All other reserved bits must be zero.
 
-use diskferry_core::address::{StoredOffset, StoredRange, TargetOffset};
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Error, Result, StoredOffset, StoredRange, TargetOffset};
 
 use super::grid::Grid;
 use super::header::Version;
@@ -227,7 +226,7 @@ fn aligned(grid: Grid, offset: u64, level: &str, entry: u64) -> Result<StoredOff
 
 #[cfg(test)]
 mod tests {
-    use diskferry_core::error::ErrorKind;
+    use diskferry_core::ErrorKind;
 
     use super::*;
 

@@ -17,13 +17,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use diskferry_core::address::{GuestRange, StoredOffset, StoredRange};
-use diskferry_core::disk::Warnings;
-use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::extent::{Extent, ExtentKind};
-use diskferry_core::scan::is_zero;
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{Source, read_up_to};
+use diskferry_core::internal::{is_zero, read_up_to};
+use diskferry_core::{
+    Error, Extent, ExtentKind, GuestRange, HeadTailSource, Result, Source, StoredOffset, StoredRange,
+    Warning, Warnings,
+};
 use futures_util::future::try_join_all;
 
 use super::entry::{self, Reference};
@@ -51,7 +49,7 @@ const MOST_DIRECTORY: u64 = 16 << 20;
 
 /// Looks for evidence once, before the first extent is given.
 pub(super) struct Evidence {
-    file: Arc<HeadTail>,
+    file: Arc<HeadTailSource>,
     tail: ZeroTail,
     found: AtomicBool,
 }
@@ -86,7 +84,7 @@ struct Audit<'a> {
 
 impl Evidence {
     /// `None` if the object does not end in a sector of zeros: then there is nothing to check.
-    pub(super) fn new(file: Arc<HeadTail>) -> Option<Self> {
+    pub(super) fn new(file: Arc<HeadTailSource>) -> Option<Self> {
         let tail = ZeroTail::of(&file);
         tail.has_a_sector().then(|| Self { file, tail, found: AtomicBool::new(false) })
     }
@@ -237,7 +235,7 @@ impl<'a> Audit<'a> {
     }
 
     /// Counts everything; false if there is too much.
-    async fn walk(&mut self, file: &HeadTail) -> Result<bool> {
+    async fn walk(&mut self, file: &HeadTailSource) -> Result<bool> {
         let cluster = self.header.grid.cluster_bytes();
         self.refer(StoredRange::first(cluster));
         self.refer(self.header.refcount_table);

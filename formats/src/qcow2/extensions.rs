@@ -3,8 +3,7 @@
 //! Source: `docs/interop/qcow2.rst`, "Header extensions". Each has a type, a length and data padded to 8 bytes; type 0
 //! ends them. Unknown ones are passed over.
 
-use diskferry_core::address::{StoredOffset, StoredRange};
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Error, Result, StoredOffset, StoredRange};
 use zerocopy::byteorder::{BigEndian, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

@@ -8,7 +8,7 @@
 
 use std::ops::RangeInclusive;
 
-use diskferry_core::address::GuestOffset;
+use diskferry_core::GuestOffset;
 
 /// How guest offsets divide into clusters and the tables that map them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

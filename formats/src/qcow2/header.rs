@@ -3,8 +3,7 @@
 //! Source: QEMU's `docs/interop/qcow2.rst`, section "Header". All numbers are big-endian. Version 2 has 72 bytes;
 //! version 3 adds feature bits, the width of reference counts and the header's own length, 104 bytes or more.
 
-use diskferry_core::address::{StoredOffset, StoredRange, TargetOffset};
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Error, Result, StoredOffset, StoredRange, TargetOffset};
 use zerocopy::byteorder::{BigEndian, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

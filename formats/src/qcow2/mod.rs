@@ -23,8 +23,7 @@ mod read;
 mod snapshots;
 pub(crate) mod write;
 
-use diskferry_core::source::Source;
-use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::HeadTail;
 
 use crate::detect::Recognised;
 use header::Header;
@@ -50,13 +49,12 @@ pub(crate) fn recognise(file: &HeadTail) -> Recognised {
 mod tests {
     use std::sync::Arc;
 
-    use diskferry_core::error::ErrorKind;
-    use diskferry_core::source::memory::MemorySource;
+    use diskferry_core::{ErrorKind, MemorySource};
 
     use super::*;
 
     fn recognised(bytes: Vec<u8>) -> Recognised {
-        let file = HeadTail::open(Arc::new(MemorySource::new("x", bytes)));
+        let file = diskferry_core::HeadTailSource::open(Arc::new(MemorySource::new("x", bytes)));
         recognise(&tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(file).unwrap())
     }
 

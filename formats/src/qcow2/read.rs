@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::disk::{BATCH_EXTENTS, BlockMap, Disk, Warnings};
-use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Extents, Stored};
-use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::{
+    BATCH_EXTENTS, BlockMap, BoxFuture, Codec, Coded, Disk, Error, Extent, ExtentKind, Extents, FileIndex,
+    GuestOffset, GuestRange, Result, Source, Stored, StoredOffset, StoredRange, Warning, Warnings,
+};
 use zerocopy::FromBytes;
 use zerocopy::byteorder::{BigEndian, U64};
 

@@ -3,7 +3,7 @@
 //!
 //! Source: `docs/interop/qcow2.rst`, "Snapshots".
 
-use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_core::{StoredOffset, StoredRange};
 use zerocopy::byteorder::{BigEndian, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 

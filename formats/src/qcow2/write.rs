@@ -8,14 +8,10 @@ mod table;
 
 use std::sync::Arc;
 
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, ErrorKind, Result, Warning};
-use diskferry_core::sink::WriteOrder;
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{BoxFuture, Source};
-use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Write, Writes};
-use diskferry_core::transfer::Order;
-use diskferry_core::units::UnitMap;
+use diskferry_core::{
+    BoxFuture, Disk, Error, ErrorKind, HeadTail, Layout, LayoutFacts, LayoutInput, Order, OutputSize, Part,
+    Result, Source, UnitMap, Warning, Write, WriteOrder, Writes,
+};
 
 use super::grid::Grid;
 use super::header::Compression;
@@ -150,10 +146,10 @@ impl Layout for Qcow2Layout {
         }
     }
 
-    fn takes(&self) -> Takes {
+    fn input(&self) -> LayoutInput {
         match &self.data {
-            Data::Plain(_) => Takes::Bytes(Order::Guest),
-            Data::Compressed(encoder, _) => Takes::Units(Arc::<ClusterEncoder>::clone(encoder)),
+            Data::Plain(_) => LayoutInput::Bytes(Order::Guest),
+            Data::Compressed(encoder, _) => LayoutInput::Units(Arc::<ClusterEncoder>::clone(encoder)),
         }
     }
 
@@ -171,7 +167,7 @@ impl Layout for Qcow2Layout {
     }
 
     /// A unit never takes more than a cluster: streams that lie between plain clusters are shorter than clusters.
-    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
+    fn output_size(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
         let Some(virtual_bytes) = facts.virtual_bytes else { return Ok(None) };
         let full;
         let units = match &facts.map {
@@ -188,10 +184,10 @@ impl Layout for Qcow2Layout {
             true => regions.check()?,
             false => check_size(self.grid, virtual_bytes)?,
         }
-        Ok(Some(Output { bytes: regions.bytes(), exact }))
+        Ok(Some(OutputSize { bytes: regions.bytes(), exact }))
     }
 
-    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
+    fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes> {
         if let Some(virtual_bytes) = facts.virtual_bytes {
             check_size(self.grid, virtual_bytes)?;
         }

@@ -7,10 +7,7 @@ pub(crate) mod write;
 
 use std::sync::Arc;
 
-use diskferry_core::disk::{Disk, Geometry, Warnings};
-use diskferry_core::error::{Result, Warning};
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{Closed, Source};
+use diskferry_core::{ClosedGate, Disk, HeadTailSource, ImageInfo, Result, Source, Warning, Warnings};
 
 use crate::detect::foreign;
 use crate::flat::FlatMap;
@@ -18,8 +15,8 @@ use crate::{Format, Opening};
 
 /// Opens what is a raw disk because it was written as one.
 pub(crate) async fn open_as_raw(source: Arc<dyn Source>) -> Result<Disk> {
-    let file = Arc::new(HeadTail::open(source).await?);
-    open(Opening { file, gate: Arc::new(Closed) }).await
+    let file = Arc::new(HeadTailSource::open(source).await?);
+    open(Opening { file, gate: Arc::new(ClosedGate) }).await
 }
 
 /// Opens a raw disk. Nothing can be wrong with one; that it looks like a file which is not a disk is a warning.
@@ -27,12 +24,8 @@ pub(crate) async fn open_as_raw(source: Arc<dyn Source>) -> Result<Disk> {
 pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     let warnings = looks(opening.file.head());
     let source: Arc<dyn Source> = opening.file;
-    let geometry = Geometry {
-        format: Format::Raw.name(),
-        variant: "raw".to_owned(),
-        virtual_bytes: source.len(),
-        ..Geometry::default()
-    };
+    let geometry =
+        ImageInfo::default().format(Format::Raw.name()).variant("raw".to_owned()).virtual_bytes(source.len());
     let map = Box::new(FlatMap { source: Arc::clone(&source), virtual_bytes: source.len() });
     Ok(Disk::new(geometry, vec![source], map, warnings, Vec::new()))
 }

@@ -4,11 +4,10 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::disk::{Geometry, Warnings};
-use diskferry_core::error::{Error, ErrorKind, Result, Warning};
-use diskferry_core::source::BoxFuture;
-use diskferry_core::stream::{ImageStream, Piece};
+use diskferry_core::{
+    BoxFuture, Error, ErrorKind, GuestOffset, GuestRange, ImageInfo, ImageStream, Piece, Result, Warning,
+    Warnings,
+};
 
 use super::looks;
 use crate::Format;
@@ -17,14 +16,14 @@ use crate::vhd::{TAIL_LEN, ends_as_one};
 
 /// Takes a stream that begins with `head` as a raw disk.
 pub(crate) fn open(feed: Feed, head: &[u8]) -> Box<dyn ImageStream> {
-    let geometry = Geometry { format: Format::Raw.name(), variant: "raw".to_owned(), ..Geometry::default() };
+    let geometry = ImageInfo::default().format(Format::Raw.name()).variant("raw".to_owned());
     let last = VecDeque::new();
     Box::new(RawStream { feed, geometry, warnings: looks(head), last, held: 0, ended: false })
 }
 
 struct RawStream {
     feed: Feed,
-    geometry: Geometry,
+    geometry: ImageInfo,
     warnings: Warnings,
     /// The last pieces, at least as long together as a footer is looked for in.
     last: VecDeque<Bytes>,
@@ -63,7 +62,7 @@ impl RawStream {
 }
 
 impl ImageStream for RawStream {
-    fn geometry(&self) -> &Geometry {
+    fn info(&self) -> &ImageInfo {
         &self.geometry
     }
 

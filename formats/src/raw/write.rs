@@ -2,14 +2,10 @@
 
 use std::sync::Arc;
 
-use diskferry_core::address::{GuestRange, TargetOffset, TargetRange};
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Result, Warning};
-use diskferry_core::sink::WriteOrder;
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{BoxFuture, Source};
-use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Write, Writes};
-use diskferry_core::transfer::Order;
+use diskferry_core::{
+    BoxFuture, Disk, GuestRange, HeadTail, Layout, LayoutFacts, LayoutInput, Order, OutputSize, Part, Result,
+    Source, TargetOffset, TargetRange, Warning, Write, WriteOrder, Writes,
+};
 
 use crate::placing::{in_order_of, not_asked_for, nothing};
 use crate::{Format, detect};
@@ -44,8 +40,8 @@ impl Layout for RawLayout {
         String::new()
     }
 
-    fn takes(&self) -> Takes {
-        Takes::Bytes(self.order)
+    fn input(&self) -> LayoutInput {
+        LayoutInput::Bytes(self.order)
     }
 
     fn unit(&self) -> Option<u64> {
@@ -60,11 +56,11 @@ impl Layout for RawLayout {
         Ok(source_bytes)
     }
 
-    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
-        Ok(facts.virtual_bytes.map(|bytes| Output { bytes, exact: true }))
+    fn output_size(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
+        Ok(facts.virtual_bytes.map(|bytes| OutputSize { bytes, exact: true }))
     }
 
-    fn begin(&mut self, _facts: &Facts) -> Result<Writes> {
+    fn begin(&mut self, _facts: &LayoutFacts) -> Result<Writes> {
         Ok(nothing())
     }
 

@@ -10,9 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use diskferry_core::address::{GuestOffset, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::source::Source;
+use diskferry_core::{Error, ErrorKind, GuestOffset, GuestRange, Result, Source, StoredOffset, StoredRange};
 use zerocopy::FromBytes;
 use zerocopy::byteorder::big_endian::U32;
 

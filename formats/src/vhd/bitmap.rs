@@ -6,10 +6,10 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::extent::{Codec, Payload, Stream, Tally};
-use diskferry_core::scan::is_zero;
+use diskferry_core::internal::is_zero;
+use diskferry_core::{
+    Codec, CompressedStream, Error, GuestOffset, GuestRange, Payload, Result, Tally, Warning,
+};
 
 use super::SECTOR;
 
@@ -36,7 +36,7 @@ impl Codec for InPrefix {
         stored: &[u8],
         out: &mut [u8],
         tally: &mut Tally,
-    ) -> Result<Option<Stream>> {
+    ) -> Result<Option<CompressedStream>> {
         let parts = usize::try_from(self.bitmap_bytes).ok().and_then(|len| stored.split_at_checked(len));
         let (bitmap, data) = parts.ok_or_else(|| short(stored))?;
         if self.recovered {
@@ -45,7 +45,7 @@ impl Codec for InPrefix {
         apply(bitmap, data, guest.start(), out, tally).map(|()| None)
     }
 
-    fn as_it_is(&self, stored: &[u8], len: usize) -> Option<Range<usize>> {
+    fn verbatim_range(&self, stored: &[u8], len: usize) -> Option<Range<usize>> {
         let start = usize::try_from(self.bitmap_bytes).ok()?;
         let range = start..start.checked_add(len)?;
         (range.end == stored.len() && shows_all(stored.get(..start)?, len)).then_some(range)
@@ -71,11 +71,11 @@ impl Codec for AtHand {
         stored: &[u8],
         out: &mut [u8],
         tally: &mut Tally,
-    ) -> Result<Option<Stream>> {
+    ) -> Result<Option<CompressedStream>> {
         apply(&self.0, stored, guest.start(), out, tally).map(|()| None)
     }
 
-    fn as_it_is(&self, stored: &[u8], len: usize) -> Option<Range<usize>> {
+    fn verbatim_range(&self, stored: &[u8], len: usize) -> Option<Range<usize>> {
         (len == stored.len() && shows_all(&self.0, len)).then_some(0..len)
     }
 
@@ -195,19 +195,19 @@ mod tests {
     fn a_block_whose_sectors_were_all_written_is_used_where_it_lies() {
         let codec = InPrefix { bitmap_bytes: 512, recovered: false };
         let mut stored = vec![0xff; 512 + 8192];
-        assert_eq!(codec.as_it_is(&stored, 8192), Some(512..8704));
-        assert_eq!(codec.as_it_is(&stored, 8191), None);
+        assert_eq!(codec.verbatim_range(&stored, 8192), Some(512..8704));
+        assert_eq!(codec.verbatim_range(&stored, 8191), None);
         stored[2] = 0;
-        assert_eq!(codec.as_it_is(&stored, 8192), Some(512..8704), "the bits of no sector");
+        assert_eq!(codec.verbatim_range(&stored, 8192), Some(512..8704), "the bits of no sector");
         stored[1] = 0b1111_1110;
-        assert_eq!(codec.as_it_is(&stored, 8192), None);
+        assert_eq!(codec.verbatim_range(&stored, 8192), None);
         // The disk ends within the block.
-        assert_eq!(codec.as_it_is(&stored[..512 + 7680], 7680), Some(512..8192));
-        assert_eq!(codec.as_it_is(&stored[..512 + 7169], 7169), Some(512..7681));
-        assert_eq!(codec.as_it_is(&stored[..100], 0), None);
+        assert_eq!(codec.verbatim_range(&stored[..512 + 7680], 7680), Some(512..8192));
+        assert_eq!(codec.verbatim_range(&stored[..512 + 7169], 7169), Some(512..7681));
+        assert_eq!(codec.verbatim_range(&stored[..100], 0), None);
         let piece = AtHand(Bytes::from_static(&[0xff, 0b1100_0000]));
-        assert_eq!(piece.as_it_is(&stored[..4096 + 1024], 4096 + 1024), Some(0..5120));
-        assert_eq!(piece.as_it_is(&stored[..4096 + 1025], 4096 + 1025), None);
-        assert_eq!(piece.as_it_is(&stored, stored.len()), None);
+        assert_eq!(piece.verbatim_range(&stored[..4096 + 1024], 4096 + 1024), Some(0..5120));
+        assert_eq!(piece.verbatim_range(&stored[..4096 + 1025], 4096 + 1025), None);
+        assert_eq!(piece.verbatim_range(&stored, stored.len()), None);
     }
 }

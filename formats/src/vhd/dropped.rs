@@ -6,12 +6,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::disk::{BlockMap, Disk, Warnings};
-use diskferry_core::error::{Result, Warning};
-use diskferry_core::extent::Extent;
-use diskferry_core::scan::is_zero;
-use diskferry_core::source::BoxFuture;
+use diskferry_core::internal::is_zero;
+use diskferry_core::{BlockMap, BoxFuture, Disk, Extent, GuestOffset, GuestRange, Result, Warning, Warnings};
 
 use super::SECTOR;
 

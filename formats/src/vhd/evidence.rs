@@ -12,12 +12,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use diskferry_core::address::{StoredOffset, StoredRange};
-use diskferry_core::disk::Warnings;
-use diskferry_core::error::{Error, Result};
-use diskferry_core::scan::is_zero;
-use diskferry_core::source::Source;
-use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::internal::is_zero;
+use diskferry_core::{Error, HeadTailSource, Result, Source, StoredOffset, StoredRange, Warnings};
 
 use super::SECTOR;
 use super::bat::Bat;
@@ -25,14 +21,14 @@ use crate::zero_tail::{ZeroTail, warn_zero_tail, zero_tail_len};
 
 /// Looks for evidence once, before the first block is mapped.
 pub(super) struct Evidence {
-    file: Arc<HeadTail>,
+    file: Arc<HeadTailSource>,
     warnings: Warnings,
     found: AtomicBool,
 }
 
 impl Evidence {
     /// Nothing was looked at yet.
-    pub(super) fn new(file: Arc<HeadTail>, warnings: Warnings) -> Self {
+    pub(super) fn new(file: Arc<HeadTailSource>, warnings: Warnings) -> Self {
         Self { file, warnings, found: AtomicBool::new(false) }
     }
 

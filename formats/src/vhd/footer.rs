@@ -2,8 +2,7 @@
 //!
 //! Specification, section "Hard Disk Footer Format".
 
-use diskferry_core::address::StoredOffset;
-use diskferry_core::error::{Error, Result, Warning};
+use diskferry_core::{Error, Result, StoredOffset, Warning};
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

@@ -2,8 +2,7 @@
 //!
 //! Specification, section "Dynamic Disk Header Format".
 
-use diskferry_core::address::{StoredOffset, StoredRange};
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Error, Result, StoredOffset, StoredRange};
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 

@@ -20,8 +20,7 @@ mod header;
 mod read;
 pub(crate) mod write;
 
-use diskferry_core::address::StoredOffset;
-use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::{HeadTail, StoredOffset};
 
 use footer::Candidate;
 pub(crate) use footer::TAIL_LEN;

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::address::{FileIndex, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::disk::{BATCH_EXTENTS, BlockMap, Disk, Geometry, Warnings};
-use diskferry_core::error::{Error, ErrorKind, Refusal, Result, Warning};
-use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Extents, MAX_UNIT_BYTES, Stored};
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::{
+    BATCH_EXTENTS, BlockMap, BoxFuture, Codec, Coded, Disk, Error, ErrorKind, Extent, ExtentKind, Extents,
+    FileIndex, GuestRange, HeadTail, ImageInfo, MAX_UNIT_BYTES, Refusal, Result, Source, Stored,
+    StoredOffset, StoredRange, Warning, Warnings,
+};
 
 use super::SECTOR;
 use super::bat::{Bat, Blocks};
@@ -224,13 +223,13 @@ fn with_dropped(
     if size <= footer.virtual_bytes {
         return map;
     }
-    let geometry = Geometry { virtual_bytes: size, ..geometry(footer) };
+    let geometry = geometry(footer).virtual_bytes(size);
     let larger = Disk::new(geometry, files.to_vec(), larger(size), Warnings::new(), Vec::new());
     let sizes = Sizes { virtual_bytes: footer.virtual_bytes, current_size: footer.current_size };
     Box::new(ByGeometry::new(map, sizes, larger, warnings.clone()))
 }
 
-fn geometry(footer: &Footer) -> Geometry {
+fn geometry(footer: &Footer) -> ImageInfo {
     let size = match footer.size_from {
         SizeFrom::CurrentSize => "size from current_size".to_owned(),
         SizeFrom::Chs(cylinders, heads, sectors) => {
@@ -244,14 +243,12 @@ fn geometry(footer: &Footer) -> Geometry {
     if footer.saved_state {
         features.push("saved state".to_owned());
     }
-    Geometry {
-        format: Format::Vhd.name(),
-        variant: footer.kind.name().to_owned(),
-        virtual_bytes: footer.virtual_bytes,
-        cluster_bytes: None,
-        features,
-        ..Geometry::default()
-    }
+    ImageInfo::default()
+        .format(Format::Vhd.name())
+        .variant(footer.kind.name().to_owned())
+        .virtual_bytes(footer.virtual_bytes)
+        .cluster_bytes(None)
+        .features(features)
 }
 
 fn describe_state(located: &Located, warnings: &Warnings) {

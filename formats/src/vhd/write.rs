@@ -11,10 +11,8 @@
 mod dynamic;
 mod fixed;
 
-use diskferry_core::digest::sha256;
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::sink::WriteOrder;
-use diskferry_core::target::{Facts, Layout};
+use diskferry_core::internal::sha256;
+use diskferry_core::{Error, ErrorKind, Layout, LayoutFacts, Result, WriteOrder};
 
 use self::dynamic::DynamicLayout;
 use self::fixed::FixedLayout;
@@ -80,7 +78,7 @@ fn unsuitable(message: impl Into<String>) -> Error {
 }
 
 /// The footer of a disk of `virtual_bytes`, with `id` or with one derived from what the disk is and comes from.
-fn footer_of(kind: Kind, virtual_bytes: u64, id: Option<[u8; 16]>, facts: &Facts) -> [u8; footer::LEN] {
+fn footer_of(kind: Kind, virtual_bytes: u64, id: Option<[u8; 16]>, facts: &LayoutFacts) -> [u8; footer::LEN] {
     let id = id.unwrap_or_else(|| {
         let parts: [&[u8]; 4] = [
             Format::Vhd.name().as_bytes(),

@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-use diskferry_core::error::{Error, ErrorKind, Result};
+use diskferry_core::{Error, ErrorKind, Result};
 
 use super::header::Sectors;
 

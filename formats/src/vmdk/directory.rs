@@ -14,11 +14,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use diskferry_core::address::{StoredOffset, StoredRange};
-use diskferry_core::disk::Warnings;
-use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::scan::is_zero;
-use diskferry_core::source::Source;
+use diskferry_core::internal::is_zero;
+use diskferry_core::{Error, Result, Source, StoredOffset, StoredRange, Warning, Warnings};
 
 use super::header::{Marker, SECTOR};
 use crate::table::{Tables, shared_free};

@@ -3,12 +3,12 @@
 //! Pure. Sources: VMware, *Virtual Disk Format 5.0*, "ESX Server Sparse Extents", for COWD. seSparse is not documented
 //! by its maker: its facts are those that readers agree on, and everything beside them is refused.
 
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Error, Result};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use super::directory::{Entries, Layout};
-use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_core::{StoredOffset, StoredRange};
 
 use super::header::{SECTOR, Sectors};
 use super::tail::{Arrangement, Used};

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Error, Result};
 
 use super::header::{SECTOR, SparseHeader};
 use super::named::{Named, NamedByTable, Weights};

@@ -6,11 +6,9 @@
 //! ```
 
 use bytes::Bytes;
-use diskferry_core::address::{StoredOffset, StoredRange};
-use diskferry_core::disk::Warnings;
-use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::source::Source;
-use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::{Error, Result, StoredOffset, StoredRange, Warning, Warnings};
+
+use diskferry_core::HeadTail;
 
 use super::header::{DirectoryAt, HEADER_LEN, Marker, SECTOR, Sectors, SparseHeader, field};
 

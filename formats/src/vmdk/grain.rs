@@ -3,9 +3,9 @@
 use std::fmt;
 use std::ops::Range;
 
-use diskferry_core::address::GuestRange;
-use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::extent::{Codec, Compression, Payload, Stream, Tally};
+use diskferry_core::{
+    Codec, CompressedStream, Compression, Error, GuestRange, Payload, Result, Tally, Warning,
+};
 
 use super::header::{GRAIN_MARKER_LEN, Marker, SECTOR, most_compressed};
 use crate::codec::inflate_zlib;
@@ -97,7 +97,7 @@ impl Codec for GrainCodec {
         stored: &[u8],
         out: &mut [u8],
         _: &mut Tally,
-    ) -> Result<Option<Stream>> {
+    ) -> Result<Option<CompressedStream>> {
         let stream = self.stream(guest, stored)?;
         let whole = usize::try_from(self.grain_bytes).unwrap_or(usize::MAX);
         if out.len() >= whole {
@@ -105,7 +105,7 @@ impl Codec for GrainCodec {
             let start = if self.markers { GRAIN_MARKER_LEN } else { 0 };
             let deflate =
                 start.saturating_add(ZLIB_HEADER)..start.saturating_add(taken).saturating_sub(ZLIB_TRAILER);
-            return Ok(Some(Stream {
+            return Ok(Some(CompressedStream {
                 compression: Compression::Deflate,
                 bytes: deflate,
                 window_bits: window_bits(stream),
@@ -122,7 +122,7 @@ impl Codec for GrainCodec {
         }
     }
 
-    fn as_it_is(&self, _stored: &[u8], _len: usize) -> Option<Range<usize>> {
+    fn verbatim_range(&self, _stored: &[u8], _len: usize) -> Option<Range<usize>> {
         None
     }
 

@@ -3,7 +3,7 @@
 //! Pure: bytes in, validated facts out. Source: VMware, *Virtual Disk Format 5.0* (and 1.1), "Hosted Sparse Extents"
 //! and "Stream-Optimized Compressed Sparse Extents". All numbers are little-endian, all addresses are in sectors.
 
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Error, Result};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

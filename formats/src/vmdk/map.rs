@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use diskferry_core::address::{FileIndex, GuestRange, StoredOffset};
-use diskferry_core::disk::{BATCH_EXTENTS, BlockMap};
-use diskferry_core::error::Result;
-use diskferry_core::extent::{Extent, ExtentKind, Extents};
-use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::{
+    BATCH_EXTENTS, BlockMap, BoxFuture, Extent, ExtentKind, Extents, FileIndex, GuestRange, Result, Source,
+    StoredOffset,
+};
 use futures_util::future::join_all;
 
 use super::scan::ScanMap;

@@ -13,7 +13,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-use diskferry_core::error::Result;
+use diskferry_core::Result;
 
 use super::footer::{Footer, in_reach, usable};
 use super::header::{HEADER_LEN, SECTOR, SparseHeader};

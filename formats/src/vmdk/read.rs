@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::address::{FileIndex, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::disk::{Disk, Geometry, Warnings};
-use diskferry_core::error::{Error, ErrorKind, Refusal, Result, Warning};
-use diskferry_core::extent::MAX_UNIT_BYTES;
-use diskferry_core::source::Source;
-use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::{
+    Disk, Error, ErrorKind, FileIndex, GuestRange, HeadTail, HeadTailSource, ImageInfo, MAX_UNIT_BYTES,
+    Refusal, Result, Source, StoredOffset, StoredRange, Warning, Warnings,
+};
 
 use super::descriptor::{self, Access, Descriptor, ExtentLine, ExtentType, Kind, Place, is_descriptor};
 use super::directory::{Entries, Layout, Markers};
@@ -136,14 +134,12 @@ async fn open_hosted(opening: Opening) -> Result<Disk> {
         warnings.add(Warning::new("unclean_shutdown", "the image was not closed when it was last written"));
     }
     let fallback = if header.grains == Grains::Plain { "monolithicSparse" } else { "streamOptimized" };
-    let mut geometry = Geometry {
-        format: Format::Vmdk.name(),
-        variant: described.as_ref().map_or(fallback, |(found, _)| found.create_type.as_str()).to_owned(),
-        virtual_bytes: size,
-        cluster_bytes: Some(header.grain_bytes()),
-        features: features(&header),
-        ..Geometry::default()
-    };
+    let mut geometry = ImageInfo::default()
+        .format(Format::Vmdk.name())
+        .variant(described.as_ref().map_or(fallback, |(found, _)| found.create_type.as_str()).to_owned())
+        .virtual_bytes(size)
+        .cluster_bytes(Some(header.grain_bytes()))
+        .features(features(&header));
     let refusals =
         described.iter().flat_map(|(found, line)| refusals(found, std::slice::from_ref(line))).collect();
     let source: Arc<dyn Source> = Arc::clone(&file) as _;
@@ -155,7 +151,7 @@ async fn open_hosted(opening: Opening) -> Result<Disk> {
 
 /// A disk of these parts, or one that is only described where it is refused.
 pub(crate) fn finish(
-    geometry: Geometry,
+    geometry: ImageInfo,
     files: Vec<Arc<dyn Source>>,
     parts: Vec<Part>,
     warnings: Warnings,
@@ -169,7 +165,7 @@ pub(crate) fn finish(
 }
 
 async fn embedded(
-    file: &HeadTail,
+    file: &HeadTailSource,
     header: &SparseHeader,
     warnings: &Warnings,
 ) -> Result<Option<(Descriptor, ExtentLine)>> {
@@ -432,7 +428,7 @@ pub(crate) fn sparse_part(
 pub(crate) fn esx_part(
     index: FileIndex,
     source: &Arc<dyn Source>,
-    file: &HeadTail,
+    file: &HeadTailSource,
     extent: EsxExtent,
     guest: GuestRange,
     shared: &Shared,
@@ -447,7 +443,7 @@ pub(crate) fn esx_part(
 ///
 /// # Errors
 /// `malformed`, `truncated`, `unsupported_feature`; the `source_*` codes.
-pub(crate) async fn open_se(file: &HeadTail) -> Result<EsxExtent> {
+pub(crate) async fn open_se(file: &HeadTailSource) -> Result<EsxExtent> {
     let (mut extent, volatile) = parse_se(file.head())?;
     let range = StoredRange::new(StoredOffset::new(volatile), SECTOR)
         .filter(|range| range.end().get() <= file.len())
@@ -472,13 +468,11 @@ fn open_cowd(opening: &Opening) -> Result<Disk> {
         "a COWD extent without its descriptor: only its own header says that it is not a difference to another disk",
     ));
     let size = extent.capacity.bytes().unwrap_or_default();
-    let geometry = Geometry {
-        format: Format::Vmdk.name(),
-        variant: "vmfsSparse".to_owned(),
-        virtual_bytes: size,
-        cluster_bytes: Some(extent.layout.grain_bytes),
-        ..Geometry::default()
-    };
+    let geometry = ImageInfo::default()
+        .format(Format::Vmdk.name())
+        .variant("vmfsSparse".to_owned())
+        .virtual_bytes(size)
+        .cluster_bytes(Some(extent.layout.grain_bytes));
     let refusals = if extent.child { vec![cowd_child()] } else { Vec::new() };
     let source: Arc<dyn Source> = Arc::clone(file) as _;
     let shared = Shared { warnings, ..Shared::default() };

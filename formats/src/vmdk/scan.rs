@@ -11,12 +11,11 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::disk::BATCH_EXTENTS;
-use diskferry_core::error::{Error, Result};
-use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Extents, Stored};
-use diskferry_core::scan::is_zero;
-use diskferry_core::source::Source;
+use diskferry_core::internal::is_zero;
+use diskferry_core::{
+    BATCH_EXTENTS, Codec, Coded, Error, Extent, ExtentKind, Extents, FileIndex, GuestOffset, GuestRange,
+    Result, Source, Stored, StoredOffset, StoredRange,
+};
 use futures_util::lock::Mutex;
 use futures_util::stream::{FuturesOrdered, TryStreamExt};
 
@@ -292,7 +291,7 @@ impl ScanMap {
 struct Reader<'a> {
     source: &'a dyn Source,
     next: u64,
-    waiting: FuturesOrdered<diskferry_core::source::BoxFuture<'a, Result<Bytes>>>,
+    waiting: FuturesOrdered<diskferry_core::BoxFuture<'a, Result<Bytes>>>,
     block: Bytes,
     block_at: u64,
 }

@@ -6,11 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset};
-use diskferry_core::disk::{Disk, Geometry};
-use diskferry_core::error::{Error, ErrorKind, Refusal, Result};
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{SiblingName, Source, read_up_to};
+use diskferry_core::internal::read_up_to;
+use diskferry_core::{
+    Disk, Error, ErrorKind, FileIndex, GuestOffset, GuestRange, HeadTailSource, ImageInfo, Refusal, Result,
+    SiblingName, Source, StoredOffset,
+};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::descriptor::{Descriptor, ExtentLine, ExtentType, Kind, LONGEST, Place};
@@ -42,14 +42,12 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     let descriptor = Descriptor::parse(&text, 0, Place::Detached)?;
     let places = places(&descriptor)?;
     let virtual_bytes = places.last().map_or(0, |guest| guest.end().get());
-    let mut geometry = Geometry {
-        format: Format::Vmdk.name(),
-        variant: descriptor.create_type.clone(),
-        virtual_bytes,
-        cluster_bytes: None,
-        features: vec![format!("extents: {}", descriptor.extents.len())],
-        ..Geometry::default()
-    };
+    let mut geometry = ImageInfo::default()
+        .format(Format::Vmdk.name())
+        .variant(descriptor.create_type.clone())
+        .virtual_bytes(virtual_bytes)
+        .cluster_bytes(None)
+        .features(vec![format!("extents: {}", descriptor.extents.len())]);
     let shared = Shared::default();
     let mut files: Vec<Arc<dyn Source>> = vec![Arc::clone(&opening.file) as _];
     let mut refused = refusals(&descriptor, &descriptor.extents);
@@ -204,7 +202,7 @@ fn wanted(lines: &[ExtentLine], names: &[Option<SiblingName>]) -> Result<(Vec<Op
 struct Sibling {
     source: Arc<dyn Source>,
     /// Its head and tail, where it is read by its header.
-    head: Option<Arc<HeadTail>>,
+    head: Option<Arc<HeadTailSource>>,
 }
 
 /// Opens one file of the set. With `keep_head`, what lies in its head and tail is not read again.
@@ -213,7 +211,7 @@ async fn open_sibling(opening: &Opening, wanted: Wanted, keep_head: bool) -> Res
     if wanted.flat {
         return Ok(Sibling { source, head: None });
     }
-    let head = HeadTail::open(Arc::clone(&source)).await;
+    let head = HeadTailSource::open(Arc::clone(&source)).await;
     let head = Arc::new(head.map_err(|error| in_file(wanted.name.as_str(), error))?);
     let source = if keep_head { Arc::clone(&head) as _ } else { source };
     Ok(Sibling { source, head: Some(head) })
@@ -221,16 +219,7 @@ async fn open_sibling(opening: &Opening, wanted: Wanted, keep_head: bool) -> Res
 
 /// An error of a file of the set, with its name.
 fn in_file(name: &str, error: Error) -> Error {
-    let named = Error::new(error.kind(), format!("{name}: {}", error.message())).retry(error.is_retryable());
-    let named = match error.offset() {
-        Some(offset) => named.at(offset),
-        None => named,
-    };
-    let named = match error.hint_text() {
-        Some(hint) => named.hint(hint.to_owned()),
-        None => named,
-    };
-    named.caused_by(error)
+    error.context(name)
 }
 
 struct OpenedPart {
@@ -246,7 +235,7 @@ async fn part(
     guest: GuestRange,
     index: FileIndex,
     source: &Arc<dyn Source>,
-    head: Option<&HeadTail>,
+    head: Option<&HeadTailSource>,
     shared: &Shared,
 ) -> Result<OpenedPart> {
     let Some(file) = head else {

@@ -9,12 +9,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::disk::{BATCH_EXTENTS, Warnings};
-use diskferry_core::error::{Error, Result};
-use diskferry_core::extent::{Codec, Coded, Extent, ExtentKind, Extents, Stored};
-use diskferry_core::scan::is_zero;
-use diskferry_core::source::Source;
+use diskferry_core::internal::is_zero;
+use diskferry_core::{
+    BATCH_EXTENTS, Codec, Coded, Error, Extent, ExtentKind, Extents, FileIndex, GuestOffset, GuestRange,
+    Result, Source, Stored, StoredOffset, StoredRange, Warnings,
+};
 use futures_util::lock::Mutex;
 
 use super::directory::{Directory, Grain, Layout, Page, TableAt, check_marker, in_entry};

@@ -9,13 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::address::{GuestOffset, GuestRange, StoredRange};
-use diskferry_core::digest::sha256;
-use diskferry_core::disk::{Geometry, Warnings};
-use diskferry_core::error::{Error, ErrorKind, Result, Warning};
-use diskferry_core::extent::{Codec, MAX_UNIT_BYTES};
-use diskferry_core::source::BoxFuture;
-use diskferry_core::stream::{ImageStream, Piece};
+use diskferry_core::internal::sha256;
+use diskferry_core::{
+    BoxFuture, Codec, Error, ErrorKind, GuestOffset, GuestRange, ImageInfo, ImageStream, MAX_UNIT_BYTES,
+    Piece, Result, StoredRange, Warning, Warnings,
+};
 
 use super::evidence::{Evidence, MOST_TABLES};
 use super::footer;
@@ -88,14 +86,13 @@ pub(crate) async fn open_stream(feed: Feed) -> Result<Box<dyn ImageStream>> {
     let evidence = Evidence::new(&header, size);
     let mut front = FrontTables::all(&header, size)?;
     pass_front(&mut feed, &header, evidence.weights(), &mut front).await?;
-    let geometry = Geometry {
-        format: Format::Vmdk.name(),
-        variant,
-        virtual_bytes: size,
-        cluster_bytes: Some(header.grain_bytes()),
-        features: features(&header),
-        fingerprint,
-    };
+    let geometry = ImageInfo::default()
+        .format(Format::Vmdk.name())
+        .variant(variant)
+        .virtual_bytes(size)
+        .cluster_bytes(Some(header.grain_bytes()))
+        .features(features(&header))
+        .fingerprint(fingerprint);
     let codec = Arc::new(GrainCodec {
         base: 0,
         grain_bytes: header.grain_bytes(),
@@ -319,7 +316,7 @@ impl Seen {
 struct VmdkStream {
     feed: Watched,
     header: SparseHeader,
-    geometry: Geometry,
+    geometry: ImageInfo,
     warnings: Warnings,
     codec: Arc<dyn Codec>,
     seen: Seen,
@@ -523,7 +520,7 @@ impl VmdkStream {
 }
 
 impl ImageStream for VmdkStream {
-    fn geometry(&self) -> &Geometry {
+    fn info(&self) -> &ImageInfo {
         &self.geometry
     }
 

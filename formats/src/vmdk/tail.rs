@@ -16,12 +16,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use bytes::Bytes;
-use diskferry_core::address::{StoredOffset, StoredRange};
-use diskferry_core::disk::Warnings;
-use diskferry_core::error::{Error, Result};
-use diskferry_core::scan::is_zero;
-use diskferry_core::source::Source;
-use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::internal::is_zero;
+use diskferry_core::{Error, HeadTail, Result, Source, StoredOffset, StoredRange, Warnings};
 use futures_util::lock::Mutex;
 
 use super::directory::{Directory, Grain, TableAt};

@@ -15,9 +15,7 @@ mod front;
 mod plain;
 mod stream;
 
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::sink::WriteOrder;
-use diskferry_core::target::Layout;
+use diskferry_core::{Error, ErrorKind, Layout, Result, WriteOrder};
 
 use self::disk::{ContentId, DiskOptions};
 use self::encode::GrainEncoder;

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Error, GuestOffset, GuestRange, Result};
 use diskferry_corpus::slow;
 use diskferry_formats::{Declared, Format};
 
@@ -110,7 +109,7 @@ fn good_images_of_every_kind_read_as_the_slow_reader_reads_them() {
         let image = Bytes::from(seed.bytes.clone());
         assert_eq!(judge(seed.format, &image), Outcome::Same, "{}", seed.name);
         let detected = open_bytes(image, Declared::Unknown).unwrap();
-        assert_eq!(detected.geometry().format, seed.format.name(), "{}", seed.name);
+        assert_eq!(detected.info().format, seed.format.name(), "{}", seed.name);
     }
 }
 

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use diskferry_core::address::GuestRange;
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Error, GuestRange, Result};
 use diskferry_corpus::oracle::{capture, qemu_format};
 use diskferry_corpus::slow;
 use diskferry_formats::Format;

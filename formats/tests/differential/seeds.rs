@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use diskferry_core::sink::WriteOrder;
+use diskferry_core::WriteOrder;
 use diskferry_corpus::oracle;
 use diskferry_formats::Format;
 

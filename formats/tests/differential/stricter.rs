@@ -1,6 +1,6 @@
 //! Why ours refuses what the slow reader reads: by what the message says.
 
-use diskferry_core::error::{Error, ErrorKind};
+use diskferry_core::{Error, ErrorKind};
 use diskferry_formats::Format;
 
 const ANY: &[Format] = &Format::ALL;

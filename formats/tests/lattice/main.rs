@@ -12,8 +12,7 @@ mod partition;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use diskferry_core::error::Result;
-use diskferry_core::source::Source;
+use diskferry_core::{Result, Source};
 use diskferry_corpus::lattice::{Case, Outcome, bases, cases};
 use diskferry_formats::{Declared, Format};
 use support::files::Files;

@@ -63,10 +63,10 @@ fn undeclared_no_named_image_is_taken_for_something_else() {
         });
         match disk {
             Ok(disk) => {
-                let harmless = image.code.is_none() && disk.geometry().format == image.format;
+                let harmless = image.code.is_none() && disk.info().format == image.format;
                 // Who says nothing gets what the first bytes say.
-                let guest = image.format == "raw" && disk.geometry().format == "qcow2";
-                assert!(harmless || guest, "{}: {}", image.name, disk.geometry().format);
+                let guest = image.format == "raw" && disk.info().format == "qcow2";
+                assert!(harmless || guest, "{}: {}", image.name, disk.info().format);
             }
             Err(error) => assert!([3, 4].contains(&error.kind().exit_code()), "{}: {error:?}", image.name),
         }

@@ -1,10 +1,7 @@
 //! Streams in one pass, from front to back: what their tables say is not known then, and what they say is not needed.
 
 use bytes::Bytes;
-use diskferry_core::error::Result;
-use diskferry_core::extent::Tally;
-use diskferry_core::source::BoxFuture;
-use diskferry_core::stream::ByteStream;
+use diskferry_core::{BoxFuture, ByteStream, Result, Tally};
 use diskferry_corpus::lattice::{bases, cases};
 use diskferry_formats::{Declared, Format, open_stream};
 
@@ -28,7 +25,7 @@ fn one_pass(bytes: Vec<u8>) -> Result<Vec<u8>> {
     block_on(async {
         let bytes = Box::new(Whole(bytes.into()));
         let mut stream = open_stream(bytes, Declared::Format(Format::Vmdk)).await?;
-        let len = stream.geometry().virtual_bytes;
+        let len = stream.info().virtual_bytes;
         assert!(len <= crate::MOST_DISK, "a disk of {len} bytes");
         let mut out = vec![0; len as usize];
         while let Some(piece) = stream.next().await? {

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use diskferry_core::error::ErrorKind;
+use diskferry_core::ErrorKind;
 use diskferry_formats::codec;
 use flate2::{Compress, Compression, FlushCompress};
 
@@ -128,7 +128,7 @@ fn an_object_may_end_with_the_last_byte_that_decoding_needs() {
     let truth = pattern(3 * CLUSTER, 11);
     let raw = images.raw("raw", &truth);
     for (compression, decode) in [
-        ("zlib", codec::inflate_raw as fn(&[u8], &mut [u8]) -> diskferry_core::error::Result<usize>),
+        ("zlib", codec::inflate_raw as fn(&[u8], &mut [u8]) -> diskferry_core::Result<usize>),
         ("zstd", codec::unzstd),
     ] {
         let path = images.path("image");

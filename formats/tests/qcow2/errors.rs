@@ -1,10 +1,7 @@
 //! Every error of the reader: one patched image each, with the kind and the place that must be said.
 
-use diskferry_core::address::GuestRange;
-use diskferry_core::error::{Error, ErrorKind};
-use diskferry_core::source::Source;
-use diskferry_core::source::memory::MemorySource;
-use diskferry_core::source::wrap::Failing;
+use diskferry_core::internal::Failing;
+use diskferry_core::{Error, ErrorKind, GuestRange, MemorySource, Source};
 
 use crate::images::*;
 

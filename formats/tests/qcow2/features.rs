@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::address::{GuestRange, StoredRange};
-use diskferry_core::error::{ErrorKind, Result};
-use diskferry_core::extent::ExtentKind;
-use diskferry_core::source::memory::MemorySource;
-use diskferry_core::source::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic};
+use diskferry_core::{
+    BoxFuture, Capabilities, ErrorKind, ExtentKind, GuestRange, Identity, MemorySource, Result, Segment,
+    Source, StoredRange, Traffic,
+};
 
 use crate::images::*;
 
-fn kinds(disk: &diskferry_core::disk::Disk) -> Vec<(u64, u64, &'static str)> {
+fn kinds(disk: &diskferry_core::Disk) -> Vec<(u64, u64, &'static str)> {
     let name = |kind: &ExtentKind| match kind {
         ExtentKind::Data(_) => "data",
         ExtentKind::Sparse(_) => "sparse",
@@ -116,7 +115,7 @@ fn the_active_disk_is_read_and_snapshots_are_reported() {
     let message = &disk.warnings().list()[0].message;
     assert!(message.contains("2 internal snapshots") && message.contains("\"before\""), "{message}");
     assert!(!message.contains('\u{1b}'), "{message}");
-    assert!(disk.geometry().features.contains(&"snapshots: 2".to_owned()));
+    assert!(disk.info().features.contains(&"snapshots: 2".to_owned()));
 
     // The saved state of a machine: the size in the first entry's extra data.
     let mut bytes = std::fs::read(&image).unwrap();
@@ -134,7 +133,7 @@ fn reference_counts_of_every_width_are_no_matter() {
         let image = images.create("image", "2M", &what);
         qemu_io(&image, &["write -P 5 100K 700K"]);
         let disk = assert_reads_as_qemu(&images, &image, &what);
-        assert!(disk.geometry().features.contains(&format!("refcount_bits: {bits}")));
+        assert!(disk.info().features.contains(&format!("refcount_bits: {bits}")));
     }
 }
 
@@ -151,7 +150,7 @@ fn dirty_corrupt_and_lazy_are_read_and_said() {
         bytes[79] |= bits;
         let disk = open_bytes(bytes).unwrap();
         assert_eq!(warnings(&disk), said);
-        assert!(disk.geometry().features.contains(&"lazy_refcounts".to_owned()));
+        assert!(disk.info().features.contains(&"lazy_refcounts".to_owned()));
         assert_same(&read_all(&disk), &truth, "flags");
     }
 }
@@ -165,7 +164,7 @@ fn bitmaps_are_reported() {
     qemu_io(&image, &["write -P 5 100K 700K"]);
     let disk = assert_reads_as_qemu(&images, &image, "bitmaps");
     assert_eq!(warnings(&disk), ["bitmaps_not_converted"]);
-    assert!(disk.geometry().features.contains(&"bitmaps: 2".to_owned()));
+    assert!(disk.info().features.contains(&"bitmaps: 2".to_owned()));
 }
 
 #[track_caller]

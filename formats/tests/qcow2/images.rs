@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use diskferry_core::disk::Disk;
-use diskferry_core::error::Result;
-use diskferry_core::source::Source;
+use diskferry_core::{Disk, Result, Source};
 use diskferry_corpus::oracle;
 use diskferry_formats::{Declared, Format};
 use tempfile::TempDir;

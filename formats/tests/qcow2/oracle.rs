@@ -1,6 +1,6 @@
 //! Images made by qemu-img and qemu-io read as qemu-img reads them.
 
-use diskferry_core::extent::ExtentKind;
+use diskferry_core::ExtentKind;
 
 use crate::images::*;
 
@@ -30,8 +30,8 @@ fn every_cluster_size_and_version_reads_as_qemu_reads_it() {
             let image = images.create("image", &size.to_string(), &what);
             write(&image, &scatter(size));
             let disk = assert_reads_as_qemu(&images, &image, &what);
-            assert_eq!(disk.geometry().variant, if compat == "0.10" { "v2" } else { "v3" });
-            assert_eq!(disk.geometry().cluster_bytes, Some(1 << bits));
+            assert_eq!(disk.info().variant, if compat == "0.10" { "v2" } else { "v3" });
+            assert_eq!(disk.info().cluster_bytes, Some(1 << bits));
             assert_eq!(disk.virtual_bytes(), size);
             std::fs::remove_file(image).unwrap();
         }
@@ -56,7 +56,7 @@ fn extended_l2_reads_as_qemu_reads_it() {
             ],
         );
         let disk = assert_reads_as_qemu(&images, &image, &what);
-        assert!(disk.geometry().features.iter().any(|feature| feature == "extended_l2"));
+        assert!(disk.info().features.iter().any(|feature| feature == "extended_l2"));
         assert!(
             extents(&disk).unwrap().iter().any(
                 |extent| extent.guest.start().get() == 9 * sub && matches!(extent.kind, ExtentKind::Zero)
@@ -92,7 +92,7 @@ fn compressed_clusters_read_as_qemu_reads_them() {
             assert_same(&read_all(&disk), &bytes, &what);
             assert_same(&read(&disk, 100_001).unwrap().0, &bytes, &what);
             let feature = format!("compression: {compression}");
-            assert!(disk.geometry().features.contains(&feature));
+            assert!(disk.info().features.contains(&feature));
             assert!(
                 extents(&disk).unwrap().iter().any(|extent| matches!(extent.kind, ExtentKind::Coded(_))),
                 "{what}"

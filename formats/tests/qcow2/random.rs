@@ -139,7 +139,7 @@ fn random_damage_gives_an_answer_or_a_typed_error_soon() {
                 }
                 let read = open_bytes(bytes).and_then(|disk| {
                     let window = disk.virtual_bytes().min(4 << 20);
-                    block_on(disk.read(diskferry_core::address::GuestRange::first(window)))
+                    block_on(disk.read(diskferry_core::GuestRange::first(window)))
                 });
                 if let Err(error) = read {
                     prop_assert!([3, 4].contains(&error.kind().exit_code()), "{error:?}");

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use diskferry_core::address::{GuestOffset, GuestRange, StoredRange};
-use diskferry_core::disk::{BATCH_EXTENTS, Disk};
-use diskferry_core::extent::{Extent, ExtentKind};
-use diskferry_core::source::Source;
-use diskferry_core::source::memory::MemorySource;
-use diskferry_core::source::wrap::Recording;
+use diskferry_core::internal::Recording;
+use diskferry_core::{
+    BATCH_EXTENTS, Disk, Extent, ExtentKind, GuestOffset, GuestRange, MemorySource, Source, StoredRange,
+};
 
 use crate::images::*;
 

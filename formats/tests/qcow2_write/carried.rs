@@ -1,8 +1,6 @@
 //! Streams that the source has already: carried over, or compressed anew where that is asked for.
 
-use diskferry_core::disk::Disk;
-use diskferry_core::extent::{Compression, ExtentKind, Tally};
-use diskferry_core::sink::WriteOrder::Any;
+use diskferry_core::{Compression, Disk, ExtentKind, Tally, WriteOrder::Any};
 use diskferry_corpus::oracle;
 use diskferry_formats::Format;
 

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::disk::{BlockMap, Disk, Geometry, Warnings};
-use diskferry_core::error::Result;
-use diskferry_core::extent::{Extent, ExtentKind, Extents, Stored};
-use diskferry_core::source::memory::MemorySource;
-use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::{
+    BlockMap, BoxFuture, Disk, Extent, ExtentKind, Extents, FileIndex, GuestOffset, GuestRange, ImageInfo,
+    MemorySource, Result, Source, Stored, StoredOffset, StoredRange, Warnings,
+};
 
 /// A disk whose map says where its pieces are.
 pub(crate) fn sparse(virtual_bytes: u64, pieces: &[(u64, Vec<u8>)]) -> Disk {
@@ -24,7 +22,7 @@ pub(crate) fn sparse(virtual_bytes: u64, pieces: &[(u64, Vec<u8>)]) -> Disk {
         at = guest.end();
     }
     extents.push(Extent::new(GuestRange::between(at, GuestOffset::new(virtual_bytes)), ExtentKind::Hole));
-    let geometry = Geometry { format: "test", virtual_bytes, ..Geometry::default() };
+    let geometry = ImageInfo::default().format("test").virtual_bytes(virtual_bytes);
     let source: Arc<dyn Source> = Arc::new(MemorySource::new("pieces", stored));
     Disk::new(geometry, vec![source], Box::new(List(extents.into_vec())), Warnings::new(), Vec::new())
 }

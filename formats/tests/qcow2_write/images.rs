@@ -1,7 +1,7 @@
 //! Images of every kind, as qemu-img sees them.
 
+use diskferry_core::WriteOrder::{self, Any, Ascending, Sequential};
 use diskferry_core::conformance::digest_of;
-use diskferry_core::sink::WriteOrder::{self, Any, Ascending, Sequential};
 use diskferry_corpus::oracle;
 use diskferry_formats::Format;
 
@@ -137,7 +137,7 @@ fn huge_disks_with_next_to_nothing_on_them_are_small_and_clean() {
             assert!(image.len() < 2 << 20, "{} bytes", image.len());
             let disk = open_as(Format::Qcow2, image.clone()).unwrap();
             let back = crate::digest(disk);
-            assert_eq!((back, report.geometry.virtual_bytes), (report.digest, size));
+            assert_eq!((back, report.image.virtual_bytes), (report.digest, size));
             std::fs::write(&path, &image).unwrap();
             judge(&path, size);
         }

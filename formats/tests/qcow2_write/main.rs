@@ -13,13 +13,9 @@ mod sizes;
 use std::path::Path;
 use std::sync::Arc;
 
-use diskferry_core::conformance::StrictSink;
-use diskferry_core::conversion::{Conversion, Report};
-use diskferry_core::disk::Disk;
-use diskferry_core::error::Result;
-use diskferry_core::limits::{ImageLimit, Limits};
-use diskferry_core::sink::WriteOrder;
-use diskferry_core::target::{Layout, Target};
+use diskferry_core::{
+    Conversion, Disk, ImageLimit, Layout, Limits, Report, Result, Target, WriteOrder, conformance::StrictSink,
+};
 use diskferry_formats::{Format, TargetOptions, layout};
 
 /// The layout of these options.
@@ -36,7 +32,7 @@ fn convert(
 ) -> Result<(Vec<u8>, Report)> {
     let sink = StrictSink::new(order);
     let target = Target { layout: made(options, order)?, sink: Box::new(sink.clone()) };
-    let limits = Limits { capacity: None, image: ImageLimit::None };
+    let limits = Limits::default().image(ImageLimit::None);
     let report =
         support::block_on(Conversion::new(disk.into(), target).limits(limits).stall_timeout(None).run())?;
     Ok((sink.published().0, report))
@@ -50,7 +46,7 @@ fn judge(path: &Path, virtual_bytes: u64) {
 }
 
 /// The digest of what is on a disk.
-fn digest(disk: Disk) -> Option<diskferry_core::digest::Digest> {
-    let limits = Limits { capacity: None, image: ImageLimit::None };
+fn digest(disk: Disk) -> Option<diskferry_core::Digest> {
+    let limits = Limits::default().image(ImageLimit::None);
     support::block_on(Conversion::reading(disk).limits(limits).stall_timeout(None).run()).unwrap().digest
 }

@@ -1,6 +1,6 @@
 //! Random disks, written in random ways.
 
-use diskferry_core::sink::WriteOrder::{Any, Ascending, Sequential};
+use diskferry_core::{WriteOrder::Any, WriteOrder::Ascending, WriteOrder::Sequential};
 use diskferry_corpus::oracle;
 use diskferry_formats::Format;
 use proptest::prelude::*;

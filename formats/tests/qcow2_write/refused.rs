@@ -1,8 +1,8 @@
 //! What is refused before a byte is read, and what is remarked.
 
-use diskferry_core::error::ErrorKind;
-use diskferry_core::sink::WriteOrder::{Any, Ascending, Sequential};
-use diskferry_core::target::Facts;
+use diskferry_core::{
+    ErrorKind, LayoutFacts, WriteOrder::Any, WriteOrder::Ascending, WriteOrder::Sequential,
+};
 
 use crate::disks::flat;
 use crate::support::{failure, noise};
@@ -55,8 +55,8 @@ fn disks_that_the_clusters_are_too_small_for_are_refused_by_their_size() {
             assert_eq!(error.kind(), ErrorKind::DestinationUnsuitable);
             assert!(error.message().contains(&(most + 1).to_string()), "{error:?}");
             assert!(error.hint_text().unwrap_or_default().contains(enough), "{error:?}");
-            let facts = Facts { virtual_bytes: Some(most + 1), ..Facts::default() };
-            failure(layout.output(&facts));
+            let facts = LayoutFacts::default().virtual_bytes(Some(most + 1));
+            failure(layout.output_size(&facts));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! How long images become, beside those that qemu-img makes of the same disk.
 
-use diskferry_core::sink::WriteOrder::Any;
+use diskferry_core::WriteOrder::Any;
 use diskferry_corpus::oracle;
 
 use crate::convert;

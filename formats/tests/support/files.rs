@@ -3,12 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use diskferry_core::address::StoredRange;
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::source::memory::MemorySource;
-use diskferry_core::source::wrap::Recording;
-use diskferry_core::source::{BoxFuture, Gate, SiblingName, Source};
+use diskferry_core::internal::Recording;
+use diskferry_core::{
+    BoxFuture, Disk, Error, ErrorKind, Gate, MemorySource, Result, SiblingName, Source, StoredRange,
+};
 use diskferry_formats::{Declared, Format, open_with};
 
 use super::block_on;

@@ -2,18 +2,11 @@
 
 use std::sync::Arc;
 
-use diskferry_core::address::{FileIndex, GuestOffset, GuestRange, StoredOffset, StoredRange};
-use diskferry_core::budget::Budget;
-use diskferry_core::conformance::StrictSink;
-use diskferry_core::conversion::{Conversion, Input, Report, Resources};
-use diskferry_core::disk::{BlockMap, Disk, Geometry, Warnings};
-use diskferry_core::error::Result;
-use diskferry_core::extent::{Extent, ExtentKind, Extents, Stored};
-use diskferry_core::limits::{ImageLimit, Limits};
-use diskferry_core::pool::CpuPool;
-use diskferry_core::sink::{Sink, WriteOrder};
-use diskferry_core::source::{BoxFuture, Source};
-use diskferry_core::target::Target;
+use diskferry_core::{
+    BlockMap, BoxFuture, Budget, Conversion, CpuPool, Disk, Extent, ExtentKind, Extents, FileIndex,
+    GuestOffset, GuestRange, ImageInfo, ImageLimit, Input, Limits, Report, Resources, Result, Sink, Source,
+    Stored, StoredOffset, StoredRange, Target, Warnings, WriteOrder, conformance::StrictSink,
+};
 use diskferry_formats::{Format, TargetOptions, layout};
 
 use super::sparse::Sparse;
@@ -23,8 +16,7 @@ use super::sparse::Sparse;
 pub(crate) fn made(len: u64, pieces: impl IntoIterator<Item = (u64, Vec<u8>)>) -> (Disk, Arc<Sparse>) {
     let source = Arc::new(Sparse::new(len, pieces));
     let map = Pieces(source.pieces.iter().map(|(at, bytes)| (*at, bytes.len() as u64)).collect());
-    let geometry =
-        Geometry { format: "test", virtual_bytes: len, fingerprint: [3; 32], ..Geometry::default() };
+    let geometry = ImageInfo::default().format("test").virtual_bytes(len).fingerprint([3; 32]);
     let files: Vec<Arc<dyn Source>> = vec![Arc::clone(&source) as _];
     (Disk::new(geometry, files, Box::new(map), Warnings::new(), Vec::new()), source)
 }
@@ -86,12 +78,9 @@ pub(crate) fn write_to(
     sink: Box<dyn Sink>,
 ) -> Result<Report> {
     let layout = layout(format, &options(given), sink.capabilities().order)?;
-    let resources = Resources {
-        budget: Some(Budget::new(64 << 20)),
-        pool: Some(Arc::new(CpuPool::new(2)?)),
-        connections: None,
-    };
-    let limits = Limits { capacity: None, image: ImageLimit::None };
+    let resources =
+        Resources::default().budget(Some(Budget::new(64 << 20))).pool(Some(Arc::new(CpuPool::new(2)?)));
+    let limits = Limits::default().image(ImageLimit::None);
     run(Conversion::new(input, Target { layout, sink }).limits(limits).resources(resources).run())
 }
 

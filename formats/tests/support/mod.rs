@@ -16,12 +16,10 @@ pub(crate) mod vmdk;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, Result};
-use diskferry_core::extent::{Extent, ExtentKind, MAX_UNIT_BYTES, Tally};
-use diskferry_core::source::Source;
-use diskferry_core::source::memory::MemorySource;
+use diskferry_core::{
+    Disk, Error, Extent, ExtentKind, GuestOffset, GuestRange, MAX_UNIT_BYTES, MemorySource, Result, Source,
+    Tally,
+};
 use diskferry_formats::{Declared, Format, open};
 
 pub(crate) const SECTOR: usize = 512;

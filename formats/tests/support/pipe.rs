@@ -3,10 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use diskferry_core::error::Result;
-use diskferry_core::extent::Tally;
-use diskferry_core::source::BoxFuture;
-use diskferry_core::stream::ByteStream;
+use diskferry_core::{BoxFuture, ByteStream, Result, Tally};
 use diskferry_formats::{Declared, open_stream};
 
 use super::block_on;
@@ -40,7 +37,7 @@ pub(crate) fn one_pass_warned(
 ) -> Result<(Vec<u8>, Vec<&'static str>)> {
     block_on(async {
         let mut stream = open_stream(in_pieces(bytes, piece), declared).await?;
-        let mut out = vec![0; stream.geometry().virtual_bytes as usize];
+        let mut out = vec![0; stream.info().virtual_bytes as usize];
         while let Some(piece) = stream.next().await? {
             assert!(piece.bytes.len() <= 1 << 20);
             let (start, end) = (piece.guest.start().get() as usize, piece.guest.end().get() as usize);

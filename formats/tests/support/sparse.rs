@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use diskferry_core::address::{StoredOffset, StoredRange};
-use diskferry_core::error::Result;
-use diskferry_core::source::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic, check_range};
+use diskferry_core::internal::check_range;
+use diskferry_core::{
+    BoxFuture, Capabilities, Identity, Result, Segment, Source, StoredOffset, StoredRange, Traffic,
+};
 
 /// An object of any length that is zero but for some pieces: images too large to build.
 #[derive(Debug)]
@@ -40,15 +41,14 @@ impl Source for Sparse {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { request_bytes: 8 << 20, gap_bytes: 0, in_flight: 4, remote: true }
+        Capabilities::default().request_bytes(8 << 20).gap_bytes(0).in_flight(4).remote(true)
     }
 
     fn traffic(&self) -> Traffic {
-        Traffic {
-            requests: self.requests.load(Ordering::Relaxed),
-            bytes: self.fetched.load(Ordering::Relaxed),
-            retries: 0,
-        }
+        Traffic::default()
+            .requests(self.requests.load(Ordering::Relaxed))
+            .bytes(self.fetched.load(Ordering::Relaxed))
+            .retries(0)
     }
 
     fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {

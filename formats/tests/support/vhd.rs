@@ -1,8 +1,7 @@
 //! Builds VHDs of any kind by hand, as the specification draws them.
 
 use bytes::Bytes;
-use diskferry_core::disk::Disk;
-use diskferry_core::error::Error;
+use diskferry_core::{Disk, Error};
 use diskferry_formats::{Declared, Format};
 
 use super::{SECTOR, error_as, open_as, open_bytes};
@@ -11,7 +10,7 @@ use super::{SECTOR, error_as, open_as, open_bytes};
 pub(crate) fn open_vhd(bytes: impl Into<Bytes>) -> Disk {
     let bytes = bytes.into();
     let undeclared = open_bytes(bytes.clone(), Declared::Unknown).unwrap();
-    assert_eq!(undeclared.geometry().format, "vhd");
+    assert_eq!(undeclared.info().format, "vhd");
     open_as(Format::Vhd, bytes).unwrap()
 }
 

@@ -2,8 +2,7 @@
 
 use std::io::Write;
 
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Disk, Error, Result};
 use diskferry_formats::Format;
 use flate2::Compression;
 use flate2::write::ZlibEncoder;

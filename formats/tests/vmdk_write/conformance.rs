@@ -1,7 +1,8 @@
 //! The suite of all layouts.
 
-use diskferry_core::conformance::check_layout;
-use diskferry_core::sink::WriteOrder::{Any, Ascending, Sequential};
+use diskferry_core::{
+    WriteOrder::Any, WriteOrder::Ascending, WriteOrder::Sequential, conformance::check_layout,
+};
 use diskferry_formats::{Format, layout};
 
 use crate::made::{STREAM, options};

@@ -1,10 +1,6 @@
 //! Disks that are large and nearly empty.
 
-use diskferry_core::conversion::Conversion;
-use diskferry_core::limits::{ImageLimit, Limits};
-use diskferry_core::sink::file::{FileSink, FileSinkOptions};
-use diskferry_core::source::file::FileSource;
-use diskferry_core::target::Target;
+use diskferry_core::{Conversion, FileSink, FileSinkOptions, FileSource, ImageLimit, Limits, Target};
 use diskferry_corpus::oracle::qemu_virtual_bytes;
 use diskferry_formats::{Declared, Format, layout, open};
 
@@ -28,13 +24,13 @@ fn three_tebibytes_with_data_at_the_ends_are_written_and_read() {
             let file = std::sync::Arc::new(FileSource::open(&source).await.unwrap());
             let disk = open(file, Declared::Format(Format::Qcow2)).await.unwrap();
             let sink = FileSink::create(&path, how).await.unwrap();
-            let order = diskferry_core::sink::Sink::capabilities(&sink).order;
+            let order = diskferry_core::Sink::capabilities(&sink).order;
             let layout = layout(Format::Vmdk, &options(kind), order).unwrap();
             let target = Target { layout, sink: Box::new(sink) };
-            let limits = Limits { image: ImageLimit::None, ..Limits::default() };
+            let limits = Limits::default().image(ImageLimit::None);
             Conversion::new(disk, target).limits(limits).stall_timeout(None).run().await.unwrap()
         });
-        assert!(report.movement.bytes_written < 2 << 20, "{}", report.movement.bytes_written);
+        assert!(report.stats.bytes_written < 2 << 20, "{}", report.stats.bytes_written);
         assert_eq!(qemu_virtual_bytes(&path, "vmdk"), size);
         let reads = [
             "read -P 0 0 4k",
@@ -48,7 +44,7 @@ fn three_tebibytes_with_data_at_the_ends_are_written_and_read() {
         let back = block_on(async {
             let file = std::sync::Arc::new(FileSource::open(&path).await.unwrap());
             let disk = open(file, Declared::Format(Format::Vmdk)).await.unwrap();
-            let limits = Limits { image: ImageLimit::None, ..Limits::default() };
+            let limits = Limits::default().image(ImageLimit::None);
             Conversion::reading(disk).limits(limits).stall_timeout(None).run().await.unwrap()
         });
         assert_eq!(back.digest, report.digest);

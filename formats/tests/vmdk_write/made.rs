@@ -2,13 +2,10 @@
 
 use std::sync::Arc;
 
-use diskferry_core::conformance::StrictSink;
-use diskferry_core::conversion::{Conversion, Input, Report};
-use diskferry_core::disk::Disk;
-use diskferry_core::error::Result;
-use diskferry_core::sink::{Expected, WriteOrder};
-use diskferry_core::source::memory::MemorySource;
-use diskferry_core::target::Target;
+use diskferry_core::{
+    Conversion, Disk, Input, MemorySource, Report, Result, SinkHint, Target, WriteOrder,
+    conformance::StrictSink,
+};
 use diskferry_formats::{Format, TargetOptions, layout};
 
 use crate::support::{block_on, open_source};
@@ -36,7 +33,7 @@ pub(crate) fn try_write(
     input: impl Into<Input>,
     given: &[(&str, &str)],
     order: WriteOrder,
-) -> Result<(Vec<u8>, Report, Expected)> {
+) -> Result<(Vec<u8>, Report, SinkHint)> {
     let sink = StrictSink::new(order);
     let target =
         Target { layout: layout(Format::Vmdk, &options(given), order)?, sink: Box::new(sink.clone()) };

@@ -3,11 +3,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use diskferry_core::conversion::{Conversion, Input};
-use diskferry_core::error::Result;
-use diskferry_core::sink::WriteOrder;
-use diskferry_core::source::BoxFuture;
-use diskferry_core::stream::{ByteStream, ImageStream};
+use diskferry_core::{BoxFuture, ByteStream, Conversion, ImageStream, Input, Result, WriteOrder};
 use diskferry_corpus::oracle::{qemu_check, qemu_virtual_bytes, yal_to_raw};
 use diskferry_formats::{Declared, open_stream};
 

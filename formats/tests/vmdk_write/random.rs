@@ -1,7 +1,6 @@
 //! Random disks through both kinds and all orders.
 
-use diskferry_core::conformance::digest_of;
-use diskferry_core::sink::WriteOrder;
+use diskferry_core::{WriteOrder, conformance::digest_of};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 

@@ -1,9 +1,6 @@
 //! Options and sizes that a VMDK cannot have.
 
-use diskferry_core::error::ErrorKind;
-use diskferry_core::sink::WriteOrder;
-use diskferry_core::target::{Facts, Layout};
-use diskferry_core::units::UnitMap;
+use diskferry_core::{ErrorKind, Layout, LayoutFacts, UnitMap, WriteOrder};
 use diskferry_corpus::oracle;
 use diskferry_formats::{Format, layout};
 
@@ -82,24 +79,24 @@ fn a_size_that_cannot_be_kept_is_refused_with_its_numbers() {
 
 #[test]
 fn more_data_than_sectors_can_be_numbered_is_refused_before_a_byte_where_the_map_shows_it() {
-    let full = |virtual_bytes| Facts {
-        virtual_bytes: Some(virtual_bytes),
-        map: Some(UnitMap::full(65_536, virtual_bytes)),
-        ..Facts::default()
+    let full = |virtual_bytes| {
+        LayoutFacts::default()
+            .virtual_bytes(Some(virtual_bytes))
+            .map(Some(UnitMap::full(65_536, virtual_bytes)))
     };
     let mut placed = made(&[], WriteOrder::Sequential);
     let facts = full(1 << 41);
-    assert_eq!(failure(placed.output(&facts)).kind(), ErrorKind::DestinationUnsuitable);
+    assert_eq!(failure(placed.output_size(&facts)).kind(), ErrorKind::DestinationUnsuitable);
     assert_eq!(failure(placed.begin(&facts).map(drop)).kind(), ErrorKind::DestinationUnsuitable);
     // The tables of 2 TiB take 256 MiB and a little.
-    let facts = Facts { virtual_bytes: Some(1 << 41), ..full((1 << 41) - (300 << 20)) };
-    let output = placed.output(&facts).unwrap().unwrap();
+    let facts = full((1 << 41) - (300 << 20)).virtual_bytes(Some(1 << 41));
+    let output = placed.output_size(&facts).unwrap().unwrap();
     assert!(output.exact && output.bytes <= 1 << 41);
     placed.begin(&facts).map(drop).unwrap();
 
     // Packed, zeros may be left out: the bound is what can be addressed.
     for kind in KINDS {
-        let output = made(kind, WriteOrder::Any).output(&full(1 << 42)).unwrap().unwrap();
+        let output = made(kind, WriteOrder::Any).output_size(&full(1 << 42)).unwrap().unwrap();
         assert_eq!((output.bytes, output.exact), (1 << 41, false));
     }
 }

@@ -1,6 +1,6 @@
 //! A guest whose last sector holds the footer of a VHD must not make the target one.
 
-use diskferry_core::sink::WriteOrder;
+use diskferry_core::WriteOrder;
 use diskferry_corpus::oracle::qemu_check;
 use diskferry_formats::{Declared, Format};
 

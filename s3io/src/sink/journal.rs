@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::journal::{pack, unpack};
+use diskferry_core::internal::{pack, unpack};
+use diskferry_core::{Error, ErrorKind, Result};
 use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 

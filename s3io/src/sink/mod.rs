@@ -20,11 +20,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use diskferry_core::address::{TargetOffset, TargetRange};
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::journal::{Journal, Saved};
-use diskferry_core::sink::{Expected, ReadBack, Receipt, Sink, SinkCapabilities, WriteOrder};
-use diskferry_core::source::{BoxFuture, Source};
+use diskferry_core::{
+    BoxFuture, Error, ErrorKind, Journal, ReadBack, Receipt, Result, SavedCheckpoint, Sink, SinkCapabilities,
+    SinkHint, Source, TargetOffset, TargetRange, WriteOrder,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::client::Client;
@@ -63,7 +62,7 @@ impl S3SinkOptions {
 /// An object being written.
 ///
 /// The upload begins with the first full part. Parts are uploaded side by side, as many as the memory of
-/// [`Expected::memory`] holds and the store takes without asking for less, up to
+/// [`SinkHint::memory`] holds and the store takes without asking for less, up to
 /// [`ClientOptions::connections`](crate::ClientOptions::connections). Nothing shows under the key before
 /// [`finish`](Sink::finish).
 ///
@@ -240,7 +239,7 @@ fn locate(url: &str) -> Result<S3Location> {
 }
 
 impl Journal for S3Sink {
-    fn load(&self) -> BoxFuture<'_, Result<Option<Saved>>> {
+    fn load(&self) -> BoxFuture<'_, Result<Option<SavedCheckpoint>>> {
         Box::pin(async move {
             let Some(held) = self.take_left() else { return Ok(None) };
             let Held { upload, state, .. } = held;
@@ -256,7 +255,7 @@ impl Journal for S3Sink {
             let left = Left { parts, ..left };
             drop(self.orders.send(Order::Adopt(left.clone(), state.clone())));
             *self.adopted.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
-            Ok(Some(Saved { state: state.into(), target }))
+            Ok(Some(SavedCheckpoint { state: state.into(), target }))
         })
     }
 
@@ -291,31 +290,30 @@ impl Sink for S3Sink {
     }
 
     fn capabilities(&self) -> SinkCapabilities {
-        SinkCapabilities {
-            order: WriteOrder::Ascending,
-            sparse: false,
-            buffers: true,
-            in_flight: 1,
-            read_back: ReadBack::After,
-        }
+        SinkCapabilities::default()
+            .order(WriteOrder::Ascending)
+            .sparse(false)
+            .buffers(true)
+            .in_flight(1)
+            .read_back(ReadBack::After)
     }
 
-    fn written(&self) -> u64 {
-        self.shared.store.written.load(Ordering::Relaxed)
+    fn written(&self) -> Option<u64> {
+        Some(self.shared.store.written.load(Ordering::Relaxed))
     }
 
     fn journal(&self) -> Option<&dyn Journal> {
         Some(self)
     }
 
-    fn prepare(&self, expected: Expected) -> BoxFuture<'_, Result<()>> {
+    fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             self.shared.check()?;
             let mut cutter = self.cutter.lock().await;
             if cutter.is_some() {
                 return Err(Error::internal("prepared twice"));
             }
-            let Expected { most_bytes, exact, memory } = expected;
+            let SinkHint { most_bytes, exact, memory, .. } = expected;
             if let Some(held) = self.take_left() {
                 // Nobody asked for it.
                 self.drop_upload(held.upload).await?;
@@ -354,7 +352,11 @@ impl Sink for S3Sink {
                 self.abort().await;
             }
             let etag = published?.etag;
-            Ok(Receipt { url: self.url().to_owned(), bytes: len, written: self.written(), etag })
+            Ok(Receipt::default()
+                .url(self.url().to_owned())
+                .bytes(len)
+                .written(self.written().unwrap_or_default())
+                .etag(etag))
         })
     }
 

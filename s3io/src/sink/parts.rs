@@ -13,9 +13,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::buffer::{Buffer, zeros};
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::sink::budget_for;
+use diskferry_core::internal::{Buffer, budget_for, zeros};
+use diskferry_core::{Error, ErrorKind, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Most parts of an upload ("Amazon S3 multipart upload limits" in the Amazon S3 User Guide).

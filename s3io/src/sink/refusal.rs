@@ -2,7 +2,7 @@
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use diskferry_core::error::{Error, ErrorKind};
+use diskferry_core::{Error, ErrorKind};
 
 use crate::answer::{Answer, answer_of_error};
 use crate::judge::said;

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diskferry_core::conformance::{Stage, check_sink, check_source, pattern};
-use diskferry_core::error::Result;
-use diskferry_core::sink::Sink;
-use diskferry_core::source::BoxFuture;
-use diskferry_core::source::wrap::HeadTail;
+use diskferry_core::{
+    BoxFuture, HeadTailSource, Result, Sink, conformance::Stage, conformance::check_sink,
+    conformance::check_source, conformance::pattern,
+};
 use diskferry_s3io::server::Server;
 use diskferry_s3io::{Client, S3Sink, S3SinkOptions, open_source};
 
@@ -24,7 +23,7 @@ async fn objects_conform_by_every_kind_of_url() {
         for url in [URL, &server.object_url(BUCKET, KEY), &presigned] {
             let source = open_source(&client, url).await.unwrap().source;
             check_source(&*source, &truth).await;
-            check_source(&HeadTail::open(Arc::clone(&source)).await.unwrap(), &truth).await;
+            check_source(&HeadTailSource::open(Arc::clone(&source)).await.unwrap(), &truth).await;
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use diskferry_core::error::ErrorKind;
+use diskferry_core::ErrorKind;
 use diskferry_s3io::server::{Server, ServerOptions};
 use diskferry_s3io::{Client, ClientOptions, S3Source, open_source};
 

@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use diskferry_core::error::{Error, ErrorKind};
-use diskferry_core::source::Source;
+use diskferry_core::{Error, ErrorKind, Source};
 use diskferry_s3io::S3Source;
 use diskferry_s3io::server::{Fault, Request, Server, Shape};
 

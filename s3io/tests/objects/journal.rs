@@ -1,10 +1,7 @@
 //! The journal beside an object that is being written.
 
 use bytes::Bytes;
-use diskferry_core::conformance::pattern;
-use diskferry_core::error::ErrorKind;
-use diskferry_core::journal::Journal;
-use diskferry_core::sink::{Expected, Sink};
+use diskferry_core::{ErrorKind, Journal, Sink, SinkHint, conformance::pattern};
 use diskferry_s3io::S3Sink;
 use diskferry_s3io::server::{Fault, Server};
 
@@ -17,8 +14,8 @@ async fn resumable(server: &Server) -> S3Sink {
     S3Sink::create_with(&client(server).await, URL, options).await.unwrap()
 }
 
-fn room() -> Expected {
-    Expected { memory: 2 * PART as u64, ..Expected::default() }
+fn room() -> SinkHint {
+    SinkHint::default().memory(2 * PART as u64)
 }
 
 #[tokio::test]
@@ -43,7 +40,7 @@ async fn an_upload_that_is_given_up_can_be_gone_on_with_and_is_whole_then() {
     // Its lost front, and then from the mark on: what is there is left out.
     write(&second, &truth.slice(..PART + 1000), 512).await.unwrap();
     write(&second, &truth, 2 * PART + 9).await.unwrap();
-    second.write(diskferry_core::address::TargetOffset::ZERO, vec![truth.slice(..512)]).await.unwrap();
+    second.write(diskferry_core::TargetOffset::ZERO, vec![truth.slice(..512)]).await.unwrap();
     second.finish(truth.len() as u64).await.unwrap();
     assert!(stored(&server).unwrap() == truth);
     assert_eq!(names(&server), ["disk.img"]);

@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::source::Source;
+use diskferry_core::{Error, ErrorKind, Result, Source};
 use diskferry_s3io::{Client, ClientOptions, HttpSource};
 
 use crate::support::range;

@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::{BUCKET, KEY, URL, client, content, gets, open, range, serve, serve_as};
-use diskferry_core::error::ErrorKind;
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{Gate, SiblingName, Source};
+use diskferry_core::{ErrorKind, Gate, HeadTail, HeadTailSource, SiblingName, Source};
 use diskferry_s3io::server::{Fault, Server, ServerOptions};
 use diskferry_s3io::{S3Gate, S3Source, open_source};
 
@@ -43,7 +41,7 @@ async fn opening_and_the_head_cost_one_request() {
     let bytes = content(HEAD * 3, 2);
     let server = serve(&bytes).await;
     let source: Arc<dyn Source> = Arc::new(open(&server).await);
-    let kept = HeadTail::open(Arc::clone(&source)).await.unwrap();
+    let kept = HeadTailSource::open(Arc::clone(&source)).await.unwrap();
     assert!(kept.head() == &bytes[..HEAD]);
     let seen = gets(&server);
     assert_eq!(seen.len(), 2, "the head with opening, and the tail");

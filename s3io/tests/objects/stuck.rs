@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use diskferry_core::source::Source;
+use diskferry_core::Source;
 use diskferry_s3io::S3Source;
 use diskferry_s3io::server::{Fault, Server};
 use futures_util::stream::{self, StreamExt, TryStreamExt};

@@ -1,7 +1,7 @@
 //! What the tests share: a server with one object, and sources over it.
 use std::time::Duration;
 
-use diskferry_core::address::{StoredOffset, StoredRange};
+use diskferry_core::{StoredOffset, StoredRange};
 use diskferry_s3io::server::{Exchange, Server, ServerOptions};
 use diskferry_s3io::{Client, ClientOptions, S3Source};
 

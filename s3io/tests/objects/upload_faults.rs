@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use diskferry_core::conformance::pattern;
-use diskferry_core::error::ErrorKind;
-use diskferry_core::sink::Sink;
+use diskferry_core::{ErrorKind, Sink, conformance::pattern};
 use diskferry_s3io::server::{Fault, Request, Server};
 use futures_util::FutureExt;
 

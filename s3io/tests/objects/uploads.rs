@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use diskferry_core::address::{StoredRange, TargetOffset, TargetRange};
-use diskferry_core::conformance::pattern;
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::sink::{Expected, Receipt, Sink};
+use diskferry_core::{
+    Error, ErrorKind, Receipt, Result, Sink, SinkHint, StoredRange, TargetOffset, TargetRange,
+    conformance::pattern,
+};
 use diskferry_s3io::server::{Exchange, Fault, Server, Shape};
 use diskferry_s3io::{Checksum, Client, ClientOptions, S3Sink, S3SinkOptions};
 
@@ -24,7 +24,7 @@ pub(crate) fn options(force: bool) -> S3SinkOptions {
 /// A sink with room for `parts` parts.
 pub(crate) async fn sink(client: &Client, force: bool, parts: usize) -> S3Sink {
     let sink = S3Sink::create_with(client, URL, options(force)).await.unwrap();
-    sink.prepare(Expected { memory: (parts * PART) as u64, ..Expected::default() }).await.unwrap();
+    sink.prepare(SinkHint::default().memory((parts * PART) as u64)).await.unwrap();
     sink
 }
 
@@ -262,7 +262,7 @@ async fn more_than_ten_thousand_parts_are_refused_with_numbers() {
 async fn too_little_memory_is_refused_naming_what_is_needed() {
     let server = empty().await;
     let sink = S3Sink::create(&client(&server).await, URL).await.unwrap();
-    let expected = Expected { most_bytes: Some(1 << 40), exact: false, memory: 64 << 20 };
+    let expected = SinkHint::default().most_bytes(Some(1 << 40)).exact(false).memory(64 << 20);
     let error = sink.prepare(expected).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DestinationUnsuitable, "{error}");
     assert!(error.hint_text().is_some_and(|hint| hint.contains("840M")), "{error}");

@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use diskferry_core::error::{Error, ErrorKind};
-use diskferry_core::source::Source;
+use diskferry_core::{Error, ErrorKind, Source};
 use diskferry_s3io::server::{Fault, Server, ServerOptions};
 use diskferry_s3io::{Client, ClientOptions, HttpSource, Keys, Renew, S3Source, open_source};
 

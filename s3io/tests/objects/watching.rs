@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use diskferry_core::conformance::pattern;
-use diskferry_core::source::Source;
+use diskferry_core::{Source, conformance::pattern};
 use diskferry_s3io::metrics;
 use diskferry_s3io::server::Fault;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};

@@ -10,12 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::digest::{BLOCK, hash_block};
-use diskferry_core::disk::Disk;
-use diskferry_core::extent::{Extent, ExtentKind, Stored, Tally};
-use diskferry_core::scan::is_zero;
-use diskferry_core::source::file::FileSource;
+use diskferry_core::internal::{BLOCK, hash_block, is_zero};
+use diskferry_core::{Disk, Extent, ExtentKind, FileSource, GuestOffset, GuestRange, Stored, Tally};
 use diskferry_formats::{Declared, Format, codec};
 
 use super::Compress;

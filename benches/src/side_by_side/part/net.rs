@@ -8,8 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use diskferry_core::address::{StoredOffset, StoredRange};
-use diskferry_core::source::Source;
+use diskferry_core::{Source, StoredOffset, StoredRange};
 use diskferry_s3io::{Client, ClientOptions, S3Source};
 use futures_util::{StreamExt, TryStreamExt, stream};
 

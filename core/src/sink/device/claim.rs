@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use crate::blocking::Stop;
 use crate::error::{Error, ErrorKind, Result};
+use crate::local::Stop;
 use crate::sink::place::{failed, failed_io};
 
 /// Between two looks at a device that others have.
@@ -86,7 +86,7 @@ fn lock(file: &File, url: &str, stop: &Stop) -> Result<()> {
         match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(()),
             Err(Errno::WOULDBLOCK) => {}
-            // Where it cannot be locked, the exclusive opening is what keeps others out.
+            // If it cannot be locked, the exclusive opening is what keeps others out.
             Err(_) => return Ok(()),
         }
         stop.check()?;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use diskferry_core::source::wrap::Recording;
+use diskferry_core::internal::Recording;
 use proptest::prelude::*;
 
 use super::super::{Table, mbr, signature};

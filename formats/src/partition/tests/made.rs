@@ -1,9 +1,7 @@
 //! Tables and file systems that real tools make, read as other tools read them.
 
-use diskferry_core::address::{GuestOffset, GuestRange};
-use diskferry_core::disk::{Geometry, Warnings};
-use diskferry_core::error::{ErrorKind, Refusal};
-use diskferry_core::source::wrap::{Failing, Recording};
+use diskferry_core::internal::{Failing, Recording};
+use diskferry_core::{ErrorKind, GuestOffset, GuestRange, ImageInfo, Refusal, Warnings};
 
 use super::super::{FileSystem, Table, looks_like_disk, signature};
 use super::*;
@@ -371,7 +369,7 @@ fn marks_far_from_the_start_of_a_partition_are_found() {
 #[test]
 fn a_disk_that_is_refused_is_not_read() {
     let recording = Arc::new(Recording::new(source(gpt().bytes())));
-    let geometry = Geometry { virtual_bytes: 80 * MIB, ..Geometry::default() };
+    let geometry = ImageInfo::default().virtual_bytes(80 * MIB);
     let refusals = vec![Refusal::new(ErrorKind::EncryptedRefused, "the image is encrypted")];
     let files: Vec<Arc<dyn Source>> = vec![Arc::clone(&recording) as _];
     let layout = block_on(inspect(&Disk::refused(geometry, files, Warnings::new(), refusals))).unwrap();
@@ -382,7 +380,7 @@ fn a_disk_that_is_refused_is_not_read() {
 #[test]
 fn a_source_that_fails_is_an_error() {
     let failing = Failing::new(source(gpt().bytes()), |number, _| {
-        let error = diskferry_core::error::Error::new(ErrorKind::SourceChanged, "it changed");
+        let error = diskferry_core::Error::new(ErrorKind::SourceChanged, "it changed");
         (number >= 2).then_some(error)
     });
     let error = block_on(inspect(&raw(Arc::new(failing)))).unwrap_err();

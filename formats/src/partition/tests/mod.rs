@@ -8,9 +8,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use diskferry_core::disk::Disk;
-use diskferry_core::source::Source;
-use diskferry_core::source::memory::MemorySource;
+use diskferry_core::{Disk, MemorySource, Source};
 use diskferry_corpus::oracle::tool_fed as run;
 use tempfile::TempDir;
 

@@ -8,10 +8,9 @@
 
 use std::sync::Arc;
 
-use diskferry_core::address::{TargetOffset, TargetRange};
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::target::{Coding, Encoded, Write, Writes};
-use diskferry_core::units::UnitMap;
+use diskferry_core::{
+    Coding, Encoded, Error, ErrorKind, Result, TargetOffset, TargetRange, UnitMap, Write, Writes,
+};
 
 use super::regions::{Regions, check_data, entries_of_table};
 use super::table::Run;

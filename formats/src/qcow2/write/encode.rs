@@ -4,9 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use diskferry_core::error::{Result, Warning};
-use diskferry_core::extent::{self, SourceStream};
-use diskferry_core::target::{Coding, Encoder};
+use diskferry_core::{Coding, Encoder, Result, SourceStream, Warning};
 
 use crate::codec;
 use crate::qcow2::grid::Grid;
@@ -77,14 +75,14 @@ impl Encoder for ClusterEncoder {
         Ok(length.map_or(Coding::Plain, Coding::Coded))
     }
 
-    fn carries(&self) -> Option<extent::Compression> {
+    fn passthrough(&self) -> Option<diskferry_core::Compression> {
         self.compressor.carry.then_some(match self.compressor.compression {
-            Compression::Zlib => extent::Compression::Deflate,
-            Compression::Zstd => extent::Compression::Zstd,
+            Compression::Zlib => diskferry_core::Compression::Deflate,
+            Compression::Zstd => diskferry_core::Compression::Zstd,
         })
     }
 
-    fn carry(
+    fn pass_through(
         &self,
         _unit: u64,
         _guest: &[u8],

@@ -1,9 +1,6 @@
 //! Data that is not compressed: a cluster for each that holds anything, in guest order.
 
-use diskferry_core::error::Result;
-use diskferry_core::scan::Scanned;
-use diskferry_core::target::{Write, Writes};
-use diskferry_core::units::UnitMap;
+use diskferry_core::{Result, Scanned, UnitMap, Write, Writes};
 
 use super::regions::{Regions, check_data, entries_of_table};
 use super::table::Run;

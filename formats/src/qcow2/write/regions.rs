@@ -7,10 +7,7 @@
 //! Only the header depends on what comes behind it. The last bytes are of a table of offsets, the highest byte of each
 //! zero: whatever the guest wrote, they are no other format's footer.
 
-use diskferry_core::address::{TargetOffset, TargetRange};
-use diskferry_core::error::{Error, ErrorKind, Result};
-use diskferry_core::target::{Write, Writes};
-use diskferry_core::units::UnitMap;
+use diskferry_core::{Error, ErrorKind, Result, TargetOffset, TargetRange, UnitMap, Write, Writes};
 
 use super::table::{Run, Table, Width};
 use crate::qcow2::entry;

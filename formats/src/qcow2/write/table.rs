@@ -3,8 +3,7 @@
 use std::iter::Fuse;
 
 use bytes::Bytes;
-use diskferry_core::address::{TargetOffset, TargetRange};
-use diskferry_core::target::Write;
+use diskferry_core::{TargetOffset, TargetRange, Write};
 
 /// Most bytes of a table in one write.
 const PIECE: u64 = 256 << 10;

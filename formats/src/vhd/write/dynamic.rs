@@ -7,15 +7,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::address::{StoredOffset, TargetOffset};
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::sink::WriteOrder;
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{BoxFuture, Source};
-use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Write, Writes};
-use diskferry_core::transfer::Order;
-use diskferry_core::units::UnitMap;
+use diskferry_core::{
+    BoxFuture, Disk, Error, HeadTail, Layout, LayoutFacts, LayoutInput, Order, OutputSize, Part, Result,
+    Source, StoredOffset, TargetOffset, UnitMap, Warning, Write, WriteOrder, Writes,
+};
 
 use super::super::footer::{self, Kind};
 use super::super::{SECTOR, header};
@@ -79,8 +74,8 @@ impl Layout for DynamicLayout {
         format!("{:?} {:?}", self.size, self.id)
     }
 
-    fn takes(&self) -> Takes {
-        Takes::Bytes(Order::Guest)
+    fn input(&self) -> LayoutInput {
+        LayoutInput::Bytes(Order::Guest)
     }
 
     fn unit(&self) -> Option<u64> {
@@ -95,15 +90,15 @@ impl Layout for DynamicLayout {
         size_of(self.size, source_bytes)
     }
 
-    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
+    fn output_size(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
         let Some(virtual_bytes) = facts.virtual_bytes else { return Ok(None) };
         let map = facts.map.clone().unwrap_or_else(|| UnitMap::full(BLOCK, virtual_bytes));
         let end = Stored::new(Table::of(virtual_bytes)?.end(), BITMAP, map).end();
         let bytes = end.saturating_add(footer::LEN as u64);
-        Ok(Some(Output { bytes, exact: self.placed && facts.map.is_some() }))
+        Ok(Some(OutputSize { bytes, exact: self.placed && facts.map.is_some() }))
     }
 
-    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
+    fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes> {
         let virtual_bytes = facts.virtual_bytes.ok_or_else(|| {
             unsuitable(
                 "a dynamic VHD begins with a table as long as its disk asks for, and the size of a raw stream shows at its end",
@@ -232,7 +227,7 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use diskferry_core::error::ErrorKind;
+    use diskferry_core::ErrorKind;
 
     use super::*;
 

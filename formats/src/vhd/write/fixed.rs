@@ -3,13 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::address::TargetOffset;
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Result, Warning};
-use diskferry_core::sink::WriteOrder;
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{BoxFuture, Source};
-use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Write, Writes};
+use diskferry_core::{
+    BoxFuture, Disk, HeadTail, Layout, LayoutFacts, LayoutInput, OutputSize, Part, Result, Source,
+    TargetOffset, Warning, Write, WriteOrder, Writes,
+};
 
 use super::super::footer::{Kind, LEN};
 use super::super::has_marks;
@@ -23,12 +20,12 @@ pub(super) struct FixedLayout {
     size: WholeSectors,
     id: Option<[u8; 16]>,
     raw: RawLayout,
-    facts: Facts,
+    facts: LayoutFacts,
 }
 
 impl FixedLayout {
     pub(super) fn new(size: WholeSectors, id: Option<[u8; 16]>, order: WriteOrder) -> Self {
-        Self { size, id, raw: RawLayout::new(order), facts: Facts::default() }
+        Self { size, id, raw: RawLayout::new(order), facts: LayoutFacts::default() }
     }
 }
 
@@ -45,8 +42,8 @@ impl Layout for FixedLayout {
         format!("{:?} {:?}", self.size, self.id)
     }
 
-    fn takes(&self) -> Takes {
-        self.raw.takes()
+    fn input(&self) -> LayoutInput {
+        self.raw.input()
     }
 
     fn unit(&self) -> Option<u64> {
@@ -67,13 +64,13 @@ impl Layout for FixedLayout {
         }
     }
 
-    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
-        let of = |bytes: u64| Output { bytes: bytes.saturating_add(LEN as u64), exact: true };
+    fn output_size(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
+        let of = |bytes: u64| OutputSize { bytes: bytes.saturating_add(LEN as u64), exact: true };
         Ok(facts.virtual_bytes.map(of))
     }
 
-    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
-        self.facts = Facts { map: None, ..facts.clone() };
+    fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes> {
+        self.facts = facts.clone().map(None);
         self.raw.begin(facts)
     }
 

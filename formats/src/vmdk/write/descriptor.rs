@@ -3,7 +3,7 @@
 //! Source: VMware, *Virtual Disk Format 5.0*, "The Descriptor File"; the order of the lines is the one in which VMware's
 //! tools write them.
 
-use diskferry_core::error::{Error, Result};
+use diskferry_core::{Error, Result};
 
 use super::super::header::{SECTOR, Sectors};
 use super::disk::{ContentId, DESCRIPTOR_SECTORS};

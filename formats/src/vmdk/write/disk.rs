@@ -1,7 +1,7 @@
 //! What both kinds have in common: the size of the disk, and what it is called.
 
-use diskferry_core::digest::sha256;
-use diskferry_core::error::{Error, ErrorKind, Result, Warning};
+use diskferry_core::internal::sha256;
+use diskferry_core::{Error, ErrorKind, Result, Warning};
 
 use super::super::header::{SECTOR, Sectors};
 use crate::Format;
@@ -81,7 +81,7 @@ impl DiskOptions {
         Ok(Self { size, id })
     }
 
-    /// See [`diskferry_core::target::Layout::virtual_bytes`].
+    /// See [`diskferry_core::Layout::virtual_bytes`].
     ///
     /// # Errors
     /// `destination_unsuitable` for no sector at all, for a part of one, and for more than can be counted.

@@ -1,8 +1,6 @@
 //! Grains as a stream has them: marker, zlib stream, zeros up to the sector.
 
-use diskferry_core::error::{Error, Result};
-use diskferry_core::extent::{Compression, SourceStream};
-use diskferry_core::target::{Coding, Encoder};
+use diskferry_core::{Coding, Compression, Encoder, Error, Result, SourceStream};
 
 use super::super::header::{GRAIN_MARKER_LEN, HEADER_LEN, Marker, Sectors};
 use super::disk::{GRAIN, GRAIN_SECTORS};
@@ -57,11 +55,11 @@ impl Encoder for GrainEncoder {
         Self::frame(unit, len, out)
     }
 
-    fn carries(&self) -> Option<Compression> {
+    fn passthrough(&self) -> Option<Compression> {
         (!self.recompress).then_some(Compression::Deflate)
     }
 
-    fn carry(
+    fn pass_through(
         &self,
         unit: u64,
         guest: &[u8],

@@ -15,10 +15,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::address::{TargetOffset, TargetRange};
-use diskferry_core::error::Result;
-use diskferry_core::target::{Write, Writes};
-use diskferry_core::units::UnitMap;
+use diskferry_core::{Result, TargetOffset, TargetRange, UnitMap, Write, Writes};
 
 use super::super::header::{DirectoryAt, Grains, SECTOR, Sectors, SparseHeader};
 use super::descriptor::{Kind, descriptor};

@@ -5,13 +5,10 @@
 
 use std::sync::Arc;
 
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::sink::WriteOrder;
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{BoxFuture, Source};
-use diskferry_core::target::{Facts, Layout, Output, Part, Takes, Write, Writes};
-use diskferry_core::transfer::Order;
+use diskferry_core::{
+    BoxFuture, Disk, Error, HeadTail, Layout, LayoutFacts, LayoutInput, Order, OutputSize, Part, Result,
+    Source, Warning, Write, WriteOrder, Writes,
+};
 
 use super::super::header::SECTOR;
 use super::disk::{DiskOptions, GRAIN, MOST_BYTES, entry, sectors, unsuitable};
@@ -61,8 +58,8 @@ impl Layout for PlainLayout {
         format!("{:?}", self.disk)
     }
 
-    fn takes(&self) -> Takes {
-        Takes::Bytes(Order::Guest)
+    fn input(&self) -> LayoutInput {
+        LayoutInput::Bytes(Order::Guest)
     }
 
     fn unit(&self) -> Option<u64> {
@@ -77,7 +74,7 @@ impl Layout for PlainLayout {
         self.disk.virtual_bytes(source_bytes)
     }
 
-    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
+    fn output_size(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
         let Some(virtual_bytes) = facts.virtual_bytes else { return Ok(None) };
         let front = Front::new(sectors(virtual_bytes));
         let all = virtual_bytes.div_ceil(GRAIN);
@@ -85,13 +82,13 @@ impl Layout for PlainLayout {
         let bytes = end_of(front, count);
         if self.placed && facts.map.is_some() {
             entry(bytes.saturating_sub(SECTOR))?;
-            return Ok(Some(Output { bytes, exact: true }));
+            return Ok(Some(OutputSize { bytes, exact: true }));
         }
         // More is refused when it comes: how many grains are zeros shows only then.
-        Ok(Some(Output { bytes: bytes.min(MOST_BYTES), exact: false }))
+        Ok(Some(OutputSize { bytes: bytes.min(MOST_BYTES), exact: false }))
     }
 
-    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
+    fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes> {
         let virtual_bytes = facts.virtual_bytes.ok_or_else(|| {
             unsuitable(format!(
                 "a {VARIANT} vmdk has its tables in front, and so needs the size of the disk before its first byte"

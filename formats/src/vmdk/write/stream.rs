@@ -13,13 +13,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::address::{TargetOffset, TargetRange};
-use diskferry_core::disk::Disk;
-use diskferry_core::error::{Error, Result, Warning};
-use diskferry_core::sink::WriteOrder;
-use diskferry_core::source::wrap::HeadTail;
-use diskferry_core::source::{BoxFuture, Source};
-use diskferry_core::target::{Coding, Encoded, Encoder, Facts, Layout, Output, Part, Takes, Write, Writes};
+use diskferry_core::{
+    BoxFuture, Coding, Disk, Encoded, Encoder, Error, HeadTail, Layout, LayoutFacts, LayoutInput, OutputSize,
+    Part, Result, Source, TargetOffset, TargetRange, Warning, Write, WriteOrder, Writes,
+};
 
 use super::super::header::{DirectoryAt, Grains, HEADER_LEN, Marker, SECTOR, Sectors, SparseHeader};
 use super::descriptor::{Kind, descriptor};
@@ -141,9 +138,9 @@ impl Layout for StreamLayout {
         format!("{:?} {:?}", self.disk, self.encoder)
     }
 
-    fn takes(&self) -> Takes {
+    fn input(&self) -> LayoutInput {
         let encoder: Arc<GrainEncoder> = Arc::clone(&self.encoder);
-        Takes::Units(encoder)
+        LayoutInput::Units(encoder)
     }
 
     fn unit(&self) -> Option<u64> {
@@ -158,7 +155,7 @@ impl Layout for StreamLayout {
         self.disk.virtual_bytes(source_bytes)
     }
 
-    fn output(&self, facts: &Facts) -> Result<Option<Output>> {
+    fn output_size(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
         let Some(virtual_bytes) = facts.virtual_bytes else { return Ok(None) };
         let all = virtual_bytes.div_ceil(GRAIN);
         let (grains, tables) = match &facts.map {
@@ -171,10 +168,10 @@ impl Layout for StreamLayout {
             .saturating_add(tables.saturating_mul(SECTOR + TABLE))
             .saturating_add(Tail::new(sectors(virtual_bytes), 0).len());
         // More is refused when it comes: how much it really takes shows only then.
-        Ok(Some(Output { bytes: bytes.min(MOST_BYTES), exact: false }))
+        Ok(Some(OutputSize { bytes: bytes.min(MOST_BYTES), exact: false }))
     }
 
-    fn begin(&mut self, facts: &Facts) -> Result<Writes> {
+    fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes> {
         self.fingerprint = facts.fingerprint;
         self.virtual_bytes = facts.virtual_bytes;
         match facts.virtual_bytes {

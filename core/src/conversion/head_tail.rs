@@ -1,0 +1,148 @@
+//! Head and tail of the target, recorded while it is written: it is looked at before it is published.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::layout::Write;
+use crate::source::HeadTail;
+
+/// Records the head and the tail of a target whose bytes are written in any order.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct HeadTailRecorder {
+    head: Vec<u8>,
+    /// What may lie in the tail, by address: copies, so that no room of the budget is held.
+    tail: BTreeMap<u64, Vec<u8>>,
+    end: u64,
+}
+
+impl HeadTailRecorder {
+    /// Records a write that is to come. What lies far enough before its end is not in the tail, and is never copied: a
+    /// copy of each byte that is written would cost as much as reading it did.
+    pub(crate) fn foresee(&mut self, write: &Write) {
+        self.reaches(write.end());
+    }
+
+    /// Records a write. What is never written is zero.
+    pub(crate) fn note(&mut self, write: &Write) {
+        match write {
+            Write::Zero(range) => self.reaches(range.end().get()),
+            Write::Bytes(at, pieces) => {
+                let mut at = at.get();
+                for piece in pieces {
+                    let end = at.saturating_add(piece.len() as u64);
+                    self.reaches(end);
+                    self.note_head(at, piece);
+                    let tail_start = self.end.saturating_sub(HeadTail::TAIL);
+                    if end > tail_start && !piece.is_empty() {
+                        let skip = usize::try_from(tail_start.saturating_sub(at)).unwrap_or_default();
+                        self.tail.insert(at.max(tail_start), piece.slice(skip..).to_vec());
+                    }
+                    at = end;
+                }
+            }
+        }
+    }
+
+    fn reaches(&mut self, end: u64) {
+        self.end = self.end.max(end);
+        let tail_start = self.end.saturating_sub(HeadTail::TAIL);
+        while let Some(first) = self.tail.first_entry()
+            && first.key().saturating_add(first.get().len() as u64) <= tail_start
+        {
+            first.remove();
+        }
+    }
+
+    fn note_head(&mut self, at: u64, piece: &Bytes) {
+        let Ok(at) = usize::try_from(at) else { return };
+        let most = HeadTail::HEAD as usize;
+        if at < most {
+            let end = most.min(at + piece.len());
+            if self.head.len() < end {
+                self.head.resize(end, 0);
+            }
+            self.head[at..end].copy_from_slice(&piece[..end - at]);
+        }
+    }
+
+    /// Head and tail of a target of `len` bytes. What was never written is zero.
+    ///
+    /// # Errors
+    /// `internal` if more was written than that.
+    pub(crate) fn finish(mut self, url: &str, len: u64) -> Result<HeadTail> {
+        if self.end > len {
+            return Err(Error::internal(format!(
+                "{url} was written up to {} and is {len} bytes long",
+                self.end
+            )));
+        }
+        let start = HeadTail::tail_start_of(len);
+        // Both are shorter than their constants, which fit any address space.
+        self.head.resize(HeadTail::HEAD.min(len) as usize, 0);
+        let mut tail = vec![0; (len - start) as usize];
+        for (at, bytes) in self.tail {
+            let skip = start.saturating_sub(at).min(bytes.len() as u64);
+            let bytes = &bytes[skip as usize..];
+            // What begins before the tail and ends there has nothing left; everything else begins in it.
+            if let Some(to) = (at + skip).checked_sub(start).filter(|_| !bytes.is_empty()) {
+                tail[to as usize..][..bytes.len()].copy_from_slice(bytes);
+            }
+        }
+        HeadTail::new(url, len, self.head.into(), tail.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::{TargetOffset, TargetRange};
+
+    #[test]
+    fn what_is_known_to_be_followed_is_not_copied() {
+        let write = |i: u64| Write::Bytes(TargetOffset::new(i << 16), vec![Bytes::from(vec![7; 1 << 16])]);
+        let mut recorder = HeadTailRecorder::default();
+        (2..100).for_each(|i| recorder.foresee(&write(i)));
+        for i in 2..98 {
+            recorder.note(&write(i));
+            assert!(recorder.tail.is_empty(), "{i}");
+        }
+        (98..100).for_each(|i| recorder.note(&write(i)));
+        assert!(recorder.finish("x", 100 << 16).unwrap().tail() == &vec![7; HeadTail::TAIL as usize][..]);
+    }
+
+    #[test]
+    fn head_and_tail_are_what_was_written_in_whatever_order() {
+        for len in [0, 1, 5000, 130 << 10, 195 << 10, 200 << 10, 5 << 20] {
+            let truth: Vec<u8> = (0..len).map(|i| if i % 9000 < 700 { 0 } else { (i % 251) as u8 }).collect();
+            let mut writes: Vec<Write> = (0..len)
+                .step_by(7001)
+                .map(|at| {
+                    let piece = Bytes::copy_from_slice(&truth[at..len.min(at + 7001)]);
+                    Write::Bytes(TargetOffset::new(at as u64), vec![piece.slice(..1), piece.slice(1..)])
+                })
+                .collect();
+            let end = TargetOffset::new(len as u64);
+            writes.push(Write::Zero(TargetRange::between(end, end)));
+            for round in 0..4 {
+                let by = round * 11 % writes.len();
+                writes.rotate_left(by);
+                let mut recorder = HeadTailRecorder::default();
+                if round == 3 {
+                    writes.iter().for_each(|write| recorder.foresee(write));
+                }
+                writes.iter().for_each(|write| recorder.note(write));
+                assert!(recorder.tail.values().map(Vec::len).sum::<usize>() < 96 << 10);
+                let recorder = recorder.finish("x", len as u64).unwrap();
+                assert_eq!(recorder.head(), &truth[..len.min(HeadTail::HEAD as usize)]);
+                assert_eq!(recorder.tail(), &truth[recorder.tail_start().get() as usize..]);
+                assert_eq!(
+                    recorder.head().len() + recorder.tail().len(),
+                    len.min((HeadTail::HEAD + HeadTail::TAIL) as usize)
+                );
+            }
+        }
+    }
+}

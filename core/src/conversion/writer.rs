@@ -1,0 +1,295 @@
+//! What stands between the pipeline and the sink: parts go to the layout, and what it asks for goes to the sink.
+//!
+//! ```text
+//! part ──▶ layout ──▶ waiting writes (bounded) ──▶ writes in flight ──▶ sink
+//!                           └── head and tail are kept, to look at the target before it is published
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use crate::address::GuestRange;
+use crate::conversion::checkpointer::Checkpointer;
+use crate::conversion::head_tail::HeadTailRecorder;
+use crate::conversion::watchdog::Watchdog;
+use crate::disk::Disk;
+use crate::error::{Error, ErrorKind, Result, Warning};
+use crate::layout::{Layout, LayoutFacts, LayoutInput, Part, Write, Writes, allocation};
+use crate::sink::{Sink, SinkHint};
+use crate::source::BoxFuture;
+
+/// Bytes that may wait for the sink before nothing more is taken from the source: enough to keep it busy, few enough to
+/// be in the caches still when their turn comes.
+pub(super) const BACKLOG_BYTES: u64 = 8 << 20;
+
+/// A target that may become larger than this has its map walked first if the sink gathers parts: they are equal, at most
+/// 10,000, and as small as the largest possible target allows.
+const WORTH_A_WALK: u64 = 10_000 * (8 << 20);
+
+/// Writes one target: a layout and the sink below it.
+pub(super) struct Writer<'a> {
+    layout: Box<dyn Layout>,
+    sink: &'a dyn Sink,
+    /// The layout's first writes, taken one at a time.
+    first: Writes,
+    waiting: VecDeque<Write>,
+    /// Bytes in `waiting`.
+    backlog: u64,
+    /// No more than this waits.
+    most: u64,
+    in_flight: FuturesUnordered<BoxFuture<'a, Result<()>>>,
+    ends: HeadTailRecorder,
+    /// Bytes of the target that were zeroed: a device may take long over what it does not count as written.
+    zeroed: Arc<AtomicU64>,
+    /// Bytes of the writes that were answered, for a sink that does not count them itself.
+    answered: Arc<AtomicU64>,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(layout: Box<dyn Layout>, sink: &'a dyn Sink) -> Self {
+        Self {
+            layout,
+            sink,
+            first: Box::new(std::iter::empty()),
+            waiting: VecDeque::new(),
+            backlog: 0,
+            most: BACKLOG_BYTES,
+            in_flight: FuturesUnordered::new(),
+            ends: HeadTailRecorder::default(),
+            zeroed: Arc::default(),
+            answered: Arc::default(),
+        }
+    }
+
+    pub(super) fn layout(&self) -> &dyn Layout {
+        &*self.layout
+    }
+
+    pub(super) fn sink(&self) -> &'a dyn Sink {
+        self.sink
+    }
+
+    /// Bytes that the target took.
+    pub(super) fn written(&self) -> u64 {
+        written(self.sink, &self.answered)
+    }
+
+    /// Bytes of the target that were zeroed.
+    pub(super) fn zeroed(&self) -> u64 {
+        self.zeroed.load(Ordering::Relaxed)
+    }
+
+    /// Head and tail of what is written so far.
+    pub(super) fn ends(&self) -> &HeadTailRecorder {
+        &self.ends
+    }
+
+    /// Continues with the head and tail that an interrupted run wrote.
+    pub(super) fn resume(&mut self, ends: HeadTailRecorder) {
+        self.ends = ends;
+    }
+
+    /// Prepares layout and sink, which may hold `memory` bytes. A stream has no `disk`, and a raw one no `known` size.
+    pub(super) async fn begin(
+        &mut self,
+        disk: Option<&Disk>,
+        known: Option<u64>,
+        fingerprint: [u8; 32],
+        memory: u64,
+        most: u64,
+    ) -> Result<()> {
+        let layout = &mut self.layout;
+        let virtual_bytes = known.map(|bytes| layout.virtual_bytes(bytes)).transpose()?;
+        let mut facts = LayoutFacts { virtual_bytes, fingerprint, map: None };
+        let can = self.sink.capabilities();
+        let walk = layout.needs_map()
+            || (can.buffers && layout.output_size(&facts)?.is_some_and(|output| output.bytes > WORTH_A_WALK));
+        if let (true, Some(unit)) = (walk, layout.unit()) {
+            facts.map = match disk {
+                Some(disk) => allocation(disk, Some(unit)).await?.1,
+                None if layout.needs_map() => return Err(no_map(&**layout)),
+                None => None,
+            };
+        }
+        let output = layout.output_size(&facts)?;
+        // A device is changed by `prepare`: what the layout refuses, it refuses before.
+        self.first = layout.begin(&facts)?;
+        self.most = most;
+        self.sink
+            .prepare(SinkHint {
+                most_bytes: output.map(|output| output.bytes),
+                exact: output.is_some_and(|output| output.exact),
+                memory,
+            })
+            .await
+    }
+
+    /// Starts as many of the waiting writes as the sink finds worth having.
+    pub(super) fn start_writes(&mut self) {
+        let most = self.sink.capabilities().in_flight.max(1);
+        while self.in_flight.len() < most
+            && let Some(write) = self.first.next().or_else(|| self.waiting.pop_front())
+        {
+            self.backlog = self.backlog.saturating_sub(write.bytes());
+            self.ends.note(&write);
+            let applied = self.apply(write);
+            self.in_flight.push(applied);
+        }
+    }
+
+    /// True if every write was answered and none waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Writes under way.
+    pub(super) fn writes(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Bytes that wait for the sink.
+    pub(super) fn backlog(&self) -> u64 {
+        self.backlog
+    }
+
+    /// True if more may be placed now.
+    pub(super) fn has_room(&self) -> bool {
+        self.backlog < self.most
+    }
+
+    /// The answer to one of the writes under way. Dropping the future loses nothing.
+    pub(super) async fn next_written(&mut self) -> Result<()> {
+        match self.in_flight.next().await {
+            Some(written) => written,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Gives a part to the layout.
+    pub(super) fn place(&mut self, part: Part, checkpointer: Option<&mut Checkpointer<'_>>) -> Result<()> {
+        let Some(checkpointer) = checkpointer else {
+            let writes = self.layout.place(part)?;
+            self.queue(writes);
+            return Ok(());
+        };
+        checkpointer.note(&part);
+        let writes = self.layout.place(part)?;
+        checkpointer.reach(&writes);
+        self.queue(writes);
+        Ok(())
+    }
+
+    /// Gives the layout what an interrupted run placed once more: its bytes are in the target.
+    pub(super) fn replay(
+        &mut self,
+        done: GuestRange,
+        checkpointer: Option<&mut Checkpointer<'_>>,
+    ) -> Result<()> {
+        match checkpointer {
+            Some(checkpointer) => checkpointer.replay(done, &mut *self.layout),
+            None => Err(Error::internal("a run continues without a checkpoint")),
+        }
+    }
+
+    /// Has the layout write what it gathers, so that all that was placed is written.
+    pub(super) fn flush(&mut self, checkpointer: Option<&mut Checkpointer<'_>>) {
+        let writes = self.layout.flush();
+        if let Some(checkpointer) = checkpointer {
+            checkpointer.reach(&writes);
+        }
+        self.queue(writes);
+    }
+
+    fn apply(&self, write: Write) -> BoxFuture<'a, Result<()>> {
+        Box::pin(apply(self.sink, write, Arc::clone(&self.answered), Arc::clone(&self.zeroed)))
+    }
+
+    fn queue(&mut self, writes: Vec<Write>) {
+        self.backlog += writes.iter().map(Write::bytes).sum::<u64>();
+        writes.iter().for_each(|write| self.ends.foresee(write));
+        self.waiting.extend(writes);
+    }
+
+    /// Zeros after the end of a disk of `source` bytes, if the target has a larger one and takes bytes.
+    pub(super) fn zeros_after(&self, source: u64) -> Result<Option<Part>> {
+        let written = self.layout.virtual_bytes(source)?;
+        let zeros = GuestRange::first(written).skip(source);
+        Ok((!zeros.is_empty() && matches!(self.layout.input(), LayoutInput::Bytes(_)))
+            .then_some(Part::Zero(zeros)))
+    }
+
+    /// Completes the target of a disk of `virtual_bytes`: its last writes one after the other, and a look at it. Returns
+    /// its length and the warnings of the look.
+    pub(super) async fn complete(
+        &mut self,
+        virtual_bytes: u64,
+        stall: Option<Duration>,
+    ) -> Result<(u64, Vec<Warning>)> {
+        let (writes, len) = self.layout.finish(virtual_bytes)?;
+        let mut watch = stall.map(Watchdog::new);
+        for write in writes {
+            self.ends.note(&write);
+            let mut writing = self.apply(write);
+            loop {
+                tokio::select! {
+                    biased;
+                    written = &mut writing => break written?,
+                    watch = Watchdog::tick(&mut watch) => {
+                        watch.look(None, Some(written(self.sink, &self.answered)), 0, self.zeroed.load(Ordering::Relaxed))?;
+                    }
+                }
+            }
+        }
+        let looks = self.layout.recognise(&std::mem::take(&mut self.ends).finish(self.sink.url(), len)?)?;
+        Ok((len, looks))
+    }
+}
+
+fn no_map(layout: &dyn Layout) -> Error {
+    Error::new(
+        ErrorKind::DestinationUnsuitable,
+        format!(
+            "a {} {} in one pass needs the source's map first, and a stream has none",
+            layout.variant(),
+            layout.format()
+        ),
+    )
+    .hint("name the source by its path or URL, or write raw or streamOptimized VMDK")
+}
+
+/// Bytes that `sink` took, or else those of the writes that it answered.
+fn written(sink: &dyn Sink, answered: &AtomicU64) -> u64 {
+    sink.written().unwrap_or_else(|| answered.load(Ordering::Relaxed))
+}
+
+/// Does one step, and counts what it wrote and zeroed.
+async fn apply(
+    sink: &dyn Sink,
+    write: Write,
+    answered: Arc<AtomicU64>,
+    zeroed: Arc<AtomicU64>,
+) -> Result<()> {
+    /// Zeroed at once: what a slow disk does in seconds, so that the run is not taken for one that stands still.
+    const AT_ONCE: u64 = 1 << 30;
+    match write {
+        Write::Bytes(at, pieces) => {
+            let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
+            sink.write(at, pieces).await?;
+            answered.fetch_add(bytes, Ordering::Relaxed);
+            Ok(())
+        }
+        Write::Zero(mut rest) => {
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(AT_ONCE);
+                sink.zero(now).await?;
+                zeroed.fetch_add(now.len(), Ordering::Relaxed);
+                rest = later;
+            }
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! An opened image: its info, what is remarkable of it, and its block map.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::address::{FileIndex, GuestRange};
+use crate::disk::extent::{Coded, Extent, ExtentKind, MAX_UNIT_BYTES, Tally};
+use crate::error::{Error, Refusal, Result, Warning};
+use crate::source::{BoxFuture, Source, Traffic};
+
+/// The most extents in one answer of [`BlockMap::extents`]: it bounds the memory of a walk, however fragmented
+/// the image is.
+pub const BATCH_EXTENTS: usize = 16_384;
+
+/// Most guest bytes in one answer that may be read of stored bytes which the answer named before. No writer stores two parts
+/// of a disk in one place. A small object that does would be read for hours.
+const MOST_REPEATED: u64 = 128 << 20;
+
+/// Which stored bytes are which guest bytes: the common trait of every format.
+///
+/// It loads the tables that it needs lazily and in bulk (all that a window needs at once, neighbours in one
+/// request), keeps no more than a bounded part of them, and never touches data. Its methods take `&self`, so that
+/// several walks can go on at once.
+pub trait BlockMap: Send + Sync {
+    /// Extents in guest order that cover `window` from its start on.
+    ///
+    /// * The first extent holds `window.start()`. They follow each other without gap or overlap, and neighbours
+    ///   that are one are joined ([`crate::disk::extent::Extents`]).
+    /// * Extents are clipped to the window, but for coded units, which stay whole: the first may begin before the
+    ///   window and the last end after it.
+    /// * An answer may stop before the window's end, after at least one extent, to stay bounded in memory: about
+    ///   [`BATCH_EXTENTS`] extents. It does no extra I/O to lengthen a run.
+    ///
+    /// The window lies within the disk and is not empty: [`Disk::extents`] checks that.
+    ///
+    /// # Errors
+    /// `malformed` or `truncated` with the place of the entry that is wrong; the `source_*` codes.
+    fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>>;
+
+    /// The guest bytes that are mapped to stored data, where that is known without reading a table: all of them in
+    /// images that have no tables.
+    fn allocated_without_tables(&self) -> Option<u64>;
+}
+
+/// The facts of an opened image.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct ImageInfo {
+    /// Name of the format as the command line spells it: `raw`, `vhd`, `qcow2`, `vmdk`.
+    pub format: &'static str,
+    /// Which kind of it, in the format's own words, such as `dynamic`, `v3` or `streamOptimized`.
+    pub variant: String,
+    /// Size of the disk that the guest sees, in bytes.
+    pub virtual_bytes: u64,
+    /// Size of the format's unit (cluster, block, grain) in bytes, where it has one.
+    pub cluster_bytes: Option<u64>,
+    /// What the image uses, in the format's own words.
+    pub features: Vec<String>,
+    /// SHA-256 over the source's length, head and tail as read at open (of a stream: over its head): what identifiers of
+    /// targets are derived from.
+    pub fingerprint: [u8; 32],
+}
+
+setters!(ImageInfo {
+   format: &'static str,
+   variant: String,
+   virtual_bytes: u64,
+   cluster_bytes: Option<u64>,
+   features: Vec<String>,
+   fingerprint: [u8; 32],
+});
+
+/// Warnings that can still be added while an image is read. Each code stands once, with the message said first.
+#[derive(Clone, Debug, Default)]
+pub struct Warnings(Arc<Mutex<Vec<Warning>>>);
+
+impl Warnings {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a warning, unless one of its code is there.
+    pub fn add(&self, warning: Warning) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.iter().all(|known| known.code != warning.code) {
+            all.push(warning);
+        }
+    }
+
+    /// Adds a warning in the place of the one with its code, if there is one: the same fact, with more known of it.
+    pub fn replace(&self, warning: Warning) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.iter_mut().find(|known| known.code == warning.code) {
+            Some(known) => *known = warning,
+            None => all.push(warning),
+        }
+    }
+
+    /// All so far.
+    pub fn list(&self) -> Vec<Warning> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// An opened image.
+pub struct Disk {
+    info: ImageInfo,
+    files: Vec<Arc<dyn Source>>,
+    map: Box<dyn BlockMap>,
+    warnings: Warnings,
+    refusals: Vec<Refusal>,
+}
+
+impl Disk {
+    /// A disk of `files`, the first of which is the one that was opened, mapped by `map`.
+    ///
+    /// `warnings` is shared with the map, which may add to it while it is walked.
+    pub fn new(
+        info: ImageInfo,
+        files: Vec<Arc<dyn Source>>,
+        map: Box<dyn BlockMap>,
+        warnings: Warnings,
+        refusals: Vec<Refusal>,
+    ) -> Self {
+        Self { info, files, map, warnings, refusals }
+    }
+
+    /// A disk that is described but not opened further: every read or walk of it answers the first of `refusals`.
+    pub fn refused(
+        info: ImageInfo,
+        files: Vec<Arc<dyn Source>>,
+        warnings: Warnings,
+        refusals: Vec<Refusal>,
+    ) -> Self {
+        Self::new(info, files, Box::new(Unmapped), warnings, refusals)
+    }
+
+    /// The same disk, with the fingerprint of what it was opened from.
+    #[must_use]
+    pub fn with_fingerprint(mut self, fingerprint: [u8; 32]) -> Self {
+        self.info.fingerprint = fingerprint;
+        self
+    }
+
+    /// Its facts.
+    pub fn info(&self) -> &ImageInfo {
+        &self.info
+    }
+
+    /// Size of the disk that the guest sees, in bytes.
+    pub fn virtual_bytes(&self) -> u64 {
+        self.info.virtual_bytes
+    }
+
+    /// Stored size of all its files together, in bytes.
+    pub fn object_bytes(&self) -> u64 {
+        // Lengths are what servers say. More than 64 bits hold is more than any limit allows.
+        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.len()))
+    }
+
+    /// Its files; the first is the one that was opened.
+    pub fn files(&self) -> &[Arc<dyn Source>] {
+        &self.files
+    }
+
+    /// The file of that index.
+    ///
+    /// # Errors
+    /// `internal` if there is none: a block map gave an index that it did not get.
+    pub fn file(&self, index: FileIndex) -> Result<&Arc<dyn Source>> {
+        let position = usize::try_from(index.0).ok();
+        position.and_then(|position| self.files.get(position)).ok_or_else(|| {
+            Error::internal(format!("a block map names file {} of {}", index.0, self.files.len()))
+        })
+    }
+
+    /// What was remarkable so far. Walking the map or reading data may add to it.
+    pub fn warnings(&self) -> &Warnings {
+        &self.warnings
+    }
+
+    /// What other commands than `info` answer for this image; empty for one that can be read.
+    pub fn refusals(&self) -> &[Refusal] {
+        &self.refusals
+    }
+
+    /// The first refusal as an error.
+    ///
+    /// # Errors
+    /// That refusal.
+    pub fn admit(&self) -> Result<()> {
+        match self.refusals.first() {
+            Some(refusal) => Err(refusal.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// The guest bytes that are mapped to stored data, where no table must be read to know.
+    pub fn allocated_without_tables(&self) -> Option<u64> {
+        self.map.allocated_without_tables()
+    }
+
+    /// What was asked of all its files so far, opening included.
+    pub fn traffic(&self) -> Traffic {
+        self.files.iter().fold(Traffic::default(), |sum, file| sum + file.traffic())
+    }
+
+    /// Extents that cover `window` from its start on, as [`BlockMap::extents`] promises. The part of the window
+    /// after the end of the disk is left out; an empty window has no extents.
+    ///
+    /// # Errors
+    /// The disk's refusal; those of [`BlockMap::extents`]; `internal` if the map breaks its promise.
+    pub async fn extents(&self, window: GuestRange) -> Result<Vec<Extent>> {
+        self.admit()?;
+        let Some(window) = window.intersection(GuestRange::first(self.virtual_bytes())) else {
+            return Ok(Vec::new());
+        };
+        let extents = self.map.extents(window).await?;
+        let mut at = match extents.first() {
+            Some(first) if first.guest.start() <= window.start() => first.guest.start(),
+            _ => return Err(Error::internal(format!("the block map of {window:?} does not begin there"))),
+        };
+        for extent in &extents {
+            if extent.guest.start() != at || extent.guest.is_empty() {
+                return Err(Error::internal(format!("the block map has a gap or an overlap at {at:?}")));
+            }
+            let agrees = match &extent.kind {
+                ExtentKind::Data(stored) | ExtentKind::Sparse(stored) => {
+                    stored.range.len() == extent.guest.len()
+                }
+                ExtentKind::Coded(_) => extent.guest.len() <= MAX_UNIT_BYTES,
+                ExtentKind::Zero | ExtentKind::Hole => true,
+            };
+            if !agrees {
+                return Err(Error::internal(format!(
+                    "the block map's extent {:?} has a wrong length",
+                    extent.guest
+                )));
+            }
+            at = extent.guest.end();
+        }
+        self.check_repeated(&extents)?;
+        if at <= window.start() || at.get() > self.virtual_bytes() {
+            return Err(Error::internal(format!("the block map of {window:?} ends at {at:?}")));
+        }
+        Ok(extents)
+    }
+
+    /// Checks that an answer does not name the same stored bytes again and again.
+    fn check_repeated(&self, extents: &[Extent]) -> Result<()> {
+        let lengths = |wanted: fn(&ExtentKind) -> bool| {
+            let chosen = extents.iter().filter(move |extent| wanted(&extent.kind));
+            chosen.fold(0u64, |sum, extent| sum.saturating_add(extent.guest.len()))
+        };
+        let object = self.object_bytes();
+        let repeated = |bytes: u64| {
+            Error::malformed(format!(
+                "{bytes} bytes of the disk are mapped to stored bytes that other parts of it are mapped to, in an object of \
+                 {object} bytes"
+            ))
+        };
+        // Data takes as many stored bytes as guest bytes.
+        let data = lengths(|kind| matches!(kind, ExtentKind::Data(_)));
+        let more = data.saturating_sub(object);
+        if more > MOST_REPEATED {
+            return Err(repeated(more));
+        }
+        // Of coded units nobody knows. They are looked into if there is much more of them than what is stored.
+        if lengths(|kind| matches!(kind, ExtentKind::Coded(_))) <= MOST_REPEATED.max(object.saturating_mul(8))
+        {
+            return Ok(());
+        }
+        let mut named = HashSet::new();
+        let mut bytes = 0u64;
+        for extent in extents {
+            let ExtentKind::Coded(Coded { stored, .. }) = &extent.kind else { continue };
+            if !named.insert((stored.file, stored.range.start())) {
+                bytes = bytes.saturating_add(extent.guest.len());
+            }
+            if bytes > MOST_REPEATED {
+                return Err(repeated(bytes).at(stored.range.start()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The guest bytes of `range`, in one piece: for partition tables, file-system signatures and tests, not for
+    /// bulk data.
+    ///
+    /// # Errors
+    /// `usage` if the range is longer than 16 MiB or passes the end of the disk; those of the map, the source
+    /// and the codecs.
+    pub async fn read(&self, range: GuestRange) -> Result<Bytes> {
+        const LONGEST: u64 = 16 << 20;
+        if range.len() > LONGEST || range.end().get() > self.virtual_bytes() {
+            return Err(Error::new(
+                crate::error::ErrorKind::Usage,
+                format!(
+                    "guest bytes {range} were asked for, of {} and at most {LONGEST}",
+                    self.virtual_bytes()
+                ),
+            ));
+        }
+        let mut out = BytesMut::zeroed(in_memory(range.len())?);
+        let mut at = range.start();
+        while at < range.end() {
+            for extent in self.extents(GuestRange::between(at, range.end())).await? {
+                let Some(wanted) = extent.guest.intersection(range) else { continue };
+                at = extent.guest.end();
+                let Some(stored) = extent.to_fetch() else { continue };
+                let bytes = self.file(stored.file)?.read(stored.range).await?;
+                let unit = match &extent.kind {
+                    ExtentKind::Coded(coded) => {
+                        let mut unit = BytesMut::zeroed(in_memory(extent.guest.len())?);
+                        coded
+                            .codec
+                            .decode(extent.guest, &bytes, &mut unit, &mut Tally::default())
+                            .map_err(|error| error.at(stored.range.start()))?;
+                        unit.freeze()
+                    }
+                    _ => bytes,
+                };
+                let from = distance(extent.guest, wanted)?;
+                let to = distance(range, wanted)?;
+                let len = in_memory(wanted.len())?;
+                match (out.get_mut(to..to + len), unit.get(from..from + len)) {
+                    (Some(out), Some(unit)) => out.copy_from_slice(unit),
+                    _ => return Err(Error::internal("an extent is shorter than it says")),
+                }
+            }
+        }
+        Ok(out.freeze())
+    }
+}
+
+/// A length that the address space holds: [`Disk::read`] and [`MAX_UNIT_BYTES`] bound it far below.
+fn in_memory(bytes: u64) -> Result<usize> {
+    usize::try_from(bytes).map_err(|_| Error::out_of_memory(bytes))
+}
+
+/// Where `part` begins in `whole`, which contains it.
+fn distance(whole: GuestRange, part: GuestRange) -> Result<usize> {
+    let offset = whole.offset_of(part.start());
+    in_memory(offset.ok_or_else(|| Error::internal(format!("guest bytes {part} are not in {whole}")))?)
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("info", &self.info).field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// The map of a disk that is only described.
+struct Unmapped;
+
+impl BlockMap for Unmapped {
+    fn extents(&self, _window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
+        Box::pin(async { Err(Error::internal("a refused disk was walked")) })
+    }
+
+    fn allocated_without_tables(&self) -> Option<u64> {
+        None
+    }
+}

@@ -1,0 +1,409 @@
+//! Feeding a transfer from a disk: windows of its map, planned, fetched side by side.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::stream::{FuturesUnordered, Stream};
+
+use crate::address::{GuestOffset, GuestRange};
+use crate::digest::BLOCK;
+use crate::disk::{Disk, Extent, ExtentKind, Piece};
+use crate::engine::plan::{Fetch, RequestLimits, plan, taper};
+use crate::engine::types::{Fed, Fetched, TransferOptions};
+use crate::error::{Error, Result};
+use crate::layout::Order;
+use crate::memory::{Budget, Reservation};
+use crate::ranges::without;
+use crate::source::BoxFuture;
+
+/// Most extents in a window: it bounds what the map of a window costs in memory.
+const EXTENTS: usize = 65_536;
+/// Most extents in a window that do not begin and end at a block: each may hold a partial block of 4 KiB.
+const UNALIGNED: usize = 2048;
+
+/// Stored bytes of the first window, and guest bytes of its first look at the map: data flows while the tables of the
+/// rest are read.
+const FIRST: u64 = 64 << 20;
+const FIRST_LOOK: u64 = 1 << 30;
+/// The mean length of its requests below which it is not worth having.
+const SMALL: u64 = 1 << 20;
+/// Shortest request that a longer one is cut into where a transfer begins and ends: a unit of 2 MiB and half of another,
+/// with what stands before them.
+const TAPERED: u64 = (3 << 20) + (64 << 10);
+/// So many requests abreast share a link where a transfer begins and ends; more would only make more of them.
+const ABREAST: usize = 4;
+
+/// Of the bytes that a window needs, at most one in so many is read through gaps on top.
+const WASTE: u64 = 128;
+/// And this many bytes once: small images are read whole rather than in bits.
+const WASTE_ONCE: u64 = 512 << 10;
+
+pub(super) struct MappedFeed {
+    disk: Arc<Disk>,
+    budget: Budget,
+    order: Order,
+    done: Arc<[GuestRange]>,
+    reserved: u64,
+    connections: usize,
+    /// Some of the files are across a network.
+    remote: bool,
+    mapped_to: GuestOffset,
+    allocated: u64,
+    mapping: Option<BoxFuture<'static, Result<Window>>>,
+    /// Fetches for which there is no room yet, in groups that get theirs at once.
+    groups: VecDeque<Group>,
+    admission: Option<BoxFuture<'static, Result<Reservation>>>,
+    admitted: VecDeque<(Fetch, Reservation)>,
+    reads: FuturesUnordered<BoxFuture<'static, Result<Fetched>>>,
+    verifying: Option<BoxFuture<'static, Result<()>>>,
+    verified: bool,
+}
+
+/// Fetches that get their room at once.
+struct Group {
+    fetches: Vec<Fetch>,
+    bytes: u64,
+}
+
+impl Group {
+    fn new(fetches: Vec<Fetch>) -> Self {
+        Self { bytes: fetches.iter().map(needs).sum(), fetches }
+    }
+}
+
+/// Memory that a fetch takes: what it reads and what that decodes to.
+fn needs(fetch: &Fetch) -> u64 {
+    fetch.range.len().saturating_add(fetch.decoded)
+}
+
+/// A part of the map, planned.
+struct Window {
+    end: GuestOffset,
+    allocated: u64,
+    zeros: Vec<GuestRange>,
+    fetches: Vec<Fetch>,
+}
+
+impl MappedFeed {
+    pub(super) fn new(disk: Arc<Disk>, options: &TransferOptions) -> Self {
+        // What maps all of the disk without a table lies as it is.
+        if options.done.is_empty() && disk.allocated_without_tables() == Some(disk.virtual_bytes()) {
+            disk.files().iter().for_each(|file| file.expect_all());
+        }
+        Self {
+            budget: options.budget.clone(),
+            order: options.order,
+            done: Arc::clone(&options.done),
+            reserved: options.reserved,
+            connections: options.connections.unwrap_or(usize::MAX).max(1),
+            remote: remote(&disk),
+            mapped_to: GuestOffset::ZERO,
+            allocated: 0,
+            mapping: None,
+            groups: VecDeque::new(),
+            admission: None,
+            admitted: VecDeque::new(),
+            reads: FuturesUnordered::new(),
+            verifying: None,
+            verified: false,
+            disk,
+        }
+    }
+
+    pub(super) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    pub(super) fn allocated_bytes(&self) -> u64 {
+        self.allocated
+    }
+
+    pub(super) fn mapped_bytes(&self) -> u64 {
+        self.mapped_to.get()
+    }
+
+    /// True if nothing can be asked of the sources before others give room back.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.admission.is_some() && self.reads.is_empty() && self.mapping.is_none()
+    }
+
+    /// Requests under way, those for tables as one.
+    pub(super) fn under_way(&self) -> usize {
+        self.reads.len() + usize::from(self.mapping.is_some()) + usize::from(self.verifying.is_some())
+    }
+
+    /// One round. With a `backlog` of what was read before, nothing more is asked for, but over a network: there, a pause
+    /// is a part of the link that is lost, and the budget bounds what waits.
+    pub(super) fn advance(
+        &mut self,
+        cx: &mut Context<'_>,
+        fetched: &mut Vec<Fetched>,
+        zeros: &mut Vec<GuestRange>,
+        backlog: bool,
+    ) -> Result<Fed> {
+        let mut moved = false;
+        if self.mapping.is_none() && !self.mapped_all() && self.groups.len() <= self.ahead() {
+            debug_assert!(self.reserved < self.budget.total(), "no run reserves all of it");
+            let budget = self.budget.total().saturating_sub(self.reserved);
+            let (disk, done) = (Arc::clone(&self.disk), Arc::clone(&self.done));
+            self.mapping = Some(Box::pin(window(disk, self.mapped_to, done, budget, self.order)));
+        }
+        if let Some(mapping) = &mut self.mapping
+            && let Poll::Ready(window) = mapping.as_mut().poll(cx)
+        {
+            self.mapping = None;
+            moved = true;
+            let window = window?;
+            self.mapped_to = window.end;
+            // Windows do not overlap, so that the sum fits.
+            self.allocated += window.allocated;
+            zeros.extend(window.zeros);
+            match self.order {
+                Order::Any => {
+                    self.groups.extend(window.fetches.into_iter().map(|fetch| Group::new(vec![fetch])))
+                }
+                Order::Guest if window.fetches.is_empty() => {}
+                Order::Guest => self.groups.push_back(Group::new(window.fetches)),
+            }
+        }
+        if self.admission.is_none()
+            && self.admitted.is_empty()
+            && let Some(group) = self.groups.front()
+        {
+            let (budget, bytes) = (self.budget.clone(), group.bytes);
+            self.admission = Some(Box::pin(async move { budget.reserve(bytes).await }));
+        }
+        if let Some(admission) = &mut self.admission
+            && let Poll::Ready(reserved) = admission.as_mut().poll(cx)
+        {
+            self.admission = None;
+            moved = true;
+            let mut reserved = reserved?;
+            for fetch in self.groups.pop_front().into_iter().flat_map(|group| group.fetches) {
+                let reserved = reserved.split(needs(&fetch));
+                self.admitted.push_back((fetch, reserved));
+            }
+        }
+        while !self.admitted.is_empty()
+            && self.reads.len() < self.in_flight()
+            && (!backlog || self.remote)
+            && let Some((fetch, reserved)) = self.admitted.pop_front()
+        {
+            moved = true;
+            self.reads.push(Box::pin(read(Arc::clone(&self.disk), fetch, reserved)));
+        }
+        while let Poll::Ready(Some(read)) = Pin::new(&mut self.reads).poll_next(cx) {
+            moved = true;
+            fetched.push(read?);
+        }
+        if moved {
+            return Ok(Fed::Moved);
+        }
+        let waits = self.mapping.is_some() || self.admission.is_some() || !self.reads.is_empty();
+        let left = !self.mapped_all() || !self.groups.is_empty() || !self.admitted.is_empty();
+        if waits || left {
+            return Ok(Fed::Waiting);
+        }
+        self.verify(cx)
+    }
+
+    /// How many requests are worth having in flight now: a source may find out on the way.
+    fn in_flight(&self) -> usize {
+        let worth = self.disk.files().iter().map(|file| file.capabilities().in_flight).max();
+        worth.unwrap_or(1).clamp(1, self.connections)
+    }
+
+    fn mapped_all(&self) -> bool {
+        self.mapped_to.get() >= self.disk.virtual_bytes()
+    }
+
+    /// How many groups may wait before the next window is mapped.
+    fn ahead(&self) -> usize {
+        match self.order {
+            Order::Any => self.in_flight().max(ABREAST),
+            Order::Guest => 0,
+        }
+    }
+
+    /// After the last read: the sources must still be what they were.
+    fn verify(&mut self, cx: &mut Context<'_>) -> Result<Fed> {
+        if self.verified {
+            return Ok(Fed::Ended);
+        }
+        let disk = Arc::clone(&self.disk);
+        let verifying = self.verifying.get_or_insert_with(|| {
+            Box::pin(async move {
+                for file in disk.files() {
+                    file.verify().await?;
+                }
+                Ok(())
+            })
+        });
+        match verifying.as_mut().poll(cx) {
+            Poll::Pending => Ok(Fed::Waiting),
+            Poll::Ready(unchanged) => {
+                unchanged?;
+                self.verified = true;
+                Ok(Fed::Ended)
+            }
+        }
+    }
+}
+
+fn remote(disk: &Disk) -> bool {
+    disk.files().iter().any(|file| file.capabilities().remote)
+}
+
+async fn read(disk: Arc<Disk>, fetch: Fetch, mut reserved: Reservation) -> Result<Fetched> {
+    let bytes = disk.file(fetch.file)?.read(fetch.range).await?;
+    if bytes.len() as u64 != fetch.range.len() {
+        return Err(Error::internal(format!("a source gave {} bytes for {:?}", bytes.len(), fetch.range)));
+    }
+    let bytes = reserved.split(fetch.range.len()).hold(bytes);
+    let start = fetch.range.start().get();
+    let piece = |part: crate::engine::plan::FetchPart| {
+        let skip = (part.stored.start().get() - start) as usize;
+        Piece {
+            guest: part.guest,
+            bytes: bytes.slice(skip..skip + part.stored.len() as usize),
+            codec: part.codec,
+            stored_at: part.stored.start().get(),
+        }
+    };
+    Ok(Fetched { pieces: fetch.parts.into_iter().map(piece).collect(), reserved })
+}
+
+/// Maps from `from` on, as far as a window goes, and plans what is not `done` of it.
+async fn window(
+    disk: Arc<Disk>,
+    from: GuestOffset,
+    done: Arc<[GuestRange]>,
+    budget: u64,
+    order: Order,
+) -> Result<Window> {
+    // In guest order all of a window is in memory at once, and the next one is fetched meanwhile.
+    let most = match order {
+        Order::Guest => budget / 3,
+        Order::Any => (budget * 4).max(1 << 30),
+    };
+    let (remote, first) = (remote(&disk), from == GuestOffset::ZERO);
+    let once = if first { WASTE_ONCE } else { 0 };
+    let mut mapped = Mapped { at: from, done, extents: Vec::new(), bytes: 0, unaligned: 0, allocated: 0 };
+    let mut fetches = None;
+    if first && remote && order == Order::Any {
+        mapped.collect(&disk, FIRST.min(most), FIRST_LOOK).await?;
+        let soon = mapped.plan(&disk, budget, once);
+        // Of a fragmented image a small window is many small requests: only a wide one is read in its order.
+        let worth = mapped.needed() / SMALL + ABREAST as u64;
+        fetches = Some(soon).filter(|fetches| fetches.len() as u64 <= worth);
+    }
+    let mut fetches = match fetches {
+        Some(fetches) => fetches,
+        None => {
+            mapped.collect(&disk, most, u64::MAX).await?;
+            mapped.plan(&disk, budget, once)
+        }
+    };
+    let last = mapped.at.get() >= disk.virtual_bytes();
+    if remote && order == Order::Any {
+        fetches = taper(fetches, ABREAST, TAPERED.min(budget / 32), first, last);
+    }
+    Ok(Window { end: mapped.at, allocated: mapped.allocated, zeros: mapped.zeros(), fetches })
+}
+
+/// A part of the map, from its start up to `at`.
+struct Mapped {
+    at: GuestOffset,
+    done: Arc<[GuestRange]>,
+    extents: Vec<Extent>,
+    /// What reading and decoding them takes.
+    bytes: u64,
+    unaligned: usize,
+    allocated: u64,
+}
+
+impl Mapped {
+    /// Goes on until there are `most` bytes, or as many extents as a window may have. `look` is how much of the disk is
+    /// looked at first.
+    async fn collect(&mut self, disk: &Disk, most: u64, mut look: u64) -> Result<()> {
+        let end = GuestOffset::new(disk.virtual_bytes());
+        let full =
+            |this: &Self| this.bytes >= most || this.unaligned >= UNALIGNED || this.extents.len() >= EXTENTS;
+        while self.at < end && !full(self) {
+            let to = self.at.checked_add(look).map_or(end, |to| to.min(end));
+            // If there is little, the looks become wider.
+            look = look.saturating_mul(4);
+            for mut extent in disk.extents(GuestRange::between(self.at, to)).await? {
+                let left = most.saturating_sub(self.bytes).max(BLOCK);
+                let cut = matches!(extent.kind, ExtentKind::Data(_)) && extent.guest.len() > left;
+                if cut {
+                    let keep = extent.guest.split_at(left - left % BLOCK).0;
+                    extent = extent.clip(keep).unwrap_or(extent);
+                }
+                let guest = extent.guest;
+                let wanted = self.wanted(&extent);
+                let more = wanted.iter().map(|extent| {
+                    let decoded =
+                        if matches!(extent.kind, ExtentKind::Coded(_)) { extent.guest.len() } else { 0 };
+                    extent.to_fetch().map_or(0, |stored| stored.range.len()).saturating_add(decoded)
+                });
+                let more: u64 = more.sum();
+                if self.bytes > 0 && more > most.saturating_sub(self.bytes) && !cut {
+                    return Ok(());
+                }
+                self.at = guest.end();
+                self.bytes = self.bytes.saturating_add(more);
+                if extent.is_allocated() {
+                    self.allocated += guest.len();
+                }
+                if !(guest.start().is_aligned(BLOCK) && (guest.end().is_aligned(BLOCK) || self.at == end)) {
+                    self.unaligned += 1;
+                }
+                self.extents.extend(wanted);
+                if cut || full(self) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is to be read of `extent`: all, in nearly every run. A coded unit is read whole where any of it is wanted.
+    fn wanted(&self, extent: &Extent) -> Vec<Extent> {
+        let coded = matches!(extent.kind, ExtentKind::Coded(_));
+        let left = without(extent.guest, &self.done).filter_map(|range| extent.clip(range));
+        left.take(if coded { 1 } else { usize::MAX }).collect()
+    }
+
+    /// Stored bytes that it needs.
+    fn needed(&self) -> u64 {
+        self.extents.iter().filter_map(Extent::to_fetch).map(|stored| stored.range.len()).sum()
+    }
+
+    /// The requests for it, with `once` bytes of gaps more than a share of what it needs.
+    fn plan(&self, disk: &Disk, budget: u64, once: u64) -> Vec<Fetch> {
+        plan(&self.extents, self.needed() / WASTE + once, |file| {
+            let can = disk.file(file).map(|file| file.capabilities());
+            RequestLimits {
+                bytes: can.as_ref().map_or(1 << 20, |can| can.request_bytes).min(budget / 8),
+                decoded: budget / 8,
+                gap: can.as_ref().map_or(0, |can| can.gap_bytes),
+            }
+        })
+    }
+
+    fn zeros(&self) -> Vec<GuestRange> {
+        let mut zeros: Vec<GuestRange> = Vec::new();
+        for extent in self.extents.iter().filter(|extent| extent.is_zero()) {
+            match zeros.last_mut() {
+                Some(last) if last.end() == extent.guest.start() => {
+                    *last = GuestRange::between(last.start(), extent.guest.end());
+                }
+                _ => zeros.push(extent.guest),
+            }
+        }
+        zeros
+    }
+}

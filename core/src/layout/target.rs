@@ -1,0 +1,12 @@
+//! A layout and where it is written.
+
+use crate::layout::layout::Layout;
+use crate::sink::Sink;
+
+/// A layout and the sink that it is written to.
+pub struct Target {
+    /// The format.
+    pub layout: Box<dyn Layout>,
+    /// The place.
+    pub sink: Box<dyn Sink>,
+}

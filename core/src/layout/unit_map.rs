@@ -1,0 +1,201 @@
+//! Which units of a disk (clusters, blocks, grains) hold something: what the tables of a target are made from.
+
+use std::ops::Range;
+
+use crate::address::GuestRange;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A set of units of one size, as runs of neighbours in guest order.
+///
+/// It takes memory by the run and not by the unit, so that nearly empty and nearly full disks cost nothing, however large
+/// they are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnitMap {
+    unit: u64,
+    runs: Vec<Run>,
+    count: u64,
+}
+
+/// Where neighbours begin, and how many units lie in the runs before them: the next run tells how many there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Run {
+    start: u64,
+    rank: u64,
+}
+
+impl UnitMap {
+    /// Most runs: 16 MiB of memory, however an image is made to have more, and a disk of 128 GiB in which every other 64 KiB
+    /// are there.
+    pub const MOST_RUNS: usize = 1 << 20;
+
+    /// None yet, of `unit` bytes each.
+    pub fn new(unit: u64) -> Self {
+        Self { unit: unit.max(1), runs: Vec::new(), count: 0 }
+    }
+
+    /// All units of a disk of `virtual_bytes`.
+    pub fn full(unit: u64, virtual_bytes: u64) -> Self {
+        let mut units = Self::new(unit);
+        let end = virtual_bytes.div_ceil(units.unit);
+        units.runs.extend((end > 0).then_some(Run { start: 0, rank: 0 }));
+        units.count = end;
+        units
+    }
+
+    /// Size of a unit in bytes.
+    pub fn unit(&self) -> u64 {
+        self.unit
+    }
+
+    /// Adds the units that `guest` touches. It does not begin before the last unit that is there.
+    ///
+    /// # Errors
+    /// `internal` if it does; `destination_unsuitable` if there are too many runs.
+    pub fn add(&mut self, guest: GuestRange) -> Result<()> {
+        if guest.is_empty() {
+            return Ok(());
+        }
+        self.add_units(guest.start().get() / self.unit..guest.end().get().div_ceil(self.unit))
+    }
+
+    /// Adds units by index, see [`add`](Self::add).
+    ///
+    /// # Errors
+    /// See [`add`](Self::add).
+    pub fn add_units(&mut self, units: Range<u64>) -> Result<()> {
+        let full = self.runs.len() >= Self::MOST_RUNS;
+        match self.end() {
+            Some(end) if units.start.saturating_add(1) < end => {
+                Err(Error::internal(format!("unit {} comes after {end}", units.start)))
+            }
+            Some(end) if units.start <= end => {
+                self.count = self.count.saturating_add(units.end.saturating_sub(end));
+                Ok(())
+            }
+            _ if full => Err(Error::new(
+                ErrorKind::DestinationUnsuitable,
+                format!(
+                    "what the disk holds lies in more than {} separate runs of {} bytes",
+                    Self::MOST_RUNS,
+                    self.unit
+                ),
+            )),
+            _ => {
+                self.runs.push(Run { start: units.start, rank: self.count });
+                self.count = self.count.saturating_add(units.end.saturating_sub(units.start));
+                Ok(())
+            }
+        }
+    }
+
+    /// How many units there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// After the last unit.
+    fn end(&self) -> Option<u64> {
+        let last = self.runs.last()?;
+        Some(last.start.saturating_add(self.count.saturating_sub(last.rank)))
+    }
+
+    /// The runs from the one at `first` on, each with how many units lie before it.
+    fn from(&self, first: usize) -> impl Iterator<Item = (Range<u64>, u64)> + '_ {
+        let runs = self.runs.get(first..).unwrap_or_default();
+        let next = runs.iter().skip(1).map(|run| run.rank).chain(std::iter::once(self.count));
+        runs.iter()
+            .zip(next)
+            .map(|(run, next)| (run.start..run.start.saturating_add(next.saturating_sub(run.rank)), run.rank))
+    }
+
+    /// How many units lie before `unit`, if it is there.
+    pub fn rank(&self, unit: u64) -> Option<u64> {
+        let (run, rank) = self.runs_from(unit).next()?;
+        Some(rank.saturating_add(unit.checked_sub(run.start)?))
+    }
+
+    /// The last unit.
+    pub fn last(&self) -> Option<u64> {
+        self.end().map(|end| end.saturating_sub(1))
+    }
+
+    /// The units in guest order, as runs of neighbours.
+    pub fn runs(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.from(0).map(|(run, _)| run)
+    }
+
+    /// As [`runs`](Self::runs), but for those that end at `unit` or before it; each with how many units lie before it.
+    pub fn runs_from(&self, unit: u64) -> impl Iterator<Item = (Range<u64>, u64)> + '_ {
+        // The last that begins at the unit or before it may hold it.
+        let first = self.runs.partition_point(|run| run.start <= unit).saturating_sub(1);
+        self.from(first).skip_while(move |(run, _)| run.end <= unit)
+    }
+
+    /// As [`runs`](Self::runs), for who makes tables from them later.
+    pub fn into_runs(self) -> impl Iterator<Item = Range<u64>> + Send {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let (run, _) = self.from(at).next()?;
+            at += 1;
+            Some(run)
+        })
+    }
+
+    /// How many groups of `units` neighbours each, such as the entries of one table, hold any: which tables a two-level
+    /// map needs.
+    pub fn groups(&self, units: u64) -> u64 {
+        let units = units.max(1);
+        let (mut groups, mut next) = (0u64, 0u64);
+        for run in self.runs() {
+            let first = (run.start / units).max(next);
+            let end = run.end.div_ceil(units);
+            groups = groups.saturating_add(end.saturating_sub(first));
+            next = next.max(end);
+        }
+        groups
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::GuestOffset;
+
+    fn range(start: u64, end: u64) -> GuestRange {
+        GuestRange::between(GuestOffset::new(start), GuestOffset::new(end))
+    }
+
+    #[test]
+    fn units_are_counted_once_however_often_they_are_touched() {
+        let mut units = UnitMap::new(100);
+        for (start, end) in [(0, 1), (50, 100), (100, 100), (350, 420), (480, 501), (1000, 1300)] {
+            units.add(range(start, end)).unwrap();
+        }
+        assert_eq!(units.runs().collect::<Vec<_>>(), [0..1, 3..6, 10..13]);
+        assert_eq!((units.count(), units.last()), (7, Some(12)));
+        let ranks: Vec<_> = (0..14).map(|unit| units.rank(unit)).collect();
+        let expected = [0, -1, -1, 1, 2, 3, -1, -1, -1, -1, 4, 5, 6, -1i64];
+        assert_eq!(ranks, expected.map(|rank| u64::try_from(rank).ok()));
+        for unit in 0..14 {
+            let expected: Vec<_> =
+                [(0..1, 0), (3..6, 1), (10..13, 4)].into_iter().filter(|(run, _)| run.end > unit).collect();
+            assert_eq!(units.runs_from(unit).collect::<Vec<_>>(), expected, "{unit}");
+        }
+        assert!(units.add(range(200, 300)).is_err(), "guest order");
+    }
+
+    #[test]
+    fn groups_are_those_that_hold_any() {
+        let mut units = UnitMap::new(1);
+        for (start, end) in [(0, 2), (3, 9), (9, 10), (40, 41), (47, 52)] {
+            units.add(range(start, end)).unwrap();
+        }
+        for size in 1..60 {
+            let mut groups: Vec<_> = units.runs().flatten().map(|unit| unit / size).collect();
+            groups.dedup();
+            assert_eq!(units.groups(size), groups.len() as u64, "{size}");
+        }
+        assert_eq!(UnitMap::full(100, 1001).count(), 11);
+        assert_eq!(UnitMap::full(100, 0).count(), 0);
+    }
+}

@@ -1,0 +1,144 @@
+//! What remains of pieces that a system call takes a part of.
+
+use std::io::IoSlice;
+
+use bytes::Bytes;
+
+/// The most pieces in one call, as Linux has it (`IOV_MAX`).
+const PIECES: usize = 1024;
+
+/// Zeros to write where they cannot be had otherwise.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// The most zeros in one list: as much as one call is worth, so that giving up is noticed between two.
+pub(crate) const MOST_ZEROS: u64 = 1 << 20;
+
+/// `len` zeros, at most [`MOST_ZEROS`] of them, without memory of their own.
+pub(crate) fn zeros(len: u64) -> Vec<Bytes> {
+    let page = Bytes::from_static(&ZEROS);
+    let mut left = usize::try_from(len.min(MOST_ZEROS)).unwrap_or(ZEROS.len());
+    let mut pieces = Vec::new();
+    while left > 0 {
+        let take = left.min(page.len());
+        pieces.push(page.slice(..take));
+        left -= take;
+    }
+    pieces
+}
+
+/// A list of pieces, and how far it is done.
+pub(crate) struct Gather<'a> {
+    /// Where a piece remains, a byte of its first one does.
+    rest: &'a [Bytes],
+    /// How much of the first piece is done.
+    skip: usize,
+}
+
+impl<'a> Gather<'a> {
+    pub(crate) fn new(pieces: &'a [Bytes]) -> Self {
+        let mut gather = Self { rest: pieces, skip: 0 };
+        gather.advance(0);
+        gather
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// What one call is asked to write: at least a byte where one remains, and at most `most`, which is not 0.
+    pub(crate) fn slices(&self, most: usize) -> Vec<IoSlice<'a>> {
+        let mut left = most;
+        let mut slices = Vec::with_capacity(self.rest.len().min(PIECES));
+        for (index, piece) in self.rest.iter().take(PIECES).enumerate() {
+            let piece = if index == 0 { &piece[self.skip..] } else { piece };
+            let piece = &piece[..piece.len().min(left)];
+            left -= piece.len();
+            slices.push(IoSlice::new(piece));
+            if left == 0 {
+                break;
+            }
+        }
+        slices
+    }
+
+    /// What one call is asked to write where memory and lengths must be multiples of `align`, and `at`, where it begins in
+    /// the target, as well: none if the next piece is not so, or where that comes to less than `least` bytes.
+    pub(crate) fn aligned(&self, at: u64, align: usize, least: usize) -> Vec<IoSlice<'a>> {
+        let mut slices = if at.is_multiple_of(align as u64) { self.slices(usize::MAX) } else { Vec::new() };
+        let whole = |slice: &IoSlice<'_>| {
+            slice.as_ptr().addr().is_multiple_of(align) && slice.len().is_multiple_of(align)
+        };
+        let fit = slices.iter().take_while(|slice| whole(slice)).count();
+        slices.truncate(fit);
+        if slices.iter().map(|slice| slice.len()).sum::<usize>() < least {
+            slices.clear();
+        }
+        slices
+    }
+
+    /// Goes on after the next `done` bytes.
+    pub(crate) fn advance(&mut self, done: usize) {
+        self.skip += done;
+        while let [first, others @ ..] = self.rest
+            && self.skip >= first.len()
+        {
+            self.skip -= first.len();
+            self.rest = others;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Buffer;
+
+    #[test]
+    fn short_writes_go_on_where_they_stopped() {
+        let pieces = ["", "abc", "", "", "de", "fghij", ""].map(Bytes::from);
+        for most in [1, 2, 4, 100] {
+            for step in 1..12 {
+                let mut written = Vec::new();
+                let mut gather = Gather::new(&pieces);
+                while !gather.is_empty() {
+                    let slices = gather.slices(most);
+                    let asked: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+                    assert!((1..=most).contains(&asked.len()));
+                    let taken = step.min(asked.len());
+                    written.extend_from_slice(&asked[..taken]);
+                    gather.advance(taken);
+                }
+                assert_eq!(written, b"abcdefghij", "{step} bytes at a time of {most}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_is_aligned_in_memory_and_in_the_target_is_asked_for_at_once() {
+        let bytes = Buffer::new(256 << 10).unwrap().freeze();
+        let lens = |pieces: &[Bytes], done, at| {
+            let mut gather = Gather::new(pieces);
+            gather.advance(done);
+            gather.aligned(at, 4096, 16 << 10).iter().map(|slice| slice.len()).collect::<Vec<_>>()
+        };
+        let pieces =
+            [bytes.slice(..65536), bytes.slice(..4096), bytes.slice(4096..4608), bytes.slice(8192..)];
+        assert_eq!(lens(&pieces, 0, 1 << 20), [65536, 4096]);
+        assert_eq!(lens(&pieces, 8192, 8192), [57344, 4096]);
+        assert_eq!(lens(&pieces, 512, 512), [0; 0]);
+        assert_eq!(lens(&pieces, 0, 512), [0; 0]);
+        assert_eq!(lens(&pieces, 65536, 65536), [0; 0], "too little to be worth it");
+        assert_eq!(lens(&pieces[2..], 0, 0), [0; 0]);
+        assert_eq!(lens(&[bytes.slice(1..65537)], 0, 0), [0; 0]);
+        assert_eq!(lens(&[bytes.slice(..65000)], 0, 0), [0; 0]);
+    }
+
+    #[test]
+    fn zeros_are_as_many_as_asked_for_up_to_the_most() {
+        for (asked, given) in [(0, 0), (1, 1), (100_000, 100_000), (u64::MAX, MOST_ZEROS)] {
+            let pieces = zeros(asked);
+            assert_eq!(pieces.iter().map(|piece| piece.len() as u64).sum::<u64>(), given);
+            assert!(pieces.iter().flatten().all(|byte| *byte == 0));
+        }
+    }
+}

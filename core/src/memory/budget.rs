@@ -1,0 +1,192 @@
+//! One budget for all bytes in flight.
+//!
+//! Memory is reserved at once for all that a step needs, input and decoded output together, before the step starts, in
+//! the order of the plan. Whoever holds a reservation therefore never waits for more, and nothing can deadlock, even if
+//! many conversions share one budget. A reservation is returned when the bytes that it was made for are dropped.
+//!
+//! ```text
+//! ├── reserved for whole runs: at most 5/8 ──┼── always moves: at least 3/8 ──┤
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::{Error, Result};
+
+/// Memory is counted in units of 4 KiB.
+const UNIT: u64 = 4096;
+
+/// A bound on the bytes in flight. Clones share it: that is how conversions do.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    units: Arc<Semaphore>,
+    /// The share of those who hold it while they wait for more.
+    kept: Arc<Semaphore>,
+    total: u64,
+    used: Arc<Usage>,
+}
+
+#[derive(Debug, Default)]
+struct Usage {
+    now: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl Budget {
+    /// The smallest that works: a few of the largest units, encoded and decoded.
+    pub const SMALLEST: u64 = 16 << 20;
+    /// The default of the command line.
+    pub const DEFAULT: u64 = 256 << 20;
+
+    /// A budget of `bytes`, at least [`Self::SMALLEST`] and at most 1 TiB.
+    pub fn new(bytes: u64) -> Self {
+        Self::of(bytes.max(Self::SMALLEST))
+    }
+
+    /// Two budgets of half this one's size, apart from it, for two transfers that must not wait for each other.
+    pub(crate) fn halves(&self) -> [Self; 2] {
+        [Self::of(self.total() / 2), Self::of(self.total() / 2)]
+    }
+
+    fn of(bytes: u64) -> Self {
+        let total = bytes.min(1 << 40) / UNIT;
+        let permits = usize::try_from(total).unwrap_or(Semaphore::MAX_PERMITS);
+        let (units, kept) = (Arc::new(Semaphore::new(permits)), Arc::new(Semaphore::new(permits / 8 * 5)));
+        Self { units, kept, total, used: Arc::default() }
+    }
+
+    /// Its size in bytes.
+    pub fn total(&self) -> u64 {
+        self.total * UNIT
+    }
+
+    /// Bytes that are reserved now.
+    pub fn used(&self) -> u64 {
+        self.used.now.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that were reserved at any time.
+    pub fn peak(&self) -> u64 {
+        self.used.peak.load(Ordering::Relaxed)
+    }
+
+    /// Reserves `bytes` as soon as they are free; requests are served in the order in which they are made. A request for
+    /// more than what nobody can [reserve for a run](Self::reserve_for_run) is answered with that: one step must always be
+    /// possible.
+    ///
+    /// # Errors
+    /// `internal`: the budget is never closed.
+    pub async fn reserve(&self, bytes: u64) -> Result<Reservation> {
+        self.reserve_units(bytes.div_ceil(UNIT).min(self.total - self.total / 8 * 5)).await
+    }
+
+    async fn reserve_units(&self, units: u64) -> Result<Reservation> {
+        debug_assert!(units <= self.total, "bounded by the caller");
+        let permits = u32::try_from(units).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.units).acquire_many_owned(permits).await;
+        let permit = permit.map_err(|_| Error::internal("the budget was closed"))?;
+        let now = self.used.now.fetch_add(units * UNIT, Ordering::Relaxed) + units * UNIT;
+        self.used.peak.fetch_max(now, Ordering::Relaxed);
+        Ok(Reservation { permit, used: Arc::clone(&self.used) })
+    }
+
+    /// Reserves `bytes` for a whole run, such as the buffers of a sink, while more is reserved and returned. All runs together
+    /// hold at most five eighths of the budget this way, so that the rest always moves; a request for more is answered with
+    /// that much. A run asks for such a reservation once.
+    ///
+    /// # Errors
+    /// See [`reserve`](Self::reserve).
+    pub async fn reserve_for_run(&self, bytes: u64) -> Result<Reserved> {
+        let units = bytes.div_ceil(UNIT).min(self.total / 8 * 5);
+        debug_assert!(units <= self.total, "bounded by the caller");
+        let permits = u32::try_from(units).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.kept).acquire_many_owned(permits).await;
+        let permit = permit.map_err(|_| Error::internal("the budget was closed"))?;
+        Ok(Reserved { _reservation: self.reserve_units(units).await?, _permit: permit })
+    }
+}
+
+/// Memory that is reserved from the beginning of a conversion to its end; dropping it returns it.
+#[derive(Debug)]
+pub struct Reserved {
+    _reservation: Reservation,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Memory that is reserved; dropping it returns it.
+#[derive(Debug)]
+pub struct Reservation {
+    permit: OwnedSemaphorePermit,
+    used: Arc<Usage>,
+}
+
+impl Reservation {
+    /// Splits off a reservation of `bytes`, or for all that is left of it.
+    pub fn split(&mut self, bytes: u64) -> Self {
+        let units =
+            usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX).min(self.permit.num_permits());
+        let permit = self.permit.split(units);
+        // Cannot fail: there are at least so many.
+        let permit = permit.unwrap_or_else(|| unreachable!("a reservation is split within its size"));
+        Self { permit, used: Arc::clone(&self.used) }
+    }
+
+    /// Ties the reservation to `bytes`: it is returned when the last slice of them is dropped.
+    pub fn hold(self, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(Held { bytes, _reservation: self })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.used.now.fetch_sub(self.permit.num_permits() as u64 * UNIT, Ordering::Relaxed);
+    }
+}
+
+struct Held {
+    bytes: Bytes,
+    _reservation: Reservation,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn room_goes_back_with_the_last_slice() {
+        let budget = Budget::new(Budget::SMALLEST);
+        let mut reservation = budget.reserve(1 << 20).await.unwrap();
+        let part = reservation.split(8192);
+        let bytes = part.hold(Bytes::from(vec![1; 8192]));
+        let slice = bytes.slice(10..20);
+        drop((bytes, reservation));
+        assert_eq!(budget.used(), 8192);
+        drop(slice);
+        assert_eq!((budget.used(), budget.peak()), (0, 1 << 20));
+    }
+
+    #[tokio::test]
+    async fn whatever_is_kept_the_largest_step_is_possible() {
+        let budget = Budget::new(Budget::SMALLEST);
+        let kept = budget.reserve_for_run(u64::MAX).await.unwrap();
+        let step = budget.reserve(u64::MAX).await.unwrap();
+        assert!(budget.used() <= budget.total() && budget.peak() <= budget.total());
+        drop((kept, step));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_step_larger_than_the_budget_is_possible() {
+        let budget = Budget::new(Budget::SMALLEST);
+        assert!(budget.reserve(u64::MAX / 2).await.is_ok());
+    }
+}

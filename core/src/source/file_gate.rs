@@ -1,0 +1,76 @@
+//! The gate to the files beside a local image.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::error::Result;
+use crate::local::{FileIo, blocking};
+use crate::source::file::FileSource;
+use crate::source::gate::{Gate, SiblingName};
+use crate::source::local_file::{LocalFile, failed};
+use crate::source::mmap::MapSource;
+use crate::source::source::{BoxFuture, Source};
+
+/// Opens regular files in one directory, and nothing else.
+///
+/// The directory is held open from the start: a name is looked up in that directory, whatever its path means later.
+/// Symbolic links are not followed.
+#[derive(Debug)]
+pub struct FileGate {
+    dir: Arc<OwnedFd>,
+    shown: PathBuf,
+    mmap: bool,
+    io: FileIo,
+}
+
+impl FileGate {
+    /// A gate to what lies in the directory of `image`, as that path is written: where `image` is a symbolic link, its
+    /// own directory.
+    ///
+    /// # Errors
+    /// `source_not_found`, `source_forbidden`, `source_unavailable`.
+    pub async fn beside(image: impl AsRef<Path>) -> Result<Self> {
+        let image = image.as_ref();
+        let shown = image.parent().unwrap_or(image).to_owned();
+        let dir = if shown.as_os_str().is_empty() { PathBuf::from(".") } else { shown.clone() };
+        blocking(move |_| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let dir = rustix::fs::open(&dir, flags, Mode::empty())
+                .map_err(|errno| failed("opening the directory", &dir.display().to_string(), errno))?;
+            Ok(Self { dir: Arc::new(dir), shown, mmap: false, io: FileIo::default() })
+        })
+        .await
+    }
+
+    /// Reads the siblings through memory maps; see [`MapSource`] for what that asks of the embedder.
+    #[must_use]
+    pub fn mmap(mut self, mmap: bool) -> Self {
+        self.mmap = mmap;
+        self
+    }
+
+    /// How siblings are read that are not mapped.
+    #[must_use]
+    pub fn io(mut self, io: FileIo) -> Self {
+        self.io = io;
+        self
+    }
+}
+
+impl Gate for FileGate {
+    fn open(&self, name: &SiblingName) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
+        let url = self.shown.join(name.as_str()).display().to_string();
+        let (dir, name, mmap, io) = (Arc::clone(&self.dir), name.clone(), self.mmap, self.io);
+        Box::pin(blocking(move |_| {
+            let local = LocalFile::open_beside(&dir, &name, url)?;
+            Ok(if mmap {
+                Arc::new(MapSource::over(local)?) as Arc<dyn Source>
+            } else {
+                Arc::new(FileSource::over(local, io.ring()))
+            })
+        }))
+    }
+}

@@ -1,0 +1,12 @@
+//! The tests of the crate from outside. One binary, so that they link once.
+
+mod device_sink;
+mod engine;
+mod file_sink;
+mod file_source;
+mod import_graph;
+mod no_runtime;
+mod sink_conformance;
+mod source_conformance;
+mod standard_input;
+mod stdout_sink;
