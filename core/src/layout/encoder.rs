@@ -21,12 +21,12 @@ pub trait Encoder: Send + Sync + fmt::Debug {
     /// `internal`: a unit can always be encoded.
     fn encode(&self, unit: u64, guest: &[u8], out: &mut [u8]) -> Result<Coding>;
 
-    /// The kind of compressed stream that [`pass_through`](Self::pass_through) takes from a source which compresses the same unit;
-    /// `None` if every unit is to be compressed anew.
+    /// The kind of compressed stream that [`pass_through`](Self::pass_through) takes from a source with the same unit; `None`
+    /// if every unit must be compressed again.
     fn passthrough(&self) -> Option<Compression>;
 
-    /// As [`encode`](Self::encode), with the stream that the source had for the unit: it decodes to `guest`, which was seen,
-    /// and is exactly as long as it needs to be. `None` if it does not suit.
+    /// Like [`encode`](Self::encode), with the stream that the source has for the unit: it was seen to decode to `guest`, and
+    /// has no byte too many. `None` if it does not suit.
     ///
     /// # Errors
     /// See [`encode`](Self::encode).

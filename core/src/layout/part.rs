@@ -31,9 +31,9 @@ pub struct Encoded {
 /// How the bytes of a unit carry it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Coding {
-    /// As they are: it would not have become smaller.
+    /// Verbatim: compressing would not have made it smaller.
     Plain,
-    /// As the encoder made them; this many bytes.
+    /// As the encoder made them, in this many bytes.
     Coded(usize),
 }
 
@@ -55,8 +55,8 @@ pub struct Scanned {
     pub bytes: Bytes,
     /// What the scan found: runs that alternate and add up to the length.
     pub runs: Vec<BlockRun>,
-    /// The hash of each block, where hashes were asked for.
+    /// The hash of each block, if hashes were asked for.
     pub leaves: Vec<Hash>,
-    /// Compressed streams that the source had for units within, where they were asked for, in guest order.
+    /// Compressed streams that the source had for units within, if they were asked for, in guest order.
     pub streams: Vec<(GuestRange, SourceStream)>,
 }

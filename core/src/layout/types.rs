@@ -11,14 +11,14 @@ use crate::layout::unit_map::UnitMap;
 /// A step that a layout asks of the sink.
 #[derive(Clone, Debug)]
 pub enum Write {
-    /// These pieces, one after the other, from there on.
+    /// These pieces, one after the other, from this address.
     Bytes(TargetOffset, Vec<Bytes>),
     /// Zeros.
     Zero(TargetRange),
 }
 
 impl Write {
-    /// Behind its last byte.
+    /// The end of its last byte.
     pub(crate) fn end(&self) -> u64 {
         match self {
             Self::Bytes(at, _) => at.get().saturating_add(self.bytes()),
@@ -35,20 +35,20 @@ impl Write {
     }
 }
 
-/// Writes one after the other, made verbatim taken: tables of any size in bounded memory.
+/// Writes one after the other, each made when it is taken: tables of any size in bounded memory.
 pub type Writes = Box<dyn Iterator<Item = Write> + Send>;
 
 /// What a layout is told of the disk.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct LayoutFacts {
-    /// Size in bytes of the disk as it is written, [`Layout::virtual_bytes`]; `None` for a raw stream, whose size shows at
+    /// Size in bytes of the disk as it is written, [`Layout::virtual_bytes`](crate::Layout::virtual_bytes); `None` for a raw stream, whose size shows at
     /// its end.
     pub virtual_bytes: Option<u64>,
-    /// What identifiers are derived from, beside format, options and size: [`crate::disk::ImageInfo::fingerprint`].
+    /// What identifiers are derived from, beside format, options and size: [`ImageInfo::fingerprint`](crate::ImageInfo::fingerprint).
     pub fingerprint: [u8; 32],
-    /// The units of [`Layout::unit`] that the map says to hold data. Always there for a layout that
-    /// [needs it](Layout::needs_map); `None` if it was not walked.
+    /// The units of [`Layout::unit`](crate::Layout::unit) that the map says to hold data. Always there for a layout that
+    /// [needs it](crate::Layout::needs_map); `None` if it was not walked.
     pub map: Option<UnitMap>,
 }
 
@@ -76,8 +76,8 @@ pub enum Order {
 /// What a layout wants to be given.
 #[derive(Clone, Debug)]
 pub enum LayoutInput {
-    /// [`Part::Zero`] and [`Part::Bytes`], in that order.
+    /// [`Part::Zero`](crate::Part::Zero) and [`Part::Bytes`](crate::Part::Bytes), in that order.
     Bytes(Order),
-    /// [`Part::Unit`] in guest order, encoded by this on the CPU workers. Units of zeros are left out.
+    /// [`Part::Unit`](crate::Part::Unit) in guest order, encoded by this on the CPU workers. Units of zeros are left out.
     Units(Arc<dyn Encoder>),
 }

@@ -29,7 +29,7 @@ pub enum ReadBack {
 pub struct SinkCapabilities {
     /// In which order it takes writes.
     pub order: WriteOrder,
-    /// True if bytes never written read as zeros, and [`Sink::zero`] costs nothing there.
+    /// True if bytes never written read as zeros, and [`Sink::zero`](crate::Sink::zero) costs nothing there.
     pub sparse: bool,
     /// True if it gathers what is written in memory of its own: [`SinkHint::memory`] says how much it may hold.
     pub buffers: bool,

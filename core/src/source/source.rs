@@ -1,8 +1,7 @@
 //! Random-access bytes of a stored object.
 //!
-//! A [`Source`] is what an image is read from: a file, an S3 object, a URL. Its contract is small on purpose:
-//! exact ranged reads, an identity that a change would be noticed by, and what a request costs. Wrappers compose
-//! on it as filters do (see [`wrap`]).
+//! A [`Source`] is what an image is read from: a file, an S3 object, a URL. Its contract is
+//! small: exact ranged reads, an identity that shows changes, and the cost of a request. Wrappers compose on it.
 
 use std::fmt;
 use std::future::Future;

@@ -98,6 +98,11 @@ fn leaves(tree: &str) -> Vec<Vec<String>> {
     out
 }
 
+/// Whether the module in `folder` has a child of that name.
+fn is_child(folder: &Path, name: &str) -> bool {
+    folder.join(format!("{name}.rs")).exists() || folder.join(name).is_dir()
+}
+
 /// The text without comments.
 fn code(text: &str) -> String {
     text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
@@ -136,12 +141,7 @@ impl Tree {
                             [&segments[..segments.len() - ups], &leaf[ups..]].concat()
                         }
                         Some("self") => [&segments[..], &leaf[1..]].concat(),
-                        Some(first)
-                            if is_face
-                                && src.join(segments.join("/")).join(format!("{first}.rs")).exists()
-                                || is_face
-                                    && src.join(segments.join("/")).join(leaf[0].as_str()).is_dir() =>
-                        {
+                        Some(first) if is_face && is_child(&src.join(segments.join("/")), first) => {
                             [&segments[..], &leaf[..]].concat()
                         }
                         _ => continue,
