@@ -10,7 +10,9 @@ fn sources() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut found = BTreeMap::new();
     let mut dirs: Vec<PathBuf> =
-        ["benches", "bins", "core", "corpus", "formats", "fuzz", "s3io"].map(|dir| root.join(dir)).into();
+        ["benches", "bins", "core", "corpus", "examples", "formats", "fuzz", "s3io", "src", "tests"]
+            .map(|dir| root.join(dir))
+            .into();
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(&dir).unwrap() {
             let path = entry.unwrap().path();

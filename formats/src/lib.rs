@@ -117,7 +117,7 @@ struct Opening {
 ///
 /// # Errors
 /// See [`open_with`]; an image of several files is refused.
-pub async fn open(source: Arc<dyn Source>, declared: Declared) -> Result<Disk> {
+pub async fn open(source: impl Source + 'static, declared: Declared) -> Result<Disk> {
     open_with(source, declared, Arc::new(ClosedGate)).await
 }
 
@@ -130,7 +130,15 @@ pub async fn open(source: Arc<dyn Source>, declared: Declared) -> Result<Disk> {
 /// # Errors
 /// `unknown_format`, `format_mismatch`, `ambiguous_format`; `malformed`, `truncated` and `unsupported_feature` with
 /// their place; `external_data_refused` where the image names what is no plain name beside it; the `source_*` codes.
-pub async fn open_with(source: Arc<dyn Source>, declared: Declared, gate: Arc<dyn Gate>) -> Result<Disk> {
+pub async fn open_with(
+    source: impl Source + 'static,
+    declared: Declared,
+    gate: Arc<dyn Gate>,
+) -> Result<Disk> {
+    open_shared(Arc::new(source), declared, gate).await
+}
+
+async fn open_shared(source: Arc<dyn Source>, declared: Declared, gate: Arc<dyn Gate>) -> Result<Disk> {
     let file = Arc::new(HeadTailSource::open(source).await?);
     let format = detect::detect(&file, declared)?;
     let fingerprint = file.fingerprint();
@@ -171,6 +179,6 @@ pub fn options_help() -> String {
 ///
 /// # Errors
 /// Those of [`layout`].
-pub fn create(format: Format, sink: Box<dyn Sink>, options: &TargetOptions) -> Result<Target> {
-    Ok(Target { layout: layout(format, options, sink.capabilities().order)?, sink })
+pub fn create(format: Format, sink: impl Sink + 'static, options: &TargetOptions) -> Result<Target> {
+    Ok(Target { layout: layout(format, options, sink.capabilities().order)?, sink: Box::new(sink) })
 }

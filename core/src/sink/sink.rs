@@ -97,3 +97,50 @@ pub trait Sink: Send + Sync {
         Box::pin(async { Ok(false) })
     }
 }
+
+/// A boxed sink is a sink.
+impl<S: Sink + ?Sized> Sink for Box<S> {
+    fn url(&self) -> &str {
+        (**self).url()
+    }
+
+    fn capabilities(&self) -> SinkCapabilities {
+        (**self).capabilities()
+    }
+
+    fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
+        (**self).write(at, pieces)
+    }
+
+    fn zero(&self, range: TargetRange) -> BoxFuture<'_, Result<()>> {
+        (**self).zero(range)
+    }
+
+    fn finish(&self, len: u64) -> BoxFuture<'_, Result<Receipt>> {
+        (**self).finish(len)
+    }
+
+    fn abort(&self) -> BoxFuture<'_, bool> {
+        (**self).abort()
+    }
+
+    fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {
+        (**self).prepare(expected)
+    }
+
+    fn written(&self) -> Option<u64> {
+        (**self).written()
+    }
+
+    fn journal(&self) -> Option<&dyn Journal> {
+        (**self).journal()
+    }
+
+    fn read_back(&self, len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
+        (**self).read_back(len)
+    }
+
+    fn retract(&self, receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
+        (**self).retract(receipt)
+    }
+}

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -112,6 +113,49 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// `source_changed`.
     fn verify(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async { Ok(()) })
+    }
+}
+
+/// A shared source is a source.
+impl<S: Source + ?Sized> Source for Arc<S> {
+    fn url(&self) -> &str {
+        (**self).url()
+    }
+
+    fn len(&self) -> u64 {
+        (**self).len()
+    }
+
+    fn identity(&self) -> &Identity {
+        (**self).identity()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
+
+    fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
+        (**self).read(range)
+    }
+
+    fn is_empty(&self) -> bool {
+        (**self).is_empty()
+    }
+
+    fn traffic(&self) -> Traffic {
+        (**self).traffic()
+    }
+
+    fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>> {
+        (**self).segments(range)
+    }
+
+    fn expect_all(&self) {
+        (**self).expect_all();
+    }
+
+    fn verify(&self) -> BoxFuture<'_, Result<()>> {
+        (**self).verify()
     }
 }
 

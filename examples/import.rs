@@ -1,15 +1,16 @@
 //! What an import backend writes around diskferry: an image in one bucket becomes a QCOW2 in another.
 //!
-//!     cargo run --example import -- s3://images/centos7.vmdk s3://library/centos7.qcow2
+//!     cargo run -p diskferry --example import -- s3://images/centos7.vmdk s3://library/centos7.qcow2
 //!
 //! Credentials, region and endpoint come from the AWS SDK's environment and files.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use diskferry_core::{Conversion, Error, ErrorKind, Limits, Progress, Report, Result, measure};
-use diskferry_formats::{Declared, Format, TargetOptions};
-use diskferry_s3io::{Client, ClientOptions, S3Sink, S3Source};
+use diskferry::{
+    Client, ClientOptions, Conversion, Declared, Error, ErrorKind, Format, Limits, Progress, Report, Result,
+    S3Sink, S3Source, TargetOptions, measure,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -26,13 +27,13 @@ pub async fn import(
     cancel: CancellationToken,
 ) -> Result<Report> {
     let source = S3Source::open(client, url).await?;
-    let disk = Arc::new(diskferry_formats::open(Arc::new(source), Declared::Unknown).await?);
+    let disk = Arc::new(diskferry::open(source, Declared::Unknown).await?);
 
     // What the tables tell is enough to refuse most of what does not fit, before a byte of data is read.
     measure(&disk, &limits).await?.verdict.enforce()?;
 
     let sink = S3Sink::create(client, target).await?;
-    let target = diskferry_formats::create(Format::Qcow2, Box::new(sink), &TargetOptions::default())?;
+    let target = diskferry::create(Format::Qcow2, sink, &TargetOptions::default())?;
     Conversion::new(disk, target).verify(true).limits(limits).on_progress(progress).cancel(cancel).run().await
 }
 

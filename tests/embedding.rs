@@ -4,12 +4,10 @@
 #[path = "../examples/import.rs"]
 mod import;
 
-use std::sync::Arc;
 
-use diskferry_core::{ErrorKind, Limits, Phase, Progress, Result};
-use diskferry_formats::{Declared, Format};
+use diskferry::{Client, Declared, ErrorKind, Format, Limits, Progress, Result, S3Source};
+use diskferry_core::Phase;
 use diskferry_s3io::server::{Server, ServerOptions};
-use diskferry_s3io::{Client, S3Source};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +42,7 @@ async fn the_example_imports_refuses_and_is_cancelled() -> Result<()> {
     let report = imported.await?;
     assert_eq!(report.digest.expect("a digest is made").to_string(), sample.digest_hex);
     let written = S3Source::open(&client, target).await?;
-    let disk = diskferry_formats::open(Arc::new(written), Declared::Format(Format::Qcow2)).await?;
+    let disk = diskferry::open(written, Declared::Format(Format::Qcow2)).await?;
     assert_eq!(disk.virtual_bytes(), sample.virtual_bytes);
     assert_eq!(
         (progress.borrow().phase, progress.borrow().done_bytes),

@@ -79,6 +79,7 @@ impl Needs {
                 needs.source(&args.b);
             }
             // It makes its own images, and a server in a directory of its own.
+            #[cfg(feature = "demo")]
             Command::Demo => return None,
         }
         Some(needs)
@@ -241,6 +242,7 @@ mod tests {
         let both = Needs { read: paths(&[".", "x", "y", "y/z"]), ..Needs::default() };
         assert_eq!(needs(&["compare", "x", "y/z"]), Some(both));
         assert_eq!(needs(&["convert", "-f", "raw", "-", "-"]), Some(Needs::default()));
+        #[cfg(feature = "demo")]
         assert_eq!(needs(&["demo"]), None);
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod compare;
 pub(crate) mod convert;
+#[cfg(feature = "demo")]
 pub(crate) mod demo;
 pub(crate) mod digest;
 pub(crate) mod info;

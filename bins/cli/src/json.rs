@@ -298,6 +298,7 @@ impl From<&Error> for Failure {
 }
 
 /// What `demo` did.
+#[cfg(feature = "demo")]
 #[derive(Serialize, Debug)]
 pub(crate) struct Demo {
     pub(crate) imported: Vec<Converted>,

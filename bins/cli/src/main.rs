@@ -72,6 +72,7 @@ fn run(cli: Cli) -> Result<Answer> {
             Command::Convert(args) => cli::convert::run(&ctx, &args).await,
             Command::Compare(args) => cli::compare::run(&ctx, &args).await,
             Command::Digest(args) => cli::digest::run(&ctx, &args).await,
+            #[cfg(feature = "demo")]
             Command::Demo => cli::demo::run(&ctx).await,
         }
     });

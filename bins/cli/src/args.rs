@@ -35,6 +35,7 @@ pub(crate) enum Command {
     /// The content digest of the guest disk: the same for the same disk in every format
     Digest(OneSource),
     /// The main job on an embedded S3 server: nothing to set up, nothing left behind
+    #[cfg(feature = "demo")]
     Demo,
 }
 
