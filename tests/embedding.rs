@@ -4,7 +4,6 @@
 #[path = "../examples/import.rs"]
 mod import;
 
-
 use diskferry::{Client, Declared, ErrorKind, Format, Limits, Progress, Result, S3Source};
 use diskferry_core::Phase;
 use diskferry_s3io::server::{Server, ServerOptions};

@@ -17,6 +17,8 @@ const LONGEST: u64 = 4 << 20;
 /// Length of the first request that a walk of tables makes over a network, if a single table is asked for: it often leads
 /// to others that are stored after it, and a round trip takes as long as many times these bytes.
 const READ_AHEAD: u64 = 256 << 10;
+/// An object must be this many times as long for that: what turns out to be data is fetched again when its turn comes.
+const WORTH_READING_AHEAD: u64 = 256;
 /// Requests for tables that are made side by side over a network, and more where the source finds more worth having.
 const AT_ONCE: usize = 32;
 
@@ -183,7 +185,9 @@ impl Tables {
         let tail = self.source.len().saturating_sub(HeadTail::TAIL);
         let in_hand = run.end().get() <= HeadTail::HEAD || run.end().get() > tail;
         let end = run.start().get().saturating_add(READ_AHEAD).min(tail);
-        (!in_hand && end > run.end().get()).then(|| StoredRange::between(run.start(), StoredOffset::new(end)))
+        let small = self.source.len() < READ_AHEAD.saturating_mul(WORTH_READING_AHEAD);
+        (!small && !in_hand && end > run.end().get())
+            .then(|| StoredRange::between(run.start(), StoredOffset::new(end)))
     }
 }
 

@@ -169,6 +169,7 @@ impl<'a> Extent<'a> {
             end: u64::MAX,
             grain: self.header.grain,
             compressed: self.header.compressed,
+            copied: copy.is_some(),
             ..tail::Named::default()
         };
         for index in 0..self.directory_bytes() / 4 {
@@ -184,6 +185,7 @@ impl<'a> Extent<'a> {
             let word = |directory: u64| le32(self.file, directory + index * 4) == Some(0);
             named.copies_differ |= copy.is_some_and(|copy| word(copy) != word(used));
             let Some(table) = first.or(second) else { continue };
+            named.copied &= first.is_some() && second.is_some();
             let second = second.unwrap_or(table);
             let len = rest.min(entries) * 4;
             named.structures = named.structures.max(table.max(second) + len);

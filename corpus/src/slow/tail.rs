@@ -22,6 +22,8 @@ pub(super) struct Named {
     pub(super) grain: u64,
     /// Copies of a directory or a table name other entries.
     pub(super) copies_differ: bool,
+    /// Every table has a copy.
+    pub(super) copied: bool,
     pub(super) compressed: bool,
 }
 
@@ -40,12 +42,18 @@ pub(super) fn came(file: &[u8], start: u64, named: &Named) -> bool {
     if start > structures || up_to(file, structures, u64::MAX).iter().any(|byte| *byte != 0) {
         return true;
     }
+    let end = named.end.min(file.len() as u64);
+    if named.base.saturating_add(512) > end {
+        // There is no room for a grain.
+        return true;
+    }
     let tables = named.tables.iter().filter(|at| **at >= named.base).count() as u64;
     let bytes = tables * named.table_bytes + named.grains.len() as u64 * named.grain;
-    let filled = named.base.saturating_add(bytes).saturating_add(512) > named.end.min(file.len() as u64);
+    let filled = named.base.saturating_add(bytes).saturating_add(512) > end;
+    let agreed = named.copied && !named.grains.is_empty();
     let empty = named.allocated == Some(0) && named.named == 0;
     let complete = !named.copies_differ && named.allocated.is_none_or(|tables| named.named >= tables);
     let zeros = start.next_multiple_of(512).min(structures);
     let lost_grain = named.compressed && named.grains.iter().any(|grain| *grain >= zeros);
-    complete && (filled || empty) && !lost_grain
+    complete && (agreed || filled || empty) && !lost_grain
 }

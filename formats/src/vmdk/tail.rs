@@ -10,7 +10,8 @@
 //! ```
 //!
 //! So an object whose last sector is zeros is looked at once, before its map is first used: if anything but zeros follows
-//! the tables, these came before it. If nothing does, then what the tables name must fill the object, as writers leave it.
+//! the tables, these came before it. If nothing does, then both copies of the tables must name the same grains; or, if
+//! there is one copy alone or it names none, what it names must fill the object, as writers leave it.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
@@ -30,11 +31,11 @@ const FIRST_LOOK: u64 = 64 << 10;
 /// Most bytes behind the tables that are read if these are zeros.
 const MOST_LOOKED: u64 = 8 << 20;
 /// Bytes of one such request.
-const LOOK: u64 = 1 << 20;
+const LOOK: u64 = 4 << 20;
 /// Most bytes before the end of the tables that are searched for the place where the zeros begin.
 const SEARCHED: u64 = 1 << 20;
-/// Tables that are loaded at once.
-const TABLES_AT_ONCE: usize = 64;
+/// Bytes of tables that are loaded at once, and as many of their copies.
+const TABLES_AT_ONCE: u64 = 2 << 20;
 /// Bytes at the end of the used part of the object that must all be mapped data, and zeros, for a warning.
 const WARNED: u64 = 64 << 10;
 /// Sectors of them: the bits of a number.
@@ -176,8 +177,14 @@ impl Tail {
             Arrangement::Mixed(at) => inside(at).max(up(directory.end())),
             Arrangement::GrainsAt(at) => at,
         };
+        if base.saturating_add(SECTOR) > self.used.end {
+            // There is no room for a grain: an empty image, whatever its tables say.
+            return Ok(());
+        }
         let zeros = self.zeros_begin(structures).await?;
-        let mut sum = Sum { base, zeros, ..Sum::default() };
+        let mut sum = Sum { base, zeros, copied: true, ..Sum::default() };
+        let at_once = TABLES_AT_ONCE.checked_div(directory.layout().table_bytes()).unwrap_or(1).max(1);
+        let at_once = usize::try_from(at_once).unwrap_or(1);
         let mut index = 0;
         while index < directory.len() {
             let page = directory.page(tables, index, 0).await?;
@@ -192,17 +199,19 @@ impl Tail {
                     named.push(at);
                 }
             }
-            for at in named.chunks(TABLES_AT_ONCE) {
+            for at in named.chunks(at_once) {
                 sum.add(directory, tables, at).await?;
             }
             index = page.end;
         }
+        // The zeros would have taken entries of one copy and left those of the other.
+        let agreed = sum.grains > 0 && sum.copied && directory.layout().redundant.is_some();
         let filled = base.saturating_add(sum.bytes).saturating_add(SECTOR) > self.used.end;
         let complete = !sum.copies_differ && self.used.tables.is_none_or(|allocated| sum.tables >= allocated);
         // An extent whose header says that it has no tables is empty, whatever room there is in the object.
         let empty = self.used.tables == Some(0) && sum.tables == 0;
         let lost_grain = self.used.compressed && sum.grain_in_zeros;
-        if complete && (filled || empty) && !lost_grain {
+        if complete && (agreed || filled || empty) && !lost_grain {
             if sum.grains > 0 {
                 warn_zero_tail(&self.warnings, self.used.end.saturating_sub(structures).min(self.zeros.len));
             }
@@ -249,6 +258,8 @@ struct Sum {
     tables: u64,
     grains: u64,
     grain_in_zeros: bool,
+    /// Every table has a copy.
+    copied: bool,
     /// An entry is 0 in one copy and not in the other.
     copies_differ: bool,
 }
@@ -256,12 +267,12 @@ struct Sum {
 impl Sum {
     async fn add(&mut self, directory: &Directory, tables: &Tables, named: &[TableAt]) -> Result<()> {
         let layout = directory.layout();
-        let ranges = |redundant: bool| {
-            named.iter().map(move |at| if redundant { at.redundant.unwrap_or(at.range) } else { at.range })
-        };
-        let primary = tables.load(&ranges(false).collect::<Vec<_>>()).await?;
-        let redundant = tables.load(&ranges(true).collect::<Vec<_>>()).await?;
+        let copies = named.iter().map(|at| at.redundant.unwrap_or(at.range));
+        let ranges: Vec<_> = named.iter().map(|at| at.range).chain(copies).collect();
+        let mut primary = tables.load(&ranges).await?;
+        let redundant = primary.split_off(named.len().min(primary.len()));
         for ((at, primary), redundant) in named.iter().zip(primary).zip(redundant) {
+            self.copied &= at.redundant.is_some();
             if at.range.start().get() >= self.base {
                 self.bytes = self.bytes.saturating_add(layout.table_bytes());
             }
