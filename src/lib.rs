@@ -12,7 +12,9 @@ pub use diskferry_formats::{Declared, Format, TargetOptions, create, open, open_
 pub use diskferry_core::{Budget, Conversion, CpuPool, Progress, Report, Resources};
 
 // Local sources and sinks.
-pub use diskferry_core::{BlockDeviceSink, FileGate, FileSink, FileSource, StandardInput, StdoutSink};
+pub use diskferry_core::{
+    BlockDeviceSink, FileGate, FileSink, FileSinkOptions, FileSource, StandardInput, StdoutSink,
+};
 
 // Remote ones.
 #[cfg(feature = "s3")]

@@ -106,7 +106,7 @@ fn vhd_of_one_block() -> Vec<u8> {
 fn read_within(limit: u64, format: Format, image: Vec<u8>) -> (ErrorKind, u64) {
     let source = Arc::new(Recording::new(Arc::new(MemorySource::new("bomb", image))));
     let read = async {
-        let disk = diskferry_formats::open(Arc::clone(&source) as _, Declared::Format(format)).await?;
+        let disk = diskferry_formats::open(Arc::clone(&source), Declared::Format(format)).await?;
         let limits = Limits::default().image(ImageLimit::Exact(limit));
         Conversion::reading(disk).limits(limits).run().await
     };

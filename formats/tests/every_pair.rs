@@ -161,10 +161,14 @@ proptest! {
                 prop_assert_eq!(report.digest, Some(digest_of(&guest)), "{}", &pair);
                 // QEMU leaves out the end of a QCOW2 that is no whole sector, and the layout says so.
                 let cut = second.format == Format::Qcow2 && !guest.len().is_multiple_of(SECTOR);
+                let within = second.format == Format::Vmdk && !guest.len().is_multiple_of(GRAIN);
+                // Which grains are copied depends on how well each compresses: carried.rs in qcow2_write counts them.
+                let copied = first.options.contains("streamOptimized") && second.options == "compression=zlib";
                 // Zeros that are content are stored too, and may be all that a sparse VMDK ends with.
-                let meant = |code: &&str| *code != "zero_tail";
+                let meant = |code: &&str| *code != "zero_tail" && (!copied || *code != "wide_window");
                 let codes: Vec<_> = report.warnings.iter().map(|warning| warning.code).filter(meant).collect();
-                let expected = if cut { &["size_not_whole_sectors"][..] } else { &[] };
+                let expected: Vec<_> = cut.then_some("size_not_whole_sectors").into_iter()
+                    .chain(within.then_some("capacity_not_in_grains")).collect();
                 prop_assert_eq!(codes, expected, "{}", &pair);
                 let disk = open_bytes(target, Declared::Format(second.format)).unwrap();
                 assert_same(&read_all(&disk), &guest, &pair);

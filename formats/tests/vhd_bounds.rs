@@ -25,7 +25,7 @@ fn sparse(vhd: &Vhd, len: u64, entries: &[(u64, u32)]) -> Arc<Sparse> {
 }
 
 fn opened(source: &Arc<Sparse>) -> Disk {
-    block_on(open(Arc::clone(source) as _, Declared::Unknown)).unwrap()
+    block_on(open(Arc::clone(source), Declared::Unknown)).unwrap()
 }
 
 /// All extents as one list, answer by answer, each of bounded length.
@@ -77,7 +77,7 @@ fn a_table_beyond_the_bound_is_refused_before_it_is_read() {
         1 << 30,
         [(0, claim.footer()), (512, claim.header()), (source.len - 512, claim.footer())],
     ));
-    let error = block_on(open(Arc::clone(&source) as _, Declared::Unknown)).unwrap_err();
+    let error = block_on(open(Arc::clone(&source), Declared::Unknown)).unwrap_err();
     assert_eq!((error.kind(), error.offset()), (ErrorKind::Malformed, Some(512 + 28)));
     assert!(source.fetched.load(Ordering::Relaxed) < 256 << 10);
 }
