@@ -1,10 +1,10 @@
 //! Tables of an image, loaded in bulk and kept as far as a bound allows.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use diskferry_core::{Error, FileIndex, HeadTail, Result, Source, StoredOffset, StoredRange};
+use diskferry_core::{Error, FileIndex, Result, Source, StoredOffset, StoredRange};
 use futures_util::stream::{FuturesUnordered, TryStreamExt};
 
 /// Most bytes of tables that are kept of an image, however many files it has.
@@ -14,11 +14,6 @@ const KEPT: u64 = 16 << 20;
 const GAP: u64 = 4 << 10;
 /// Longest request for tables, so that many go side by side.
 const LONGEST: u64 = 4 << 20;
-/// Length of the first request that a walk of tables makes over a network, if a single table is asked for: it often leads
-/// to others that are stored after it, and a round trip takes as long as many times these bytes.
-const READ_AHEAD: u64 = 256 << 10;
-/// An object must be this many times as long for that: what turns out to be data is fetched again when its turn comes.
-const WORTH_READING_AHEAD: u64 = 256;
 /// Requests for tables that are made side by side over a network, and more where the source finds more worth having.
 const AT_ONCE: usize = 32;
 
@@ -41,8 +36,6 @@ pub(crate) struct Tables {
     source: Arc<dyn Source>,
     file: FileIndex,
     kept: Shelf,
-    /// What the first request brought beyond what was asked for, with where it begins.
-    ahead: OnceLock<(StoredOffset, Bytes)>,
 }
 
 /// Where the tables of all files of an image are kept. What was used longest ago goes first once more than [`KEPT`] bytes
@@ -100,7 +93,7 @@ impl Tables {
 
     /// The tables of a file of an image, kept with those of its others.
     pub(crate) fn on(kept: Shelf, file: FileIndex, source: Arc<dyn Source>) -> Self {
-        Self { source, file, kept, ahead: OnceLock::new() }
+        Self { source, file, kept }
     }
 
     /// One table.
@@ -150,24 +143,12 @@ impl Tables {
         // What is worth having in flight is found out from data. Over a network tables cost nothing but the time to their
         // first byte, and the source itself lets in no more than it is allowed.
         let at_once = if can.remote { can.in_flight.max(AT_ONCE) } else { can.in_flight.max(1) };
-        let longer = match runs {
-            [run] if can.remote && self.ahead.get().is_none() => self.read_ahead(*run),
-            _ => None,
-        };
         let mut waiting = runs.iter();
         let mut under_way = FuturesUnordered::new();
         let start = |run: &StoredRange| {
             let run = *run;
-            async move {
-                if let Some(bytes) = self.ahead.get().and_then(|(at, bytes)| slice(*at, bytes, run)) {
-                    return Ok::<_, Error>((run.start(), bytes));
-                }
-                let Some(longer) = longer else { return Ok((run.start(), self.source.read(run).await?)) };
-                let bytes = self.source.read(longer).await?;
-                let (_, bytes) = self.ahead.get_or_init(|| (longer.start(), bytes));
-                let asked = slice(longer.start(), bytes, run);
-                Ok((run.start(), asked.ok_or_else(|| Error::internal("a request was answered short"))?))
-            }
+            let read = self.source.read(run);
+            async move { Ok::<_, Error>((run.start(), read.await?)) }
         };
         under_way.extend(waiting.by_ref().take(at_once).map(start));
         let mut fetched = BTreeMap::new();
@@ -176,18 +157,6 @@ impl Tables {
             under_way.extend(waiting.next().map(start));
         }
         Ok(fetched)
-    }
-}
-
-impl Tables {
-    /// The longer request that is made for `run`, unless the run is in hand already or about as long.
-    fn read_ahead(&self, run: StoredRange) -> Option<StoredRange> {
-        let tail = self.source.len().saturating_sub(HeadTail::TAIL);
-        let in_hand = run.end().get() <= HeadTail::HEAD || run.end().get() > tail;
-        let end = run.start().get().saturating_add(READ_AHEAD).min(tail);
-        let small = self.source.len() < READ_AHEAD.saturating_mul(WORTH_READING_AHEAD);
-        (!small && !in_hand && end > run.end().get())
-            .then(|| StoredRange::between(run.start(), StoredOffset::new(end)))
     }
 }
 

@@ -26,7 +26,8 @@
 //! use diskferry_s3io::S3Sink;
 //!
 //! let sink = S3Sink::create(&client, "s3://images/copy.raw").await?;
-//! sink.prepare(Expected { most_bytes: Some(4096), exact: true, memory: 64 << 20 }).await?;
+//! let hint = SinkHint::default().most_bytes(Some(4096)).exact(true).memory(64 << 20);
+//! sink.prepare(hint).await?;
 //! sink.write(TargetOffset::ZERO, vec![source.read(StoredRange::first(4096)).await?]).await?;
 //! assert_eq!(sink.finish(4096).await?.url, "s3://images/copy.raw");
 //! # Ok(())

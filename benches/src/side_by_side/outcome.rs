@@ -110,8 +110,10 @@ mod tests {
 
     #[test]
     fn the_floor_of_an_import_is_the_longer_of_line_and_cores() {
-        let import =
-            outcome("s3-zlib", &[(Lane::Ours, &[2.2]), (Lane::Floor, &[2.0]), (Lane::Decode, &[0.5])]);
+        let import = outcome(
+            "s3-zlib",
+            &[(Lane::Ours, &[2.2]), (Lane::Fixed, &[2.1]), (Lane::Floor, &[2.0]), (Lane::Decode, &[0.5])],
+        );
         assert_eq!(import.floor().unwrap().median(), 2.0);
         assert_eq!(import.met(), Some(true));
     }

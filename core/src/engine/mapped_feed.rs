@@ -29,9 +29,9 @@ const FIRST: u64 = 64 << 20;
 const FIRST_LOOK: u64 = 1 << 30;
 /// The mean length of its requests below which it is not worth having.
 const SMALL: u64 = 1 << 20;
-/// Shortest request that a longer one is cut into where a transfer begins and ends: a unit of 2 MiB and half of another,
-/// with what stands before them.
-const TAPERED: u64 = (3 << 20) + (64 << 10);
+/// Shortest request that a longer one is cut into where a transfer begins and ends: two units of 2 MiB with what stands
+/// before them.
+const TAPERED: u64 = (4 << 20) + (64 << 10);
 /// So many requests abreast share a link where a transfer begins and ends; more would only make more of them.
 const ABREAST: usize = 4;
 
