@@ -63,6 +63,11 @@ impl Skeleton {
         self.stretches.insert(at, bytes);
     }
 
+    /// Makes the last byte other than zero: an object that ends in zeros may have lost its tables, and readers look closer.
+    fn end_in_data(&mut self) {
+        self.put(self.len.saturating_sub(1), vec![1]);
+    }
+
     /// It, to be opened.
     pub fn source(self) -> Arc<dyn Source> {
         Arc::new(self)
@@ -196,6 +201,7 @@ pub fn qcow2(disk_bytes: u64, clusters: Clusters, order: Order) -> Skeleton {
             .collect();
         image.put(table_at(table), bytes);
     }
+    image.end_in_data();
     image
 }
 
@@ -310,6 +316,9 @@ pub fn vmdk_sparse(disk_bytes: u64, grains: Grains) -> Skeleton {
         let table = |number: u64| ((first + number * table_sectors) as u32).to_le_bytes();
         image.put(start * SECTOR, (0..tables).flat_map(table).collect::<Vec<u8>>());
         image.put(first * SECTOR, named.clone());
+    }
+    if stored > 0 {
+        image.end_in_data();
     }
     image
 }
