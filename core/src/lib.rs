@@ -84,8 +84,8 @@ pub mod internal {
     };
     pub use crate::error::printable;
     pub use crate::limits::HumanBytes;
-    pub use crate::memory::{Buffer, FillBuffer, Reservation, Reserved, zeros};
+    pub use crate::memory::{Buffer, PartsBuffer, Reservation, Reserved, zeros};
     pub use crate::sink::{DEVICE_HEAD_BYTES, budget_for, memory_of, pack, unpack};
     pub use crate::size::parse_size;
-    pub use crate::source::{Counted, Failing, Recording, SEGMENTS, check_range, read_up_to};
+    pub use crate::source::{Counted, Failing, Recording, SEGMENTS, check_range, covering, read_up_to};
 }

@@ -1,7 +1,7 @@
 //! Reading one range of an object: resumed where it breaks off, asked for a second time where it is stuck.
 //!
 //! ```text
-//! permit ──▶ GET, If-Match ──▶ check the answer ──▶ body into one buffer
+//! permit ──▶ GET, If-Match ──▶ check the answer ──▶ body into a buffer for each part
 //!     ▲                                │ stuck: GET from the byte reached, the first to bring one goes on
 //!     │                                │ broken, silent, short
 //!     └── wait (full jitter), from the byte reached ◀┘
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
-use diskferry_core::internal::FillBuffer;
-use diskferry_core::{Error, Result};
+use diskferry_core::internal::PartsBuffer;
+use diskferry_core::{Result, StoredRange};
 use http_body_util::BodyExt;
 use tokio::time::{sleep, timeout};
 use tracing::{Instrument, debug_span};
@@ -39,16 +39,37 @@ struct Open {
 type Next = Option<(Open, Bytes)>;
 
 impl Remote {
-    /// The bytes `start..end`. `first` is an answer at hand whose body begins at `start`.
-    pub(crate) async fn fetch(&self, start: u64, end: u64, mut first: Option<Answer>) -> Result<Bytes> {
-        let span = debug_span!("range", from = start, to = end);
-        self.fetch_in_span(start, end, &mut first).instrument(span).await
+    /// The bytes of `range`. `first` is an answer at hand whose body begins at its start.
+    pub(crate) async fn fetch(&self, range: StoredRange, first: Option<Answer>) -> Result<Bytes> {
+        let mut all = Bytes::new();
+        if !range.is_empty() {
+            self.fetch_parts(range, &[range], &mut |_, bytes| all = bytes, first).await?;
+        }
+        Ok(all)
     }
 
-    async fn fetch_in_span(&self, start: u64, end: u64, first: &mut Option<Answer>) -> Result<Bytes> {
+    /// Asks for `range`, and gives each of the `parts` of it when its last byte has come.
+    pub(crate) async fn fetch_parts(
+        &self,
+        range: StoredRange,
+        parts: &[StoredRange],
+        give: &mut (dyn FnMut(usize, Bytes) + Send),
+        mut first: Option<Answer>,
+    ) -> Result<()> {
+        let (start, end) = (range.start().get(), range.end().get());
+        let span = debug_span!("range", from = start, to = end);
+        let got = PartsBuffer::new(start, parts, give);
+        self.fetch_in_span(start, end, got, &mut first).instrument(span).await
+    }
+
+    async fn fetch_in_span(
+        &self,
+        start: u64,
+        end: u64,
+        mut got: PartsBuffer<'_>,
+        first: &mut Option<Answer>,
+    ) -> Result<()> {
         let want = end.saturating_sub(start);
-        let room = usize::try_from(want).map_err(|_| Error::internal("a read beyond the address space"))?;
-        let mut got = FillBuffer::new(room)?;
         let mut tries = Tries::new(self.patience);
         let mut renewed_at = None;
         while got.filled() < want {
@@ -77,7 +98,7 @@ impl Remote {
                 _ => self.wait(&mut tries, failure).await.map_err(|error| error.at(reached))?,
             }
         }
-        Ok(got.freeze())
+        Ok(())
     }
 
     /// One request for what is missing in `got`, and a second one where it is stuck.
@@ -87,14 +108,14 @@ impl Remote {
         object: &Arc<Object>,
         start: u64,
         end: u64,
-        got: &mut FillBuffer,
+        got: &mut PartsBuffer<'_>,
         tries: &mut Tries,
         first: Option<Answer>,
         permit: &Permit<'_>,
     ) -> Result<(), Failure> {
         let stuck = self.hedges.stuck();
         let mut longest = Duration::ZERO;
-        let missing = |got: &FillBuffer| Asked {
+        let missing = |got: &PartsBuffer<'_>| Asked {
             first: start.saturating_add(got.filled()),
             last: end.saturating_sub(1),
             len: self.len(),
@@ -116,7 +137,7 @@ impl Remote {
                 })?;
             let Some((now, bytes)) = next else { return Ok(()) };
             longest = longest.max(since.elapsed());
-            got.push(&bytes);
+            got.push(&bytes).map_err(Failure::Fatal)?;
             tries.came(got.filled())?;
             open = Some(now);
         }

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
+use diskferry_core::internal::covering;
 use diskferry_core::{
     BoxFuture, Capabilities, Error, ErrorKind, HeadTail, Identity, Result, StoredOffset, StoredRange,
     Traffic, Warning,
@@ -119,7 +120,7 @@ impl Remote {
         match judge::opening(&answer).map_err(|error| remote.named(error))? {
             judge::Opened::Length(len) => {
                 remote.len = len;
-                remote.head = remote.fetch(0, len.min(HeadTail::HEAD), Some(answer)).await?;
+                remote.head = remote.fetch(StoredRange::first(len.min(HeadTail::HEAD)), Some(answer)).await?;
             }
             judge::Opened::Unstated => {
                 // A short object may come without its length; it must then end within the head.
@@ -380,15 +381,30 @@ impl Remote {
             let place = |offset: StoredOffset| usize::try_from(offset.get()).unwrap_or(usize::MAX);
             return Ok(self.head.slice(place(range.start())..place(range.end())));
         }
-        let (start, end) = (range.start().get(), range.end().get());
-        // A short one is taken for a table.
-        let learn = async {
-            if range.len() >= TABLE && self.whole.is_expected() {
-                self.whole.learn(&self.object(), &self.pin, || self.meter.asked(1)).await;
-            }
+        let (bytes, ()) = tokio::join!(self.fetch(range, None), self.learn(range));
+        bytes.inspect(|bytes| self.whole.note(range.start().get(), bytes))
+    }
+
+    /// The bytes of several ranges within the object, by one request.
+    pub(crate) async fn read_parts(
+        &self,
+        parts: &[StoredRange],
+        give: &mut (dyn FnMut(usize, Bytes) + Send),
+    ) -> Result<()> {
+        let Some(all) = covering(parts) else { return Ok(()) };
+        let mut note = |index: usize, bytes: Bytes| {
+            parts.get(index).into_iter().for_each(|part| self.whole.note(part.start().get(), &bytes));
+            give(index, bytes);
         };
-        let (bytes, ()) = tokio::join!(self.fetch(start, end, None), learn);
-        bytes.inspect(|bytes| self.whole.note(start, bytes))
+        tokio::join!(self.fetch_parts(all, parts, &mut note, None), self.learn(all)).0
+    }
+
+    /// Before the first read of data, asks for what the store keeps of the whole, if all of it is going to be read. A short
+    /// range is taken for a table.
+    async fn learn(&self, range: StoredRange) {
+        if range.len() >= TABLE && self.whole.is_expected() {
+            self.whole.learn(&self.object(), &self.pin, || self.meter.asked(1)).await;
+        }
     }
 
     /// All of it is going to be read.
@@ -467,6 +483,19 @@ macro_rules! source_by_remote {
                 Box::pin(async move {
                     diskferry_core::internal::check_range(self, range)?;
                     self.remote.read(range).await
+                })
+            }
+
+            fn read_parts<'a>(
+                &'a self,
+                parts: &'a [diskferry_core::StoredRange],
+                give: &'a mut (dyn FnMut(usize, bytes::Bytes) + Send),
+            ) -> diskferry_core::BoxFuture<'a, diskferry_core::Result<()>> {
+                Box::pin(async move {
+                    for part in parts {
+                        diskferry_core::internal::check_range(self, *part)?;
+                    }
+                    self.remote.read_parts(parts, give).await
                 })
             }
 

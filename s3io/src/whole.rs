@@ -21,9 +21,14 @@ use crate::answer::{Object, Pin};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Most ranges that are remembered.
 const MOST: usize = 1 << 16;
-/// What is kept from before the answer: so many ranges, each no longer than the head of an object.
+/// What counts before it is known that all of the object is going to be read: so many ranges, each no longer than the head
+/// of an object.
 const EARLY_RANGES: usize = 4;
 const EARLY: usize = 128 << 10;
+
+/// The checksums that a store may keep of a whole object.
+const ALGORITHMS: [CrcAlgorithm; 3] =
+    [CrcAlgorithm::Crc64Nvme, CrcAlgorithm::Crc32Iscsi, CrcAlgorithm::Crc32IsoHdlc];
 
 /// A checksum of all bytes of an object.
 #[derive(Clone, Copy, Debug)]
@@ -68,25 +73,37 @@ pub(crate) struct Whole {
 
 #[derive(Debug, Default)]
 struct Read {
-    /// What was read before it was known whether that matters: the head and the tail, which are not asked for again.
-    early: Vec<(u64, Bytes)>,
-    /// Where each range ends, and its checksum, by where it begins. None meets another.
+    /// What was read before the store's answer: which range, and what it is by each of [`ALGORITHMS`]. The first of them are
+    /// the head and the tail, which are not asked for again.
+    early: Vec<(u64, u64, [u64; 3])>,
+    /// Where each range ends, and its checksum, by where it begins. None meets or touches another.
     ranges: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Read {
-    fn note(&mut self, algorithm: CrcAlgorithm, start: u64, bytes: &[u8]) {
-        let end = start.saturating_add(bytes.len() as u64);
+    fn note(&mut self, algorithm: CrcAlgorithm, start: u64, end: u64, crc: u64) {
         // Tables are read apart, and perhaps once more with what lies around them: the longer range counts.
         let met: Vec<_> = self.ranges.range(..end).rev().take_while(|(_, (to, _))| *to > start).collect();
         let covers = met.iter().all(|(from, (to, _))| **from >= start && *to <= end);
         let met: Vec<u64> = met.into_iter().map(|(from, _)| *from).collect();
-        if covers && !bytes.is_empty() && self.ranges.len() < MOST {
-            for from in met {
-                self.ranges.remove(&from);
-            }
-            self.ranges.insert(start, (end, checksum(algorithm, bytes)));
+        if !covers || start >= end || self.ranges.len() >= MOST {
+            return;
         }
+        for from in met {
+            self.ranges.remove(&from);
+        }
+        let (mut start, mut end, mut crc) = (start, end, crc);
+        if let Some((to, later)) = self.ranges.remove(&end) {
+            crc = checksum_combine(algorithm, crc, later, to - end);
+            end = to;
+        }
+        if let Some((from, (to, before))) = self.ranges.range_mut(..start).next_back()
+            && *to == start
+        {
+            crc = checksum_combine(algorithm, *before, crc, end - start);
+            start = *from;
+        }
+        self.ranges.insert(start, (end, crc));
     }
 }
 
@@ -128,18 +145,22 @@ impl Whole {
 
     /// Takes note of bytes that were read from `start` on.
     pub(crate) fn note(&self, start: u64, bytes: &Bytes) {
+        let end = start.saturating_add(bytes.len() as u64);
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         match self.stored.get() {
-            None if bytes.len() <= EARLY && read.early.len() < EARLY_RANGES => {
-                read.early.push((start, bytes.clone()))
-            }
-            None => {}
-            Some(None) => read.early = Vec::new(),
-            Some(Some(stored)) => {
-                for (start, bytes) in std::mem::take(&mut read.early) {
-                    read.note(stored.algorithm, start, &bytes);
+            None => {
+                let few = bytes.len() <= EARLY && read.early.len() < EARLY_RANGES;
+                if few || (self.is_expected() && read.early.len() < MOST) {
+                    read.early.push((start, end, ALGORITHMS.map(|algorithm| checksum(algorithm, bytes))));
                 }
-                read.note(stored.algorithm, start, bytes);
+            }
+            Some(None) => read.early = Vec::new(),
+            Some(Some(Stored { algorithm, .. })) => {
+                let index = ALGORITHMS.iter().position(|each| each == algorithm).unwrap_or_default();
+                for (start, end, crcs) in std::mem::take(&mut read.early) {
+                    read.note(*algorithm, start, end, crcs[index]);
+                }
+                read.note(*algorithm, start, end, checksum(*algorithm, bytes));
             }
         }
     }
@@ -148,17 +169,10 @@ impl Whole {
     pub(crate) fn differs(&self, len: u64) -> Option<String> {
         let stored = self.stored.get()?.as_ref()?;
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut whole = None;
-        let mut at = 0;
-        for (start, (end, crc)) in &read.ranges {
-            if *start != at {
-                return None;
-            }
-            whole =
-                Some(whole.map_or(*crc, |sum| checksum_combine(stored.algorithm, sum, *crc, end - start)));
-            at = *end;
+        let (end, whole) = *read.ranges.get(&0)?;
+        if end != len {
+            return None;
         }
-        let whole = whole.filter(|_| at == len)?;
         (whole != stored.value).then(|| {
             let width = if stored.algorithm == CrcAlgorithm::Crc64Nvme { 16 } else { 8 };
             format!(

@@ -22,6 +22,7 @@ fn part(truth: &[u8], range: StoredRange) -> &[u8] {
 pub async fn check_source(source: &dyn Source, truth: &[u8]) {
     check_facts(source, truth);
     check_reads(source, truth).await;
+    check_parts(source, truth).await;
     check_beyond_the_end(source).await;
     check_many_at_once(source, truth).await;
     check_dropped_reads(source, truth).await;
@@ -67,6 +68,35 @@ async fn check_reads(source: &dyn Source, truth: &[u8]) {
     }
     let after = source.traffic();
     assert!(after.requests >= before.requests && after.bytes >= before.bytes, "{before:?} {after:?}");
+}
+
+/// Neighbours, overlaps, gaps, one part within another, and parts from the first byte to the last.
+async fn check_parts(source: &dyn Source, truth: &[u8]) {
+    let len = source.len();
+    let step = (len / 7).max(1);
+    let of = |parts: &[(u64, u64)]| -> Vec<StoredRange> {
+        let within = parts.iter().filter(|(start, bytes)| *bytes > 0 && start + bytes <= len);
+        within.map(|(start, bytes)| range(*start, *bytes)).collect()
+    };
+    for parts in [
+        of(&[]),
+        of(&[(0, len)]),
+        of(&[(0, 1), (1, step), (1 + step, step), (len.saturating_sub(1), 1)]),
+        of(&[(step, step), (step + step / 2, step), (step + step / 2, step / 3), (step * 4, step)]),
+        of(&[(0, len / 2), (len / 2, len - len / 2)]),
+    ] {
+        let mut given = vec![None; parts.len()];
+        let mut give = |index: usize, bytes: bytes::Bytes| {
+            assert!(given[index].replace(bytes).is_none(), "{:?} was given twice", parts[index]);
+        };
+        source.read_parts(&parts, &mut give).await.unwrap_or_else(|error| panic!("{parts:?}: {error:?}"));
+        for (range, given) in parts.iter().zip(given) {
+            assert!(given.is_some_and(|bytes| bytes == part(truth, *range)), "bytes {range} of {parts:?}");
+        }
+    }
+    let beyond = [range(0, len + 1)];
+    let error = source.read_parts(&beyond, &mut |_, _| {}).await.expect_err("a read beyond the end fails");
+    assert_eq!(error.kind(), ErrorKind::Truncated, "{error:?}");
 }
 
 async fn check_beyond_the_end(source: &dyn Source) {

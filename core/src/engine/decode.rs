@@ -8,14 +8,10 @@ use crate::address::GuestRange;
 use crate::digest::Hash;
 use crate::disk::{Codec, CompressedStream, Piece, SourceStream, Tally};
 use crate::engine::blocks::split;
-use crate::engine::types::{Fetched, Passthrough};
+use crate::engine::types::{Fetched, JOB, Passthrough};
 use crate::error::Result;
 use crate::layout::Scanned;
 use crate::memory::{Buffer, Reservation};
-
-/// Guest bytes of one job: long enough that handing it over costs nothing, short enough to stay in a core's cache and
-/// to keep all cores busy to the end.
-const JOB: u64 = 1 << 20;
 
 /// Pieces that one worker decodes.
 pub(super) struct Job {

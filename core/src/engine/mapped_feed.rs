@@ -2,14 +2,16 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, Stream};
 
-use crate::address::{GuestOffset, GuestRange};
+use crate::address::{FileIndex, GuestOffset, GuestRange, StoredRange};
 use crate::digest::BLOCK;
-use crate::disk::{Disk, Extent, ExtentKind, Piece};
+use crate::disk::{Disk, Extent, ExtentKind};
+use crate::engine::delivery::{Delivery, by_job, whole};
 use crate::engine::plan::{Fetch, RequestLimits, plan, taper};
 use crate::engine::types::{Fed, Fetched, TransferOptions};
 use crate::error::{Error, Result};
@@ -55,27 +57,48 @@ pub(super) struct MappedFeed {
     /// Fetches for which there is no room yet, in groups that get theirs at once.
     groups: VecDeque<Group>,
     admission: Option<BoxFuture<'static, Result<Reservation>>>,
-    admitted: VecDeque<(Fetch, Reservation)>,
-    reads: FuturesUnordered<BoxFuture<'static, Result<Fetched>>>,
+    admitted: VecDeque<(Request, Reservation)>,
+    reads: FuturesUnordered<BoxFuture<'static, Result<()>>>,
+    /// What the reads brought, and nobody took yet.
+    arrived: Arrived,
     verifying: Option<BoxFuture<'static, Result<()>>>,
     verified: bool,
 }
 
-/// Fetches that get their room at once.
+/// What reads brought. Reads are polled by the feed alone, so nobody ever waits for the lock.
+type Arrived = Arc<Mutex<Vec<Fetched>>>;
+
+/// One request, and what of it is handed over as soon as it has come.
+struct Request {
+    file: FileIndex,
+    deliveries: Vec<Delivery>,
+}
+
+impl Request {
+    /// A local source reads all of a range before it gives any, and holds the memory of all as long as a part is in use.
+    fn new(disk: &Disk, fetch: Fetch) -> Result<Self> {
+        let file = fetch.file;
+        let remote = disk.file(file)?.capabilities().remote;
+        Ok(Self { file, deliveries: if remote { by_job(fetch) } else { whole(fetch) } })
+    }
+
+    /// Memory that it takes: what it reads and what that decodes to.
+    fn bytes(&self) -> u64 {
+        let each = self.deliveries.iter().map(|each| each.range.len().saturating_add(each.decoded()));
+        each.fold(0, u64::saturating_add)
+    }
+}
+
+/// Requests that get their room at once.
 struct Group {
-    fetches: Vec<Fetch>,
+    requests: Vec<Request>,
     bytes: u64,
 }
 
 impl Group {
-    fn new(fetches: Vec<Fetch>) -> Self {
-        Self { bytes: fetches.iter().map(needs).sum(), fetches }
+    fn new(requests: Vec<Request>) -> Self {
+        Self { bytes: requests.iter().map(Request::bytes).fold(0, u64::saturating_add), requests }
     }
-}
-
-/// Memory that a fetch takes: what it reads and what that decodes to.
-fn needs(fetch: &Fetch) -> u64 {
-    fetch.range.len().saturating_add(fetch.decoded)
 }
 
 /// A part of the map, planned.
@@ -106,6 +129,7 @@ impl MappedFeed {
             admission: None,
             admitted: VecDeque::new(),
             reads: FuturesUnordered::new(),
+            arrived: Arrived::default(),
             verifying: None,
             verified: false,
             disk,
@@ -160,12 +184,14 @@ impl MappedFeed {
             // Windows do not overlap, so that the sum fits.
             self.allocated += window.allocated;
             zeros.extend(window.zeros);
+            let requests = window.fetches.into_iter().map(|fetch| Request::new(&self.disk, fetch));
+            let requests = requests.collect::<Result<Vec<Request>>>()?;
             match self.order {
                 Order::Any => {
-                    self.groups.extend(window.fetches.into_iter().map(|fetch| Group::new(vec![fetch])))
+                    self.groups.extend(requests.into_iter().map(|request| Group::new(vec![request])))
                 }
-                Order::Guest if window.fetches.is_empty() => {}
-                Order::Guest => self.groups.push_back(Group::new(window.fetches)),
+                Order::Guest if requests.is_empty() => {}
+                Order::Guest => self.groups.push_back(Group::new(requests)),
             }
         }
         if self.admission.is_none()
@@ -181,23 +207,28 @@ impl MappedFeed {
             self.admission = None;
             moved = true;
             let mut reserved = reserved?;
-            for fetch in self.groups.pop_front().into_iter().flat_map(|group| group.fetches) {
-                let reserved = reserved.split(needs(&fetch));
-                self.admitted.push_back((fetch, reserved));
+            for request in self.groups.pop_front().into_iter().flat_map(|group| group.requests) {
+                let reserved = reserved.split(request.bytes());
+                self.admitted.push_back((request, reserved));
             }
         }
         while !self.admitted.is_empty()
             && self.reads.len() < self.in_flight()
             && (!backlog || self.remote)
-            && let Some((fetch, reserved)) = self.admitted.pop_front()
+            && let Some((request, reserved)) = self.admitted.pop_front()
         {
             moved = true;
-            self.reads.push(Box::pin(read(Arc::clone(&self.disk), fetch, reserved)));
+            let arrived = Arc::clone(&self.arrived);
+            self.reads.push(Box::pin(read(Arc::clone(&self.disk), request, reserved, arrived)));
         }
         while let Poll::Ready(Some(read)) = Pin::new(&mut self.reads).poll_next(cx) {
             moved = true;
-            fetched.push(read?);
+            read?;
         }
+        let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        moved |= !arrived.is_empty();
+        fetched.append(&mut arrived);
+        drop(arrived);
         if moved {
             return Ok(Fed::Moved);
         }
@@ -256,23 +287,27 @@ fn remote(disk: &Disk) -> bool {
     disk.files().iter().any(|file| file.capabilities().remote)
 }
 
-async fn read(disk: Arc<Disk>, fetch: Fetch, mut reserved: Reservation) -> Result<Fetched> {
-    let bytes = disk.file(fetch.file)?.read(fetch.range).await?;
-    if bytes.len() as u64 != fetch.range.len() {
-        return Err(Error::internal(format!("a source gave {} bytes for {:?}", bytes.len(), fetch.range)));
-    }
-    let bytes = reserved.split(fetch.range.len()).hold(bytes);
-    let start = fetch.range.start().get();
-    let piece = |part: crate::engine::plan::FetchPart| {
-        let skip = (part.stored.start().get() - start) as usize;
-        Piece {
-            guest: part.guest,
-            bytes: bytes.slice(skip..skip + part.stored.len() as usize),
-            codec: part.codec,
-            stored_at: part.stored.start().get(),
-        }
+/// Makes one request, and puts what it brings into `arrived`.
+async fn read(disk: Arc<Disk>, request: Request, mut reserved: Reservation, arrived: Arrived) -> Result<()> {
+    let ranges: Vec<StoredRange> = request.deliveries.iter().map(|delivery| delivery.range).collect();
+    let mut deliveries: Vec<Option<Delivery>> = request.deliveries.into_iter().map(Some).collect();
+    let mut left = deliveries.len();
+    let mut give = |index: usize, bytes: Bytes| {
+        let fits = ranges.get(index).is_some_and(|range| range.len() == bytes.len() as u64);
+        let Some(delivery) = deliveries.get_mut(index).filter(|_| fits).and_then(Option::take) else {
+            return;
+        };
+        left -= 1;
+        let bytes = reserved.split(delivery.range.len()).hold(bytes);
+        let reserved = reserved.split(delivery.decoded());
+        let fetched = Fetched { pieces: delivery.pieces(&bytes), reserved };
+        arrived.lock().unwrap_or_else(PoisonError::into_inner).push(fetched);
     };
-    Ok(Fetched { pieces: fetch.parts.into_iter().map(piece).collect(), reserved })
+    disk.file(request.file)?.read_parts(&ranges, &mut give).await?;
+    match left {
+        0 => Ok(()),
+        _ => Err(Error::internal(format!("a source left out {left} of {} ranges", ranges.len()))),
+    }
 }
 
 /// Maps from `from` on, as far as a window goes, and plans what is not `done` of it.

@@ -8,6 +8,7 @@
 
 mod blocks;
 mod decode;
+mod delivery;
 mod encode;
 mod mapped_feed;
 mod pipeline;

@@ -9,6 +9,10 @@ use crate::layout::{Order, Scanned};
 use crate::local::CpuPool;
 use crate::memory::{Budget, Reservation};
 
+/// Guest bytes of one job: long enough that handing it over costs nothing, short enough to stay in a core's cache and
+/// to keep all cores busy to the end.
+pub(super) const JOB: u64 = 1 << 20;
+
 /// Which compressed streams of the source's units go along with what they decode to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Passthrough {

@@ -89,27 +89,27 @@ fn no_memory(len: usize, error: std::io::Error) -> Error {
 
 /// A buffer that is filled from its start, piece by piece.
 #[derive(Debug)]
-pub struct FillBuffer {
+pub(super) struct FillBuffer {
     buffer: Buffer,
     filled: usize,
 }
 
 impl FillBuffer {
-    /// Nothing yet of `len` bytes.
+    /// Nothing yet of `bytes` bytes.
     ///
     /// # Errors
-    /// See [`Buffer::new`].
-    pub fn new(len: usize) -> Result<Self> {
-        Ok(Self { buffer: Buffer::new(len)?, filled: 0 })
+    /// See [`Buffer::for_bytes`].
+    pub(super) fn for_bytes(bytes: u64) -> Result<Self> {
+        Ok(Self { buffer: Buffer::for_bytes(bytes)?, filled: 0 })
     }
 
-    /// How many bytes are there.
-    pub fn filled(&self) -> u64 {
-        self.filled as u64
+    /// True if there is no room for more.
+    pub(super) fn is_full(&self) -> bool {
+        self.filled == self.buffer.len()
     }
 
     /// Appends `bytes`, as far as there is room for them.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
         let taken = bytes.len().min(room.len());
         room[..taken].copy_from_slice(&bytes[..taken]);
@@ -117,7 +117,7 @@ impl FillBuffer {
     }
 
     /// What was filled, as bytes that can be shared.
-    pub fn freeze(self) -> Bytes {
+    pub(super) fn freeze(self) -> Bytes {
         self.buffer.freeze().slice(..self.filled)
     }
 }

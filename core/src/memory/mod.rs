@@ -2,6 +2,8 @@
 
 mod budget;
 mod buffer;
+mod parts_buffer;
 
 pub use budget::{Budget, Reservation, Reserved};
-pub use buffer::{Buffer, FillBuffer, zeros};
+pub use buffer::{Buffer, zeros};
+pub use parts_buffer::PartsBuffer;

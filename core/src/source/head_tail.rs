@@ -137,14 +137,31 @@ impl HeadTailSource {
         }
         let start = head.map_or(range.start(), StoredRange::end);
         let end = tail.map_or(range.end(), StoredRange::start);
-        let part = |part: Option<StoredRange>| part.and_then(|part| self.ends.get(part)).unwrap_or_default();
         let between = StoredRange::between(start, end);
         let between = if between.is_empty() { Bytes::new() } else { self.inner.read(between).await? };
-        let all = [part(head), between, part(tail)].concat();
+        let all = self.with_ends(range, between);
         if all.len() as u64 != range.len() {
             return Err(Error::internal(format!("{} bytes came together for {range}", all.len())));
         }
-        Ok(Bytes::from(all))
+        Ok(all)
+    }
+
+    /// What lies between the ends: the rest is here.
+    fn between(&self) -> StoredRange {
+        StoredRange::between(StoredOffset::new(self.ends.head.len() as u64), self.ends.tail_start())
+    }
+
+    /// The bytes of `range`, of which `between` are those that are not kept.
+    fn with_ends(&self, range: StoredRange, between: Bytes) -> Bytes {
+        if between.len() as u64 == range.len() {
+            return between;
+        }
+        let kept = |part: StoredRange| {
+            range.intersection(part).and_then(|part| self.ends.get(part)).unwrap_or_default()
+        };
+        let head = kept(StoredRange::between(StoredOffset::ZERO, self.between().start()));
+        let tail = kept(StoredRange::between(self.between().end(), StoredOffset::new(self.ends.len)));
+        Bytes::from([head, between, tail].concat())
     }
 }
 
@@ -165,6 +182,39 @@ impl Source for HeadTailSource {
             Some(bytes) => Box::pin(async move { Ok(bytes) }),
             None => Box::pin(self.read_around(range)),
         }
+    }
+
+    fn read_parts<'a>(
+        &'a self,
+        parts: &'a [StoredRange],
+        give: &'a mut (dyn FnMut(usize, Bytes) + Send),
+    ) -> BoxFuture<'a, Result<()>> {
+        if !self.inner.capabilities().remote {
+            return self.inner.read_parts(parts, give);
+        }
+        Box::pin(async move {
+            let mut asked = Vec::with_capacity(parts.len());
+            let mut of = Vec::with_capacity(parts.len());
+            for (index, part) in parts.iter().enumerate() {
+                check_range(self, *part)?;
+                match part.intersection(self.between()).filter(|between| !between.is_empty()) {
+                    Some(between) => {
+                        asked.push(between);
+                        of.push((index, *part));
+                    }
+                    None => give(index, self.with_ends(*part, Bytes::new())),
+                }
+            }
+            if asked.is_empty() {
+                return Ok(());
+            }
+            let mut with_ends = |index: usize, between: Bytes| {
+                if let Some((index, part)) = of.get(index) {
+                    give(*index, self.with_ends(*part, between));
+                }
+            };
+            self.inner.read_parts(&asked, &mut with_ends).await
+        })
     }
 
     fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>> {

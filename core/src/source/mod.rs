@@ -23,7 +23,7 @@ pub use gate::{ClosedGate, Gate, SiblingName};
 pub use head_tail::{HeadTail, HeadTailSource};
 pub use memory::MemorySource;
 pub use mmap::MapSource;
-pub use source::{BoxFuture, SEGMENTS, Source, check_range, read_up_to};
+pub use source::{BoxFuture, SEGMENTS, Source, check_range, covering, read_up_to};
 pub use stdin::StandardInput;
 pub use types::{Capabilities, Identity, Segment, Traffic};
 pub use wrap::{Counted, Failing, Recording};

@@ -80,6 +80,34 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// `truncated` if the range passes the end; the `source_*` codes.
     fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>>;
 
+    /// Reads `parts` with one request, and calls `give` with the index and the bytes of each as soon as the last of them has
+    /// come: a long request is then decoded while it arrives. The parts ascend by their starts, none is empty, and they may
+    /// overlap; bytes between them are read and dropped. Each is given once. After an error, what was given stays valid.
+    ///
+    /// By default all of it is [read](Self::read) before any is given, and the memory of all is in use as long as that of a
+    /// part is.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read).
+    fn read_parts<'a>(
+        &'a self,
+        parts: &'a [StoredRange],
+        give: &'a mut (dyn FnMut(usize, Bytes) + Send),
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let Some(all) = covering(parts) else { return Ok(()) };
+            let bytes = self.read(all).await?;
+            if bytes.len() as u64 != all.len() {
+                return Err(Error::internal(format!("a source gave {} bytes for {all:?}", bytes.len())));
+            }
+            for (index, part) in parts.iter().enumerate() {
+                let skip = (part.start().get() - all.start().get()) as usize;
+                give(index, bytes.slice(skip..skip + part.len() as usize));
+            }
+            Ok(())
+        })
+    }
+
     /// True if there are no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -138,6 +166,14 @@ impl<S: Source + ?Sized> Source for Arc<S> {
         (**self).read(range)
     }
 
+    fn read_parts<'a>(
+        &'a self,
+        parts: &'a [StoredRange],
+        give: &'a mut (dyn FnMut(usize, Bytes) + Send),
+    ) -> BoxFuture<'a, Result<()>> {
+        (**self).read_parts(parts, give)
+    }
+
     fn is_empty(&self) -> bool {
         (**self).is_empty()
     }
@@ -161,6 +197,13 @@ impl<S: Source + ?Sized> Source for Arc<S> {
 
 /// The most segments in one answer of [`Source::segments`].
 pub const SEGMENTS: usize = 4096;
+
+/// The shortest range that has all of `parts`.
+pub fn covering(parts: &[StoredRange]) -> Option<StoredRange> {
+    let start = parts.iter().map(|part| part.start()).min()?;
+    let end = parts.iter().map(|part| part.end()).max()?;
+    Some(StoredRange::between(start, end))
+}
 
 /// The check that every source makes of a range before it reads.
 ///

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::address::StoredRange;
 use crate::error::{Error, Result};
-use crate::source::source::{BoxFuture, Source};
+use crate::source::source::{BoxFuture, Source, covering};
 use crate::source::types::{Capabilities, Identity, Segment, Traffic};
 
 macro_rules! forward {
@@ -60,6 +60,19 @@ impl Source for Counted {
         })
     }
 
+    fn read_parts<'a>(
+        &'a self,
+        parts: &'a [StoredRange],
+        give: &'a mut (dyn FnMut(usize, Bytes) + Send),
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            self.inner.read_parts(parts, give).await?;
+            self.bytes.fetch_add(covering(parts).map_or(0, StoredRange::len), Ordering::Relaxed);
+            Ok(())
+        })
+    }
+
     fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>> {
         self.inner.segments(range)
     }
@@ -91,6 +104,15 @@ impl Source for Recording {
     fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
         self.reads.lock().unwrap_or_else(PoisonError::into_inner).push(range);
         self.inner.read(range)
+    }
+
+    fn read_parts<'a>(
+        &'a self,
+        parts: &'a [StoredRange],
+        give: &'a mut (dyn FnMut(usize, Bytes) + Send),
+    ) -> BoxFuture<'a, Result<()>> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner).extend(covering(parts));
+        self.inner.read_parts(parts, give)
     }
 
     fn segments(&self, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>> {
@@ -130,6 +152,19 @@ impl Source for Failing {
         match (self.rule)(number, range) {
             Some(error) => Box::pin(async move { Err(error) }),
             None => self.inner.read(range),
+        }
+    }
+
+    fn read_parts<'a>(
+        &'a self,
+        parts: &'a [StoredRange],
+        give: &'a mut (dyn FnMut(usize, Bytes) + Send),
+    ) -> BoxFuture<'a, Result<()>> {
+        let Some(range) = covering(parts) else { return Box::pin(async { Ok(()) }) };
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        match (self.rule)(number, range) {
+            Some(error) => Box::pin(async move { Err(error) }),
+            None => self.inner.read_parts(parts, give),
         }
     }
 
