@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 /// The unit of the window: the usual length of a request.
 pub(super) const UNIT: u64 = crate::parted::REQUEST;
 /// Requests that may start at once, and the fewest that are ever tried. Twice as many are in flight once they are out of
-/// step, since half of each has then been received.
-const FIRST: u64 = 8;
+/// step, since half of each has then been received. 16 connections of 50 MB/s bring 800 MB/s: starting lower costs a wide
+/// line several round trips, and starting there costs a narrow one nothing.
+const FIRST: u64 = 16;
 const LEAST: u64 = 4;
 /// Time over which a rate is measured. Several answers of a usual line, and longer than usual first-byte latency.
 const SAMPLE: Duration = Duration::from_millis(125);
