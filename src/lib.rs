@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "serde")]
+pub mod json;
+
 // What every embedder meets: errors, limits and verdicts.
 pub use diskferry_core::{Error, ErrorKind, Limits, Measure, Result, Verdict, measure};
 
@@ -15,6 +18,12 @@ pub use diskferry_core::{Budget, Conversion, CpuPool, Progress, Report, Resource
 pub use diskferry_core::{
     BlockDeviceSink, FileGate, FileSink, FileSinkOptions, FileSource, StandardInput, StdoutSink,
 };
+
+// Other ways to read and write local files.
+#[cfg(feature = "io-uring")]
+pub use diskferry_core::FileIo;
+#[cfg(feature = "mmap")]
+pub use diskferry_core::MapSource;
 
 // Remote ones.
 #[cfg(feature = "s3")]

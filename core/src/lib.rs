@@ -39,9 +39,11 @@ pub use address::{
 };
 
 // Where images come from.
+#[cfg(feature = "mmap")]
+pub use source::MapSource;
 pub use source::{
     BoxFuture, ByteStream, Capabilities, ClosedGate, FileGate, FileSource, Gate, HeadTail, HeadTailSource,
-    Identity, MapSource, MemorySource, Segment, SiblingName, Source, StandardInput, Traffic,
+    Identity, MemorySource, Segment, SiblingName, Source, StandardInput, Traffic,
 };
 
 // Opened images.

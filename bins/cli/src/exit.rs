@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use diskferry_core::{Error, ErrorKind, Result};
 
-use crate::json;
+use diskferry::json;
 
 /// The answer of a command that was carried out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

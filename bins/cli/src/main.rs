@@ -5,7 +5,6 @@ mod cli;
 mod context;
 mod destination;
 mod exit;
-mod json;
 mod log;
 mod output;
 mod progress;

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::args::{Common, ProgressMode};
-use crate::json::Event;
 use crate::{output, render};
+use diskferry::json::Progress as Event;
 
 /// Whether a bar stays on the terminal when its work is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

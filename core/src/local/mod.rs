@@ -2,11 +2,19 @@
 
 mod blocking;
 mod cpu_pool;
+mod file_io;
 mod gather;
+#[cfg(not(feature = "io-uring"))]
+mod no_ring;
+#[cfg(feature = "io-uring")]
 mod ring;
 
 pub(crate) use blocking::{SerialQueue, Stop, blocking};
 pub use cpu_pool::CpuPool;
+pub use file_io::FileIo;
+pub(crate) use file_io::Moved;
 pub(crate) use gather::{Gather, MOST_ZEROS, zeros};
-pub use ring::FileIo;
-pub(crate) use ring::{Moved, Ring};
+#[cfg(not(feature = "io-uring"))]
+pub(crate) use no_ring::Ring;
+#[cfg(feature = "io-uring")]
+pub(crate) use ring::Ring;

@@ -11,6 +11,7 @@ use crate::local::{FileIo, blocking};
 use crate::source::file::FileSource;
 use crate::source::gate::{Gate, SiblingName};
 use crate::source::local_file::{LocalFile, failed};
+#[cfg(feature = "mmap")]
 use crate::source::mmap::MapSource;
 use crate::source::source::{BoxFuture, Source};
 
@@ -22,6 +23,7 @@ use crate::source::source::{BoxFuture, Source};
 pub struct FileGate {
     dir: Arc<OwnedFd>,
     shown: PathBuf,
+    #[cfg(feature = "mmap")]
     mmap: bool,
     io: FileIo,
 }
@@ -40,12 +42,19 @@ impl FileGate {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let dir = rustix::fs::open(&dir, flags, Mode::empty())
                 .map_err(|errno| failed("opening the directory", &dir.display().to_string(), errno))?;
-            Ok(Self { dir: Arc::new(dir), shown, mmap: false, io: FileIo::default() })
+            Ok(Self {
+                dir: Arc::new(dir),
+                shown,
+                #[cfg(feature = "mmap")]
+                mmap: false,
+                io: FileIo::default(),
+            })
         })
         .await
     }
 
     /// Reads the siblings through memory maps; see [`MapSource`] for what that asks of the embedder.
+    #[cfg(feature = "mmap")]
     #[must_use]
     pub fn mmap(mut self, mmap: bool) -> Self {
         self.mmap = mmap;
@@ -63,14 +72,16 @@ impl FileGate {
 impl Gate for FileGate {
     fn open(&self, name: &SiblingName) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
         let url = self.shown.join(name.as_str()).display().to_string();
-        let (dir, name, mmap, io) = (Arc::clone(&self.dir), name.clone(), self.mmap, self.io);
+        let (dir, name, io) = (Arc::clone(&self.dir), name.clone(), self.io);
+        #[cfg(feature = "mmap")]
+        let mmap = self.mmap;
         Box::pin(blocking(move |_| {
             let local = LocalFile::open_beside(&dir, &name, url)?;
-            Ok(if mmap {
-                Arc::new(MapSource::over(local)?) as Arc<dyn Source>
-            } else {
-                Arc::new(FileSource::over(local, io.ring()))
-            })
+            #[cfg(feature = "mmap")]
+            if mmap {
+                return Ok(Arc::new(MapSource::over(local)?) as Arc<dyn Source>);
+            }
+            Ok(Arc::new(FileSource::over(local, io.ring())) as Arc<dyn Source>)
         }))
     }
 }

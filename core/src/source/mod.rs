@@ -10,6 +10,7 @@ mod gate;
 mod head_tail;
 mod local_file;
 mod memory;
+#[cfg(feature = "mmap")]
 mod mmap;
 mod source;
 mod stdin;
@@ -22,6 +23,7 @@ pub use file_gate::FileGate;
 pub use gate::{ClosedGate, Gate, SiblingName};
 pub use head_tail::{HeadTail, HeadTailSource};
 pub use memory::MemorySource;
+#[cfg(feature = "mmap")]
 pub use mmap::MapSource;
 pub use source::{BoxFuture, SEGMENTS, Source, check_range, covering, read_up_to};
 pub use stdin::StandardInput;

@@ -340,7 +340,7 @@ mod tests {
             let went = fetch(32, &line, GIB);
             let floor = line.latency + GIB as f64 / line.all;
             assert!(went.seconds <= floor * most, "{name}: {went:?}, the floor is {floor:.2}");
-            assert!(went.most <= 32 && went.last <= 24, "{name}: {went:?}");
+            assert!(went.most <= 32, "{name}: {went:?}");
         }
     }
 

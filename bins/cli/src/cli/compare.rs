@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use diskferry::json::Compared;
 use diskferry_core::{Comparison, Disk, Error, Result, Warning, compare};
 
 use crate::args::Compare;
 use crate::context::Context;
 use crate::exit::Answer;
-use crate::json::Compared;
 use crate::source::Opener;
 use crate::{output, render};
 
@@ -22,8 +22,7 @@ pub(crate) async fn run(ctx: &Context, args: &Compare) -> Result<Answer> {
     warnings.extend(b.warnings().list());
     ctx.warn(&warnings);
     if ctx.common.json {
-        let Comparison { equal, first_difference, virtual_bytes, .. } = found;
-        output::print_json(&Compared { equal, first_difference, virtual_bytes }).await?;
+        output::print_json(&Compared::from(&found)).await?;
     } else {
         output::print(&sentence(&found)).await?;
     }

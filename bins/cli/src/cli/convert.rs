@@ -16,7 +16,8 @@ use crate::exit::Answer;
 use crate::progress::Afterwards;
 use crate::render::{self, Facts};
 use crate::source::{self, Location, Opener};
-use crate::{json, output, progress};
+use crate::{output, progress};
+use diskferry::json;
 
 pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
     if args.target.options.contains(&TargetOption::Help) {
@@ -88,11 +89,11 @@ async fn open(
 ) -> Result<(Input, json::Source)> {
     if source::parse(src)? == Location::StandardInput {
         let stream = ctx.guard(opener.stream(args.source.from)).await?;
-        return Ok((stream.into(), json::Source { url: "-".to_owned(), ..json::Source::default() }));
+        return Ok((stream.into(), json::Source::at("-")));
     }
     let disk = opener.disk(src, args.source.from).await?;
     dst.is_no_source(&disk)?;
-    let source = json::Source::of(&disk);
+    let source = json::Source::from(&*disk);
     Ok((disk.into(), source))
 }
 
@@ -151,37 +152,12 @@ async fn tell(
 
 /// The report as the contract has it.
 pub(crate) fn document(source: json::Source, report: &Report) -> Result<json::Converted> {
-    let (format, variant, receipt) =
-        report.target.as_ref().ok_or_else(|| Error::internal("a conversion has no target"))?;
-    let stats = &report.stats;
-    Ok(json::Converted {
-        measured: json::Measured::new(
-            json::Source { object_bytes: report.sizes.object_bytes, ..source },
-            &report.image,
-            &report.sizes,
-            false,
-            &report.verdict,
-            &report.warnings,
-            stats.source,
-        ),
-        target: json::Target {
-            url: receipt.url.clone(),
-            format,
-            variant: variant.clone(),
-            bytes: receipt.bytes,
-        },
-        digest: report.digest.map(json::Digest::from),
-        transfer: json::Transfer {
-            requests: stats.source.requests,
-            bytes_fetched: stats.source.bytes,
-            bytes_written: stats.bytes_written,
-            retries: stats.source.retries,
-            resumed_bytes: stats.resumed_bytes,
-            peak_memory_bytes: peak_memory_bytes().unwrap_or(stats.peak_budget_bytes),
-            seconds: stats.seconds,
-            time: stats.timing.into(),
-        },
-    })
+    let mut document =
+        json::Converted::new(source, report).ok_or_else(|| Error::internal("a conversion has no target"))?;
+    if let Some(peak) = peak_memory_bytes() {
+        document.transfer.peak_memory_bytes = peak;
+    }
+    Ok(document)
 }
 
 fn text(document: &json::Converted, report: &Report, verified: bool) -> String {
@@ -231,7 +207,7 @@ fn went_to(report: &Report) -> String {
 
 fn target_format(target: &json::Target) -> String {
     if target.variant == target.format {
-        return target.format.to_owned();
+        return target.format.to_string();
     }
     format!("{} {}", target.format, target.variant)
 }

@@ -16,7 +16,8 @@ use crate::context::Context;
 use crate::exit::{self, Answer};
 use crate::output::{self, Output};
 use crate::progress::Afterwards;
-use crate::{json, progress, render};
+use crate::{progress, render};
+use diskferry::json;
 
 /// Where customers put their images.
 const BUCKET: &str = "images";
@@ -37,6 +38,13 @@ const REFUSED: (&str, u64) = ("qcow2-40g-ext4", 20 << 30);
 /// An object store as it is from a machine beside it: without this a demo on loopback would show nothing of what a plan is
 /// good for.
 const LINE: Shape = Shape { latency: Duration::from_millis(30), each: Some(50_000_000), all: None };
+
+/// What `demo --json` prints.
+#[derive(serde::Serialize, Debug)]
+struct Document {
+    imported: Vec<json::Converted>,
+    refused: json::Failure,
+}
 
 pub(crate) async fn run(ctx: &Context) -> Result<Answer> {
     // It is gone with all that it holds when it goes out of scope, whichever way this ends.
@@ -85,7 +93,7 @@ impl Demo<'_> {
             }
             let report = self.import(&client, sample, Limits::default()).await?;
             check(sample, &report)?;
-            let source = json::Source { url: url(sample), ..json::Source::default() };
+            let source = json::Source::at(url(sample));
             let document = convert::document(source, &report)?;
             self.out.say(&outcome(&report, &document)).await?;
             imported.push((sample, report, document));
@@ -93,7 +101,7 @@ impl Demo<'_> {
         let refusal = self.refused(&client).await?;
         if self.ctx.common.json {
             let imported = imported.into_iter().map(|(.., document)| document).collect();
-            output::print_json(&json::Demo { imported, refused: (&refusal).into() }).await?;
+            output::print_json(&Document { imported, refused: (&refusal).into() }).await?;
         } else {
             let rows: Vec<(&Sample, &Report)> =
                 imported.iter().map(|(sample, report, _)| (*sample, report)).collect();

@@ -1,12 +1,12 @@
 //! `digest`: the content digest of the guest disk.
 
+use diskferry::json::Digested;
 use diskferry_core::internal::printable;
 use diskferry_core::{Conversion, Error, ImageLimit, Limits, Result};
 
 use crate::args::OneSource;
 use crate::context::Context;
 use crate::exit::Answer;
-use crate::json::Digested;
 use crate::progress::Afterwards;
 use crate::source::Opener;
 use crate::{output, progress};
@@ -23,12 +23,11 @@ pub(crate) async fn run(ctx: &Context, args: &OneSource) -> Result<Answer> {
         progress::shown(&ctx.common, &name, Afterwards::Gone, |sender| reading.on_progress(sender).run())
             .await?;
     ctx.warn(&report.warnings);
-    let digest = report.digest.ok_or_else(|| Error::internal("a reading has no digest"))?;
+    let document = Digested::new(&report).ok_or_else(|| Error::internal("a reading has no digest"))?;
     if ctx.common.json {
-        let virtual_bytes = report.image.virtual_bytes;
-        output::print_json(&Digested { digest: digest.into(), virtual_bytes }).await?;
+        output::print_json(&document).await?;
     } else {
-        output::print(&format!("sha256:{digest} {}\n", printable(&name))).await?;
+        output::print(&format!("sha256:{} {}\n", document.digest.hex, printable(&name))).await?;
     }
     Ok(Answer::Yes)
 }

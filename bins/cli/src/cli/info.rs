@@ -1,5 +1,6 @@
 //! `info`: what the image is, and what it asks of a disk.
 
+use diskferry::json::{self, Info};
 use diskferry_core::internal::HumanBytes;
 use diskferry_core::{Disk, Error, Result, occupancy};
 use diskferry_formats::partition::{self, Layout, Table};
@@ -7,7 +8,6 @@ use diskferry_formats::partition::{self, Layout, Table};
 use crate::args::OneSource;
 use crate::context::Context;
 use crate::exit::Answer;
-use crate::json::{self, Info};
 use crate::render::{self, Facts};
 use crate::source::Opener;
 use crate::{exit, output};
@@ -22,29 +22,12 @@ pub(crate) async fn run(ctx: &Context, args: &OneSource) -> Result<Answer> {
     let layout = ctx.guard(partition::inspect(&disk)).await?;
     layout.warnings.iter().for_each(|warning| disk.warnings().add(warning.clone()));
     if ctx.common.json {
-        output::print_json(&document(&disk, &layout)).await?;
+        output::print_json(&Info::new(&disk, &layout)).await?;
     } else {
         let strip = ctx.guard(async { Ok(strip(&disk).await) }).await?;
         output::print(&text(&disk, &layout, &strip)).await?;
     }
     Ok(Answer::Yes)
-}
-
-fn document(disk: &Disk, layout: &Layout) -> Info {
-    let geometry = disk.info();
-    Info {
-        source: json::Source::of(disk),
-        format: geometry.format,
-        variant: geometry.variant.clone(),
-        virtual_bytes: geometry.virtual_bytes,
-        cluster_bytes: geometry.cluster_bytes,
-        features: geometry.features.clone(),
-        warnings: json::warnings(&disk.warnings().list()),
-        refusals: json::refusals(disk.refusals()),
-        partition_table: layout.table_name(),
-        partitions: layout.partitions.iter().map(json::PartitionRow::from).collect(),
-        cost: disk.traffic().into(),
-    }
 }
 
 /// Where the disk holds data, or why that is not shown.
@@ -75,7 +58,7 @@ pub(crate) async fn strip(disk: &Disk) -> String {
 /// What `info` says to a person.
 pub(crate) fn text(disk: &Disk, layout: &Layout, strip: &str) -> String {
     let geometry = disk.info();
-    let source = json::Source::of(disk);
+    let source = json::Source::from(disk);
     let mut facts = Facts::under(&source.url);
     facts.fact("format", render::format(geometry));
     if let Some(unit) = geometry.cluster_bytes {

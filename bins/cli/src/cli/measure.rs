@@ -12,11 +12,11 @@ use crate::args::{Measure, TargetOption};
 use crate::cli::convert;
 use crate::context::Context;
 use crate::exit::Answer;
-use crate::json;
 use crate::progress::Afterwards;
 use crate::render::{self, Facts};
 use crate::source::Opener;
 use crate::{output, progress};
+use diskferry::json;
 
 pub(crate) async fn run(ctx: &Context, args: &Measure) -> Result<Answer> {
     if args.target.options.contains(&TargetOption::Help) {
@@ -35,14 +35,12 @@ pub(crate) async fn run(ctx: &Context, args: &Measure) -> Result<Answer> {
         (false, false) => at(ctx, &disk, &limits, Depth::Tables, &*layout).await?,
         (false, true) => scan(ctx, &disk, &limits, &*layout).await?,
     };
-    let source = json::Source::of(&disk);
     let Measured { sizes, verdict, warnings, output, cost, .. } = &measured;
-    let upper_bound = output.is_some_and(|output| !output.exact);
     if ctx.common.json {
-        let document = json::Measured::new(source, disk.info(), sizes, upper_bound, verdict, warnings, *cost);
-        output::print_json(&document).await?;
+        output::print_json(&json::Measured::new(&disk, &measured)).await?;
     } else {
-        let mut facts = Facts::under(&source.url);
+        let upper_bound = output.is_some_and(|output| !output.exact);
+        let mut facts = Facts::under(&json::Source::from(&*disk).url);
         facts.fact("format", render::format(disk.info()));
         render::sizes(&mut facts, sizes, upper_bound);
         render::rules(&mut facts, verdict);
@@ -72,7 +70,7 @@ async fn at(
 
 /// Reads the data too.
 async fn scan(ctx: &Context, disk: &Arc<Disk>, limits: &Limits, layout: &dyn Layout) -> Result<Measured> {
-    let name = json::Source::of(disk).url;
+    let name = json::Source::from(&**disk).url;
     let reading = Conversion::reading(Arc::clone(disk))
         .limits(Limits::default().image(ImageLimit::None))
         .digest(false)

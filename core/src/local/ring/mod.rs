@@ -6,7 +6,7 @@
 //!   └──────────── oneshot: buffer, length ─────┘ └────── completions ────┘
 //! ```
 //!
-//! One thread a process owns the ring. It begins with the first file that is opened with [`FileIo::Ring`], sleeps in the
+//! One thread a process owns the ring. It begins with the first file that is opened with [`FileIo::Ring`](crate::FileIo::Ring), sleeps in the
 //! kernel while nothing is asked for, and ends with the last of them. What the kernel reads from and writes to
 //! (buffers, lists of slices, the open file) belongs to that thread until the kernel says that it is done with
 //! it, whoever waits: dropping a future takes a request that did not begin out of the queue, and asks the kernel to
@@ -31,31 +31,12 @@ use rustix::event::EventfdFlags;
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
+use crate::local::file_io::Moved;
 use crate::memory::Buffer;
 
-/// How the bytes of local files and block devices are moved.
-///
-/// Nothing chooses the ring by itself: on two cores it was measured to win nowhere, see PERFORMANCE.md. With files that are
-/// not in memory it takes less of the processor.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub enum FileIo {
-    /// By `pread` and `pwritev` on threads for blocking calls.
-    #[default]
-    Plain,
-    /// By io_uring, on the one ring of this process. If the kernel gives none (it is older than 5.6, or a policy
-    /// forbids it) it is [`Plain`](Self::Plain), without an error.
-    Ring,
-}
-
-impl FileIo {
-    /// The ring, where it is wanted and can be had. Starts it if need be, which waits for the kernel for a moment.
-    pub(crate) fn ring(self) -> Option<Arc<Ring>> {
-        match self {
-            Self::Plain => None,
-            Self::Ring => shared(&SHARED, || Ring::start(thread::set_up)),
-        }
-    }
+/// The ring of this process; none if the kernel gives none. Starts it if need be, which waits for the kernel for a moment.
+pub(super) fn shared_ring() -> Option<Arc<Ring>> {
+    shared(&SHARED, || Ring::start(thread::set_up))
 }
 
 static SHARED: Mutex<Weak<Ring>> = Mutex::new(Weak::new());
@@ -119,14 +100,6 @@ struct Request {
 enum What {
     Read(Buffer),
     Write(Vec<Bytes>),
-}
-
-/// What a request brought, and what it was given back.
-#[derive(Debug)]
-pub(crate) struct Moved<T> {
-    pub(crate) data: T,
-    /// How many bytes from the start are done. Where these are not all of them, the plain call tells why.
-    pub(crate) done: usize,
 }
 
 impl Shared {
