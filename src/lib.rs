@@ -26,8 +26,10 @@ pub use diskferry_core::FileIo;
 pub use diskferry_core::MapSource;
 
 // Remote ones.
+#[cfg(feature = "http")]
+pub use diskferry_s3io::{Client, ClientOptions, HttpSource};
 #[cfg(feature = "s3")]
-pub use diskferry_s3io::{Client, ClientOptions, HttpSource, S3Gate, S3Sink, S3Source};
+pub use diskferry_s3io::{S3Gate, S3Sink, S3Source};
 
 // The traits, for those who bring their own.
 pub use diskferry_core::{BlockMap, Layout, Sink, Source};

@@ -1,17 +1,28 @@
 //! Disk images in S3 and behind HTTP: sources of diskferry that are read by ranged GETs, and sinks that are written by
 //! multipart upload.
 //!
-//! A [`Client`] is made once, from [`ClientOptions`] and the AWS SDK's environment and files. [`open_source`] opens
-//! any URL; [`S3Source`] and [`HttpSource`] are its two kinds. Both pin the object that they opened: a change of it
-//! is `source_changed`, never a mix of old and new bytes. An [`S3Sink`] shows under its key only when it is whole.
+//! A [`Client`] is created once, from [`ClientOptions`] and the AWS SDK's environment and files. [`open_source`] opens any
+//! URL, as an `S3Source` or an [`HttpSource`]. Both pin the object that they opened: if it changes, reads fail with
+//! `source_changed` and never return a mix of old and new bytes. An `S3Sink` publishes its object only when it is complete.
 //!
-//! ```
+//! # Features
+//!
+//! | feature | content |
+//! |---|---|
+//! | `s3` (default) | sources and sinks in S3, with the AWS SDK; includes `http` |
+//! | `http` | plain `http(s)://` sources, without the AWS SDK |
+//! | `embedded-server` | an S3 server inside the process, for tests; includes `s3` |
+//!
+//! # Example
+//!
+#![cfg_attr(feature = "embedded-server", doc = "```")]
+#![cfg_attr(not(feature = "embedded-server"), doc = "```ignore")]
 //! use diskferry_core::{Source, StoredRange};
 //! use diskferry_s3io::{Client, S3Source, server::{Server, ServerOptions}};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> diskferry_core::Result<()> {
-//! // Stands for a store that is there: any S3 service, by the SDK's environment and files.
+//! // The examples use a server in this process instead of a real S3 service.
 //! # let server = Server::start(ServerOptions::default()).unwrap();
 //! # server.create_bucket("images").await?;
 //! # server.put("images", "tiny.raw", vec![0xeb; 4096]).await?;
@@ -21,7 +32,7 @@
 //! assert_eq!(source.read(StoredRange::first(2)).await?, [0xeb, 0xeb].as_slice());
 //! assert_eq!(source.traffic().requests, 1);
 //!
-//! // The engine does this, told what to write by the layout of a format.
+//! // In a conversion, the engine does this with the bytes of the target format's layout.
 //! use diskferry_core::{Sink, SinkHint, TargetOffset};
 //! use diskferry_s3io::S3Sink;
 //!
@@ -34,37 +45,47 @@
 //! # }
 //! ```
 //!
-//! All use of the AWS SDK stays in this crate, and so does everything secret: no error, no `Debug` and no
+//! All use of the AWS SDK stays in this crate, and so do all secrets: no error, no `Debug` and no
 //! [`Source::url`](diskferry_core::Source::url) shows a credential, a signature or a URL's query.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
-mod answer;
-mod client;
+#[macro_use]
+mod setters;
+
 mod concurrency;
-mod hedge;
-mod http;
-mod judge;
-mod meter;
+mod connection;
 pub mod metrics;
-mod net;
-mod parted;
-mod range;
-mod region;
-mod remote;
-mod retry;
-mod sent;
+mod object;
 #[cfg(feature = "embedded-server")]
 pub mod server;
+#[cfg(feature = "s3")]
 mod sink;
-mod source;
-mod url;
-mod whole;
-mod works;
 
-pub use client::{Checksum, Client, ClientOptions, Keys, PathStyle};
-pub use http::HttpSource;
-pub use remote::Renew;
+// Connections and credentials.
+#[cfg(feature = "s3")]
+pub use connection::{Checksum, Keys, PathStyle};
+pub use connection::{Client, ClientOptions};
+
+// URLs.
+pub use connection::{HttpLocation, Location, S3Location};
+
+// Sources.
+pub use object::{HttpSource, Opened, RenewUrl, open_source};
+#[cfg(feature = "s3")]
+pub use object::{S3Gate, S3Source};
+
+// Targets.
+#[cfg(feature = "s3")]
 pub use sink::{S3Sink, S3SinkOptions};
-pub use source::{Opened, S3Gate, S3Source, open_source};
-pub use url::{HttpLocation, Location, S3Location};

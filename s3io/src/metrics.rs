@@ -1,13 +1,12 @@
-//! What requests tell whoever watches them, by the [`metrics`](https://docs.rs/metrics) facade, beside what conversions tell
-//! ([`diskferry_core::metrics`]).
+//! Metrics of requests, by the [`metrics`](https://docs.rs/metrics) facade. Those of conversions are in `diskferry_core::metrics`.
 //!
-//! | name | kind | what |
+//! | name | kind | content |
 //! |---|---|---|
-//! | [`FIRST_BYTE`] | histogram | seconds from a GET to its answer |
-//! | [`PART`] | histogram | seconds that a part took to be uploaded and answered |
-//! | [`AGAIN`] | counter | requests that failed in passing and are made again; `of` is `source` or `destination` |
+//! | [`FIRST_BYTE`] | histogram | seconds from a GET to its response |
+//! | [`PART`] | histogram | seconds from the start of a part's upload to its response |
+//! | [`AGAIN`] | counter | requests that are retried; `of` is `source` or `destination` |
 //! | [`SECOND`] | counter | second requests for a range that was stuck |
-//! | [`SLOWDOWN`] | counter | times that a service asked for fewer requests and was given fewer |
+//! | [`SLOWDOWN`] | counter | reductions of the number of requests in flight because a service throttled them |
 
 use diskferry_core::ErrorKind;
 use metrics::{counter, histogram};
@@ -27,11 +26,12 @@ pub(crate) fn first_byte(after: std::time::Duration) {
     histogram!(FIRST_BYTE).record(after);
 }
 
+#[cfg(feature = "s3")]
 pub(crate) fn part(took: std::time::Duration) {
     histogram!(PART).record(took);
 }
 
-/// `kind` is what the failure would be if it lasted.
+/// `kind` is the kind of the error after the last try.
 pub(crate) fn again(kind: ErrorKind) {
     let of = if kind == ErrorKind::SourceUnavailable { "source" } else { "destination" };
     counter!(AGAIN, "of" => of).increment(1);

@@ -151,24 +151,24 @@ impl<'a> Opener<'a> {
 
     fn client_options(&self) -> ClientOptions {
         let (args, common) = (self.args, &self.ctx.common);
-        let mut options = ClientOptions {
-            endpoint_url: args.endpoint_url.clone(),
-            region: args.region.clone(),
-            path_style: match args.s3_path_style {
-                When::Auto => PathStyle::Auto,
-                When::Always => PathStyle::Always,
-                When::Never => PathStyle::Never,
-            },
-            anonymous: args.s3_anonymous,
-            checksum: match args.s3_checksum {
-                Checksum::Auto => s3io::Checksum::Auto,
-                Checksum::Required => s3io::Checksum::Required,
-                Checksum::Off => s3io::Checksum::Off,
-            },
-            require_region: args.require_region.clone(),
-            stall_timeout: common.stall_timeout,
-            ..ClientOptions::default()
+        let path_style = match args.s3_path_style {
+            When::Auto => PathStyle::Auto,
+            When::Always => PathStyle::Always,
+            When::Never => PathStyle::Never,
         };
+        let checksum = match args.s3_checksum {
+            Checksum::Auto => s3io::Checksum::Auto,
+            Checksum::Required => s3io::Checksum::Required,
+            Checksum::Off => s3io::Checksum::Off,
+        };
+        let mut options = ClientOptions::default()
+            .endpoint_url(args.endpoint_url.clone())
+            .region(args.region.clone())
+            .path_style(path_style)
+            .anonymous(args.s3_anonymous)
+            .checksum(checksum)
+            .require_region(args.require_region.clone())
+            .stall_timeout(common.stall_timeout);
         if let Some(connections) = common.connections {
             options.connections = connections.get();
         }

@@ -26,7 +26,7 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
-        let server = Server::start(ServerOptions { public: true, ..ServerOptions::default() }).unwrap();
+        let server = Server::start(ServerOptions::default().public(true)).unwrap();
         server.create_bucket(BUCKET).await.unwrap();
         let client = Client::new(server.client_options()).await.unwrap();
         let resources = Resources::default()
@@ -70,7 +70,7 @@ impl Bench {
 
     async fn http(&self, case: &Case) -> Disk {
         let url = self.server.object_url(BUCKET, &format!("{}/{}", case.name, name(&case.image)));
-        let anonymous = diskferry_s3io::ClientOptions { anonymous: true, ..Default::default() };
+        let anonymous = diskferry_s3io::ClientOptions::default().anonymous(true);
         let client = Client::new(anonymous).await.unwrap();
         let source = open_source(&client, &url).await.unwrap().source;
         open(case, source, Arc::new(ClosedGate)).await

@@ -282,7 +282,7 @@ async fn a_presigned_url_is_read_without_credentials_and_without_head() {
     store.server.put("images", sample.file_name(), sample.bytes()).await.unwrap();
     let url = store.server.presign("images", sample.file_name(), Duration::from_secs(600)).await.unwrap();
     store.server.forget();
-    let options = diskferry_s3io::ClientOptions { anonymous: true, ..Default::default() };
+    let options = diskferry_s3io::ClientOptions::default().anonymous(true);
     let client = Client::new(options).await.unwrap();
     let opened = open_source(&client, &url).await.unwrap();
     assert!(!opened.source.url().contains("X-Amz"), "{}", opened.source.url());

@@ -1,23 +1,25 @@
 //! The window: how many bytes may be requested and not yet received.
 //!
 //! Counting bytes rather than requests keeps requests out of step. Requests of one length that start together share the
-//! line equally, end together, and then all wait for their first byte while the line is idle. With a window of bytes, the
+//! link equally, end together, and then all wait for their first byte while the link is idle. With a window of bytes, the
 //! next request starts as soon as another request's length has been received, whichever requests those bytes belong to,
-//! so its first-byte latency passes while others use the line.
+//! so its first-byte latency passes while others use the link.
 //!
-//! The window starts large enough for nearly every line. It grows for as long as more requests bring more bytes, and
-//! shrinks step by step while fewer bring as many: the fewest requests that fill the line.
+//! The window starts large enough for nearly every link. It grows for as long as more requests bring more bytes, and
+//! shrinks step by step while fewer bring as many: the fewest requests that fill the link.
 
 use std::time::{Duration, Instant};
 
-/// The unit of the window: the usual length of a request.
-pub(super) const UNIT: u64 = crate::parted::REQUEST;
+/// The length of a request, unless something is known of the object. Most tools upload parts of 8 MiB or a multiple.
+pub(crate) const DEFAULT_REQUEST_BYTES: u64 = 8 << 20;
+/// The unit of the window.
+pub(super) const UNIT: u64 = DEFAULT_REQUEST_BYTES;
 /// Requests that may start at once, and the fewest that are ever tried. Twice as many are in flight once they are out of
 /// step, since half of each has then been received. 16 connections of 50 MB/s bring 800 MB/s: starting lower costs a wide
 /// line several round trips, and starting there costs a narrow one nothing.
 const FIRST: u64 = 16;
 const LEAST: u64 = 4;
-/// Time over which a rate is measured. Several answers of a usual line, and longer than usual first-byte latency.
+/// Time over which a rate is measured. Several answers of a usual link, and longer than usual first-byte latency.
 const SAMPLE: Duration = Duration::from_millis(125);
 /// A sample counts if the window was full for this share of its time; otherwise something else was the limit.
 const FULL: f64 = 0.8;
@@ -41,11 +43,11 @@ enum Step {
     Grow { before: u64, rate: f64 },
     /// A smaller one.
     Shrink { before: u64, rate: f64 },
-    /// Nothing, for so many samples.
+    /// Nothing, for this number of samples.
     Rest(u32),
 }
 
-/// See the module.
+/// The number of bytes that may be outstanding, and the search for its best value.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     bytes: u64,
@@ -65,7 +67,7 @@ pub(super) struct Window {
 struct Sample {
     since: Instant,
     bytes: u64,
-    /// Until when it is known whether the window was full, and how long it was.
+    /// Until when it is known whether the window was full, and for how long it was full until then.
     known: Instant,
     full: Duration,
 }

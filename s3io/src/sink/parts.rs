@@ -1,37 +1,34 @@
-//! Cuts what is written by address into parts of one length.
+//! Assembles writes, which come by address, into parts of one length.
 //!
 //! ```text
 //!     part 1      part 2      part 3      part 4
 //! ├───────────┼───────────┼───────────┼───────────┼─
-//!   left out ........│ then by address ─────▶
-//!                    └ part 2 is held until the bytes before come; part 1 takes no memory until then
+//!   head, last ......│ first: ascending ─────▶
+//!                    └ part 2 is held until the head is written; part 1 takes no memory until then
 //! ```
 //!
-//! At most two parts are open at a time, the held one and the one being filled, so two parts' memory is enough to go on.
+//! At most two parts are open at a time, the held one and the one being filled, so the memory of two parts is enough.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use diskferry_core::internal::{Buffer, budget_for, zeros};
+use diskferry_core::internal::{Buffer, zeros};
 use diskferry_core::{Error, ErrorKind, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Most parts of an upload ("Amazon S3 multipart upload limits" in the Amazon S3 User Guide).
-pub(super) const MOST_PARTS: u64 = 10_000;
-/// Largest object (likewise).
-pub(super) const MOST_BYTES: u64 = 5 << 40;
+use super::part_plan::{MAX_OBJECT_BYTES, MAX_PARTS, PartPlan};
 
-/// Room for parts. Closing it ends all waiting for it.
+/// Limits on the parts that exist at a time. Closing it ends all waits.
 #[derive(Debug)]
-pub(super) struct Rooms {
-    /// Parts' memory.
+pub(super) struct PartSlots {
+    /// Parts with memory.
     pub(super) memory: Arc<Semaphore>,
-    /// Parts of zeros, which take none.
+    /// Parts of zeros, which need none.
     pub(super) zeros: Arc<Semaphore>,
 }
 
-impl Rooms {
+impl PartSlots {
     pub(super) fn new(zeros: usize) -> Self {
         Self { memory: Arc::new(Semaphore::new(0)), zeros: Arc::new(Semaphore::new(zeros.max(1))) }
     }
@@ -44,16 +41,16 @@ impl Rooms {
 
 /// A part to be uploaded.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct UploadPart {
     /// Counted from 0.
     pub(super) index: u64,
-    /// Its memory and the room that it takes go back with the last slice of them.
+    /// Memory and slot are released with the last slice of them.
     pub(super) bytes: Bytes,
-    /// The place of one that takes no memory.
+    /// The slot of a part of zeros.
     pub(super) _zeros: Option<OwnedSemaphorePermit>,
 }
 
-/// What is put in a place.
+/// What is written.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Content<'a> {
     Bytes(&'a [u8]),
@@ -68,6 +65,7 @@ impl<'a> Content<'a> {
         }
     }
 
+    /// The first `at` bytes, and the rest; all bytes and nothing if there are no more than `at`.
     fn split(self, at: usize) -> (Self, Self) {
         match self {
             Self::Bytes(bytes) => {
@@ -76,52 +74,54 @@ impl<'a> Content<'a> {
             }
             Self::Zeros(len) => {
                 let first = len.min(at as u64);
-                (Self::Zeros(first), Self::Zeros(len.saturating_sub(first)))
+                (Self::Zeros(first), Self::Zeros(len - first))
             }
         }
     }
 }
 
-/// The memory of one part, and its room.
-struct Memory {
+/// The memory of one part, and its slot.
+struct PartMemory {
     buffer: Buffer,
-    _room: OwnedSemaphorePermit,
+    _slot: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Memory {
+impl AsRef<[u8]> for PartMemory {
     fn as_ref(&self) -> &[u8] {
         &self.buffer
     }
 }
 
-/// A part being filled: from its start, or from where the writing began.
-struct Open {
+/// A part being filled: from its start, or from the first write on.
+struct OpenPart {
     index: u64,
-    /// Its first bytes, so many of them.
+    /// Number of bytes that were written from its start on.
     low: usize,
-    /// What was written behind a gap.
+    /// The bytes that were written after a gap.
     high: Option<Range<usize>>,
-    /// None while all of it is zeros.
-    memory: Option<Memory>,
+    /// `None` while all of it is zeros.
+    memory: Option<PartMemory>,
 }
 
-impl Open {
+impl OpenPart {
     fn new(index: u64, at: usize) -> Self {
         Self { index, low: 0, high: (at > 0).then_some(at..at), memory: None }
     }
 
-    async fn fill(&mut self, at: usize, content: Content<'_>, size: usize, rooms: &Rooms) -> Result<()> {
-        let end = at.saturating_add(usize::try_from(content.len()).unwrap_or(usize::MAX));
+    async fn fill(&mut self, at: usize, content: Content<'_>, size: usize, slots: &PartSlots) -> Result<()> {
+        let overflow = || Error::internal(format!("{} bytes at {at} overflow a part", content.len()));
+        let end = usize::try_from(content.len()).ok().and_then(|len| at.checked_add(len));
+        let end = end.filter(|end| *end <= size).ok_or_else(overflow)?;
         if matches!(content, Content::Bytes(_)) && self.memory.is_none() {
-            let room = Arc::clone(&rooms.memory).acquire_owned().await.map_err(|_| closed())?;
+            let slot = Arc::clone(&slots.memory).acquire_owned().await.map_err(|_| closed())?;
             let mut buffer = Buffer::new(size)?;
             for zeros in [Some(0..self.low), self.high.clone()].into_iter().flatten() {
-                buffer.get_mut(zeros).unwrap_or_default().fill(0);
+                buffer.get_mut(zeros).ok_or_else(overflow)?.fill(0);
             }
-            self.memory = Some(Memory { buffer, _room: room });
+            self.memory = Some(PartMemory { buffer, _slot: slot });
         }
         if let Some(memory) = &mut self.memory {
-            let place = memory.buffer.get_mut(at..end).ok_or_else(|| Error::internal("a part overflows"))?;
+            let place = memory.buffer.get_mut(at..end).ok_or_else(overflow)?;
             match content {
                 Content::Bytes(bytes) => place.copy_from_slice(bytes),
                 Content::Zeros(_) => place.fill(0),
@@ -145,73 +145,82 @@ impl Open {
     }
 }
 
-/// What is asked of a closed room; the one who closed it knows why.
+fn out_of_range(at: u64) -> Error {
+    Error::internal(format!("written at {at}, which is beyond 64 bits"))
+}
+
+/// The error for a wait for a slot after the slots were closed. The real error is kept in `Shared`.
 fn closed() -> Error {
     Error::new(ErrorKind::Cancelled, "the upload was given up")
 }
 
-/// The parts of a target.
-pub(super) struct Cutter {
-    size: usize,
-    most_parts: u64,
-    rooms: Arc<Rooms>,
-    /// As many zeros as a part has.
+/// Assembles the parts of a target.
+pub(super) struct PartAssembler {
+    part_bytes: usize,
+    max_parts: u64,
+    slots: Arc<PartSlots>,
+    /// A part of zeros.
     zeros: Bytes,
-    /// Where the first write was.
+    /// The address of the first write.
     start: Option<u64>,
-    /// Behind the last one of those that followed it.
+    /// The end of the writes that followed it.
     end: u64,
-    /// Behind the last one of the bytes that were left out at first.
+    /// The end of what was written of the head, the bytes before `start`.
     head: u64,
-    open: Vec<Open>,
-    /// Whole parts that are there already: what is written of them is left out, and may be jumped over.
-    kept: Range<u64>,
+    open: Vec<OpenPart>,
+    /// Complete parts that the store has already. Writes to them are ignored and may be skipped.
+    stored: Range<u64>,
 }
 
-impl Cutter {
-    /// Parts by that plan.
-    pub(super) fn new(plan: Plan, rooms: &Arc<Rooms>) -> Result<Self> {
-        let Plan { size, most_parts, .. } = plan;
-        let zeros = zeros(size)?;
-        let rooms = Arc::clone(rooms);
+impl PartAssembler {
+    /// Assembles parts by that plan.
+    pub(super) fn new(plan: PartPlan, slots: &Arc<PartSlots>) -> Result<Self> {
+        let PartPlan { part_bytes, max_parts, .. } = plan;
+        let zeros = zeros(part_bytes)?;
+        let slots = Arc::clone(slots);
         Ok(Self {
-            size,
-            most_parts,
-            rooms,
+            part_bytes,
+            max_parts,
+            slots,
             zeros,
             start: None,
             end: 0,
             head: 0,
             open: Vec::new(),
-            kept: 0..0,
+            stored: 0..0,
         })
     }
 
-    /// Goes on where the bytes `kept`, of whole parts, are there, and the writing began at `start`.
-    pub(super) fn go_on(&mut self, kept: Range<u64>, start: u64) {
-        (self.start, self.end, self.kept) = (Some(start), start, kept);
+    /// Continues a target whose bytes `stored`, of complete parts, the store has, and whose first write was at `start`.
+    pub(super) fn resume(&mut self, stored: Range<u64>, start: u64) {
+        (self.start, self.end, self.stored) = (Some(start), start, stored);
     }
 
-    /// Length of a part in bytes, and where the writing began.
-    pub(super) fn shape(&self) -> (u64, u64) {
-        (self.size as u64, self.start.unwrap_or_default())
+    /// Length of a part in bytes.
+    pub(super) fn part_bytes(&self) -> u64 {
+        self.part_bytes as u64
+    }
+
+    /// The address of the first write; 0 before it.
+    pub(super) fn start(&self) -> u64 {
+        self.start.unwrap_or(0)
     }
 
     /// Takes what is written at `at`, and gives the parts that became full to `send`. Waits for memory.
     ///
     /// # Errors
-    /// `destination_unsuitable` beyond the last part; `cancelled` where the room was closed.
+    /// `destination_unsuitable` beyond the last part; `cancelled` if the slots were closed.
     pub(super) async fn put(
         &mut self,
         mut at: u64,
         mut content: Content<'_>,
-        send: &(dyn Fn(Part) + Send + Sync),
+        send: &(dyn Fn(UploadPart) + Send + Sync),
     ) -> Result<()> {
         if content.len() == 0 {
             return Ok(());
         }
         if self.follow(at, content.len())? {
-            // The head comes now, so the end was reached.
+            // The head is written now, so the end was reached.
             for index in (0..self.open.len()).rev() {
                 if self.open.get(index).is_some_and(|open| open.filled().is_some()) {
                     let last = self.open.swap_remove(index);
@@ -219,49 +228,48 @@ impl Cutter {
                 }
             }
         }
-        let size = self.size as u64;
         while content.len() > 0 {
-            let (index, offset) = (at / size, usize::try_from(at % size).unwrap_or_default());
-            let (now, rest) = content.split(self.size.saturating_sub(offset));
-            if self.kept.contains(&at) {
-                at = at.saturating_add(now.len());
-                content = rest;
-                continue;
+            let index = at / self.part_bytes();
+            let offset = usize::try_from(at % self.part_bytes()).map_err(|_| out_of_range(at))?;
+            // The offset is less than the length of a part.
+            let (now, rest) = content.split(self.part_bytes - offset);
+            if !self.stored.contains(&at) {
+                let known = self.open.iter().position(|open| open.index == index);
+                let mut open =
+                    known.map_or_else(|| OpenPart::new(index, offset), |known| self.open.swap_remove(known));
+                open.fill(offset, now, self.part_bytes, &self.slots).await?;
+                if open.filled() == Some(self.part_bytes) {
+                    send(self.close(open).await?);
+                } else {
+                    self.open.push(open);
+                }
             }
-            let known = self.open.iter().position(|open| open.index == index);
-            let mut open =
-                known.map_or_else(|| Open::new(index, offset), |known| self.open.swap_remove(known));
-            open.fill(offset, now, self.size, &self.rooms).await?;
-            if open.filled() == Some(self.size) {
-                send(self.close(open).await?);
-            } else {
-                self.open.push(open);
-            }
-            at = at.saturating_add(now.len());
+            at = at.checked_add(now.len()).ok_or_else(|| out_of_range(at))?;
             content = rest;
         }
         Ok(())
     }
 
-    /// Notes where is written. True where the bytes that were left out begin to come.
+    /// Checks the order of writes. True if this is the first write of the head.
     fn follow(&mut self, at: u64, len: u64) -> Result<bool> {
-        let end = at.saturating_add(len);
-        let most = (self.size as u64).saturating_mul(self.most_parts).min(MOST_BYTES);
-        if end > most && self.most_parts < MOST_PARTS {
+        let end = at.checked_add(len).ok_or_else(|| out_of_range(at))?;
+        let most = self.part_bytes().checked_mul(self.max_parts);
+        let most = most.map_or(MAX_OBJECT_BYTES, |most| most.min(MAX_OBJECT_BYTES));
+        if end > most && self.max_parts < MAX_PARTS {
             return Err(Error::internal(format!("written up to {end}, and {most} bytes were announced")));
         }
         if end > most {
             return Err(Error::new(
                 ErrorKind::DestinationUnsuitable,
                 format!(
-                    "the target needs more than {most} bytes, which are {} parts of {} bytes, and an upload has at most {MOST_PARTS} parts and {MOST_BYTES} bytes",
-                    most / self.size as u64,
-                    self.size
+                    "the target needs more than {most} bytes, which are {} parts of {} bytes, and an upload has at most {MAX_PARTS} parts and {MAX_OBJECT_BYTES} bytes",
+                    most / self.part_bytes(),
+                    self.part_bytes
                 ),
             )
             .hint("raise --memory: larger parts hold more"));
         }
-        if self.end >= self.kept.start && at > self.end && at <= self.kept.end {
+        if self.end >= self.stored.start && at > self.end && at <= self.stored.end {
             self.end = at;
         }
         match self.start {
@@ -280,35 +288,36 @@ impl Cutter {
                 Ok(begins)
             }
             Some(start) => Err(Error::internal(format!(
-                "written at {at} where {} or {} of {start} is next",
+                "written at {at}, and the next byte is at {}, or {} of the head of {start}",
                 self.end, self.head
             ))),
         }
     }
 
-    async fn close(&self, open: Open) -> Result<Part> {
-        let len = open.filled().ok_or_else(|| Error::internal("a part with a gap"))?;
+    async fn close(&self, open: OpenPart) -> Result<UploadPart> {
+        let len = open.filled().ok_or_else(|| Error::internal("a part has a gap"))?;
         let (bytes, zeros) = match open.memory {
             Some(memory) => (Bytes::from_owner(memory), None),
             None => {
-                let place = Arc::clone(&self.rooms.zeros).acquire_owned().await.map_err(|_| closed())?;
-                (self.zeros.clone(), Some(place))
+                let slot = Arc::clone(&self.slots.zeros).acquire_owned().await.map_err(|_| closed())?;
+                (self.zeros.clone(), Some(slot))
             }
         };
-        let bytes = if len <= bytes.len() { bytes.slice(..len) } else { bytes };
-        Ok(Part { index: open.index, bytes, _zeros: zeros })
+        let mut bytes = bytes;
+        bytes.truncate(len);
+        Ok(UploadPart { index: open.index, bytes, _zeros: zeros })
     }
 
-    /// The end: the part that is not full, if there is one.
+    /// Ends the target: returns the part that is not full, if there is one.
     ///
     /// # Errors
-    /// `internal` where bytes are missing.
-    pub(super) async fn finish(&mut self, len: u64) -> Result<Option<Part>> {
-        let start = self.start.unwrap_or_default();
+    /// `internal` if bytes are missing.
+    pub(super) async fn finish(&mut self, len: u64) -> Result<Option<UploadPart>> {
+        let start = self.start();
         let open = self.open.pop();
         if self.end != len || self.head != start || !self.open.is_empty() {
             return Err(Error::internal(format!(
-                "written from {start} to {} and from 0 to {}, and to be {len} bytes",
+                "written from {start} to {} and from 0 to {}, and {len} bytes are expected",
                 self.end, self.head
             )));
         }
@@ -316,67 +325,6 @@ impl Cutter {
             Some(open) => Ok(Some(self.close(open).await?)),
             None => Ok(None),
         }
-    }
-}
-
-/// How an upload is cut.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Plan {
-    /// Bytes of a part.
-    pub(super) size: usize,
-    /// How many parts there may be.
-    pub(super) most_parts: u64,
-    /// How many have room in the memory at a time.
-    pub(super) rooms: usize,
-}
-
-impl Plan {
-    /// For a target of at most `most_bytes`.
-    ///
-    /// # Errors
-    /// `destination_unsuitable` where the target has too many bytes, or the memory is too small.
-    pub(super) fn new(
-        most_bytes: Option<u64>,
-        exact: bool,
-        memory: u64,
-        wanted: Option<u64>,
-    ) -> Result<Self> {
-        const MIB: u64 = 1 << 20;
-        /// The best length of a request, see "Performance design patterns" in the Amazon S3 User Guide.
-        const LEAST: u64 = 8 * MIB;
-        /// Enough for 640 GB; more memory than that a part does not need.
-        const MOST: u64 = 64 * MIB;
-        let unsuitable = |message: String| Error::new(ErrorKind::DestinationUnsuitable, message);
-        let size = match most_bytes {
-            Some(bytes) if exact && bytes > MOST_BYTES => {
-                return Err(unsuitable(format!(
-                    "the target has {bytes} bytes, and an object has at most {MOST_BYTES}"
-                )));
-            }
-            Some(bytes) => {
-                let each = bytes.min(MOST_BYTES).div_ceil(MOST_PARTS).next_multiple_of(MIB);
-                each.max(wanted.unwrap_or(LEAST))
-            }
-            // Room for four side by side.
-            None => wanted.unwrap_or((memory / 4 / MIB * MIB).clamp(LEAST, MOST)),
-        };
-        // One part is never uploaded as one, so it may be as short as it likes.
-        let single = most_bytes.filter(|bytes| *bytes <= size);
-        let size = single.map_or(size, |bytes| bytes.max(1).next_multiple_of(MIB).min(size));
-        let needed = if single.is_some() { 1 } else { 2 };
-        let rooms = memory / size;
-        if rooms < needed {
-            let mib = budget_for(needed * size).div_ceil(MIB);
-            return Err(unsuitable(format!(
-                "{needed} parts of {size} bytes are held at least, and there are {memory} bytes of memory for them"
-            ))
-            .hint(format!("raise --memory to {mib}M at least, of which parts get their share")));
-        }
-        Ok(Self {
-            size: usize::try_from(size).map_err(|_| unsuitable(format!("a part of {size} bytes")))?,
-            most_parts: if single.is_some() { 1 } else { MOST_PARTS },
-            rooms: usize::try_from(rooms).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS),
-        })
     }
 }
 
@@ -389,21 +337,21 @@ mod tests {
 
     use super::*;
 
-    fn plan(size: usize) -> Plan {
-        Plan { size, most_parts: MOST_PARTS, rooms: 2 }
+    fn plan(part_bytes: usize) -> PartPlan {
+        PartPlan { part_bytes, max_parts: MAX_PARTS, slots: 2 }
     }
 
-    /// Parts that are uploaded the moment they are full: the room of two is always enough.
-    fn cut(len: usize, left_out: usize, step: usize, zeros: Range<usize>) -> BTreeMap<u64, Vec<u8>> {
+    /// Parts that are uploaded the moment they are full: the memory of two is always enough.
+    fn cut(len: usize, head: usize, step: usize, zeros: Range<usize>) -> BTreeMap<u64, Vec<u8>> {
         const SIZE: usize = 1000;
         let mut truth: Vec<u8> = (0..len).map(|at| (at % 251) as u8 + 1).collect();
         let zeros = zeros.start.min(len)..zeros.end.min(len);
         truth[zeros.clone()].fill(0);
-        let rooms = Arc::new(Rooms::new(1));
-        rooms.memory.add_permits(2);
-        let mut cutter = Cutter::new(plan(SIZE), &rooms).unwrap();
+        let slots = Arc::new(PartSlots::new(1));
+        slots.memory.add_permits(2);
+        let mut assembler = PartAssembler::new(plan(SIZE), &slots).unwrap();
         let parts = Mutex::new(BTreeMap::new());
-        let send = |part: Part| {
+        let send = |part: UploadPart| {
             let before = parts.lock().unwrap().insert(part.index, part.bytes.to_vec());
             assert!(before.is_none(), "part {} twice", part.index);
         };
@@ -415,28 +363,28 @@ mod tests {
                 } else {
                     Content::Bytes(&truth[piece])
                 };
-                cutter.put(at as u64, content, &send).now_or_never().expect("it waits").unwrap();
+                assembler.put(at as u64, content, &send).now_or_never().expect("it waits").unwrap();
             }
         };
-        put(left_out..len);
-        put(0..left_out);
-        let last = cutter.finish(len as u64).now_or_never().expect("it waits").unwrap();
+        put(head..len);
+        put(0..head);
+        let last = assembler.finish(len as u64).now_or_never().expect("it waits").unwrap();
         last.into_iter().for_each(send);
         let parts = parts.into_inner().unwrap();
-        assert!(parts.values().flatten().eq(&truth), "{len} bytes, {left_out} left out, by {step}");
+        assert!(parts.values().flatten().eq(&truth), "{len} bytes, {head} of head, by {step}");
         assert!(parts.values().rev().skip(1).all(|part| part.len() == SIZE));
         assert!(parts.keys().copied().eq(0..len.div_ceil(SIZE) as u64));
         parts
     }
 
     #[test]
-    fn parts_are_what_was_written_whatever_was_left_out_and_whatever_is_zero() {
+    fn parts_are_what_was_written_for_any_head_and_any_zeros() {
         for len in [0, 1, 999, 1000, 1001, 5432] {
-            for left_out in [0, 1, 512, 999, 1000, 1001, 2500, 3000, 5000, 5431] {
+            for head in [0, 1, 512, 999, 1000, 1001, 2500, 3000, 5000, 5431] {
                 for step in [1, 7, 500, 1000, 1700, 9999] {
                     for zeros in [0..0, 0..9999, 0..1500, 800..4200, 2000..3000] {
-                        if left_out < len.max(1) {
-                            cut(len, left_out, step, zeros);
+                        if head < len.max(1) {
+                            cut(len, head, step, zeros);
                         }
                     }
                 }
@@ -445,62 +393,41 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_out_of_order_or_missing_is_a_defect_and_no_wrong_bytes() {
-        let rooms = Arc::new(Rooms::new(1));
-        rooms.memory.add_permits(2);
-        let mut cutter = Cutter::new(plan(1000), &rooms).unwrap();
+    fn writes_out_of_order_or_missing_are_an_internal_error_and_not_wrong_bytes() {
+        let slots = Arc::new(PartSlots::new(1));
+        slots.memory.add_permits(2);
+        let mut assembler = PartAssembler::new(plan(1000), &slots).unwrap();
         let mut put = |at: u64, len: u64| {
-            cutter.put(at, Content::Zeros(len), &|_| {}).now_or_never().unwrap().map_err(|error| error.kind())
+            assembler
+                .put(at, Content::Zeros(len), &|_| {})
+                .now_or_never()
+                .unwrap()
+                .map_err(|error| error.kind())
         };
         put(500, 100).unwrap();
         assert_eq!(put(700, 100), Err(ErrorKind::Internal), "a gap");
         assert_eq!(put(550, 100), Err(ErrorKind::Internal), "twice");
-        assert_eq!(put(0, 501), Err(ErrorKind::Internal), "over what is there");
+        assert_eq!(put(0, 501), Err(ErrorKind::Internal), "over what was written");
         put(0, 100).unwrap();
-        assert_eq!(put(600, 100), Err(ErrorKind::Internal), "after the first bytes came");
-        assert_eq!(put(1000, 0), Ok(()), "nothing is in order anywhere");
+        assert_eq!(put(600, 100), Err(ErrorKind::Internal), "after the head");
+        assert_eq!(put(1000, 0), Ok(()), "an empty write is allowed anywhere");
         for len in [600, 0, 100] {
-            let finished = cutter.finish(len).now_or_never().unwrap();
+            let finished = assembler.finish(len).now_or_never().unwrap();
             assert_eq!(finished.unwrap_err().kind(), ErrorKind::Internal, "400 bytes are missing");
         }
     }
 
     #[test]
-    fn parts_are_as_long_as_they_must_be_and_two_of_them_fit() {
-        const MIB: u64 = 1 << 20;
-        let plan = |bytes, memory: u64| {
-            let plan = Plan::new(bytes, false, memory * MIB, None).unwrap();
-            (plan.size, plan.rooms)
-        };
-        assert_eq!(plan(Some(8 * MIB + 1), 64), (8 << 20, 8));
-        assert_eq!(plan(Some(80_000 * MIB), 64), (8 << 20, 8));
-        assert_eq!(plan(Some(80_000 * MIB + 1), 64), (9 << 20, 7));
-        assert_eq!(plan(Some(2 << 40), 1024), (210 << 20, 4));
-        assert_eq!(plan(None, 64), (16 << 20, 4));
-        assert_eq!(plan(None, 16), (8 << 20, 2));
-        assert_eq!(plan(None, 9999), (64 << 20, 156));
-        let refused = |bytes, exact, memory| {
-            let error = Plan::new(bytes, exact, memory, None).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::DestinationUnsuitable);
-            error
-        };
-        let error = refused(None, false, 16 * MIB - 1);
-        assert!(error.hint_text().is_some_and(|hint| hint.contains("32M")), "{error:?}");
-        refused(Some(8 * MIB + 1), true, 16 * MIB - 1);
-        refused(Some(MOST_BYTES + 1), true, 4096 * MIB);
-    }
-
-    #[test]
-    fn a_target_of_one_part_takes_the_memory_of_no_more() {
+    fn a_target_of_one_part_takes_the_memory_of_one() {
         const MIB: u64 = 1 << 20;
         for (bytes, size) in [(0, MIB), (1, MIB), (MIB + 1, 2 * MIB), (8 * MIB, 8 * MIB)] {
-            let plan = Plan::new(Some(bytes), true, size, None).unwrap();
-            assert_eq!((plan.size as u64, plan.most_parts, plan.rooms), (size, 1, 1));
-            assert!(Plan::new(Some(bytes), true, size - 1, None).is_err());
+            let plan = PartPlan::new(Some(bytes), true, size, None).unwrap();
+            assert_eq!((plan.part_bytes as u64, plan.max_parts, plan.slots), (size, 1, 1));
+            assert!(PartPlan::new(Some(bytes), true, size - 1, None).is_err());
         }
-        let plan = Plan::new(Some(1), true, MIB, None).unwrap();
-        let mut cutter = Cutter::new(plan, &Arc::new(Rooms::new(1))).unwrap();
-        let put = cutter.put(0, Content::Zeros(MIB + 1), &|_| {}).now_or_never().unwrap();
+        let plan = PartPlan::new(Some(1), true, MIB, None).unwrap();
+        let mut assembler = PartAssembler::new(plan, &Arc::new(PartSlots::new(1))).unwrap();
+        let put = assembler.put(0, Content::Zeros(MIB + 1), &|_| {}).now_or_never().unwrap();
         assert_eq!(put.unwrap_err().kind(), ErrorKind::Internal, "more than was announced");
     }
 }

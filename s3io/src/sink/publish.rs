@@ -1,7 +1,7 @@
-//! How a target gets its name, and loses it again.
+//! Publishing a target under its key, and deleting it again.
 //!
-//! A request that publishes may take effect though its answer is lost or an error: the store is asked what is there before
-//! it is sent again.
+//! A request that publishes may take effect although its response is lost or an error. Before it is sent again, the store is
+//! asked what is stored.
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
@@ -9,32 +9,31 @@ use bytes::Bytes;
 use diskferry_core::{Error, ErrorKind, Result};
 use md5::{Digest, Md5};
 
-use super::refusal::exists;
-use super::store::{Done, Store, There, crc32, part_number};
-use crate::retry::Tries;
-use crate::sent::{Furthest, Sent};
+use super::failed_request::exists;
+use super::target::{StoredObject, TargetObject, UploadedPart, crc32, part_number};
+use crate::connection::{BodyProgress, Retries, UploadProgress};
 
-/// How much longer than other requests a completion may take, in stall timeouts: the store puts the parts together.
-const COMPLETION: u32 = 10;
+/// How long a completion may take, in stall timeouts: the store assembles the parts.
+const COMPLETION_TIMEOUTS: u32 = 10;
 
-/// What was published.
+/// A published object.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Published {
     pub(super) etag: Option<String>,
     pub(super) version_id: Option<String>,
 }
 
-impl From<There> for Published {
-    fn from(there: There) -> Self {
-        Self { etag: there.etag, version_id: there.version_id }
+impl From<StoredObject> for Published {
+    fn from(stored: StoredObject) -> Self {
+        Self { etag: stored.etag, version_id: stored.version_id }
     }
 }
 
-/// A publishing that failed.
+/// The target was not published.
 #[derive(Debug)]
 pub(super) struct Unpublished {
     pub(super) error: Error,
-    /// It may have taken effect, and the store could not be asked.
+    /// It may have been published nevertheless, and the store could not be asked.
     pub(super) unknown: bool,
 }
 
@@ -44,15 +43,15 @@ impl From<Error> for Unpublished {
     }
 }
 
-impl Store {
-    /// Publishes what was uploaded: `len` bytes in these parts, all of them.
+impl TargetObject {
+    /// Completes an upload: `len` bytes, in these parts.
     ///
     /// # Errors
     /// `destination_exists`, and the other `destination_*` codes.
     pub(super) async fn complete(
         &self,
         id: &str,
-        parts: &[Done],
+        parts: &[UploadedPart],
         len: u64,
     ) -> Result<Published, Unpublished> {
         let listed: Result<Vec<_>> = parts
@@ -64,12 +63,12 @@ impl Store {
             })
             .collect();
         let listed = CompletedMultipartUpload::builder().set_parts(Some(listed?)).build();
-        let mut tries = Tries::writing(self.patience);
-        let mut lost = false;
+        let mut retries = Retries::writing(self.timeouts);
+        let mut outcome_unknown = false;
         loop {
             let condition = self.wants_condition();
-            if !self.force && !condition && self.look().await?.is_some() {
-                return Err(self.named(&exists()).into());
+            if !self.force && !condition && self.stored().await?.is_some() {
+                return Err(self.named(exists()).into());
             }
             let request = self
                 .s3
@@ -80,54 +79,56 @@ impl Store {
                 .set_if_none_match(condition.then(|| "*".to_owned()))
                 .multipart_upload(listed.clone())
                 .send();
-            let limit = self.patience.stall.saturating_mul(COMPLETION);
-            let refused = match self.answer(request, limit).await {
+            let limit = self.timeouts.stall.saturating_mul(COMPLETION_TIMEOUTS);
+            let failed = match self.send(request, limit).await {
                 Ok(output) => {
                     let etag = output.e_tag().map(str::to_owned).or_else(|| composite(parts));
                     return Ok(Published { etag, version_id: output.version_id().map(str::to_owned) });
                 }
-                Err(refused) => refused,
+                Err(failed) => failed,
             };
-            if self.yields(&refused, (false, condition))? {
+            if self.drop_feature(&failed, (false, condition))? {
                 continue;
             }
-            lost |= refused.lost;
-            if lost && let Some(there) = self.published(id, parts, len).await? {
-                return Ok(there.into());
+            outcome_unknown |= failed.outcome_unknown;
+            if outcome_unknown && let Some(stored) = self.published(id, parts, len).await? {
+                return Ok(stored.into());
             }
-            self.pause(&mut tries, refused.failure, true).await?;
+            self.wait(&mut retries, failed.failure, true).await?;
         }
     }
 
-    /// What is there, where it is the upload `id` of these parts.
+    /// The stored object, if it is the upload `id` of these parts.
     ///
     /// # Errors
-    /// Where that cannot be found out.
+    /// If that cannot be determined.
     pub(super) async fn published(
         &self,
         id: &str,
-        parts: &[Done],
+        parts: &[UploadedPart],
         len: u64,
-    ) -> Result<Option<There>, Unpublished> {
-        let unknown = |error: Error| Unpublished { error: self.not_known(&error), unknown: true };
-        let Some(there) = self.look().await.map_err(unknown)? else { return Ok(None) };
+    ) -> Result<Option<StoredObject>, Unpublished> {
+        let unknown = |error: Error| Unpublished { error: self.outcome_unknown(&error), unknown: true };
+        let Some(stored) = self.stored().await.map_err(unknown)? else { return Ok(None) };
         let plain = |etag: &str| etag.trim_matches('"').to_ascii_lowercase();
-        let etag = there.etag.as_deref().map(plain).unwrap_or_default();
+        let Some(etag) = stored.etag.as_deref().map(plain) else { return Ok(None) };
         if composite(parts).is_some_and(|composite| plain(&composite) == etag) {
-            return Ok(Some(there));
+            return Ok(Some(stored));
         }
-        // Encrypted, the tags are no digests; but then an upload that is over, and as many bytes and parts, say it.
-        let alike = there.len == len && etag.ends_with(&format!("-{}", parts.len()));
-        let ours = alike && !self.is_open(id).await.map_err(unknown)?;
-        Ok(ours.then_some(there))
+        // The ETags of encrypted objects are not digests. Then it is ours if the upload is over, and the length and the
+        // number of parts are the same.
+        let alike = stored.len == Some(len) && etag.ends_with(&format!("-{}", parts.len()));
+        let ours = alike && !self.has_parts(id).await.map_err(unknown)?;
+        Ok(ours.then_some(stored))
     }
 
-    fn not_known(&self, error: &Error) -> Error {
+    fn outcome_unknown(&self, error: &Error) -> Error {
         Error::new(
             ErrorKind::DestinationUnavailable,
-            format!("whether it was published is not known: {}", error.message()),
+            format!("it is not known whether the object was published: {}", error.message()),
         )
-        .hint("look whether the object is there")
+        .caused_by(error.clone())
+        .hint("check whether the object exists")
     }
 
     /// Publishes a target that fits one request.
@@ -135,16 +136,16 @@ impl Store {
     /// # Errors
     /// As [`complete`](Self::complete).
     pub(super) async fn put(&self, bytes: Bytes) -> Result<Published, Unpublished> {
-        let furthest = Furthest::new(&self.written);
-        let mut tries = Tries::writing(self.patience);
+        let progress = UploadProgress::new(&self.written);
+        let mut retries = Retries::writing(self.timeouts);
         let crc = crc32(&bytes);
-        let mut lost = false;
+        let mut outcome_unknown = false;
         loop {
             let (condition, checksum) = (self.wants_condition(), self.wants_checksum());
-            if !self.force && !condition && self.look().await?.is_some() {
-                return Err(self.named(&exists()).into());
+            if !self.force && !condition && self.stored().await?.is_some() {
+                return Err(self.named(exists()).into());
             }
-            let sent = Sent::new(&furthest);
+            let sent = BodyProgress::new(&progress);
             let request = self
                 .s3
                 .put_object()
@@ -156,45 +157,46 @@ impl Store {
                 .customize()
                 .interceptor(sent.clone())
                 .send();
-            let refused = match self.upload(request, &sent, bytes.len() as u64, &mut tries).await {
+            let failed = match self.upload(request, &sent, bytes.len() as u64, &mut retries).await {
                 Ok(output) => {
                     let etag = output.e_tag().map(str::to_owned);
                     return Ok(Published { etag, version_id: output.version_id().map(str::to_owned) });
                 }
-                Err(refused) => refused,
+                Err(failed) => failed,
             };
-            if self.yields(&refused, (checksum, condition))? {
+            if self.drop_feature(&failed, (checksum, condition))? {
                 continue;
             }
-            lost |= refused.lost;
-            if lost {
-                let unknown = |error: Error| Unpublished { error: self.not_known(&error), unknown: true };
-                let there = self.look().await.map_err(unknown)?;
-                let ours = |there: &There| {
+            outcome_unknown |= failed.outcome_unknown;
+            if outcome_unknown {
+                let unknown =
+                    |error: Error| Unpublished { error: self.outcome_unknown(&error), unknown: true };
+                let stored = self.stored().await.map_err(unknown)?;
+                let ours = |stored: &StoredObject| {
                     let digest = format!("\"{}\"", hex(&Md5::digest(&bytes)));
-                    there.len == bytes.len() as u64
-                        && (there.etag.as_ref().is_some_and(|etag| etag.eq_ignore_ascii_case(&digest))
-                            || there.crc32.as_ref() == Some(&crc))
+                    stored.len == Some(bytes.len() as u64)
+                        && (stored.etag.as_ref().is_some_and(|etag| etag.eq_ignore_ascii_case(&digest))
+                            || stored.crc32.as_ref() == Some(&crc))
                 };
-                if let Some(there) = there.filter(ours) {
-                    return Ok(there.into());
+                if let Some(stored) = stored.filter(ours) {
+                    return Ok(stored.into());
                 }
             }
-            self.pause(&mut tries, refused.failure, true).await?;
+            self.wait(&mut retries, failed.failure, true).await?;
         }
     }
 
-    /// Deletes what was published, if it is there still.
+    /// Deletes the published object, if it is still there. True if it was deleted.
     ///
     /// # Errors
     /// The `destination_*` codes.
     pub(super) async fn delete(&self, published: &Published) -> Result<bool> {
-        match self.look().await? {
-            Some(there) if there.etag.is_some() && there.etag == published.etag => {}
+        match self.stored().await? {
+            Some(stored) if stored.etag.is_some() && stored.etag == published.etag => {}
             _ => return Ok(false),
         }
-        let mut tries = Tries::writing(self.patience);
-        // A version is what it is; a name may get another object at any time.
+        let mut retries = Retries::writing(self.timeouts);
+        // A version does not change; under a key, another object may appear at any time.
         let mut condition = published.version_id.is_none();
         loop {
             let request = self
@@ -205,11 +207,11 @@ impl Store {
                 .set_version_id(published.version_id.clone())
                 .set_if_match(published.etag.clone().filter(|_| condition))
                 .send();
-            match self.answer(request, self.patience.silence).await {
+            match self.send(request, self.timeouts.silence).await {
                 Ok(_) => return Ok(true),
-                Err(refused) if condition && refused.is_unknown_feature() => condition = false,
-                Err(refused) if matches!(refused.status, 404 | 409 | 412) => return Ok(false),
-                Err(refused) => self.pause(&mut tries, refused.failure, false).await?,
+                Err(failed) if condition && failed.is_unknown_feature() => condition = false,
+                Err(failed) if matches!(failed.status, 404 | 409 | 412) => return Ok(false),
+                Err(failed) => self.wait(&mut retries, failed.failure, false).await?,
             }
         }
     }
@@ -219,9 +221,9 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The entity tag that S3 gives an object of these parts: the MD5 of their MD5s, and how many they are. None where the
-/// parts' tags are no MD5s.
-fn composite(parts: &[Done]) -> Option<String> {
+/// The ETag that S3 gives an object of these parts: the MD5 of their MD5s, and their number. `None` if the ETags of the parts
+/// are not MD5s.
+fn composite(parts: &[UploadedPart]) -> Option<String> {
     let mut digest = Md5::new();
     for part in parts {
         let tag = part.etag.trim_matches('"');

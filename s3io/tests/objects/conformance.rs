@@ -38,7 +38,7 @@ impl Stage for Bucket {
         Box::pin(async {
             let mut options = S3SinkOptions::default();
             options.force = true;
-            options.part_bytes = Some(S3SinkOptions::LEAST_PART);
+            options.part_bytes = Some(S3SinkOptions::MIN_PART);
             let sink = S3Sink::create_with(&self.client, URL, options).await?;
             Ok(Arc::new(sink) as Arc<dyn Sink>)
         })

@@ -105,7 +105,7 @@ async fn without_credentials_the_error_says_what_to_do() {
         assert_eq!(open_source(&client, &url).await.unwrap().source.len(), 5);
         return;
     }
-    let server: Server = serve_as(ServerOptions { public: true, ..ServerOptions::default() }, b"image").await;
+    let server: Server = serve_as(ServerOptions::default().public(true), b"image").await;
     let url = server.object_url("images", "disk.img");
     assert_read(&again(test, &url, &[("AWS_ENDPOINT_URL", &server.endpoint())]));
     assert_eq!(server.exchanges().len(), 1);
@@ -149,8 +149,7 @@ async fn tls_is_spoken_with_those_whose_certificate_is_trusted() {
     let test = "environment::tls_is_spoken_with_those_whose_certificate_is_trusted";
     let trusted = "DISKFERRY_TEST_TRUSTS";
     if let Ok(url) = std::env::var(CHILD) {
-        let options =
-            ClientOptions { stall_timeout: std::time::Duration::from_secs(2), ..ClientOptions::default() };
+        let options = ClientOptions::default().stall_timeout(std::time::Duration::from_secs(2));
         let client = Client::new(options).await.unwrap();
         for url in [&*url, URL] {
             match open_source(&client, url).await {

@@ -56,11 +56,7 @@ impl Liar {
     }
 
     async fn open(&self) -> Result<HttpSource> {
-        let options = ClientOptions {
-            anonymous: true,
-            stall_timeout: Duration::from_secs(3),
-            ..ClientOptions::default()
-        };
+        let options = ClientOptions::default().anonymous(true).stall_timeout(Duration::from_secs(3));
         HttpSource::open(&Client::new(options).await.unwrap(), &self.url).await
     }
 

@@ -96,8 +96,7 @@ async fn a_short_object_needs_no_ranges_and_a_long_one_does() {
 #[tokio::test]
 async fn a_part_that_does_not_say_which_is_not_taken_for_the_whole() {
     for len in [1000, HEAD, 2_000_000] {
-        let server =
-            serve_as(ServerOptions { public: true, ..ServerOptions::default() }, &content(len, 5)).await;
+        let server = serve_as(ServerOptions::default().public(true), &content(len, 5)).await;
         let client = client(&server).await;
         let presigned = server.presign(BUCKET, KEY, Duration::from_secs(600)).await.unwrap();
         for faults in [

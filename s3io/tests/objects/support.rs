@@ -46,7 +46,7 @@ pub(crate) async fn client(server: &Server) -> Client {
 }
 
 pub(crate) fn hasty(server: &Server) -> ClientOptions {
-    ClientOptions { stall_timeout: Duration::from_secs(3), ..server.client_options() }
+    server.client_options().stall_timeout(Duration::from_secs(3))
 }
 
 pub(crate) async fn open(server: &Server) -> S3Source {

@@ -8,7 +8,7 @@ use diskferry_core::{
     conformance::pattern,
 };
 use diskferry_s3io::server::{Exchange, Fault, Server, Shape};
-use diskferry_s3io::{Checksum, Client, ClientOptions, S3Sink, S3SinkOptions};
+use diskferry_s3io::{Checksum, Client, S3Sink, S3SinkOptions};
 
 use crate::support::{BUCKET, KEY, URL, client, empty, hasty, leftovers, puts, stored};
 
@@ -269,7 +269,7 @@ async fn too_little_memory_is_refused_naming_what_is_needed() {
 }
 
 async fn upload_with(server: &Server, checksum: Checksum, len: usize) -> Result<Receipt> {
-    let client = Client::new(ClientOptions { checksum, ..hasty(server) }).await.unwrap();
+    let client = Client::new(hasty(server).checksum(checksum)).await.unwrap();
     server.forget();
     upload(&sink(&client, true, 2).await, &Bytes::from(pattern(len, 9))).await
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use diskferry_core::{Error, ErrorKind, Source};
 use diskferry_s3io::server::{Fault, Server, ServerOptions};
-use diskferry_s3io::{Client, ClientOptions, HttpSource, Keys, Renew, S3Source, open_source};
+use diskferry_s3io::{Client, ClientOptions, HttpSource, Keys, RenewUrl, S3Source, open_source};
 
 use crate::support::{BUCKET, KEY, URL, client, content, gets, hasty, range, serve, serve_as};
 
@@ -14,13 +14,13 @@ const LEN: usize = 1 << 20;
 const HOUR: Duration = Duration::from_secs(3600);
 
 async fn public(bytes: &[u8]) -> Server {
-    serve_as(ServerOptions { public: true, ..ServerOptions::default() }, bytes).await
+    serve_as(ServerOptions::default().public(true), bytes).await
 }
 
 /// A client that knows nothing of the server.
 async fn stranger() -> Client {
-    let options = ClientOptions { stall_timeout: Duration::from_secs(3), ..ClientOptions::default() };
-    Client::new(ClientOptions { anonymous: true, ..options }).await.unwrap()
+    let options = ClientOptions::default().stall_timeout(Duration::from_secs(3));
+    Client::new(options.anonymous(true)).await.unwrap()
 }
 
 /// The URL with the time of its signature put back by some years.
@@ -81,7 +81,7 @@ async fn a_url_that_expires_midway_is_said_to_or_renewed() {
 
     server.set_faults(|_| Vec::new());
     let asked = Arc::new(AtomicU64::new(0));
-    let renew: Renew = {
+    let renew: RenewUrl = {
         let (server, asked) = (Arc::clone(&server), Arc::clone(&asked));
         Arc::new(move || {
             let (server, asked) = (Arc::clone(&server), Arc::clone(&asked));
@@ -127,7 +127,7 @@ async fn a_plain_url_under_the_endpoint_is_signed_where_there_are_credentials() 
 
     let error = HttpSource::open(&stranger().await, &url).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceForbidden);
-    let anonymous = Client::new(ClientOptions { anonymous: true, ..hasty(&server) }).await.unwrap();
+    let anonymous = Client::new(hasty(&server).anonymous(true)).await.unwrap();
     for url in [&*url, URL] {
         let error = open_source(&anonymous, url).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SourceForbidden, "{error}");
@@ -139,9 +139,9 @@ async fn a_public_object_is_read_without_credentials_or_with_bad_ones() {
     let bytes = content(LEN, 7);
     let server = public(&bytes).await;
     let url = server.object_url(BUCKET, KEY);
-    let anonymous = Client::new(ClientOptions { anonymous: true, ..hasty(&server) }).await.unwrap();
-    let keys = Keys { access_key: "NOBODY".into(), secret_key: "hush".into(), session_token: None };
-    let wrong = Client::new(ClientOptions { keys: Some(keys), ..hasty(&server) }).await.unwrap();
+    let anonymous = Client::new(hasty(&server).anonymous(true)).await.unwrap();
+    let keys = Keys::new("NOBODY", "hush");
+    let wrong = Client::new(hasty(&server).keys(Some(keys))).await.unwrap();
     for (client, url) in [(&stranger().await, &*url), (&anonymous, &*url), (&anonymous, URL), (&wrong, &*url)]
     {
         let opened = open_source(client, url).await.unwrap();
@@ -194,7 +194,7 @@ async fn redirects_in_a_circle_and_to_another_scheme_end() {
 async fn a_confined_client_reaches_public_addresses_only() {
     let server = public(&content(LEN, 9)).await;
     let port = server.endpoint().rsplit_once(':').unwrap().1.to_owned();
-    let options = ClientOptions { public_only: true, anonymous: true, ..ClientOptions::default() };
+    let options = ClientOptions::default().public_only(true).anonymous(true);
     let client = Client::new(options).await.unwrap();
     for host in ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "169.254.169.254", "127.1"] {
         let error =
@@ -203,16 +203,14 @@ async fn a_confined_client_reaches_public_addresses_only() {
     }
     assert!(server.exchanges().is_empty());
     // The caller's own endpoint is not confined.
-    let client = Client::new(ClientOptions { public_only: true, ..hasty(&server) }).await.unwrap();
+    let client = Client::new(hasty(&server).public_only(true)).await.unwrap();
     S3Source::open(&client, URL).await.unwrap();
 }
 
 #[tokio::test]
 async fn the_bucket_must_be_in_the_required_region() {
-    let at =
-        |region: Option<&str>| ServerOptions { region: region.map(Into::into), ..ServerOptions::default() };
-    let require =
-        |server: &Server| ClientOptions { require_region: Some("eu-west-1".into()), ..hasty(server) };
+    let at = |region: Option<&str>| ServerOptions::default().region(region.map(Into::into));
+    let require = |server: &Server| hasty(server).require_region(Some("eu-west-1".into()));
 
     let server = serve_as(at(Some("eu-west-1")), b"x").await;
     let source = S3Source::open(&Client::new(require(&server)).await.unwrap(), URL).await.unwrap();
@@ -311,8 +309,7 @@ async fn nothing_shows_a_secret() {
             }
         }
     }
-    let wrong =
-        ClientOptions { keys: Some(Keys { secret_key: "hush".into(), ..keys.clone() }), ..hasty(&server) };
+    let wrong = hasty(&server).keys(Some(Keys::new(keys.access_key.clone(), "hush")));
     server.set_faults(|_| Vec::new());
     let error = S3Source::open(&Client::new(wrong).await.unwrap(), URL).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceForbidden);
@@ -354,10 +351,7 @@ async fn a_weak_etag_is_compared_here_and_not_sent() {
 
 #[tokio::test]
 async fn an_endpoint_with_a_password_is_refused_and_not_shown() {
-    let options = ClientOptions {
-        endpoint_url: Some("http://me:hush@127.0.0.1:1/".into()),
-        ..ClientOptions::default()
-    };
+    let options = ClientOptions::default().endpoint_url(Some("http://me:hush@127.0.0.1:1/".into()));
     assert!(!format!("{options:?}").contains("hush"));
     let error = Client::new(options).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);

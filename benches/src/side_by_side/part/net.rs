@@ -20,7 +20,7 @@ const PART: u64 = 8 << 20;
 const AT_ONCE: usize = 16;
 
 async fn open(url: &str) -> Result<S3Source> {
-    let options = ClientOptions { connections: AT_ONCE, ..ClientOptions::default() };
+    let options = ClientOptions::default().connections(AT_ONCE);
     Ok(S3Source::open(&Client::new(options).await?, url).await?)
 }
 

@@ -57,7 +57,7 @@ impl Line {
 /// # Errors
 /// Where the server does not start, a line is none of those above, or nobody reads the answers.
 pub(crate) async fn serve() -> Result<()> {
-    let options = ServerOptions { public: true, shape: Line::Near.shape(), ..ServerOptions::default() };
+    let options = ServerOptions::default().public(true).shape(Line::Near.shape());
     let server = Server::start(options).map_err(Failure::io("starting the server"))?;
     server.create_bucket(BUCKET).await?;
     // As S3 says, and s3s does not: without it, nbdkit's curl plugin takes no object.

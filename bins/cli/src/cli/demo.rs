@@ -48,7 +48,7 @@ struct Document {
 
 pub(crate) async fn run(ctx: &Context) -> Result<Answer> {
     // It is gone with all that it holds when it goes out of scope, whichever way this ends.
-    let server = Server::start(ServerOptions { shape: LINE, ..ServerOptions::default() });
+    let server = Server::start(ServerOptions::default().shape(LINE));
     let server = server.map_err(|error: std::io::Error| {
         Error::new(ErrorKind::DestinationUnavailable, "there is no room for the demo's server")
             .hint("set TMPDIR to a directory that can be written to")

@@ -104,7 +104,7 @@ fn urls_work_presigned_and_private_and_public_and_show_no_secret() {
     let broken = presigned.replace("X-Amz-Signature=", "X-Amz-Signature=0");
     let run = said(store.stranger().args(["digest", &broken])).ends(5);
     assert!(!run.err.contains("X-Amz"), "{}", run.err);
-    let open = Store::with(&["qcow2-zlib"], ServerOptions { public: true, ..ServerOptions::default() });
+    let open = Store::with(&["qcow2-zlib"], ServerOptions::default().public(true));
     let url = open.server.object_url("images", "import/zlib.qcow2");
     said(open.stranger().args(["digest", &url])).ends(0);
     said(open.stranger().args(["digest", "s3://images/import/zlib.qcow2", "--s3-anonymous"])).ends(0);
@@ -137,7 +137,7 @@ fn what_a_store_refuses_has_its_code_and_leaves_no_target() {
 
 #[test]
 fn a_bucket_must_be_in_the_required_region() {
-    let options = ServerOptions { region: Some("eu-west-1".into()), ..ServerOptions::default() };
+    let options = ServerOptions::default().region(Some("eu-west-1".into()));
     let store = Store::with(&["qcow2-v3"], options);
     let url = "s3://images/import/v3.qcow2";
     said(store.program().args(["info", url, "--require-region", "eu-west-1"])).ends(0);

@@ -49,12 +49,10 @@ fn two_hundred_conversions_at_once_are_all_right_and_share_one_budget() {
 }
 
 async fn all(endpoint: &str, (access, secret): (String, String), dir: &Path, expected: &str) {
-    let options = ClientOptions {
-        endpoint_url: Some(endpoint.into()),
-        region: Some("us-east-1".into()),
-        keys: Some(Keys { access_key: access, secret_key: secret, session_token: None }),
-        ..ClientOptions::default()
-    };
+    let options = ClientOptions::default()
+        .endpoint_url(Some(endpoint.into()))
+        .region(Some("us-east-1".into()))
+        .keys(Some(Keys::new(access, secret)));
     let client = Client::new(options).await.unwrap();
     let shared = resources(BUDGET);
     let before = resident("VmRSS:");

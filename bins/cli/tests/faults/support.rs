@@ -203,7 +203,7 @@ pub(crate) async fn file(path: &Path, resume: bool) -> Result<Box<dyn Sink>> {
 
 /// Options of a client that waits for seconds, not for a minute.
 pub(crate) fn impatient(server: &Server) -> ClientOptions {
-    ClientOptions { stall_timeout: Duration::from_secs(12), ..server.client_options() }
+    server.client_options().stall_timeout(Duration::from_secs(12))
 }
 
 pub(crate) fn resources(memory: u64) -> Resources {

@@ -61,7 +61,7 @@ impl Bench {
     fn new() -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let _inside = runtime.enter();
-        let server = Server::start(ServerOptions { public: true, ..ServerOptions::default() }).unwrap();
+        let server = Server::start(ServerOptions::default().public(true)).unwrap();
         runtime.block_on(server.create_bucket(BUCKET)).unwrap();
         Self { server, dir: tempfile::tempdir().unwrap(), runtime }
     }

@@ -1,0 +1,171 @@
+//! Options of a [`Client`](crate::Client).
+
+use std::fmt;
+use std::time::Duration;
+
+#[cfg(feature = "s3")]
+use super::url::HttpLocation;
+
+/// How objects are reached. By default everything comes from the AWS SDK's environment and files.
+///
+/// ```
+/// use diskferry_s3io::ClientOptions;
+///
+/// let options = ClientOptions::default().require_region(Some("eu-west-1".into())).connections(8);
+/// assert_eq!(options.connections, 8);
+/// ```
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    /// The URL of an S3 service other than AWS. If `None`: `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL` or the profile's.
+    #[cfg(feature = "s3")]
+    pub endpoint_url: Option<String>,
+    /// The region that requests are signed for. If `None`: `AWS_REGION`, the profile's, `us-east-1`. If the store reports
+    /// another region for a bucket, requests to this bucket are signed for that one.
+    #[cfg(feature = "s3")]
+    pub region: Option<String>,
+    /// How a bucket is addressed.
+    #[cfg(feature = "s3")]
+    pub path_style: PathStyle,
+    /// Sends unsigned requests, which read public objects only.
+    #[cfg(feature = "s3")]
+    pub anonymous: bool,
+    /// Credentials. If `None`: the SDK's default chain.
+    #[cfg(feature = "s3")]
+    pub keys: Option<Keys>,
+    /// Checksums of uploads and of complete reads.
+    #[cfg(feature = "s3")]
+    pub checksum: Checksum,
+    /// The region that the bucket of a source must be in.
+    pub require_region: Option<String>,
+    /// Maximum number of requests in flight for one source or one upload; 0 counts as 1. A source uses only as many as
+    /// are needed to fill the link. At most two duplicate requests, for ranges that are stuck, are made in addition.
+    pub connections: usize,
+    /// A range fails after this time without progress.
+    pub stall_timeout: Duration,
+    /// Connects plain `http(s)://` sources to public addresses only, for services that accept URLs from strangers. The S3
+    /// endpoint is chosen by the caller and not restricted.
+    pub public_only: bool,
+}
+
+#[cfg(feature = "s3")]
+setters!(ClientOptions {
+    endpoint_url: Option<String>,
+    region: Option<String>,
+    path_style: PathStyle,
+    anonymous: bool,
+    keys: Option<Keys>,
+    checksum: Checksum,
+});
+setters!(ClientOptions {
+    require_region: Option<String>,
+    connections: usize,
+    stall_timeout: Duration,
+    public_only: bool,
+});
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            #[cfg(feature = "s3")]
+            endpoint_url: None,
+            #[cfg(feature = "s3")]
+            region: None,
+            #[cfg(feature = "s3")]
+            path_style: PathStyle::Auto,
+            #[cfg(feature = "s3")]
+            anonymous: false,
+            #[cfg(feature = "s3")]
+            keys: None,
+            #[cfg(feature = "s3")]
+            checksum: Checksum::Auto,
+            require_region: None,
+            // 10 Gbit/s needs 25 connections of 50 MB/s.
+            connections: 32,
+            stall_timeout: Duration::from_secs(60),
+            public_only: false,
+        }
+    }
+}
+
+impl fmt::Debug for ClientOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("ClientOptions");
+        #[cfg(feature = "s3")]
+        {
+            // The text may contain a password. Such a URL is refused later, and not shown before that.
+            let endpoint = self.endpoint_url.as_deref().map(HttpLocation::parse);
+            shown
+                .field("endpoint_url", &endpoint.and_then(Result::ok))
+                .field("region", &self.region)
+                .field("path_style", &self.path_style)
+                .field("anonymous", &self.anonymous)
+                .field("keys", &self.keys)
+                .field("checksum", &self.checksum);
+        }
+        shown
+            .field("require_region", &self.require_region)
+            .field("connections", &self.connections)
+            .field("stall_timeout", &self.stall_timeout)
+            .field("public_only", &self.public_only)
+            .finish()
+    }
+}
+
+/// How a bucket is addressed: as the first segment of the path, or as a name under the endpoint's host.
+#[cfg(feature = "s3")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PathStyle {
+    /// In the path if the endpoint is an IP address, `localhost` or a name without a domain.
+    #[default]
+    Auto,
+    /// In the path.
+    Always,
+    /// In the host name.
+    Never,
+}
+
+/// Whether uploads carry checksums (CRC32) that the store verifies, and whether an object that was read completely is
+/// compared with the store's checksum of the whole object, if the store has one.
+#[cfg(feature = "s3")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Checksum {
+    /// If the store supports them: an upload whose checksum is refused continues without checksums.
+    #[default]
+    Auto,
+    /// Always: a store that refuses checksums is `destination_unsuitable`.
+    Required,
+    /// Never.
+    Off,
+}
+
+/// Credentials. `Debug` shows none of them.
+#[cfg(feature = "s3")]
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Keys {
+    /// Access key id.
+    pub access_key: String,
+    /// Secret access key.
+    pub secret_key: String,
+    /// Session token of temporary credentials.
+    pub session_token: Option<String>,
+}
+
+#[cfg(feature = "s3")]
+impl Keys {
+    /// Permanent credentials.
+    pub fn new(access_key: impl Into<String>, secret_key: impl Into<String>) -> Self {
+        Self { access_key: access_key.into(), secret_key: secret_key.into(), session_token: None }
+    }
+}
+
+#[cfg(feature = "s3")]
+setters!(Keys { session_token: Option<String> });
+
+#[cfg(feature = "s3")]
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keys(..)")
+    }
+}

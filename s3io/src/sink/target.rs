@@ -1,0 +1,483 @@
+//! The requests of an upload, each with its retries. Those that publish it are in [`publish`](super::publish).
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use diskferry_core::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use super::failed_request::{FailedRequest, exists};
+use crate::concurrency::ConcurrencyLimit;
+use crate::connection::{
+    BodyProgress, Checksum, Client, Failure, Object, Retries, S3Location, S3Service, Timeouts,
+    UploadProgress, in_region,
+};
+
+/// How often the progress of a body is checked within the time after which a silent one fails.
+const PROGRESS_CHECKS: u32 = 8;
+
+/// The object to be written, and how requests for it are made.
+#[derive(Debug)]
+pub(super) struct TargetObject {
+    pub(super) s3: aws_sdk_s3::Client,
+    pub(super) at: S3Location,
+    shown: String,
+    pub(super) force: bool,
+    pub(super) timeouts: Timeouts,
+    concurrency: ConcurrencyLimit,
+    checksum: Checksum,
+    /// The store refused a checksum.
+    no_checksums: AtomicBool,
+    /// The store refused a condition.
+    no_conditions: AtomicBool,
+    /// Bytes that were uploaded.
+    pub(super) written: Arc<AtomicU64>,
+    /// True after the upload was given up.
+    pub(super) stop: watch::Sender<bool>,
+}
+
+/// The object that is stored now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct StoredObject {
+    pub(super) len: Option<u64>,
+    pub(super) etag: Option<String>,
+    pub(super) version_id: Option<String>,
+    pub(super) crc32: Option<String>,
+}
+
+/// Whether an object may be created, before anything is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Admission {
+    /// It may be written.
+    Granted,
+    /// There is no permission to check: only an upload shows whether it may be written.
+    Unknown,
+}
+
+/// A part that the store has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct UploadedPart {
+    pub(super) etag: String,
+    pub(super) crc32: Option<String>,
+}
+
+impl TargetObject {
+    /// The object `at`, after checking whether it may be created.
+    ///
+    /// # Errors
+    /// `destination_exists` unless `force`, and the other `destination_*` codes.
+    pub(super) async fn open(client: &Client, at: S3Location, force: bool) -> Result<(Self, Admission)> {
+        let options = client.options();
+        let mut target = Self {
+            s3: client.s3().client_for(&S3Service::Configured),
+            shown: at.to_string(),
+            at,
+            force,
+            timeouts: Timeouts::new(options),
+            concurrency: ConcurrencyLimit::writing(options.connections),
+            checksum: options.checksum,
+            no_checksums: AtomicBool::new(false),
+            no_conditions: AtomicBool::new(false),
+            written: Arc::default(),
+            stop: watch::Sender::new(false),
+        };
+        let admission = target.admit().await?;
+        Ok((target, admission))
+    }
+
+    async fn admit(&mut self) -> Result<Admission> {
+        let mut retries = Retries::writing(self.timeouts);
+        let mut moved = false;
+        loop {
+            let failed = match self.head(false).await {
+                Ok(_) if self.force => return Ok(Admission::Granted),
+                Ok(_) => return Err(self.named(exists())),
+                Err(failed) => failed,
+            };
+            let requested = self.s3.config().region().map(|region| region.as_ref().to_owned());
+            match (failed.status, &failed.region) {
+                (301 | 307 | 400, Some(region)) if !moved && Some(region) != requested.as_ref() => {
+                    moved = true;
+                    self.s3 = in_region(&self.s3, region);
+                }
+                // The response to a HEAD does not say whether the bucket is missing.
+                (404, _) => return self.admit_by_bucket().await,
+                // Nor does it say what a status of 400 is about.
+                (400 | 401 | 403, _) => return Ok(Admission::Unknown),
+                _ => self.wait(&mut retries, failed.failure, true).await?,
+            }
+        }
+    }
+
+    async fn admit_by_bucket(&self) -> Result<Admission> {
+        let mut retries = Retries::writing(self.timeouts);
+        loop {
+            let request = self.s3.head_bucket().bucket(&self.at.bucket).send();
+            match self.send(request, self.timeouts.silence).await {
+                Ok(_) => return Ok(Admission::Granted),
+                // The permission to write does not imply the one to see the bucket, and some stores do not support HeadBucket.
+                Err(failed) if matches!(failed.status, 400..=403 | 405 | 501) => {
+                    return Ok(Admission::Granted);
+                }
+                Err(failed) => self.wait(&mut retries, failed.failure, true).await?,
+            }
+        }
+    }
+
+    pub(super) fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// The error with the object's name in front.
+    pub(super) fn named(&self, error: Error) -> Error {
+        error.context(&self.shown)
+    }
+
+    pub(super) fn cancelled(&self) -> Error {
+        Error::new(ErrorKind::Cancelled, format!("{} was given up", self.shown))
+    }
+
+    /// The client and the object, to read it back.
+    pub(super) fn object(&self, version_id: Option<String>) -> Object {
+        let at = S3Location { version_id, ..self.at.clone() };
+        Object::S3 { client: self.s3.clone(), at }
+    }
+
+    pub(super) fn wants_checksum(&self) -> bool {
+        match self.checksum {
+            Checksum::Off => false,
+            Checksum::Required => true,
+            Checksum::Auto => !self.no_checksums.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn wants_condition(&self) -> bool {
+        !self.force && self.supports_conditions()
+    }
+
+    /// False after the store failed a condition.
+    pub(super) fn supports_conditions(&self) -> bool {
+        !self.no_conditions.load(Ordering::Relaxed)
+    }
+
+    /// Whether to send a request again without a feature that the store may not support. `had` says whether the request had a
+    /// checksum, and a condition.
+    ///
+    /// # Errors
+    /// `destination_unsuitable` if a checksum is required.
+    pub(super) fn drop_feature(&self, failed: &FailedRequest, had: (bool, bool)) -> Result<bool> {
+        if !failed.is_unknown_feature() {
+            return Ok(false);
+        }
+        let what = format!("status {}, {}", failed.status, failed.code);
+        match had {
+            (true, _) if self.checksum == Checksum::Auto => {
+                tracing::debug!(%what, "the store may not support checksums, continuing without");
+                self.no_checksums.store(true, Ordering::Relaxed);
+                Ok(true)
+            }
+            (true, false) => Err(self.named(
+                Error::new(
+                    ErrorKind::DestinationUnsuitable,
+                    format!("the store does not accept a checksum: {what}"),
+                )
+                .hint("use --s3-checksum auto"),
+            )),
+            (_, true) => {
+                tracing::debug!(%what, "the store may not support conditions, checking before instead");
+                self.no_conditions.store(true, Ordering::Relaxed);
+                Ok(true)
+            }
+            (false, false) => Ok(false),
+        }
+    }
+
+    /// Waits for the response to a request without a body, or with a short one.
+    pub(super) async fn send<T, E>(
+        &self,
+        request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        limit: Duration,
+    ) -> Result<T, FailedRequest>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        match tokio::time::timeout(limit, request).await {
+            Ok(response) => response.map_err(|error| FailedRequest::of(&error)),
+            Err(_) => Err(silent(limit)),
+        }
+    }
+
+    /// Waits for the response to a request with a body of `len` bytes, as long as the body makes progress. If the upload is
+    /// given up, the request is dropped unless its whole body was sent, so that it cannot take effect; otherwise its response
+    /// is waited for.
+    pub(super) async fn upload<T, E>(
+        &self,
+        request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        progress: &BodyProgress,
+        len: u64,
+        retries: &mut Retries,
+    ) -> Result<T, FailedRequest>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        let mut request = pin!(request);
+        let mut stop = self.stop.subscribe();
+        let (mut seen, mut furthest, mut droppable) = (0, progress.furthest(), true);
+        // Bytes that were sent may still be in this host's buffers, for long on a slow link. Half of the stall timeout leaves
+        // time for one more try if the response was lost.
+        let (sending, sent) = (self.timeouts.silence, self.timeouts.stall / 2);
+        let mut ticks = tokio::time::interval(sending / PROGRESS_CHECKS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silent_for = Duration::ZERO;
+        loop {
+            tokio::select! {
+                biased;
+                response = &mut request => return response.map_err(|error| FailedRequest::of(&error)),
+                _ = stop.wait_for(|stop| *stop), if droppable => {
+                    if progress.bytes() < len {
+                        return Err(FailedRequest::without_response(Failure::Fatal(self.cancelled())));
+                    }
+                    droppable = false;
+                }
+                _ = ticks.tick() => {
+                    silent_for += ticks.period();
+                    if progress.bytes() > seen {
+                        (seen, silent_for) = (progress.bytes(), Duration::ZERO);
+                    }
+                    if progress.furthest() > furthest {
+                        furthest = progress.furthest();
+                        retries.sent();
+                    }
+                    let limit = if seen < len { sending } else { sent };
+                    if silent_for >= limit {
+                        return Err(silent(limit));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits before the next try, or returns the error if no try is left. If `stoppable`, the wait ends when the upload is
+    /// given up.
+    pub(super) async fn wait(&self, retries: &mut Retries, failure: Failure, stoppable: bool) -> Result<()> {
+        let wait = retries.next_wait(failure).map_err(|error| match error.kind() {
+            ErrorKind::Cancelled => error,
+            _ => self.named(error),
+        })?;
+        let mut stop = self.stop.subscribe();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => Ok(()),
+            _ = stop.wait_for(|stop| *stop), if stoppable => Err(self.cancelled()),
+        }
+    }
+
+    async fn head(&self, checksum: bool) -> Result<StoredObject, FailedRequest> {
+        let request = self
+            .s3
+            .head_object()
+            .bucket(&self.at.bucket)
+            .key(&self.at.key)
+            .set_checksum_mode(checksum.then_some(ChecksumMode::Enabled))
+            .send();
+        let output = self.send(request, self.timeouts.silence).await?;
+        Ok(StoredObject {
+            len: output.content_length().and_then(|len| len.try_into().ok()),
+            etag: output.e_tag().map(str::to_owned),
+            version_id: output.version_id().map(str::to_owned),
+            crc32: output.checksum_crc32().map(str::to_owned),
+        })
+    }
+
+    /// The object that is stored now, if there is one.
+    ///
+    /// # Errors
+    /// The `destination_*` codes.
+    pub(super) async fn stored(&self) -> Result<Option<StoredObject>> {
+        let mut retries = Retries::writing(self.timeouts);
+        loop {
+            match self.head(self.wants_checksum()).await {
+                Ok(stored) => return Ok(Some(stored)),
+                Err(failed) if failed.status == 404 => return Ok(None),
+                Err(failed) => self.wait(&mut retries, failed.failure, false).await?,
+            }
+        }
+    }
+
+    /// Begins an upload, and returns its id.
+    ///
+    /// # Errors
+    /// The `destination_*` codes.
+    pub(super) async fn create_upload(&self) -> Result<String> {
+        let mut retries = Retries::writing(self.timeouts);
+        loop {
+            let checksum = self.wants_checksum();
+            let request = self
+                .s3
+                .create_multipart_upload()
+                .bucket(&self.at.bucket)
+                .key(&self.at.key)
+                .set_checksum_algorithm(checksum.then_some(ChecksumAlgorithm::Crc32))
+                .send();
+            let failed = match self.send(request, self.timeouts.silence).await {
+                Ok(output) => match output.upload_id() {
+                    Some(id) => return Ok(id.to_owned()),
+                    None => FailedRequest::without_response(Failure::transient(
+                        "the store sent no id of the upload",
+                    )),
+                },
+                Err(failed) => failed,
+            };
+            if !self.drop_feature(&failed, (checksum, false))? {
+                self.wait(&mut retries, failed.failure, true).await?;
+            }
+        }
+    }
+
+    /// Uploads one part, counted from 0.
+    ///
+    /// # Errors
+    /// The `destination_*` codes; `cancelled` if the upload was given up.
+    pub(super) async fn put_part(&self, id: &str, index: u64, bytes: Bytes) -> Result<UploadedPart> {
+        let number = part_number(index)?;
+        let progress = UploadProgress::new(&self.written);
+        let mut retries = Retries::writing(self.timeouts);
+        let mut crc = None;
+        loop {
+            let queued = Instant::now();
+            let permit = tokio::select! {
+                permit = self.concurrency.acquire(bytes.len() as u64) => permit,
+                () = self.stopped() => return Err(self.cancelled()),
+            };
+            retries.begin(queued.elapsed());
+            let began = Instant::now();
+            let checksum = self.wants_checksum().then(|| crc.get_or_insert_with(|| crc32(&bytes)).clone());
+            let sent = BodyProgress::new(&progress);
+            let request = self
+                .s3
+                .upload_part()
+                .bucket(&self.at.bucket)
+                .key(&self.at.key)
+                .upload_id(id)
+                .part_number(number)
+                .set_checksum_crc32(checksum.clone())
+                .body(ByteStream::from(bytes.clone()))
+                .customize()
+                .interceptor(sent.clone())
+                .send();
+            let failed = match self.upload(request, &sent, bytes.len() as u64, &mut retries).await {
+                Ok(output) => match (output.e_tag(), mismatch(&checksum, output.checksum_crc32())) {
+                    (Some(etag), None) => {
+                        permit.succeeded();
+                        crate::metrics::part(began.elapsed());
+                        return Ok(UploadedPart { etag: etag.to_owned(), crc32: checksum });
+                    }
+                    (_, Some(why)) => FailedRequest::without_response(Failure::transient(why)),
+                    (None, _) => FailedRequest::without_response(Failure::transient(
+                        "the store sent no ETag of the part",
+                    )),
+                },
+                Err(failed) => failed,
+            };
+            if failed.is_throttled() {
+                permit.throttled();
+            }
+            drop(permit);
+            if !self.drop_feature(&failed, (checksum.is_some(), false))? {
+                self.wait(&mut retries, failed.failure, true).await?;
+            }
+        }
+    }
+
+    async fn stopped(&self) {
+        let mut stop = self.stop.subscribe();
+        // The sender lives as long as `self`.
+        let _closed = stop.wait_for(|stop| *stop).await;
+    }
+
+    /// Whether the store still has parts of the upload.
+    pub(super) async fn has_parts(&self, id: &str) -> Result<bool> {
+        let mut retries = Retries::writing(self.timeouts);
+        loop {
+            let request = self
+                .s3
+                .list_parts()
+                .bucket(&self.at.bucket)
+                .key(&self.at.key)
+                .upload_id(id)
+                .max_parts(1)
+                .send();
+            match self.send(request, self.timeouts.silence).await {
+                Ok(output) => return Ok(!output.parts().is_empty()),
+                Err(failed) if failed.is_no_upload() => return Ok(false),
+                Err(failed) => self.wait(&mut retries, failed.failure, false).await?,
+            }
+        }
+    }
+
+    /// Aborts an upload, which deletes its parts. `parts`: some may have been in flight when it was given up.
+    ///
+    /// # Errors
+    /// The `destination_*` codes: its parts may still be there.
+    pub(super) async fn abort(&self, id: &str, parts: bool) -> Result<()> {
+        let mut retries = Retries::writing(self.timeouts);
+        loop {
+            let request = self
+                .s3
+                .abort_multipart_upload()
+                .bucket(&self.at.bucket)
+                .key(&self.at.key)
+                .upload_id(id)
+                .send();
+            let failure = match self.send(request, self.timeouts.silence).await {
+                // A part that arrives after the abort stays, unless the upload is aborted again.
+                Ok(_) if parts && self.has_parts(id).await? => {
+                    Failure::transient("a part arrived after the abort")
+                }
+                Ok(_) => return Ok(()),
+                Err(failed) if failed.is_no_upload() => return Ok(()),
+                Err(failed) => failed.failure,
+            };
+            self.wait(&mut retries, failure, false).await?;
+        }
+    }
+}
+
+fn silent(limit: Duration) -> FailedRequest {
+    FailedRequest::without_response(Failure::transient(format!(
+        "no response in {:.1} s",
+        limit.as_secs_f64()
+    )))
+}
+
+/// The number of the part `index`, which S3 counts from 1.
+pub(super) fn part_number(index: u64) -> Result<i32> {
+    let number = index.checked_add(1).and_then(|number| i32::try_from(number).ok());
+    number.ok_or_else(|| Error::internal(format!("the part {index} has no number")))
+}
+
+/// The checksum in the form of S3: base64 of its big-endian bytes.
+pub(super) fn crc32(bytes: &[u8]) -> String {
+    STANDARD.encode(crc32fast::hash(bytes).to_be_bytes())
+}
+
+/// The error message if the store computed another checksum.
+fn mismatch(ours: &Option<String>, theirs: Option<&str>) -> Option<String> {
+    match (ours, theirs) {
+        (Some(ours), Some(theirs)) if ours != theirs => {
+            Some(format!("the part has the CRC32 {ours}, and the store received one with {theirs}"))
+        }
+        _ => None,
+    }
+}
