@@ -1,7 +1,7 @@
 //! The JSON documents, key by key as the contract names them.
 
 use diskferry_core::{Disk, Error, ImageInfo, Outcome, Refusal, Rule, Sizes, Traffic, Verdict, Warning};
-use diskferry_formats::partition::Partition;
+use diskferry_formats::Partition;
 use serde::Serialize;
 
 /// The stored object.

@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The crates that are checked, by their folder from the root of the workspace.
-const CRATES: [&str; 1] = ["core"];
+const CRATES: &[&str] = &[
+    "core",    //
+    "formats", //
+];
 
 /// Folders of `core` from top to bottom: one may import those after it, and none before it.
 const ROOMS: [&str; 8] = ["conversion", "engine", "layout", "sink", "disk", "source", "local", "memory"];
@@ -141,7 +144,7 @@ impl Tree {
                             [&segments[..segments.len() - ups], &leaf[ups..]].concat()
                         }
                         Some("self") => [&segments[..], &leaf[1..]].concat(),
-                        Some(first) if is_face && is_child(&src.join(segments.join("/")), first) => {
+                        Some(first) if is_child(&src.join(segments.join("/")), first) => {
                             [&segments[..], &leaf[..]].concat()
                         }
                         _ => continue,
