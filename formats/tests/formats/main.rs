@@ -15,6 +15,7 @@ mod samples;
 mod support;
 mod vhd;
 mod vhd_bounds;
+mod vhd_foreign;
 mod vhd_random;
 mod vhd_write;
 mod vmdk;
