@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_holds_up_is_probed() {
+    fn a_valid_header_is_detected() {
         assert!(matches!(probed(smallest()), Probe::Valid));
         assert!(matches!(probed(vec![0; 512]), Probe::NoMatch));
         assert!(matches!(probed(b"QFI".to_vec()), Probe::NoMatch));
