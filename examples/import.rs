@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use diskferry::{
     Client, ClientOptions, Conversion, Declared, Error, ErrorKind, Format, Limits, Progress, Report, Result,
-    S3Sink, S3Source, TargetOptions, measure,
+    S3Sink, S3Source, measure,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ pub async fn import(
     measure(&disk, &limits).await?.verdict.enforce()?;
 
     let sink = S3Sink::create(client, target).await?;
-    let target = diskferry::create(Format::Qcow2, sink, &TargetOptions::default())?;
+    let target = diskferry::create(Format::Qcow2, sink)?;
     Conversion::new(disk, target).verify(true).limits(limits).on_progress(progress).cancel(cancel).run().await
 }
 

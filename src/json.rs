@@ -16,7 +16,7 @@ use std::borrow::Cow;
 use diskferry_core::{
     Comparison, Disk, ImageInfo, Outcome, Refusal, Report, Stretch, Traffic, Verdict, Warning,
 };
-use diskferry_formats::partition;
+use diskferry_formats::DiskContents;
 use serde::{Deserialize, Serialize};
 
 /// One of a fixed set of names.
@@ -131,7 +131,7 @@ pub struct Info {
 
 impl Info {
     /// The document of `disk` with the partitions found in it.
-    pub fn new(disk: &Disk, partitions: &partition::Layout) -> Self {
+    pub fn new(disk: &Disk, partitions: &DiskContents) -> Self {
         let image = disk.info();
         Self {
             source: disk.into(),
@@ -168,8 +168,8 @@ pub struct Partition {
     pub filesystem: Option<Name>,
 }
 
-impl From<&partition::Partition> for Partition {
-    fn from(partition: &partition::Partition) -> Self {
+impl From<&diskferry_formats::Partition> for Partition {
+    fn from(partition: &diskferry_formats::Partition) -> Self {
         Self {
             index: partition.index,
             start: partition.start,

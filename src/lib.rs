@@ -9,7 +9,10 @@ pub use diskferry_core::{Error, ErrorKind, Limits, Measure, Result, Verdict, mea
 
 // Opening and creating images.
 pub use diskferry_core::{Disk, Target};
-pub use diskferry_formats::{Declared, Format, TargetOptions, create, open, open_stream, open_with};
+pub use diskferry_formats::{Declared, Format, create, open, open_stream, open_with};
+pub use diskferry_formats::{
+    Qcow2Compression, Qcow2Options, RawOptions, TargetOptions, VhdOptions, VhdSubformat, VmdkOptions, VmdkSubformat,
+};
 
 // A conversion, what it may use, and what it reports.
 pub use diskferry_core::{Budget, Conversion, CpuPool, Progress, Report, Resources};

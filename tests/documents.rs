@@ -31,7 +31,7 @@ async fn documents_read_back_and_have_the_members_of_the_contract() -> Result<()
         diskferry::open(FileSource::open(&path).await?, Declared::Format(Format::Qcow2)).await.map(Arc::new)
     };
     let disk = open().await?;
-    let partitions = diskferry_formats::partition::inspect(&disk).await?;
+    let partitions = diskferry_formats::inspect_disk(&disk).await?;
     let info = json::Info::new(&disk, &partitions);
     assert_eq!(
         members(&info),

@@ -29,8 +29,8 @@ fn set(name: &str, usual: u64) -> u64 {
     }
 }
 
-async fn convert(disk: Disk, format: Format, options: &TargetOptions, sink: Box<dyn Sink>) -> Report {
-    let target = create(format, sink, options).expect("it exists");
+async fn convert(disk: Disk, options: TargetOptions, sink: Box<dyn Sink>) -> Report {
+    let target = create(options, sink).expect("it exists");
     Conversion::new(disk, target).run().await.expect("a sound image")
 }
 
@@ -45,8 +45,7 @@ async fn put(
     dir: &Path,
     raw: &bytes::Bytes,
     name: &str,
-    format: Format,
-    options: &TargetOptions,
+    options: TargetOptions,
 ) {
     let source: Arc<dyn Source> = Arc::new(MemorySource::new("disk", raw.clone()));
     let disk = open(source, Declared::Format(Format::Raw)).await.expect("a disk");
@@ -54,7 +53,7 @@ async fn put(
     let mut place = FileSinkOptions::default();
     place.sync = false;
     let sink = FileSink::create(&path, place).await.expect("a file");
-    convert(disk, format, options, Box::new(sink)).await;
+    convert(disk, options, Box::new(sink)).await;
     server.put_file(BUCKET, name, &path).await.expect("it is stored");
 }
 
@@ -75,8 +74,8 @@ fn from_a_store(c: &mut Criterion) {
     let client = runtime.block_on(async {
         server.create_bucket(BUCKET).await.expect("a bucket");
         for (name, format, options) in images {
-            let pairs = options.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-            put(&server, dir.path(), &raw, name, format, &TargetOptions { pairs }).await;
+            let options = TargetOptions::from_pairs(format, options.iter().copied()).expect("it exists");
+            put(&server, dir.path(), &raw, name, options).await;
         }
         Client::new(server.client_options()).await.expect("a client")
     });
@@ -92,8 +91,7 @@ fn from_a_store(c: &mut Criterion) {
             b.iter(|| {
                 runtime.block_on(async {
                     let disk = stored(&client, name, format).await;
-                    let none = TargetOptions::default();
-                    convert(disk, Format::Raw, &none, Box::new(MemorySink::new())).await
+                    convert(disk, Format::Raw.into(), Box::new(MemorySink::new())).await
                 })
             });
         });

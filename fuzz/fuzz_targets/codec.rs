@@ -2,7 +2,7 @@
 #![no_main]
 
 use diskferry_corpus::slow::codec as slow;
-use diskferry_formats::codec::{
+use diskferry_formats::internal::{
     deflate_raw, deflate_zlib, inflate_raw, inflate_zlib, most_zlib, unzstd, wrap_zlib, zstd,
 };
 use diskferry_fuzz::read::checked;

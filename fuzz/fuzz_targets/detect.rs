@@ -2,7 +2,7 @@
 #![no_main]
 
 use diskferry_core::{Disk, ErrorKind, Result};
-use diskferry_formats::partition::looks_like_disk;
+use diskferry_formats::internal::looks_like_disk;
 use diskferry_formats::{Declared, Format};
 use diskferry_fuzz::{read, repair, seeds};
 use libfuzzer_sys::fuzz_target;

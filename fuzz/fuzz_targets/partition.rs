@@ -3,8 +3,7 @@
 
 use bytes::Bytes;
 use diskferry_core::Source;
-use diskferry_formats::partition::inspect;
-use diskferry_formats::{Declared, Format, open};
+use diskferry_formats::{Declared, Format, inspect_disk, open};
 use diskferry_fuzz::source::Guarded;
 use diskferry_fuzz::{read, repair};
 use libfuzzer_sys::fuzz_target;
@@ -41,7 +40,7 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     };
     let before = source.traffic();
-    let Ok(layout) = read::checked(read::now(inspect(&disk))) else { return };
+    let Ok(layout) = read::checked(read::now(inspect_disk(&disk))) else { return };
     let after = source.traffic();
     let (requests, read) = (after.requests - before.requests, after.bytes - before.bytes);
     assert!(requests <= 1024 && read <= 24 << 20, "{requests} requests, {read} bytes");

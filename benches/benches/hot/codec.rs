@@ -6,7 +6,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use diskferry_benches::units;
 use diskferry_core::Result;
-use diskferry_formats::codec;
+use diskferry_formats::internal as codec;
 
 const UNIT: usize = 64 << 10;
 const UNITS: usize = 16;

@@ -59,9 +59,8 @@ pub(super) fn layouts(c: &mut Criterion) {
         ("vmdk_sparse", Format::Vmdk, &[("subformat", "monolithicSparse")]),
         ("vmdk_stream", Format::Vmdk, &[("subformat", "streamOptimized")]),
     ] {
-        let pairs = options.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        let options = TargetOptions { pairs };
-        let new = || layout(format, &options, WriteOrder::Any).expect("it exists");
+        let options = TargetOptions::from_pairs(format, options.iter().copied()).expect("it exists");
+        let new = || layout(&options, WriteOrder::Any).expect("it exists");
         group.bench_function(name, |b| b.iter_with_setup(new, |mut layout| place(&mut *layout)));
     }
     group.finish();

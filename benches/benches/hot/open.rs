@@ -5,7 +5,7 @@ use std::sync::Arc;
 use criterion::Criterion;
 use diskferry_core::{BoxFuture, Disk, Error, Gate, MemorySource, Result, SiblingName, Source};
 use diskferry_corpus::{Sample, samples};
-use diskferry_formats::{Declared, open_with, partition};
+use diskferry_formats::{Declared, inspect_disk, open_with};
 
 use super::block_on;
 
@@ -38,7 +38,7 @@ pub(super) fn parsers(c: &mut Criterion) {
     let mut group = c.benchmark_group("inspect");
     for sample in samples() {
         let disk = open(sample);
-        group.bench_function(sample.name, |b| b.iter(|| block_on(partition::inspect(&disk))));
+        group.bench_function(sample.name, |b| b.iter(|| block_on(inspect_disk(&disk))));
     }
     group.finish();
 }

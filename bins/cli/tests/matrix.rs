@@ -11,7 +11,7 @@ use diskferry_core::{
     FileSource, Gate, GuestOffset, GuestRange, Report, Resources, Source,
 };
 use diskferry_corpus::oracle::matrix::{Base, Case, Recipe, recipes};
-use diskferry_formats::{Declared, Format, TargetOptions, create, open_with};
+use diskferry_formats::{Declared, Format, create, open_with};
 use diskferry_s3io::server::{Server, ServerOptions};
 use diskferry_s3io::{Client, S3Gate, open_source};
 
@@ -44,7 +44,7 @@ impl Bench {
         let mut options = FileSinkOptions::default();
         options.sync = false;
         let sink = FileSink::create(&out, options).await.unwrap();
-        let target = create(Format::Raw, Box::new(sink), &TargetOptions::default()).unwrap();
+        let target = create(Format::Raw, sink).unwrap();
         let run = Conversion::new(disk, target).resources(self.resources.clone()).run();
         let report = run.await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         assert_same(&out, &case.truth, &what);

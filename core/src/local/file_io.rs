@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::local::Ring;
+#[cfg(not(feature = "io-uring"))]
+use crate::local::no_ring::Ring;
+#[cfg(feature = "io-uring")]
+use crate::local::ring::{Ring, shared_ring};
 
 /// How the bytes of local files and block devices are moved.
 ///
@@ -26,15 +29,7 @@ impl FileIo {
         match self {
             Self::Plain => None,
             #[cfg(feature = "io-uring")]
-            Self::Ring => super::ring::shared_ring(),
+            Self::Ring => shared_ring(),
         }
     }
-}
-
-/// What a request brought, and what it was given back.
-#[derive(Debug)]
-pub(crate) struct Moved<T> {
-    pub(crate) data: T,
-    /// How many bytes from the start are done. If these are not all of them, the plain call tells why.
-    pub(crate) done: usize,
 }

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 /// The crates that are checked, by their folder from the root of the workspace. For each, its folders from top to bottom:
 /// a folder may import those after it, and none before it.
-const CRATES: &[(&str, &[&str])] = &[("core", CORE), ("s3io", S3IO)];
+const CRATES: &[(&str, &[&str])] = &[("core", CORE), ("formats", FORMATS), ("s3io", S3IO)];
 const CORE: &[&str] = &["conversion", "engine", "layout", "sink", "disk", "source", "local", "memory"];
+const FORMATS: &[&str] = &["qcow2", "vhd", "vmdk", "raw", "partition", "codec"];
 const S3IO: &[&str] = &["server", "sink", "object", "concurrency", "connection"];
 
 /// The source files of one crate.
@@ -141,7 +142,7 @@ impl Tree {
                             [&segments[..segments.len() - ups], &leaf[ups..]].concat()
                         }
                         Some("self") => [&segments[..], &leaf[1..]].concat(),
-                        Some(first) if is_face && is_child(&src.join(segments.join("/")), first) => {
+                        Some(first) if is_child(&src.join(segments.join("/")), first) => {
                             [&segments[..], &leaf[..]].concat()
                         }
                         _ => continue,

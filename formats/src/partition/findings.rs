@@ -2,8 +2,8 @@
 
 use diskferry_core::Warning;
 
+use super::contents::{DiskContents, Partition, PartitionTable};
 use super::signature::FileSystem;
-use super::{Layout, Partition, Table};
 
 /// The most facts that one warning names: a hostile table has thousands.
 const MOST_NAMED: usize = 8;
@@ -74,12 +74,17 @@ impl Content {
 }
 
 /// Adds what a layout as such is warned of: `contents` are those of its partitions, in their order.
-pub(super) fn judge(layout: &Layout, contents: &[Content], disk_bytes: u64, findings: &mut Findings) {
+pub(super) fn check_contents(
+    layout: &DiskContents,
+    contents: &[Content],
+    disk_bytes: u64,
+    findings: &mut Findings,
+) {
     match layout.table {
-        Some(Table::Gpt) => {
+        Some(PartitionTable::Gpt) => {
             findings.add("partition_table_gpt", "the disk has a GPT and the service asks for an MBR");
         }
-        Some(Table::Absent) => {
+        Some(PartitionTable::Absent) => {
             if let Some(filesystem) = layout.filesystem {
                 let fact = format!(
                     "the disk has no partition table but {} on the whole of it, and the service asks for an MBR",
@@ -91,7 +96,7 @@ pub(super) fn judge(layout: &Layout, contents: &[Content], disk_bytes: u64, find
                 }
             }
         }
-        Some(Table::Mbr) | None => {}
+        Some(PartitionTable::Mbr) | None => {}
     }
     for (partition, content) in layout.partitions.iter().zip(contents) {
         if partition.end() > disk_bytes {

@@ -5,7 +5,7 @@ use diskferry_core::{ErrorKind, ImageInfo, Refusal, Result, Source, Warning, War
 
 use super::header::{Compression, Encryption, Header, Version, field};
 use super::snapshots;
-use crate::Format;
+use crate::format::Format;
 
 /// As much of the snapshot table as is looked at.
 const SNAPSHOTS_SEEN: u64 = 64 << 10;
@@ -54,7 +54,7 @@ pub(super) async fn refusals(file: &dyn Source, header: &Header) -> Result<Vec<R
 }
 
 /// The facts.
-pub(super) fn geometry(header: &Header) -> ImageInfo {
+pub(super) fn info(header: &Header) -> ImageInfo {
     let mut features = vec![match header.compression {
         Compression::Zlib => "compression: zlib".to_owned(),
         Compression::Zstd => "compression: zstd".to_owned(),

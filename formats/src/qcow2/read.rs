@@ -14,12 +14,12 @@ use zerocopy::byteorder::{BigEndian, U64};
 use super::cluster::Compressed;
 use super::describe;
 use super::entry::{self, Mapping};
-use super::evidence::Evidence;
 use super::grid::Grid;
 use super::header::Header;
-use crate::Opening;
+use super::tail_check::TailCheck;
 use crate::flat::push_flat;
-use crate::table::{Tables, shared_free};
+use crate::open_input::OpenInput;
+use crate::table_cache::{Tables, shared_free};
 
 /// An image has one file.
 const FILE: FileIndex = FileIndex(0);
@@ -39,8 +39,8 @@ const HOLES_WORTH: u64 = 256 << 10;
 ///
 /// # Errors
 /// `malformed`, `truncated`, `unsupported_feature` with their place; the `source_*` codes.
-pub(crate) async fn open(opening: Opening) -> Result<Disk> {
-    let file = opening.file;
+pub(crate) async fn open(input: OpenInput) -> Result<Disk> {
+    let file = input.file;
     let object_bytes = file.len();
     let mut header = Header::parse(file.head(), object_bytes)?;
     if header.extensions.cut {
@@ -48,16 +48,16 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         header = Header::parse(&file.read(cluster).await?, object_bytes)?;
     }
     let refusals = describe::refusals(&*file, &header).await?;
-    let geometry = describe::geometry(&header);
+    let info = describe::info(&header);
     let warnings = Warnings::new();
     describe::warn(&*file, &header, &warnings).await?;
-    let evidence = Evidence::new(Arc::clone(&file));
+    let tail_check = TailCheck::new(Arc::clone(&file));
     let source: Arc<dyn Source> = file;
     if !refusals.is_empty() {
-        return Ok(Disk::refused(geometry, vec![source], warnings, refusals));
+        return Ok(Disk::refused(info, vec![source], warnings, refusals));
     }
-    let map = Box::new(Map::new(header, Arc::clone(&source), evidence, warnings.clone())?);
-    Ok(Disk::new(geometry, vec![source], map, warnings, refusals))
+    let map = Box::new(Map::new(header, Arc::clone(&source), tail_check, warnings.clone())?);
+    Ok(Disk::new(info, vec![source], map, warnings, refusals))
 }
 
 /// Maps guest clusters by way of the L1 and L2 tables.
@@ -73,7 +73,7 @@ struct Map {
     codec: Arc<dyn Codec>,
     warnings: Warnings,
     /// If the object ends in zeros.
-    evidence: Option<Evidence>,
+    tail_check: Option<TailCheck>,
     /// Which pages of the L1 table, of 32 at most, [`Map::check_sharing`] has passed.
     shared_little: AtomicU32,
 }
@@ -90,7 +90,7 @@ impl Map {
     fn new(
         header: Header,
         source: Arc<dyn Source>,
-        evidence: Option<Evidence>,
+        tail_check: Option<TailCheck>,
         warnings: Warnings,
     ) -> Result<Self> {
         let cluster_bytes = usize::try_from(header.grid.cluster_bytes())
@@ -105,17 +105,17 @@ impl Map {
             object_bytes: source.len(),
             source,
             warnings,
-            evidence,
+            tail_check,
             shared_little: AtomicU32::new(0),
         })
     }
 
     async fn walk(&self, window: GuestRange) -> Result<Vec<Extent>> {
-        if let Some(evidence) = &self.evidence {
-            evidence.check(window, &self.header, &self.tables, &self.warnings).await?;
+        if let Some(tail_check) = &self.tail_check {
+            tail_check.check(window, &self.header, &self.tables, &self.warnings).await?;
         }
         let pieces = self.pieces(window).await?;
-        let mut tables = self.tables.ahead(pieces.iter().filter_map(|piece| piece.entries).collect());
+        let mut tables = self.tables.sequence(pieces.iter().filter_map(|piece| piece.entries).collect());
         let mut extents = Extents::new();
         for piece in pieces {
             match piece.entries {
@@ -130,8 +130,8 @@ impl Map {
             }
         }
         let extents = extents.into_vec();
-        if let Some(evidence) = &self.evidence {
-            evidence.warn_of_data(&extents, &self.warnings);
+        if let Some(tail_check) = &self.tail_check {
+            tail_check.warn_of_data(&extents, &self.warnings);
         }
         self.with_holes(extents).await
     }

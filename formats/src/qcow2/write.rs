@@ -1,4 +1,4 @@
-//! Writing QCOW2: version 3, reference counts of 16 bits, nothing that a reader could be without but zstd where asked for.
+//! Writing QCOW2: version 3 with reference counts of 16 bits. The only optional feature is zstd, if it is asked for.
 
 mod compressed;
 mod encode;
@@ -15,64 +15,35 @@ use diskferry_core::{
 
 use super::grid::Grid;
 use super::header::Compression;
-use crate::options::Options;
-use crate::placing::{not_asked_for, nothing};
-use crate::{Declared, Format, detect};
+use super::options::{CompressionLevel, Qcow2Options};
+use crate::format::Format;
+use crate::target_reader::TargetReader;
+use crate::unit_placement::{no_writes, unexpected_part};
 
 use compressed::Compressed;
 use encode::{ClusterEncoder, Compressor};
 use plain::Plain;
 use regions::{Regions, check_size, entries_of_table};
 
-/// What `-o help` says of it.
-pub(crate) const HELP: &str = "\
-qcow2
-  cluster_size=SIZE            size of a cluster, 512 to 2M, a power of two (default: 64K)
-  compression=none|zlib|zstd   how clusters are compressed (default: none)
-  level=N                      how hard: zlib 1 to 9 (default: 6), zstd 1 to 19 (default: 3)
-  recompress=on|off            compress anew what the source has compressed in the same way (default: off)
-";
-
-/// Clusters of 64 KiB, as qemu-img makes them.
-const CLUSTER_BYTES: u64 = 64 << 10;
-/// zlib's own default, as qemu-img's. Programs come out 1 to 2 % longer than qemu-img's; 9 makes them shorter, in twice the time.
-const ZLIB_LEVEL: u32 = 6;
-/// zstd's own default, as qemu-img's.
-const ZSTD_LEVEL: u32 = 3;
 /// Size of a sector, which is what QEMU counts disks in.
 const SECTOR: u64 = 512;
 
-/// The layout that `options` ask for, for a sink that takes writes in `order`.
+/// The layout that `options` ask for, for a sink that accepts writes in `order`.
 ///
 /// # Errors
-/// `usage` for options that cannot be; `destination_unsuitable` for compression where writes are strictly in order.
-pub(crate) fn layout(options: &mut Options<'_>, order: WriteOrder) -> Result<Box<dyn Layout>> {
-    let grid = grid(options.size("cluster_size")?)?;
-    let words = [("none", None), ("zlib", Some(Compression::Zlib)), ("zstd", Some(Compression::Zstd))];
-    let compression = options.choice("compression", &words)?.flatten();
-    let (levels, usual) = match compression {
-        Some(Compression::Zstd) => (1..=19, ZSTD_LEVEL),
-        Some(Compression::Zlib) | None => (1..=9, ZLIB_LEVEL),
-    };
-    let level = options.number("level", levels)?;
-    let recompress = options.switch("recompress")?;
-    let Some(compression) = compression else {
-        if level.is_some() || recompress.is_some() {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                "the options level and recompress are for a target that is compressed",
-            )
-            .hint("ask for -o compression=zlib or -o compression=zstd too"));
-        }
+/// `usage` for options that contradict each other, and for values that they cannot have; `destination_unsuitable` for
+/// compression if writes are strictly sequential.
+pub(crate) fn layout(
+    options: &Qcow2Options,
+    order: WriteOrder,
+    reader: TargetReader,
+) -> Result<Box<dyn Layout>> {
+    let grid = options.grid()?;
+    let Some(how) = options.compression_level()? else {
         let placed = order == WriteOrder::Sequential;
         let data = Data::Plain(Plain::packed(grid));
-        return Ok(Box::new(Qcow2Layout {
-            grid,
-            placed,
-            header: Compression::Zlib,
-            data,
-            virtual_bytes: None,
-        }));
+        let header = Compression::Zlib;
+        return Ok(Box::new(Qcow2Layout { grid, reader, placed, header, data, virtual_bytes: None }));
     };
     if order == WriteOrder::Sequential {
         return Err(Error::new(
@@ -84,28 +55,16 @@ pub(crate) fn layout(options: &mut Options<'_>, order: WriteOrder) -> Result<Box
              compressed), or write this one to a file or to S3",
         ));
     }
-    let carry = recompress != Some(true);
-    let compressor = Compressor { grid, compression, level: level.unwrap_or(usual), carry };
+    let CompressionLevel { compression, level, passthrough } = how;
+    let compressor = Compressor { grid, compression, level, passthrough };
     let data = Data::Compressed(Arc::new(ClusterEncoder::new(compressor)), Compressed::new(grid));
-    Ok(Box::new(Qcow2Layout { grid, placed: false, header: compression, data, virtual_bytes: None }))
-}
-
-/// The grid of clusters of that size.
-fn grid(cluster_bytes: Option<u64>) -> Result<Grid> {
-    let bytes = cluster_bytes.unwrap_or(CLUSTER_BYTES);
-    let grid = Grid::new(bytes.checked_ilog2().unwrap_or_default(), false);
-    if grid.cluster_bytes() != bytes {
-        return Err(Error::new(
-            ErrorKind::Usage,
-            format!("the option cluster_size cannot be {bytes} bytes: it is a power of two from 512 to 2M"),
-        ));
-    }
-    Ok(grid)
+    Ok(Box::new(Qcow2Layout { grid, reader, placed: false, header: compression, data, virtual_bytes: None }))
 }
 
 /// The layout of a QCOW2 target.
 struct Qcow2Layout {
     grid: Grid,
+    reader: TargetReader,
     /// True where everything follows from the map, and the header is written first.
     placed: bool,
     /// What the header says of compression; zlib where there is none.
@@ -192,7 +151,7 @@ impl Layout for Qcow2Layout {
             check_size(self.grid, virtual_bytes)?;
         }
         if !self.placed {
-            return Ok(nothing());
+            return Ok(no_writes());
         }
         let (Some(virtual_bytes), Some(map)) = (facts.virtual_bytes, &facts.map) else {
             return Err(Error::internal("a placed layout was not given the map of the disk"));
@@ -209,7 +168,7 @@ impl Layout for Qcow2Layout {
             (Data::Plain(_), Part::Zero(_)) => Ok(Vec::new()),
             (Data::Plain(plain), Part::Bytes(scanned)) => plain.place(&scanned),
             (Data::Compressed(_, compressed), Part::Unit(encoded)) => compressed.place(encoded),
-            _ => Err(not_asked_for()),
+            _ => Err(unexpected_part()),
         }
     }
 
@@ -236,7 +195,7 @@ impl Layout for Qcow2Layout {
     }
 
     fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
-        let mut warnings = detect::recognise(target, Format::Qcow2)?;
+        let mut warnings = (self.reader.check)(target, Format::Qcow2)?;
         if let Some(bytes) = self.virtual_bytes.filter(|bytes| !bytes.is_multiple_of(SECTOR)) {
             warnings.push(Warning::new(
                 "size_not_whole_sectors",
@@ -254,6 +213,6 @@ impl Layout for Qcow2Layout {
     }
 
     fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {
-        Box::pin(async { crate::open(target, Declared::Format(Format::Qcow2)).await })
+        (self.reader.open)(target, Format::Qcow2)
     }
 }

@@ -1,5 +1,7 @@
-//! A raw disk as a stream: its bytes in their order; its size shows at its end, and there only whether it was one: a
-//! fixed VHD begins as a raw disk does and ends with a footer.
+//! Reading a raw disk as a stream.
+//!
+//! The size is known at the end. Only there can a fixed VHD be told from a raw disk: it has a footer after the guest's
+//! bytes.
 
 use std::collections::VecDeque;
 
@@ -9,25 +11,25 @@ use diskferry_core::{
     Warnings,
 };
 
-use super::looks;
-use crate::Format;
-use crate::stream::Feed;
-use crate::vhd::{TAIL_LEN, ends_as_one};
+use super::read::content_warnings;
+use crate::feed::Feed;
+use crate::format::Format;
+use crate::vhd::{TAIL_LEN, ends_with_footer};
 
-/// Takes a stream that begins with `head` as a raw disk.
-pub(crate) fn open(feed: Feed, head: &[u8]) -> Box<dyn ImageStream> {
-    let geometry = ImageInfo::default().format(Format::Raw.name()).variant("raw".to_owned());
+/// Opens a stream that begins with `head` as a raw disk.
+pub(crate) fn open_stream(feed: Feed, head: &[u8]) -> Box<dyn ImageStream> {
+    let info = ImageInfo::default().format(Format::Raw.name()).variant("raw".to_owned());
     let last = VecDeque::new();
-    Box::new(RawStream { feed, geometry, warnings: looks(head), last, held: 0, ended: false })
+    Box::new(RawStream { feed, info, warnings: content_warnings(head), last, held: 0, ended: false })
 }
 
 struct RawStream {
     feed: Feed,
-    geometry: ImageInfo,
+    info: ImageInfo,
     warnings: Warnings,
-    /// The last pieces, at least as long together as a footer is looked for in.
+    /// The last pieces. Together they are at least as long as the tail in which a footer is searched.
     last: VecDeque<Bytes>,
-    /// Their length.
+    /// Their total length.
     held: u64,
     ended: bool,
 }
@@ -44,12 +46,12 @@ impl RawStream {
         }
     }
 
-    /// Checks that what has come was a raw disk.
+    /// Checks that the stream was a raw disk, and not a fixed VHD.
     fn end(&self) -> Result<()> {
         let mut tail = BytesMut::new();
         self.last.iter().for_each(|bytes| tail.extend_from_slice(bytes));
         let skip = tail.len().saturating_sub(usize::try_from(TAIL_LEN).unwrap_or(usize::MAX));
-        if ends_as_one(tail.get(skip..).unwrap_or_default()) {
+        if ends_with_footer(tail.get(skip..).unwrap_or_default()) {
             return Err(Error::new(
                 ErrorKind::FormatMismatch,
                 "standard input is declared raw and ends with the footer of a vhd image",
@@ -63,7 +65,7 @@ impl RawStream {
 
 impl ImageStream for RawStream {
     fn info(&self) -> &ImageInfo {
-        &self.geometry
+        &self.info
     }
 
     fn virtual_bytes_known(&self) -> bool {
@@ -93,7 +95,7 @@ impl ImageStream for RawStream {
             let guest = GuestRange::new(GuestOffset::new(at), bytes.len() as u64)
                 .ok_or_else(|| Error::malformed("the stream is longer than the address space"))?;
             self.ended = false;
-            self.geometry.virtual_bytes = guest.end().get();
+            self.info.virtual_bytes = guest.end().get();
             Ok(Some(Piece { guest, bytes, codec: None, stored_at: at }))
         })
     }

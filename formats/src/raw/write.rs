@@ -1,4 +1,4 @@
-//! Writing RAW: every guest byte at its own address, zeros as holes where the sink has them.
+//! Writing RAW: every guest byte at its own address, and zeros as holes if the sink has them.
 
 use std::sync::Arc;
 
@@ -7,23 +7,19 @@ use diskferry_core::{
     Source, TargetOffset, TargetRange, Warning, Write, WriteOrder, Writes,
 };
 
-use crate::placing::{in_order_of, not_asked_for, nothing};
-use crate::{Format, detect};
+use crate::format::Format;
+use crate::target_reader::TargetReader;
+use crate::unit_placement::{no_writes, order_for, unexpected_part};
 
-/// What `-o help` says of it.
-pub(crate) const HELP: &str = "\
-raw
-  (none)
-";
-
-/// The layout of a raw target: its own map.
+/// The layout of a raw target. Guest addresses are target addresses.
 pub(crate) struct RawLayout {
     order: Order,
+    reader: TargetReader,
 }
 
 impl RawLayout {
-    pub(crate) fn new(order: WriteOrder) -> Self {
-        Self { order: in_order_of(order) }
+    pub(crate) fn new(order: WriteOrder, reader: TargetReader) -> Self {
+        Self { order: order_for(order), reader }
     }
 }
 
@@ -61,7 +57,7 @@ impl Layout for RawLayout {
     }
 
     fn begin(&mut self, _facts: &LayoutFacts) -> Result<Writes> {
-        Ok(nothing())
+        Ok(no_writes())
     }
 
     fn place(&mut self, part: Part) -> Result<Vec<Write>> {
@@ -74,7 +70,7 @@ impl Layout for RawLayout {
                     false => Write::Bytes(same(range).start(), vec![scanned.slice(range)]),
                 })
                 .collect()),
-            Part::Unit(_) => Err(not_asked_for()),
+            Part::Unit(_) => Err(unexpected_part()),
         }
     }
 
@@ -83,16 +79,15 @@ impl Layout for RawLayout {
     }
 
     fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {
-        Ok((nothing(), virtual_bytes))
+        Ok((no_writes(), virtual_bytes))
     }
 
     fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
-        detect::recognise(target, Format::Raw)
+        (self.reader.check)(target, Format::Raw)
     }
 
-    /// Declared raw, whatever it looks like: the bytes are taken as they are, without detection.
     fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {
-        Box::pin(super::open_as_raw(target))
+        (self.reader.open)(target, Format::Raw)
     }
 }
 

@@ -14,9 +14,9 @@ use diskferry_core::{Error, ErrorKind, GuestOffset, GuestRange, Result, Source, 
 use zerocopy::FromBytes;
 use zerocopy::byteorder::big_endian::U32;
 
-use super::SECTOR;
+use super::footer::SECTOR;
 use super::header::Header;
-use crate::table::Tables;
+use crate::table_cache::Tables;
 
 /// The entry of a block that was never written.
 const UNUSED: u32 = u32::MAX;

@@ -11,21 +11,21 @@ use diskferry_core::{
     Codec, CompressedStream, Error, GuestOffset, GuestRange, Payload, Result, Tally, Warning,
 };
 
-use super::SECTOR;
+use super::footer::SECTOR;
 
 /// Guest bytes that one byte of the bitmap speaks of.
 const BYTES_A_BYTE: usize = 8 * 512;
 
 /// A block that is fetched together with its bitmap, which lies right before it.
 #[derive(Debug)]
-pub(super) struct InPrefix {
+pub(super) struct PrefixBitmap {
     /// Length of the bitmap in bytes.
     pub(super) bitmap_bytes: u64,
     /// True if the footer was recovered: then a bitmap of zeros does not show that the block was stored.
     pub(super) recovered: bool,
 }
 
-impl Codec for InPrefix {
+impl Codec for PrefixBitmap {
     fn payload(&self) -> Payload {
         Payload::Plain { prefix: self.bitmap_bytes }
     }
@@ -58,9 +58,9 @@ impl Codec for InPrefix {
 
 /// A piece of a block too large to be fetched at once, with the bits of its sectors.
 #[derive(Debug)]
-pub(super) struct AtHand(pub(super) Bytes);
+pub(super) struct SeparateBitmap(pub(super) Bytes);
 
-impl Codec for AtHand {
+impl Codec for SeparateBitmap {
     fn payload(&self) -> Payload {
         Payload::Plain { prefix: 0 }
     }
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_block_whose_sectors_were_all_written_is_used_where_it_lies() {
-        let codec = InPrefix { bitmap_bytes: 512, recovered: false };
+        let codec = PrefixBitmap { bitmap_bytes: 512, recovered: false };
         let mut stored = vec![0xff; 512 + 8192];
         assert_eq!(codec.verbatim_range(&stored, 8192), Some(512..8704));
         assert_eq!(codec.verbatim_range(&stored, 8191), None);
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(codec.verbatim_range(&stored[..512 + 7680], 7680), Some(512..8192));
         assert_eq!(codec.verbatim_range(&stored[..512 + 7169], 7169), Some(512..7681));
         assert_eq!(codec.verbatim_range(&stored[..100], 0), None);
-        let piece = AtHand(Bytes::from_static(&[0xff, 0b1100_0000]));
+        let piece = SeparateBitmap(Bytes::from_static(&[0xff, 0b1100_0000]));
         assert_eq!(piece.verbatim_range(&stored[..4096 + 1024], 4096 + 1024), Some(0..5120));
         assert_eq!(piece.verbatim_range(&stored[..4096 + 1025], 4096 + 1025), None);
         assert_eq!(piece.verbatim_range(&stored, stored.len()), None);

@@ -6,12 +6,12 @@ use diskferry_core::{Error, Result, StoredOffset, Warning};
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::SECTOR;
-
-/// What a footer begins with.
+/// The unit of the format, in bytes.
+pub(super) const SECTOR: u64 = 512;
+/// The first bytes of a footer.
 const COOKIE: &[u8; 8] = b"conectix";
 /// Length of a footer in bytes.
-pub(super) const LEN: usize = 512;
+pub(crate) const LEN: usize = 512;
 /// Length of the footer that versions before Virtual PC 2004 wrote: its last byte, always zero, is missing.
 const SHORT_LEN: usize = 511;
 /// Most zeros that may follow the footer, in bytes: as copies made in whole blocks leave them.
@@ -166,6 +166,11 @@ pub(super) fn to_bytes(kind: Kind, virtual_bytes: u64, id: [u8; 16]) -> [u8; LEN
 /// True where `bytes` begin as a footer does.
 pub(super) fn has_cookie(bytes: &[u8]) -> bool {
     bytes.starts_with(COOKIE)
+}
+
+/// True if `tail`, the last bytes of an object, end with an intact footer.
+pub(crate) fn ends_with_footer(tail: &[u8]) -> bool {
+    Candidate::at_tail(tail, StoredOffset::ZERO).is_some_and(|candidate| candidate.is_intact())
 }
 
 /// The sum that footer and header carry: one's complement of the sum of all bytes but those of the field itself.

@@ -6,7 +6,7 @@ use diskferry_core::{Error, Result, StoredOffset, StoredRange};
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::SECTOR;
+use super::footer::SECTOR;
 use super::footer::{VERSION, checksum};
 
 /// What a header begins with.

@@ -1,54 +1,30 @@
-//! Microsoft's Virtual Hard Disk: fixed and dynamic; a differencing one is described and refused.
+//! Microsoft's Virtual Hard Disk: fixed and dynamic. A differencing disk is described and refused.
 //!
-//! From the "Virtual Hard Disk Image Format Specification", version 1.0 (Microsoft, October 2006). All numbers are
-//! big-endian, all places count sectors of 512 bytes or are byte addresses.
+//! Source: "Virtual Hard Disk Image Format Specification", version 1.0 (Microsoft, October 2006). All numbers are
+//! big-endian. Offsets are counted in sectors of 512 bytes or in bytes.
 //!
 //! ```text
 //! fixed     guest bytes ······································· footer
 //! dynamic   copy of the footer · header · BAT · [bitmap, block] [bitmap, block] ··· footer
 //! ```
 //!
-//! The footer at the end is the master, the copy at the start is there for the day it is lost. A block holds guest
-//! bytes in one piece; the bitmap before it says which of its sectors were ever written.
+//! The footer at the end is authoritative; the copy at the start is used if the footer is lost. A block contains guest
+//! bytes in one piece. The bitmap before it has one bit for each of its sectors, set if the sector was written.
 
 mod bat;
 mod bitmap;
-mod dropped;
-mod evidence;
+mod chs_size;
 mod footer;
 mod header;
+mod options;
+mod probe;
 mod read;
-pub(crate) mod write;
+mod tail_check;
+mod write;
 
-use diskferry_core::{HeadTail, StoredOffset};
-
-use footer::Candidate;
-pub(crate) use footer::TAIL_LEN;
+pub(crate) use footer::{LEN as FOOTER_LEN, TAIL_LEN, ends_with_footer};
+pub(crate) use options::HELP;
+pub use options::{VhdOptions, VhdSubformat};
+pub(crate) use probe::{has_magic, probe};
 pub(crate) use read::open;
-
-use crate::detect::Recognised;
-
-/// The unit of the format, in bytes.
-const SECTOR: u64 = 512;
-
-/// True where bytes begin as a dynamic or differencing disk does. A fixed one begins with the guest's bytes.
-pub(crate) fn has_marks(head: &[u8]) -> bool {
-    footer::has_cookie(head)
-}
-
-/// Length of a footer in bytes.
-pub(crate) const FOOTER_LEN: usize = footer::LEN;
-
-/// True where bytes end as a disk of any kind does, with an intact footer.
-pub(crate) fn ends_as_one(tail: &[u8]) -> bool {
-    Candidate::at_tail(tail, StoredOffset::ZERO).is_some_and(|candidate| candidate.is_intact())
-}
-
-/// Whether the object is one: the cookie `conectix` at its end, or at its start for one that lost its end.
-pub(crate) fn recognise(file: &HeadTail) -> Recognised {
-    match read::examine(file) {
-        Ok(None) => Recognised::No,
-        Ok(Some(_)) => Recognised::Sound,
-        Err(error) => Recognised::Unsound(error),
-    }
-}
+pub(crate) use write::layout;

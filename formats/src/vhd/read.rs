@@ -5,153 +5,30 @@ use std::sync::Arc;
 use bytes::Bytes;
 use diskferry_core::{
     BATCH_EXTENTS, BlockMap, BoxFuture, Codec, Coded, Disk, Error, ErrorKind, Extent, ExtentKind, Extents,
-    FileIndex, GuestRange, HeadTail, ImageInfo, MAX_UNIT_BYTES, Refusal, Result, Source, Stored,
-    StoredOffset, StoredRange, Warning, Warnings,
+    FileIndex, GuestRange, ImageInfo, MAX_UNIT_BYTES, Refusal, Result, Source, Stored, StoredOffset,
+    StoredRange, Warning, Warnings,
 };
 
-use super::SECTOR;
 use super::bat::{Bat, Blocks};
-use super::bitmap::{AtHand, InPrefix, check_stored};
-use super::dropped::{ByGeometry, Sizes};
-use super::evidence::Evidence;
-use super::footer::{self, Candidate, Footer, Kind, Located, SizeFrom};
-use super::header::{self, Header};
-use crate::detect::held;
+use super::bitmap::{PrefixBitmap, SeparateBitmap, check_stored};
+use super::chs_size::{ChsSizedMap, Sizes};
+use super::footer::{self, Footer, Kind, Located, SECTOR, SizeFrom};
+use super::probe::{HEADER, examine, footers, header_range, parse_header};
+use super::tail_check::TailCheck;
 use crate::flat::FlatMap;
-use crate::{Format, Opening};
+use crate::format::Format;
+use crate::open_input::OpenInput;
 
 /// Guest bytes of the units that a block longer than [`MAX_UNIT_BYTES`] is cut into.
 const UNIT_BYTES: u64 = 2 << 20;
 /// Most bytes of the bitmaps of such blocks in one answer: those of 16 GiB of disk.
 const BITMAPS_AT_ONCE: u64 = 4 << 20;
-/// What messages call it.
-const HEADER: &str = "the dynamic disk header";
-
-/// All that head and tail of the object say: the footer, and the header where it is among them. `None` where nothing
-/// says that it is a VHD.
-///
-/// # Errors
-/// What opening it would answer: `malformed`, `truncated` and `unsupported_feature`.
-pub(super) fn examine(file: &HeadTail) -> Result<Option<Located>> {
-    let len = footer::TAIL_LEN.min(file.len());
-    let start = file.len().saturating_sub(len);
-    let tail = held(file, start, len).unwrap_or_default();
-    let tail = Candidate::at_tail(&tail, StoredOffset::new(start));
-    let Some(located) = footer::locate(Candidate::at_head(file.head()), tail)? else { return Ok(None) };
-    match located.footer.kind {
-        Kind::Fixed => check_fixed(&located)?,
-        Kind::Dynamic(at) | Kind::Differencing(at) => {
-            let range = header_range(file, &located, at)?;
-            if let Some(bytes) = held(file, range.start().get(), range.len()) {
-                parse_header(file, &located, range, &bytes)?;
-            }
-        }
-    }
-    Ok(Some(located))
-}
-
-/// Whether the bytes of a fixed disk are all there.
-///
-/// # Errors
-/// `truncated` where the object holds less in front of the footer than the disk.
-fn check_fixed(located: &Located) -> Result<()> {
-    let Some(end) = located.tail_at else { return Ok(()) };
-    if located.footer.virtual_bytes > end.get() {
-        let (name, place) = match located.footer.size_from {
-            SizeFrom::CurrentSize => ("current_size", footer::field::CURRENT_SIZE),
-            SizeFrom::Chs(..) => ("geometry", footer::field::GEOMETRY),
-        };
-        return Err(Error::truncated(format!(
-            "the footer says that the disk has {} bytes ({name}), and {end} are stored in front of it",
-            located.footer.virtual_bytes
-        ))
-        .at(end.checked_add(place).unwrap_or(end))
-        .hint("if the disk is split into several files, join them first"));
-    }
-    Ok(())
-}
-
-/// Where the header is.
-///
-/// # Errors
-/// `malformed` where the header would lie in a footer, `truncated` where the object ends before it.
-fn header_range(file: &HeadTail, located: &Located, at: StoredOffset) -> Result<StoredRange> {
-    let footer_at = located.tail_at.unwrap_or(StoredOffset::ZERO);
-    let place = footer_at.checked_add(footer::field::DATA_OFFSET).unwrap_or(footer_at);
-    let wrong =
-        || Error::malformed(format!("the footer's data_offset is {at}, where no header can be")).at(place);
-    let range = StoredRange::new(at, header::LEN).ok_or_else(wrong)?;
-    let footers = footers(file, located);
-    if footers.iter().any(|(footer, _)| footer.intersection(range).is_some()) {
-        return Err(wrong());
-    }
-    if range.end().get() > file.len() {
-        return Err(Error::truncated(format!(
-            "the footer's data_offset is {at}: the dynamic disk header takes bytes {range} and the object ends at {}",
-            file.len()
-        ))
-        .at(place));
-    }
-    Ok(range)
-}
-
-/// The header in `bytes`, which lie at `range`, and its table's place checked.
-///
-/// # Errors
-/// Those of [`Header::parse`]; `unsupported_feature` for the last file of a split disk; `malformed` and `truncated`
-/// where the table lies in other metadata or past the end of the object.
-fn parse_header(file: &HeadTail, located: &Located, range: StoredRange, bytes: &[u8]) -> Result<Header> {
-    if !located.head_marked && !header::has_cookie(bytes) {
-        return Err(Error::unsupported(
-            "the object ends with the footer of a dynamic disk and does not begin as one: it is the last file of a split disk, or its start is lost",
-        )
-        .at(StoredOffset::ZERO)
-        .hint("if the disk is split into several files, join them first"));
-    }
-    let at = range.start();
-    let header = Header::parse(bytes, at, located.footer.virtual_bytes)?;
-    let field = at.checked_add(16).unwrap_or(at);
-    if header.table.end().get() > file.len() {
-        return Err(Error::truncated(format!(
-            "table_offset is {} and max_table_entries {}: the block allocation table takes bytes {} and the object ends \
-             at {}",
-            header.table.start(),
-            header.table.len() / 4,
-            header.table,
-            file.len()
-        ))
-        .at(field));
-    }
-    let mut others = footers(file, located);
-    others.push((range, HEADER));
-    match others.iter().find(|(range, _)| range.intersection(header.table).is_some()) {
-        Some((range, name)) => Err(Error::malformed(format!(
-            "table_offset is {}: the block allocation table takes bytes {}, where it overlaps {name} at {range}",
-            header.table.start(),
-            header.table
-        ))
-        .at(field)),
-        None => Ok(header),
-    }
-}
-
-/// A part of the object that is spoken for, and by what.
-type Reserved = (StoredRange, &'static str);
-
-/// Footer and copy. The padding behind the footer belongs to it.
-fn footers(file: &HeadTail, located: &Located) -> Vec<Reserved> {
-    let end = StoredOffset::new(file.len());
-    let tail = located.tail_at.map(|at| (StoredRange::between(at, end), "the footer"));
-    let copy = (StoredRange::first(footer::LEN as u64), "the copy of the footer");
-    [Some(copy), tail].into_iter().flatten().collect()
-}
-
 /// Opens a VHD.
 ///
 /// # Errors
 /// Those of [`examine`] and the `source_*` codes.
-pub(crate) async fn open(opening: Opening) -> Result<Disk> {
-    let file = opening.file;
+pub(crate) async fn open(input: OpenInput) -> Result<Disk> {
+    let file = input.file;
     let Some(located) = examine(&file)? else {
         return Err(Error::malformed("neither its end nor its start has the cookie \"conectix\" of a VHD"));
     };
@@ -162,7 +39,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     }
     describe_state(&located, &warnings);
     let footer = &located.footer;
-    let mut geometry = geometry(footer);
+    let mut info = image_info(footer);
     let files = vec![Arc::clone(&source)];
     let at = match footer.kind {
         Kind::Fixed => {
@@ -170,7 +47,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
             let stored = located.tail_at.map_or(0, StoredOffset::get);
             let map = Box::new(flat(footer.virtual_bytes));
             let map = with_dropped(map, footer, stored, &files, &warnings, |size| Box::new(flat(size)));
-            return Ok(Disk::new(geometry, files, map, warnings, Vec::new()));
+            return Ok(Disk::new(info, files, map, warnings, Vec::new()));
         }
         Kind::Dynamic(at) | Kind::Differencing(at) => at,
     };
@@ -178,7 +55,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     let range = header_range(&file, &located, at)?;
     let bytes = file.read(range).await?;
     let header = parse_header(&file, &located, range, &bytes)?;
-    geometry.cluster_bytes = Some(u64::from(header.block_bytes));
+    info.cluster_bytes = Some(u64::from(header.block_bytes));
     if matches!(footer.kind, Kind::Differencing(_)) {
         let refusal = Refusal::new(
             ErrorKind::ParentDiskRefused,
@@ -186,7 +63,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         )
         .hint("merge the disk into its parent first")
         .at(footer_at.checked_add(footer::field::DISK_TYPE).unwrap_or(footer_at));
-        return Ok(Disk::refused(geometry, files, warnings, vec![refusal]));
+        return Ok(Disk::refused(info, files, warnings, vec![refusal]));
     }
     let mut reserved = footers(&file, &located);
     reserved.push((range, HEADER));
@@ -197,8 +74,8 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
         DynamicMap {
             bat: Bat::new(Arc::clone(&source), &header, blocks, reserved.clone()),
             blocks,
-            codec: Arc::new(InPrefix { bitmap_bytes: blocks.bitmap_bytes, recovered }),
-            evidence: recovered.then(|| Evidence::new(Arc::clone(&file), warnings.clone())),
+            codec: Arc::new(PrefixBitmap { bitmap_bytes: blocks.bitmap_bytes, recovered }),
+            tail_check: recovered.then(|| TailCheck::new(Arc::clone(&file), warnings.clone())),
         }
     };
     let map = Box::new(dynamic(footer.virtual_bytes, &warnings));
@@ -206,7 +83,7 @@ pub(crate) async fn open(opening: Opening) -> Result<Disk> {
     let map = with_dropped(map, footer, mapped, &files, &warnings, |size| {
         Box::new(dynamic(size, &Warnings::new()))
     });
-    Ok(Disk::new(geometry, files, map, warnings, Vec::new()))
+    Ok(Disk::new(info, files, map, warnings, Vec::new()))
 }
 
 /// `map`, with a warning if the size by geometry leaves out bytes of the first `stored` that the image holds. `larger` maps
@@ -223,13 +100,13 @@ fn with_dropped(
     if size <= footer.virtual_bytes {
         return map;
     }
-    let geometry = geometry(footer).virtual_bytes(size);
-    let larger = Disk::new(geometry, files.to_vec(), larger(size), Warnings::new(), Vec::new());
+    let info = image_info(footer).virtual_bytes(size);
+    let larger = Disk::new(info, files.to_vec(), larger(size), Warnings::new(), Vec::new());
     let sizes = Sizes { virtual_bytes: footer.virtual_bytes, current_size: footer.current_size };
-    Box::new(ByGeometry::new(map, sizes, larger, warnings.clone()))
+    Box::new(ChsSizedMap::new(map, sizes, larger, warnings.clone()))
 }
 
-fn geometry(footer: &Footer) -> ImageInfo {
+fn image_info(footer: &Footer) -> ImageInfo {
     let size = match footer.size_from {
         SizeFrom::CurrentSize => "size from current_size".to_owned(),
         SizeFrom::Chs(cylinders, heads, sectors) => {
@@ -280,14 +157,14 @@ struct DynamicMap {
     /// Of all blocks that are fetched with their bitmap.
     codec: Arc<dyn Codec>,
     /// If the footer at the end is missing.
-    evidence: Option<Evidence>,
+    tail_check: Option<TailCheck>,
 }
 
 impl BlockMap for DynamicMap {
     fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
         Box::pin(async move {
-            if let Some(evidence) = &self.evidence {
-                evidence.check(&self.bat).await?;
+            if let Some(tail_check) = &self.tail_check {
+                tail_check.check(&self.bat).await?;
             }
             if self.blocks.bytes > MAX_UNIT_BYTES {
                 self.large(window).await
@@ -366,7 +243,7 @@ impl DynamicMap {
                 continue;
             };
             let bitmap = bitmaps.next().ok_or_else(|| Error::internal("a bitmap was not loaded"))?;
-            if self.evidence.is_some() {
+            if self.tail_check.is_some() {
                 check_stored(&bitmap, self.blocks.guest(index)).map_err(|error| error.at(data.start()))?;
             }
             self.push_units(&mut extents, index, window, data, &bitmap)?;
@@ -394,7 +271,7 @@ impl DynamicMap {
                 .ok_or_else(|| Error::internal(format!("the bitmap of block {index} is too short")))?;
             let range = data.skip(skip).split_at(unit.len()).0;
             let stored = Stored { file: FileIndex(0), range };
-            let codec: Arc<dyn Codec> = Arc::new(AtHand(bits));
+            let codec: Arc<dyn Codec> = Arc::new(SeparateBitmap(bits));
             extents.push(Extent::new(unit, ExtentKind::Coded(Coded { stored, codec })));
             skip = skip.saturating_add(UNIT_BYTES);
         }

@@ -6,95 +6,31 @@
 //! ```
 //!
 //! A disk keeps its exact size: the creator is `win `, for which every reader takes the size from `current_size` and not
-//! from the geometry.
+//! from the CHS geometry.
 
+mod disk;
 mod dynamic;
 mod fixed;
 
-use diskferry_core::internal::sha256;
-use diskferry_core::{Error, ErrorKind, Layout, LayoutFacts, Result, WriteOrder};
+use diskferry_core::{Layout, Result, WriteOrder};
 
 use self::dynamic::DynamicLayout;
 use self::fixed::FixedLayout;
-use super::footer::{self, Kind};
-use crate::Format;
-use crate::options::{Options, WholeSectors};
+use super::options::{VhdOptions, VhdSubformat};
+use crate::target_reader::TargetReader;
 
-/// What `-o help` says of it.
-pub(crate) const HELP: &str = "\
-vhd
-  subformat=KIND       dynamic (the default): blocks of 2 MiB as the disk needs them; or fixed: every byte
-  align=SIZE           rounds the virtual size up to a multiple of SIZE, with zeros; some clouds ask for 1MiB
-  id=UUID              the unique id (default: derived from the source)
-";
-
-/// The largest disk, 2,040 GiB: the limit of Virtual PC, of Windows and of the clouds.
-const MOST_BYTES: u64 = 2040 << 30;
-
-#[derive(Clone, Copy)]
-enum Subformat {
-    Dynamic,
-    Fixed,
-}
-
-/// The layout that `options` ask for, for a sink that takes writes in `order`.
+/// The layout that `options` ask for, for a sink that accepts writes in `order`.
 ///
 /// # Errors
 /// `usage` for a value that an option cannot have.
-pub(crate) fn layout(options: &mut Options<'_>, order: WriteOrder) -> Result<Box<dyn Layout>> {
-    let words = [("dynamic", Subformat::Dynamic), ("fixed", Subformat::Fixed)];
-    let subformat = options.choice("subformat", &words)?.unwrap_or(Subformat::Dynamic);
-    let size = options.sectors()?;
-    let id = options.uuid("id")?;
-    Ok(match subformat {
-        Subformat::Dynamic => Box::new(DynamicLayout::new(size, id, order)),
-        Subformat::Fixed => Box::new(FixedLayout::new(size, id, order)),
+pub(crate) fn layout(
+    options: &VhdOptions,
+    order: WriteOrder,
+    reader: TargetReader,
+) -> Result<Box<dyn Layout>> {
+    let size = options.sector_size()?;
+    Ok(match options.subformat {
+        VhdSubformat::Dynamic => Box::new(DynamicLayout::new(size, options.id, order, reader)),
+        VhdSubformat::Fixed => Box::new(FixedLayout::new(size, options.id, order, reader)),
     })
-}
-
-/// The size that a disk of `source_bytes` is written with.
-///
-/// # Errors
-/// `destination_unsuitable` where it is no whole number of sectors and is not to be rounded up, or too large.
-fn size_of(sectors: WholeSectors, source_bytes: u64) -> Result<u64> {
-    let bytes = sectors.size(source_bytes)?;
-    check_most(bytes)?;
-    Ok(bytes)
-}
-
-/// A disk or a part of it that ends at `bytes` must not be larger than the format allows.
-fn check_most(bytes: u64) -> Result<()> {
-    if bytes > MOST_BYTES {
-        return Err(unsuitable(format!(
-            "the disk has {bytes} bytes, and a VHD has at most {MOST_BYTES} (2,040 GiB)"
-        ))
-        .hint("convert to qcow2, vmdk or raw"));
-    }
-    Ok(())
-}
-
-fn unsuitable(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::DestinationUnsuitable, message)
-}
-
-/// The footer of a disk of `virtual_bytes`, with `id` or with one derived from what the disk is and comes from.
-fn footer_of(kind: Kind, virtual_bytes: u64, id: Option<[u8; 16]>, facts: &LayoutFacts) -> [u8; footer::LEN] {
-    let id = id.unwrap_or_else(|| {
-        let parts: [&[u8]; 4] = [
-            Format::Vhd.name().as_bytes(),
-            kind.name().as_bytes(),
-            &virtual_bytes.to_be_bytes(),
-            &facts.fingerprint,
-        ];
-        uuid(sha256(&parts))
-    });
-    footer::to_bytes(kind, virtual_bytes, id)
-}
-
-/// The UUID that a hash gives: version 8, for what is made in a way of one's own (RFC 9562, section 5.8).
-fn uuid(hash: [u8; 32]) -> [u8; 16] {
-    let [first, _] = hash.as_chunks::<16>().0 else { return [0; 16] };
-    let [a, b, c, d, e, f, g, h, i, rest @ ..] = *first;
-    let [j, k, l, m, n, o, p] = rest;
-    [a, b, c, d, e, f, (g & 0x0f) | 0x80, h, (i & 0x3f) | 0x80, j, k, l, m, n, o, p]
 }

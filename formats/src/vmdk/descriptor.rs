@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-use diskferry_core::{Error, ErrorKind, Result};
+use diskferry_core::{Error, ErrorKind, Refusal, Result};
 
 use super::header::Sectors;
 
@@ -153,7 +153,7 @@ impl Kind {
 
 /// Where a descriptor is stored. This decides how much of it is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Place {
+pub(crate) enum DescriptorLocation {
     /// In a file of its own: it names the files of the disk, and its extent types say how to read them.
     Detached,
     /// In the sparse extent that it describes: the header says how to read the extent, and no name is used. Extent names
@@ -183,15 +183,15 @@ pub(crate) struct Descriptor {
 }
 
 /// The value of a key, and the byte address of its line.
-type Said<'a> = (&'a [u8], u64);
+type KeyValue<'a> = (&'a [u8], u64);
 
 #[derive(Default)]
 struct Keys<'a> {
-    version: Option<Said<'a>>,
-    encoding: Option<Said<'a>>,
-    create_type: Option<Said<'a>>,
-    parent_cid: Option<Said<'a>>,
-    parent_hint: Option<Said<'a>>,
+    version: Option<KeyValue<'a>>,
+    encoding: Option<KeyValue<'a>>,
+    create_type: Option<KeyValue<'a>>,
+    parent_cid: Option<KeyValue<'a>>,
+    parent_hint: Option<KeyValue<'a>>,
     /// What the disk is made of is in keys that are encrypted.
     encrypted: bool,
 }
@@ -202,7 +202,7 @@ impl Descriptor {
     /// # Errors
     /// Each with the byte address of the line: `encrypted_refused`; `malformed` with the number of the line; `unsupported_feature` for a version, a `createType`, an extent type or
     /// an encoding that is not known.
-    pub(crate) fn parse(bytes: &[u8], at: u64, stored: Place) -> Result<Self> {
+    pub(crate) fn parse(bytes: &[u8], at: u64, stored: DescriptorLocation) -> Result<Self> {
         let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
         let mut keys = Keys::default();
         let mut lines = Vec::new();
@@ -241,7 +241,7 @@ impl Descriptor {
             .map(|(number, at, line)| extent(number, at, line, stored).map_err(|error| error.at(at)))
             .collect::<Result<Vec<_>>>()?;
         let wrong = extents.iter().find(|extent| !kind.takes(extent.kind));
-        if let Some(extent) = wrong.filter(|_| stored == Place::Detached) {
+        if let Some(extent) = wrong.filter(|_| stored == DescriptorLocation::Detached) {
             return Err(Error::malformed(format!(
                 "createType {create_type:?} and an extent of type {} contradict each other",
                 extent.kind.name()
@@ -343,7 +343,7 @@ fn is_extent(line: &[u8]) -> bool {
     access && words.next().is_some_and(|word| !word.starts_with(b"="))
 }
 
-fn extent(number: u32, at: u64, line: &[u8], stored: Place) -> Result<ExtentLine> {
+fn extent(number: u32, at: u64, line: &[u8], stored: DescriptorLocation) -> Result<ExtentLine> {
     let wrong = |what: &str| {
         Error::malformed(format!(
             "line {number} of the descriptor, an extent, {what}: {:?}",
@@ -379,7 +379,7 @@ fn extent(number: u32, at: u64, line: &[u8], stored: Place) -> Result<ExtentLine
             )));
         }
     };
-    if stored == Place::Embedded {
+    if stored == DescriptorLocation::Embedded {
         // The rest is a name that nobody opens, in an encoding that nobody may know.
         return Ok(ExtentLine { access, size, kind, name: Vec::new(), offset: Sectors(0), at });
     }
@@ -433,7 +433,7 @@ enum Encoding {
 }
 
 impl Encoding {
-    fn of(key: Option<Said<'_>>) -> Result<Self> {
+    fn of(key: Option<KeyValue<'_>>) -> Result<Self> {
         let Some((key, at)) = key else { return Ok(Self::Utf8) };
         if !key.is_ascii() {
             return Err(Error::malformed("the descriptor's encoding is not a name").at(at));
@@ -471,4 +471,27 @@ fn windows_1252(byte: u8) -> char {
         0x80..=0x9f => HIGH.get(usize::from(byte & 0x1f)).copied().unwrap_or(char::REPLACEMENT_CHARACTER),
         byte => char::from(byte),
     }
+}
+
+/// Why the disk of a descriptor is refused by every command but `info`.
+pub(crate) fn refusals(descriptor: &Descriptor, lines: &[ExtentLine]) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    let parent = match (&descriptor.parent_hint, &descriptor.parent_cid) {
+        (Some(hint), _) => Some(format!("the image is a difference to the disk {hint:?}")),
+        (None, Some(cid)) => Some(format!("the image is a difference to the disk with the content ID {cid}")),
+        (None, None) => None,
+    };
+    if let Some(message) = parent {
+        refusals.push(
+            Refusal::new(ErrorKind::ParentDiskRefused, message)
+                .hint("consolidate its snapshots where it was made, or clone it, and take the result")
+                .at(descriptor.parent_at),
+        );
+    }
+    if let Some(line) = lines.iter().find(|line| line.access == Access::None) {
+        let message =
+            format!("an extent of {} sectors has the access NOACCESS: its bytes are not known", line.size.0);
+        refusals.push(Refusal::new(ErrorKind::UnsupportedFeature, message).at(line.at));
+    }
+    refusals
 }

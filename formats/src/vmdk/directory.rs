@@ -18,7 +18,7 @@ use diskferry_core::internal::is_zero;
 use diskferry_core::{Error, Result, Source, StoredOffset, StoredRange, Warning, Warnings};
 
 use super::header::{Marker, SECTOR};
-use crate::table::{Tables, shared_free};
+use crate::table_cache::{Tables, shared_free};
 
 /// Bytes of a page of a directory.
 const PAGE_BYTES: u64 = 256 << 10;
@@ -153,7 +153,7 @@ pub(crate) fn check_marker(marker: &[u8], name: &str, at: u64) -> Result<()> {
 
 /// Where the directories of an extent are, and their measures.
 #[derive(Clone, Debug)]
-pub(crate) struct Layout {
+pub(crate) struct DirectoryLayout {
     /// Byte address of the directory.
     pub(crate) directory: u64,
     /// Byte address of the redundant one.
@@ -172,7 +172,7 @@ pub(crate) struct Layout {
     pub(crate) markers: Option<Markers>,
 }
 
-impl Layout {
+impl DirectoryLayout {
     /// True if the directory has a marker, which shows that the end of the image came.
     pub(crate) fn directory_is_marked(&self) -> bool {
         self.marker(self.directory).is_some()
@@ -208,15 +208,10 @@ impl Layout {
     }
 }
 
-/// The same error, of that entry of a grain directory or table.
-pub(crate) fn in_entry(of: &str, index: u64, error: &Error) -> Error {
-    Error::new(error.kind(), format!("grain {of} entry {index}: {}", error.message()))
-}
-
 /// The directory of an extent.
 pub(crate) struct Directory {
     source: Arc<dyn Source>,
-    layout: Layout,
+    layout: DirectoryLayout,
     /// Guest bytes of the extent.
     bytes: u64,
     /// Entries in use.
@@ -270,7 +265,7 @@ impl Directory {
     /// `truncated` where no directory lies in the object, `malformed` where it has no address or lies in what is taken.
     pub(crate) fn new(
         source: Arc<dyn Source>,
-        mut layout: Layout,
+        mut layout: DirectoryLayout,
         bytes: u64,
         warnings: Warnings,
     ) -> Result<Self> {
@@ -289,10 +284,7 @@ impl Directory {
             if start == 0 {
                 return Err(Error::malformed(format!("{field} is 0: there is no grain directory")).at(place));
             }
-            layout
-                .check_apart(range)
-                .map(|()| range)
-                .map_err(|error| Error::malformed(format!("{field}: {}", error.message())).at(place))
+            layout.check_apart(range).map(|()| range).map_err(|error| error.context(field).at(place))
         };
         let mut taken = Vec::new();
         if len != 0 {
@@ -340,7 +332,7 @@ impl Directory {
     }
 
     /// Its measures.
-    pub(crate) fn layout(&self) -> &Layout {
+    pub(crate) fn layout(&self) -> &DirectoryLayout {
         &self.layout
     }
 
@@ -504,7 +496,7 @@ impl Directory {
 
     fn locate(&self, bytes: &Bytes, relative: u64, index: u64) -> Result<Option<StoredRange>> {
         let entry = self.layout.entries.get(bytes, relative).unwrap_or_default();
-        let named = |error: Error| in_entry("directory", index, &error);
+        let named = |error: Error| error.context(format_args!("grain directory entry {index}"));
         let Some(start) = self.layout.entries.table(entry, self.layout.table_bytes()).map_err(named)? else {
             return Ok(None);
         };

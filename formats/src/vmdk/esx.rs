@@ -3,15 +3,13 @@
 //! Pure. Sources: VMware, *Virtual Disk Format 5.0*, "ESX Server Sparse Extents", for COWD. seSparse is not documented
 //! by its maker: its facts are those that readers agree on, and everything beside them is refused.
 
-use diskferry_core::{Error, Result};
+use diskferry_core::{Error, ErrorKind, Refusal, Result, StoredOffset, StoredRange};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::directory::{Entries, Layout};
-use diskferry_core::{StoredOffset, StoredRange};
-
+use super::directory::{DirectoryLayout, Entries};
 use super::header::{SECTOR, Sectors};
-use super::tail::{Arrangement, Used};
+use super::tail_check::{Arrangement, StorageUse};
 
 /// The first bytes of a COWD extent.
 pub(crate) const COWD_MAGIC: [u8; 4] = *b"COWD";
@@ -56,11 +54,11 @@ pub(crate) struct EsxExtent {
     /// Where its header says so.
     pub(crate) capacity_at: u64,
     /// Where its directory is.
-    pub(crate) layout: Layout,
+    pub(crate) layout: DirectoryLayout,
     /// True for a difference to another disk.
     pub(crate) child: bool,
     /// Which part of the object is in use.
-    pub(crate) used: Used,
+    pub(crate) used: StorageUse,
 }
 
 /// Takes a COWD header.
@@ -86,7 +84,7 @@ pub(crate) fn parse_cowd(bytes: &[u8]) -> Result<EsxExtent> {
         .at(16u64));
     }
     let capacity = Sectors(u64::from(raw.sectors.get()));
-    let layout = Layout {
+    let layout = DirectoryLayout {
         directory: u64::from(raw.directory.get()).saturating_mul(SECTOR),
         redundant: None,
         grain_bytes: u64::from(grain).saturating_mul(SECTOR),
@@ -99,7 +97,7 @@ pub(crate) fn parse_cowd(bytes: &[u8]) -> Result<EsxExtent> {
     let entries = u64::from(raw.directory_entries.get());
     enough(&layout, capacity, entries, 24)?;
     let directory_end = layout.directory.saturating_add(entries.saturating_mul(layout.entries.width()));
-    let used = Used {
+    let used = StorageUse {
         arrangement: Arrangement::Mixed(directory_end.checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX)),
         // Room that ESX allocated beyond it, in steps of several MiB, is zeros.
         end: match raw.free_sector.get() {
@@ -185,7 +183,7 @@ pub(crate) fn parse_se(bytes: &[u8]) -> Result<(EsxExtent, u64)> {
     let volatile = place(&raw.volatile_header, VOLATILE, VOLATILE_AT)?;
     let volatile_range =
         StoredRange::new(StoredOffset::new(volatile), SECTOR).unwrap_or(StoredRange::first(0));
-    let layout = Layout {
+    let layout = DirectoryLayout {
         directory: place(&raw.directory, DIRECTORY, 128)?,
         redundant: None,
         grain_bytes: GRAIN_SECTORS.saturating_mul(SECTOR),
@@ -202,7 +200,7 @@ pub(crate) fn parse_se(bytes: &[u8]) -> Result<(EsxExtent, u64)> {
     enough(&layout, capacity, entries, 136)?;
     let grains = place(&raw.grains, "grains", 192)?;
     let room = raw.grains.last().map_or(0, |size| size.get()).saturating_mul(SECTOR);
-    let used = Used {
+    let used = StorageUse {
         arrangement: Arrangement::GrainsAt(grains),
         end: if room == 0 { u64::MAX } else { grains.saturating_add(room) },
         // Said by the volatile header.
@@ -239,7 +237,7 @@ pub(crate) fn check_se_volatile(bytes: &[u8], at: u64) -> Result<u64> {
     Ok(raw.free_table.get())
 }
 
-fn enough(layout: &Layout, capacity: Sectors, entries: u64, place: u64) -> Result<()> {
+fn enough(layout: &DirectoryLayout, capacity: Sectors, entries: u64, place: u64) -> Result<()> {
     let needed = capacity.bytes().unwrap_or(u64::MAX).div_ceil(layout.span().max(1));
     if entries < needed {
         return Err(Error::malformed(format!(
@@ -249,4 +247,13 @@ fn enough(layout: &Layout, capacity: Sectors, entries: u64, place: u64) -> Resul
         .at(place));
     }
     Ok(())
+}
+
+/// The refusal of a COWD extent whose flags say that it is a difference to another disk.
+pub(crate) fn cowd_child() -> Refusal {
+    Refusal::new(
+        ErrorKind::ParentDiskRefused,
+        "the flags of a COWD extent say that it is a difference to another disk",
+    )
+    .at(COWD_FLAGS)
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use diskferry_core::{
-    BATCH_EXTENTS, BlockMap, BoxFuture, Extent, ExtentKind, Extents, FileIndex, GuestRange, Result, Source,
-    StoredOffset,
+    BATCH_EXTENTS, BlockMap, BoxFuture, Disk, Extent, ExtentKind, Extents, FileIndex, GuestRange, ImageInfo,
+    Refusal, Result, Source, StoredOffset, Warnings,
 };
 use futures_util::future::join_all;
 
@@ -14,7 +14,7 @@ use super::sparse::SparseMap;
 use crate::flat::push_flat;
 
 /// How an extent is mapped.
-pub(crate) enum PartMap {
+pub(crate) enum ExtentMap {
     /// Bytes as they are, from an offset in a file on.
     Flat {
         /// Which file.
@@ -33,16 +33,16 @@ pub(crate) enum PartMap {
 }
 
 /// An extent on the disk.
-pub(crate) struct Part {
+pub(crate) struct DiskExtent {
     /// Its guest bytes.
     pub(crate) guest: GuestRange,
     /// How they are mapped.
-    pub(crate) map: PartMap,
+    pub(crate) map: ExtentMap,
 }
 
 /// The extents of a disk, in guest order.
 pub(crate) struct VmdkMap {
-    parts: Vec<Part>,
+    parts: Vec<DiskExtent>,
     /// How many of them, from the first on, have been prepared or were passed by.
     prepared: AtomicUsize,
 }
@@ -54,7 +54,7 @@ const AHEAD_BYTES: u64 = 8 << 20;
 
 impl VmdkMap {
     /// The map of a disk of these extents.
-    pub(crate) fn new(parts: Vec<Part>) -> Self {
+    pub(crate) fn new(parts: Vec<DiskExtent>) -> Self {
         Self { parts, prepared: AtomicUsize::new(0) }
     }
 
@@ -69,7 +69,7 @@ impl VmdkMap {
         let mut maps = Vec::new();
         for part in self.parts.iter().skip(first).take(AHEAD) {
             let Some(wanted) = part.guest.intersection(window) else { break };
-            if let PartMap::Sparse(map) = &part.map {
+            if let ExtentMap::Sparse(map) = &part.map {
                 bytes = bytes.saturating_add(map.tables_bytes());
                 if bytes > AHEAD_BYTES {
                     break;
@@ -96,14 +96,14 @@ impl BlockMap for VmdkMap {
                 let Some(wanted) = part.guest.intersection(window) else { break };
                 self.prepare(number, window).await;
                 match &part.map {
-                    PartMap::Flat { file, source, start } => {
+                    ExtentMap::Flat { file, source, start } => {
                         let skip = wanted.start().get().saturating_sub(part.guest.start().get());
                         let start = StoredOffset::new(start.get().saturating_add(skip));
                         push_flat(&mut out, &**source, *file, wanted, start).await?;
                     }
-                    PartMap::Sparse(map) => map.extents(wanted, &mut out).await?,
-                    PartMap::Scanned(map) => map.extents(wanted, &mut out).await?,
-                    PartMap::Zero => out.push(Extent::new(wanted, ExtentKind::Zero)),
+                    ExtentMap::Sparse(map) => map.extents(wanted, &mut out).await?,
+                    ExtentMap::Scanned(map) => map.extents(wanted, &mut out).await?,
+                    ExtentMap::Zero => out.push(Extent::new(wanted, ExtentKind::Zero)),
                 }
                 let whole = out.end().is_some_and(|end| end >= wanted.end());
                 if !whole || out.len() >= BATCH_EXTENTS {
@@ -116,9 +116,24 @@ impl BlockMap for VmdkMap {
 
     fn allocated_without_tables(&self) -> Option<u64> {
         self.parts.iter().try_fold(0u64, |sum, part| match part.map {
-            PartMap::Flat { .. } => sum.checked_add(part.guest.len()),
-            PartMap::Zero => Some(sum),
-            PartMap::Sparse(_) | PartMap::Scanned(_) => None,
+            ExtentMap::Flat { .. } => sum.checked_add(part.guest.len()),
+            ExtentMap::Zero => Some(sum),
+            ExtentMap::Sparse(_) | ExtentMap::Scanned(_) => None,
         })
+    }
+}
+
+/// A disk of these extents. If it is refused, it is only described.
+pub(crate) fn disk(
+    info: ImageInfo,
+    files: Vec<Arc<dyn Source>>,
+    extents: Vec<DiskExtent>,
+    warnings: Warnings,
+    refusals: Vec<Refusal>,
+) -> Disk {
+    if refusals.is_empty() {
+        Disk::new(info, files, Box::new(VmdkMap::new(extents)), warnings, refusals)
+    } else {
+        Disk::refused(info, files, warnings, refusals)
     }
 }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The scan reads the whole object once, in long requests, when the map is first asked. What it keeps is bounded.
-//! A stream that lost a part has lost grains that would read as zeros. So it must show that it is complete: see `evidence`.
+//! A stream that lost a part has lost grains that would read as zeros. So it must show that it is complete: see `completeness`.
 
 use std::sync::Arc;
 
@@ -19,9 +19,10 @@ use diskferry_core::{
 use futures_util::lock::Mutex;
 use futures_util::stream::{FuturesOrdered, TryStreamExt};
 
-use super::evidence::Evidence;
+use super::completeness::Completeness;
 use super::grain::{Bound, GrainCodec};
-use super::header::{GRAIN_MARKER_LEN, Marker, SECTOR, Sectors, SparseHeader, most_compressed};
+use super::header::{Marker, SECTOR, Sectors, SparseHeader};
+use super::marker::{after_the_end, first_marker, grain_len, grain_number, metadata_len};
 
 /// Bytes of one request of a scan.
 const REQUEST: u64 = 8 << 20;
@@ -34,56 +35,9 @@ const DIRECTORY_PART: u64 = 64 << 10;
 /// Bytes behind the end marker that are looked at at once.
 const PADDING_PART: u64 = 64 << 10;
 
-/// Checks the marker of a grain against the extent: gives the grain's number.
-///
-/// # Errors
-/// `malformed`; the caller adds the place.
-pub(crate) fn grain_number(header: &SparseHeader, lba: Sectors, size: u32) -> Result<u64> {
-    if lba.0 >= header.capacity.0 || !lba.0.is_multiple_of(header.grain.0) {
-        return Err(Error::malformed(format!(
-            "a grain's marker says sector {}, which is not the start of a grain of {} sectors on {}",
-            lba.0, header.grain.0, header.capacity.0
-        )));
-    }
-    if u64::from(size) > most_compressed(header.grain_bytes()) {
-        return Err(Error::malformed(format!(
-            "a grain's marker says {size} compressed bytes, more than twice a grain of {}",
-            header.grain_bytes()
-        )));
-    }
-    Ok(lba.0.checked_div(header.grain.0).unwrap_or_default())
-}
-
-/// Bytes of a grain with its marker, without the zeros up to the sector.
-pub(crate) fn grain_len(size: u32) -> u64 {
-    u64::from(size).saturating_add(GRAIN_MARKER_LEN as u64)
-}
-
-/// Bytes from a metadata marker to the next marker.
-///
-/// # Errors
-/// `malformed` where the marker's number cannot be; the caller adds the place.
-pub(crate) fn metadata_len(sectors: Sectors) -> Result<u64> {
-    let len = sectors.0.checked_add(1).and_then(|sectors| Sectors(sectors).bytes());
-    len.ok_or_else(|| {
-        Error::malformed(format!("a marker says that {} sectors of metadata follow", sectors.0))
-    })
-}
-
-/// The error that something follows the end marker; the caller adds the place.
-pub(crate) fn after_the_end() -> Error {
-    Error::malformed("bytes other than zeros follow the end marker of the stream")
-}
-
-/// Where the first marker may stand: behind what the header says of its own metadata.
-pub(crate) fn first_marker(header: &SparseHeader) -> u64 {
-    let descriptor = header.descriptor.and_then(|(offset, size)| offset.0.checked_add(size.0)).unwrap_or(1);
-    Sectors(header.overhead.0.max(descriptor).max(1)).bytes().unwrap_or(u64::MAX)
-}
-
 /// Where one grain is.
 #[derive(Clone, Copy)]
-struct Place {
+struct GrainLocation {
     number: u32,
     sector: u32,
     size: u32,
@@ -96,7 +50,7 @@ pub(crate) struct ScanMap {
     header: SparseHeader,
     guest: GuestRange,
     codec: Arc<dyn Codec>,
-    found: Mutex<Option<Arc<[Place]>>>,
+    found: Mutex<Option<Arc<[GrainLocation]>>>,
 }
 
 impl ScanMap {
@@ -126,7 +80,7 @@ impl ScanMap {
             match &*found {
                 Some(places) => Arc::clone(places),
                 None => {
-                    let places: Arc<[Place]> = self.scan().await?.into();
+                    let places: Arc<[GrainLocation]> = self.scan().await?.into();
                     *found = Some(Arc::clone(&places));
                     places
                 }
@@ -163,12 +117,12 @@ impl ScanMap {
         GuestOffset::new(self.guest.start().get().saturating_add(local))
     }
 
-    /// Reads all markers, tables and directories, and checks that nothing is missing: see [`Evidence`].
-    async fn scan(&self) -> Result<Vec<Place>> {
+    /// Reads all markers, tables and directories, and checks that nothing is missing: see [`Completeness`].
+    async fn scan(&self) -> Result<Vec<GrainLocation>> {
         let start = first_marker(&self.header);
         let mut reader = Reader::new(&*self.source, start);
-        let mut evidence = Evidence::new(&self.header, self.guest.len());
-        let mut places: Vec<Place> = Vec::new();
+        let mut completeness = Completeness::new(&self.header, self.guest.len());
+        let mut places: Vec<GrainLocation> = Vec::new();
         let mut at = start;
         // Where the zeros began in which the scan is, before any grain.
         let mut room = None;
@@ -182,7 +136,7 @@ impl ScanMap {
                 room = None;
             }
             let len = match marker {
-                Marker::End if evidence.has_directory() => {
+                Marker::End if completeness.has_directory() => {
                     self.check_padding(&mut reader, at.saturating_add(SECTOR)).await?;
                     break;
                 }
@@ -191,9 +145,9 @@ impl ScanMap {
                     room.get_or_insert(at);
                     SECTOR
                 }
-                Marker::End => return Err(evidence.no_directory(at)),
+                Marker::End => return Err(completeness.no_directory(at)),
                 Marker::Grain { lba, size } => {
-                    let place = self.place(at, lba, size).map_err(|error| error.at(at))?;
+                    let place = self.location(at, lba, size).map_err(|error| error.at(at))?;
                     if places.len() == MOST_GRAINS {
                         return Err(Error::unsupported(format!(
                             "the image has no usable footer and more than {MOST_GRAINS} grains"
@@ -201,23 +155,23 @@ impl ScanMap {
                         .at(at));
                     }
                     places.push(place);
-                    evidence.add_grain(u64::from(place.number), u64::from(place.sector));
+                    completeness.add_grain(u64::from(place.number), u64::from(place.sector));
                     grain_len(size)
                 }
                 Marker::Table(sectors) => {
                     let len = metadata_len(sectors).map_err(|error| error.at(at))?;
-                    let used = evidence.table_bytes().min(len.saturating_sub(SECTOR));
+                    let used = completeness.table_bytes().min(len.saturating_sub(SECTOR));
                     let table = reader.read(at.saturating_add(SECTOR), used).await?;
-                    evidence
+                    completeness
                         .add_table((at / SECTOR).saturating_add(1), &table)
                         .map_err(|error| error.at(at))?;
                     len
                 }
                 Marker::Directory(sectors) => {
                     let len = metadata_len(sectors).map_err(|error| error.at(at))?;
-                    let used = evidence.directory_bytes().min(len.saturating_sub(SECTOR));
+                    let used = completeness.directory_bytes().min(len.saturating_sub(SECTOR));
                     let first = at.saturating_add(SECTOR);
-                    let mut directory = evidence.directory();
+                    let mut directory = completeness.directory();
                     let mut done = 0;
                     while done < used {
                         let part = used.saturating_sub(done).min(DIRECTORY_PART);
@@ -225,10 +179,10 @@ impl ScanMap {
                         if bytes.is_empty() {
                             break;
                         }
-                        directory.read(&evidence, &bytes);
+                        directory.read(&completeness, &bytes);
                         done = done.saturating_add(part);
                     }
-                    evidence
+                    completeness
                         .add_directory((at / SECTOR).saturating_add(1), &directory)
                         .map_err(|error| error.at(at))?;
                     len
@@ -249,7 +203,7 @@ impl ScanMap {
             ))
             .at(u64::from(place.sector).saturating_mul(SECTOR)));
         }
-        evidence.check(room.unwrap_or(at).min(self.source.len()))?;
+        completeness.check(room.unwrap_or(at).min(self.source.len()))?;
         Ok(places)
     }
 
@@ -268,7 +222,7 @@ impl ScanMap {
         }
     }
 
-    fn place(&self, at: u64, lba: Sectors, size: u32) -> Result<Place> {
+    fn location(&self, at: u64, lba: Sectors, size: u32) -> Result<GrainLocation> {
         let number = grain_number(&self.header, lba, size)?;
         if at.saturating_add(grain_len(size)) > self.source.len() {
             return Err(Error::truncated(format!(
@@ -278,7 +232,7 @@ impl ScanMap {
         }
         let sector = at.checked_div(SECTOR).and_then(|sector| u32::try_from(sector).ok());
         match (u32::try_from(number).ok(), sector) {
-            (Some(number), Some(sector)) => Ok(Place { number, sector, size }),
+            (Some(number), Some(sector)) => Ok(GrainLocation { number, sector, size }),
             _ => Err(Error::unsupported(
                 "a stream without a usable footer has more than 2^32 sectors or grains",
             )),

@@ -16,11 +16,11 @@ use diskferry_core::{
 };
 use futures_util::lock::Mutex;
 
-use super::directory::{Directory, Grain, Layout, Page, TableAt, check_marker, in_entry};
+use super::directory::{Directory, DirectoryLayout, Grain, Page, TableAt, check_marker};
 use super::grain::{Bound, GrainCodec};
 use super::header::{GRAIN_MARKER_LEN, SECTOR, most_compressed};
-use super::tail::Tail;
-use crate::table::{Ahead, Shelf, Tables};
+use super::tail_check::TailCheck;
+use crate::table_cache::{TableCache, TableSequence, Tables};
 
 /// Bytes of grain tables that are loaded at once.
 const TABLES_AT_ONCE: u64 = 4 << 20;
@@ -62,7 +62,7 @@ pub(crate) struct Shared {
     /// What is remarkable of them.
     pub(crate) warnings: Warnings,
     /// Where their tables are kept.
-    pub(crate) shelf: Shelf,
+    pub(crate) table_cache: TableCache,
 }
 
 /// The map of one sparse extent.
@@ -77,11 +77,11 @@ pub(crate) struct SparseMap {
     bytes: u64,
     compressed: Option<Compressed>,
     /// The object ends in zeros.
-    tail: Option<Tail>,
+    tail: Option<TailCheck>,
 }
 
 /// A grain table in hand.
-struct Table {
+struct GrainTable {
     index: u64,
     at: TableAt,
     bytes: Bytes,
@@ -90,15 +90,15 @@ struct Table {
 }
 
 /// Hands out the tables of a part of the directory, in its order.
-struct Reader<'a> {
+struct TableReader<'a> {
     named: std::vec::IntoIter<(u64, TableAt)>,
-    ahead: Ahead<'a>,
+    sequence: TableSequence<'a>,
     runs: std::vec::IntoIter<StoredRange>,
     run: Option<(StoredRange, Bytes)>,
 }
 
-impl Reader<'_> {
-    async fn next(&mut self) -> Result<Option<Table>> {
+impl TableReader<'_> {
+    async fn next(&mut self) -> Result<Option<GrainTable>> {
         let Some((index, at)) = self.named.next() else { return Ok(None) };
         loop {
             if let Some((run, bytes)) = &self.run
@@ -113,10 +113,10 @@ impl Reader<'_> {
                     Ok::<_, Error>(bytes.slice(bounds))
                 };
                 let marker = at.marker.map(cut).transpose()?;
-                return Ok(Some(Table { index, at, bytes: cut(at.range)?, marker }));
+                return Ok(Some(GrainTable { index, at, bytes: cut(at.range)?, marker }));
             }
             let range = self.runs.next().ok_or_else(|| Error::internal("a table is in no run"))?;
-            self.run = Some((range, self.ahead.next().await?));
+            self.run = Some((range, self.sequence.next().await?));
         }
     }
 }
@@ -153,15 +153,15 @@ impl SparseMap {
         file: FileIndex,
         source: Arc<dyn Source>,
         guest: GuestRange,
-        layout: Layout,
+        layout: DirectoryLayout,
         compressed: Option<Compressed>,
-        tail: Option<Tail>,
+        tail: Option<TailCheck>,
         shared: Shared,
     ) -> Result<Self> {
-        let Shared { warnings, shelf } = shared;
+        let Shared { warnings, table_cache } = shared;
         Ok(Self {
             file,
-            tables: Tables::on(shelf, file, Arc::clone(&source)),
+            tables: Tables::with_cache(table_cache, file, Arc::clone(&source)),
             object_bytes: source.len(),
             directory: Directory::new(source, layout, guest.len(), warnings)?,
             base: guest.start().get(),
@@ -289,7 +289,7 @@ impl SparseMap {
 
     /// The tables of entries `first..last`. Those around them are read with them where they lie side by side, always in the
     /// same groups, so that they are kept for who asks next.
-    fn reader(&self, page: &Page, first: u64, last: u64) -> Result<Reader<'_>> {
+    fn reader(&self, page: &Page, first: u64, last: u64) -> Result<TableReader<'_>> {
         let begin = first.saturating_sub(first % TABLES_IN_ONE).max(page.first);
         let end = last.checked_next_multiple_of(TABLES_IN_ONE).unwrap_or(last).min(page.end);
         let mut named = Vec::new();
@@ -326,15 +326,15 @@ impl SparseMap {
         if !wanted {
             runs.pop();
         }
-        let ahead = self.tables.ahead(runs.clone());
-        Ok(Reader { named: named.into_iter(), ahead, runs: runs.into_iter(), run: None })
+        let sequence = self.tables.sequence(runs.clone());
+        Ok(TableReader { named: named.into_iter(), sequence, runs: runs.into_iter(), run: None })
     }
 
     /// Maps what one table covers of `at..to`. Where an entry does not hold up, that of the redundant copy counts: entry by
     /// entry, so that a grain is the same one whatever it is asked for together with.
     async fn table(
         &self,
-        table: Table,
+        table: GrainTable,
         ends: &mut Ends<'_>,
         at: u64,
         to: u64,
@@ -401,22 +401,22 @@ impl SparseMap {
         Ok(())
     }
 
-    async fn redundant(&self, index: u64, range: StoredRange) -> Result<Table> {
+    async fn redundant(&self, index: u64, range: StoredRange) -> Result<GrainTable> {
         let bytes = self.tables.load_one(range).await?;
-        Ok(Table { index, at: TableAt { range, redundant: None, marker: None }, bytes, marker: None })
+        Ok(GrainTable { index, at: TableAt { range, redundant: None, marker: None }, bytes, marker: None })
     }
 
     /// The grain of entry `index` of a table, checked: it covers `start..end` of the extent.
-    fn grain(&self, table: &Table, index: u64, start: u64, end: u64) -> Result<Grain> {
+    fn grain(&self, table: &GrainTable, index: u64, start: u64, end: u64) -> Result<Grain> {
         let layout = self.directory.layout();
-        let place =
+        let offset =
             || table.at.range.start().get().saturating_add(index.saturating_mul(layout.entries.width()));
-        let wrong = |error: &Error| in_entry("table", index, error).at(place());
+        let wrong = |error: Error| error.context(format_args!("grain table entry {index}")).at(offset());
         let entry = layout
             .entries
             .get(&table.bytes, index)
             .ok_or_else(|| Error::internal(format!("grain table {} has no entry {index}", table.index)))?;
-        let grain = layout.entries.grain(entry, layout.grain_bytes).map_err(|error| wrong(&error))?;
+        let grain = layout.entries.grain(entry, layout.grain_bytes).map_err(wrong)?;
         let needed = match (&self.compressed, grain) {
             (_, Grain::Hole | Grain::Zero) => 0,
             (Some(compressed), _) if compressed.markers => GRAIN_MARKER_LEN as u64,
@@ -427,19 +427,19 @@ impl SparseMap {
             let range = StoredRange::new(StoredOffset::new(stored), needed)
                 .filter(|range| range.end().get() <= self.object_bytes);
             let range = range.ok_or_else(|| {
-                wrong(&Error::truncated(format!(
+                wrong(Error::truncated(format!(
                     "the grain of guest offset {} lies at {stored}, and the object ends at {}",
                     self.base.saturating_add(start),
                     self.object_bytes
                 )))
             })?;
-            layout.check_apart(range).map_err(|error| wrong(&error))?;
+            layout.check_apart(range).map_err(wrong)?;
             if table.at.range.intersection(range).is_some() {
                 let error = Error::malformed(format!(
                     "it leads to {range}, into its own table at {}",
                     table.at.range
                 ));
-                return Err(wrong(&error));
+                return Err(wrong(error));
             }
         }
         Ok(grain)
@@ -454,7 +454,7 @@ impl SparseMap {
         &self,
         compressed: &Compressed,
         page: &Page,
-        tables: &[Table],
+        tables: &[GrainTable],
         starts: Vec<u64>,
         last: u64,
     ) -> Result<Arc<[u64]>> {

@@ -3,7 +3,7 @@
 //! What random access would learn from the tables is learnt from the stream itself: a grain that comes twice is an
 //! error, since what the first held has gone its way; and so is a stream that breaks off. It is complete if its tables
 //! name exactly the grains that came, each at its place: those that its directory names after all grains (see
-//! `evidence`), or those in front of the grains, where qemu-img writes them. Reading by the tables gives the same disk.
+//! `completeness`), or those in front of the grains, where qemu-img writes them. Reading by the tables gives the same disk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,16 +15,17 @@ use diskferry_core::{
     Piece, Result, StoredRange, Warning, Warnings,
 };
 
-use super::evidence::{Evidence, MOST_TABLES};
+use super::completeness::{Completeness, MOST_TABLES};
+use super::descriptor::{Descriptor, ExtentLine, refusals};
+use super::embedded::{descriptor_range, parse_embedded};
+use super::extent_file::{extent_size, features};
 use super::footer;
 use super::grain::{Bound, GrainCodec};
+use super::grain_digest::{GrainDigest, GrainHasher, LastSectors, TableDigest};
 use super::header::{DirectoryAt, Grains, HEADER_LEN, MAGIC, Marker, SECTOR, Sectors, SparseHeader, field};
-use super::named::{Named, NamedByTable, Tail, Weights};
-
-use super::read::{descriptor_range, extent_size, features, parse_embedded, refusals};
-use super::scan::{after_the_end, first_marker, grain_len, grain_number, metadata_len};
-use crate::Format;
-use crate::stream::{Feed, MOST};
+use super::marker::{after_the_end, first_marker, grain_len, grain_number, metadata_len};
+use crate::feed::{Feed, MAX_REQUEST};
+use crate::format::Format;
 
 /// Most runs of grains that are remembered as seen: 64 MiB of memory. A stream in rising order has one a gap.
 const MOST_RUNS: usize = 1 << 20;
@@ -40,7 +41,7 @@ const FINGERPRINT: usize = 64 << 10;
 /// `usage` for one that is not streamOptimized; `malformed`, `truncated`, `unsupported_feature`, `parent_disk_refused`;
 /// the `source_*` codes.
 pub(crate) async fn open_stream(feed: Feed) -> Result<Box<dyn ImageStream>> {
-    let mut feed = Watched { feed, tail: Tail::new() };
+    let mut feed = Watched { feed, tail: LastSectors::new() };
     let one_way = |what: &str| {
         Error::new(
             ErrorKind::Usage,
@@ -83,10 +84,10 @@ pub(crate) async fn open_stream(feed: Feed) -> Result<Box<dyn ImageStream>> {
             "the image has no descriptor: nothing says whether it is a difference to another disk",
         )),
     }
-    let evidence = Evidence::new(&header, size);
+    let completeness = Completeness::new(&header, size);
     let mut front = FrontTables::all(&header, size)?;
-    pass_front(&mut feed, &header, evidence.weights(), &mut front).await?;
-    let geometry = ImageInfo::default()
+    pass_front(&mut feed, &header, completeness.hasher(), &mut front).await?;
+    let info = ImageInfo::default()
         .format(Format::Vmdk.name())
         .variant(variant)
         .virtual_bytes(size)
@@ -102,11 +103,11 @@ pub(crate) async fn open_stream(feed: Feed) -> Result<Box<dyn ImageStream>> {
     Ok(Box::new(VmdkStream {
         feed,
         header,
-        geometry,
+        info,
         warnings,
         codec,
         seen: Seen::default(),
-        evidence,
+        completeness,
         front,
         room: None,
         done: false,
@@ -116,7 +117,7 @@ pub(crate) async fn open_stream(feed: Feed) -> Result<Box<dyn ImageStream>> {
 /// The stream, and what its last sectors were.
 struct Watched {
     feed: Feed,
-    tail: Tail,
+    tail: LastSectors,
 }
 
 impl Watched {
@@ -135,7 +136,7 @@ impl Watched {
     }
 }
 
-type Described = Option<(super::descriptor::Descriptor, super::descriptor::ExtentLine)>;
+type Described = Option<(Descriptor, ExtentLine)>;
 
 async fn embedded(
     feed: &mut Watched,
@@ -146,7 +147,7 @@ async fn embedded(
     if range.start().get() < feed.position() {
         return Err(Error::malformed("the descriptor lies in the header").at(28u64));
     }
-    if range.start().get() > MOST as u64 {
+    if range.start().get() > MAX_REQUEST as u64 {
         return Err(Error::unsupported(format!(
             "the descriptor lies at {}, far from the header",
             range.start()
@@ -154,8 +155,8 @@ async fn embedded(
         .at(28u64));
     }
     let gap = range.start().get().saturating_sub(feed.position());
-    feed.take(usize::try_from(gap).unwrap_or(MOST)).await?;
-    let text = feed.take(usize::try_from(range.len()).unwrap_or(MOST)).await?;
+    feed.take(usize::try_from(gap).unwrap_or(MAX_REQUEST)).await?;
+    let text = feed.take(usize::try_from(range.len()).unwrap_or(MAX_REQUEST)).await?;
     if (text.len() as u64) < range.len() {
         return Err(Error::truncated("the stream ends inside the descriptor").at(feed.position()));
     }
@@ -166,13 +167,13 @@ async fn embedded(
 async fn pass_front(
     feed: &mut Watched,
     header: &SparseHeader,
-    weights: &Weights,
+    hasher: &GrainHasher,
     front: &mut [FrontTables],
 ) -> Result<()> {
     let end = first_marker(header);
     while feed.position() < end {
         let at = feed.position();
-        let rest = usize::try_from(end.saturating_sub(at)).unwrap_or(MOST).min(MOST);
+        let rest = usize::try_from(end.saturating_sub(at)).unwrap_or(MAX_REQUEST).min(MAX_REQUEST);
         let bytes = feed.take(rest).await?;
         if bytes.len() < rest {
             return Err(Error::truncated(format!("the stream ends before its first grain, at {end}"))
@@ -180,7 +181,7 @@ async fn pass_front(
         }
         for tables in &mut *front {
             for (number, sector) in (0u64..).zip(bytes.chunks(SECTOR_LEN)) {
-                tables.pass(weights, at.saturating_add(number.saturating_mul(SECTOR)), sector)?;
+                tables.pass(hasher, at.saturating_add(number.saturating_mul(SECTOR)), sector)?;
             }
         }
     }
@@ -196,7 +197,7 @@ struct FrontTables {
     tables: Vec<(u64, u64)>,
     table_entries: u64,
     zeroed: bool,
-    named: Named,
+    named: GrainDigest,
 }
 
 impl FrontTables {
@@ -219,7 +220,7 @@ impl FrontTables {
             tables: Vec::new(),
             table_entries: u64::from(header.table_entries),
             zeroed: header.zeroed_grains,
-            named: Named::default(),
+            named: GrainDigest::default(),
         };
         Ok([Some(sector), redundant].into_iter().flatten().map(one).collect())
     }
@@ -228,7 +229,7 @@ impl FrontTables {
         self.directory_len.saturating_sub(self.directory.len() as u64)
     }
 
-    fn pass(&mut self, weights: &Weights, at: u64, sector: &[u8]) -> Result<()> {
+    fn pass(&mut self, hasher: &GrainHasher, at: u64, sector: &[u8]) -> Result<()> {
         let expected = self.directory_at.saturating_add(self.directory.len() as u64);
         if self.missing() > 0 {
             if at == expected {
@@ -246,9 +247,9 @@ impl FrontTables {
         };
         let passed = at.saturating_sub(*start) / 4;
         let rest = usize::try_from(self.table_entries.saturating_sub(passed)).unwrap_or(usize::MAX);
-        let mut table = NamedByTable::default();
+        let mut table = TableDigest::default();
         let len = rest.saturating_mul(4).min(sector.len());
-        table.read(weights, sector.get(..len).unwrap_or_default(), self.zeroed);
+        table.read(hasher, sector.get(..len).unwrap_or_default(), self.zeroed);
         self.named.add_table(&table, number.saturating_mul(self.table_entries).saturating_add(passed));
         Ok(())
     }
@@ -316,12 +317,12 @@ impl Seen {
 struct VmdkStream {
     feed: Watched,
     header: SparseHeader,
-    geometry: ImageInfo,
+    info: ImageInfo,
     warnings: Warnings,
     codec: Arc<dyn Codec>,
     seen: Seen,
     /// What has come of grains, and of tables and directories behind markers.
-    evidence: Evidence,
+    completeness: Completeness,
     /// Of directories in front.
     front: Vec<FrontTables>,
     /// Where the zeros began in which the stream is, before any grain.
@@ -343,10 +344,10 @@ impl VmdkStream {
                 self.room = None;
             }
             match marker {
-                Marker::End if self.front.is_empty() && !self.evidence.has_directory() => {
+                Marker::End if self.front.is_empty() && !self.completeness.has_directory() => {
                     // Room that a writer left between its metadata and the first grain.
                     if !blank || self.seen.count > 0 {
-                        return Err(self.evidence.no_directory(at));
+                        return Err(self.completeness.no_directory(at));
                     }
                     self.room.get_or_insert(at);
                     self.feed.take(SECTOR_LEN).await?;
@@ -370,7 +371,7 @@ impl VmdkStream {
     async fn grain(&mut self, at: u64, lba: Sectors, size: u32) -> Result<Piece> {
         let number = grain_number(&self.header, lba, size).map_err(|error| error.at(at))?;
         self.seen.add(number).map_err(|error| error.at(at))?;
-        self.evidence.add_grain(number, at / SECTOR);
+        self.completeness.add_grain(number, at / SECTOR);
         let len = usize::try_from(grain_len(size)).unwrap_or(usize::MAX);
         let bytes = self.feed.take(len).await?;
         if bytes.len() < len {
@@ -382,7 +383,7 @@ impl VmdkStream {
         let padding = len.next_multiple_of(SECTOR_LEN).saturating_sub(len);
         self.feed.take(padding).await?;
         let start = lba.bytes().map(GuestOffset::new);
-        let disk = GuestRange::first(self.geometry.virtual_bytes);
+        let disk = GuestRange::first(self.info.virtual_bytes);
         let guest = start.and_then(|start| GuestRange::new(start, self.header.grain_bytes()));
         let guest = guest.and_then(|guest| guest.intersection(disk)).ok_or_else(|| {
             Error::malformed(format!("a grain's marker says sector {}, behind the end of the disk", lba.0))
@@ -395,7 +396,7 @@ impl VmdkStream {
     async fn skip(&mut self, len: u64) -> Result<()> {
         let mut rest = len;
         while rest > 0 {
-            let bytes = self.feed.take(usize::try_from(rest).unwrap_or(MOST).min(MOST)).await?;
+            let bytes = self.feed.take(usize::try_from(rest).unwrap_or(MAX_REQUEST).min(MAX_REQUEST)).await?;
             if bytes.is_empty() {
                 break;
             }
@@ -409,10 +410,10 @@ impl VmdkStream {
         let len = metadata_len(sectors).map_err(|error| error.at(at))?;
         self.feed.take(SECTOR_LEN).await?;
         let room = len.saturating_sub(SECTOR);
-        let used = self.evidence.table_bytes().min(room);
-        let bytes = self.feed.take(usize::try_from(used).unwrap_or(MOST)).await?;
+        let used = self.completeness.table_bytes().min(room);
+        let bytes = self.feed.take(usize::try_from(used).unwrap_or(MAX_REQUEST)).await?;
         self.skip(room.saturating_sub(bytes.len() as u64)).await?;
-        self.evidence
+        self.completeness
             .add_table((at / SECTOR).saturating_add(1), &bytes)
             .map_err(|error| error.at(at).hint("give a path or a URL"))
     }
@@ -422,16 +423,16 @@ impl VmdkStream {
         let len = metadata_len(sectors).map_err(|error| error.at(at))?;
         self.feed.take(SECTOR_LEN).await?;
         let mut rest = len.saturating_sub(SECTOR);
-        let mut directory = self.evidence.directory();
+        let mut directory = self.completeness.directory();
         while rest > 0 {
-            let bytes = self.feed.take(usize::try_from(rest).unwrap_or(MOST).min(MOST)).await?;
+            let bytes = self.feed.take(usize::try_from(rest).unwrap_or(MAX_REQUEST).min(MAX_REQUEST)).await?;
             if bytes.is_empty() {
                 break;
             }
             rest = rest.saturating_sub(bytes.len() as u64);
-            directory.read(&self.evidence, &bytes);
+            directory.read(&self.completeness, &bytes);
         }
-        self.evidence
+        self.completeness
             .add_directory((at / SECTOR).saturating_add(1), &directory)
             .map_err(|error| error.at(at).hint("give a path or a URL"))
     }
@@ -442,7 +443,7 @@ impl VmdkStream {
         let end = start.saturating_add(MOST_BEHIND);
         while self.feed.position() < end {
             let at = self.feed.position();
-            let bytes = self.feed.take(MOST).await?;
+            let bytes = self.feed.take(MAX_REQUEST).await?;
             if let Some(place) = bytes.iter().position(|byte| *byte != 0) {
                 return Err(after_the_end().at(at.saturating_add(place as u64)));
             }
@@ -455,35 +456,35 @@ impl VmdkStream {
     }
 
     /// The stream has ended: checks that all of it came, and that its tables name nothing else. `at` is where its last
-    /// evidence ends.
+    /// completeness ends.
     fn end(&mut self, at: u64) -> Result<()> {
         if let Some(front) = self.front.first() {
             return self.end_by_front(front.named, at);
         }
-        let footer = self.feed.tail.footer(&self.header, self.geometry.virtual_bytes)?;
+        let footer = self.feed.tail.footer(&self.header, self.info.virtual_bytes)?;
         let Some(footer) = footer else {
             // It is read by its markers from a file too, with the same warning.
-            self.evidence.check(at)?;
+            self.completeness.check(at)?;
             self.warnings.add(footer::recovered_by_scan());
             return Ok(());
         };
         footer.warn(&self.warnings);
-        if self.geometry.virtual_bytes == 0 {
+        if self.info.virtual_bytes == 0 {
             return Ok(());
         }
-        if !self.evidence.has_directory() {
-            return Err(self.evidence.no_directory(at));
+        if !self.completeness.has_directory() {
+            return Err(self.completeness.no_directory(at));
         }
-        let came = self.evidence.came();
+        let came = self.completeness.came();
         for directory in std::iter::once(footer.directory).chain(footer.redundant) {
-            self.compare(came, self.evidence.named_by(directory.0), at)?;
+            self.compare(came, self.completeness.named_by(directory.0), at)?;
         }
         Ok(())
     }
 
     /// Checks that the tables in front name what came; `named` is what the first of them name.
-    fn end_by_front(&self, named: Named, at: u64) -> Result<()> {
-        let came = self.evidence.came();
+    fn end_by_front(&self, named: GrainDigest, at: u64) -> Result<()> {
+        let came = self.completeness.came();
         // Tables that are all zeros, and nothing but zeros behind them, are what a lost download looks like.
         if came.count == 0 && self.feed.position() > first_marker(&self.header) {
             return Err(Error::truncated(
@@ -496,7 +497,7 @@ impl VmdkStream {
     }
 
     /// Compares the grains that came with those that are named by tables that came.
-    fn compare(&self, came: Named, named: Option<Named>, at: u64) -> Result<()> {
+    fn compare(&self, came: GrainDigest, named: Option<GrainDigest>, at: u64) -> Result<()> {
         let seen = came.count;
         let replaced = |what: String| {
             Err(Error::unsupported(what)
@@ -505,11 +506,11 @@ impl VmdkStream {
         };
         match named {
             Some(named) if named == came => Ok(()),
-            Some(Named { count, .. }) if count > seen => Err(Error::truncated(format!(
+            Some(GrainDigest { count, .. }) if count > seen => Err(Error::truncated(format!(
                 "the stream ends after {seen} grains and its tables name {count}"
             ))
             .at(at)),
-            Some(Named { count, .. }) if count < seen => replaced(format!(
+            Some(GrainDigest { count, .. }) if count < seen => replaced(format!(
                 "the stream has {seen} grains and its tables name {count}: some have been replaced"
             )),
             _ => replaced(format!(
@@ -521,7 +522,7 @@ impl VmdkStream {
 
 impl ImageStream for VmdkStream {
     fn info(&self) -> &ImageInfo {
-        &self.geometry
+        &self.info
     }
 
     fn virtual_bytes_known(&self) -> bool {

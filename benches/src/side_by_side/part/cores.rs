@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use diskferry_core::internal::{BLOCK, hash_block, is_zero};
 use diskferry_core::{Disk, Extent, ExtentKind, FileSource, GuestOffset, GuestRange, Stored, Tally};
-use diskferry_formats::{Declared, Format, codec};
+use diskferry_formats::{Declared, Format, internal as codec};
 
 use super::Compress;
 use crate::failure::{Failure, Result};

@@ -6,8 +6,7 @@ use diskferry_core::internal::printable;
 use diskferry_core::{
     Conversion, Depth, Error, ErrorKind, Input, Preallocation, Report, Resources, Result, measure_at,
 };
-use diskferry_formats as formats;
-use diskferry_formats::TargetOptions;
+use diskferry_formats::{self as formats, Format, TargetOptions};
 
 use crate::args::{Convert, TargetOption};
 use crate::context::Context;
@@ -33,9 +32,9 @@ pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
         can_go_on(src, &dst)?;
     }
     let format = args.target.to.unwrap_or_else(|| dst.format());
-    let (options, preallocation) = target_options(&args.target.options)?;
-    // What cannot be written there is refused before anything is opened.
-    formats::layout(format, &options, dst.order())?;
+    let (options, preallocation) = target_options(format, &args.target.options)?;
+    // A target that cannot be written there is refused before anything is opened.
+    formats::layout(&options, dst.order())?;
     let writing = Writing { force: args.force, sync: !args.no_sync, resume: args.resume, preallocation };
     let opener = Opener::new(ctx, &args.source);
     ctx.guard(dst.admit(&opener, writing)).await?;
@@ -48,7 +47,7 @@ pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
         known.verdict.enforce()?;
     }
     let sink = ctx.guard(dst.sink(&opener, writing)).await?;
-    let target = formats::create(format, sink, &options)?;
+    let target = formats::create(options, sink)?;
     let conversion = Conversion::new(input, target)
         .limits(args.limits.limits())
         .resources(ctx.resources()?)
@@ -98,8 +97,11 @@ async fn open(
 }
 
 /// The options of the format, and that of the destination.
-pub(crate) fn target_options(given: &[TargetOption]) -> Result<(TargetOptions, Option<Preallocation>)> {
-    let mut options = TargetOptions::default();
+pub(crate) fn target_options(
+    format: Format,
+    given: &[TargetOption],
+) -> Result<(TargetOptions, Option<Preallocation>)> {
+    let mut pairs = Vec::new();
     let mut preallocation = None;
     for option in given {
         match option {
@@ -113,11 +115,11 @@ pub(crate) fn target_options(given: &[TargetOption]) -> Result<(TargetOptions, O
                     }
                 });
             }
-            TargetOption::Pair(key, value) => options.pairs.push((key.clone(), value.clone())),
+            TargetOption::Pair(key, value) => pairs.push((key.as_str(), value.as_str())),
             TargetOption::Help => {}
         }
     }
-    Ok((options, preallocation))
+    Ok((TargetOptions::from_pairs(format, pairs)?, preallocation))
 }
 
 /// What `-o help` prints.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use diskferry_core::internal::HumanBytes;
 use diskferry_core::{Conversion, Depth, Disk, Error, ErrorKind, Limits, Report, Result, measure_at};
 use diskferry_corpus::{Sample, sample};
-use diskferry_formats::{self as formats, Declared, Format, TargetOptions, partition};
+use diskferry_formats::{self as formats, Declared, Qcow2Compression, Qcow2Options};
 use diskferry_s3io::server::{Server, ServerOptions, Shape};
 use diskferry_s3io::{Client, ClientOptions, S3Gate, S3Sink, S3Source};
 
@@ -141,7 +141,7 @@ impl Demo<'_> {
         self.ctx.guard(known).await?.verdict.enforce()?;
         let afterwards = if limits.capacity.is_some() { Afterwards::Gone } else { Afterwards::Stays };
         let sink = self.ctx.guard(S3Sink::create(client, &target(sample))).await?;
-        let target = formats::create(Format::Qcow2, Box::new(sink), &compressed())?;
+        let target = formats::create(compressed(), sink)?;
         let conversion = Conversion::new(disk, target)
             .limits(limits)
             .resources(resources)
@@ -216,15 +216,15 @@ fn target(sample: &Sample) -> String {
 }
 
 /// The library keeps its images compressed.
-fn compressed() -> TargetOptions {
-    TargetOptions { pairs: vec![("compression".to_owned(), "zstd".to_owned())] }
+fn compressed() -> Qcow2Options {
+    Qcow2Options::default().compression(Qcow2Compression::Zstd)
 }
 
 /// What `diskferry info` says of an image that is small as an object and large as a disk.
 async fn describe(client: &Client) -> Result<String> {
     let sample = sample(REFUSED.0);
     let disk = open(client, sample).await?;
-    let layout = partition::inspect(&disk).await?;
+    let layout = formats::inspect_disk(&disk).await?;
     let strip = info::strip(&disk).await;
     Ok(format!("\n$ diskferry info {}\n{}", url(sample), info::text(&disk, &layout, &strip)))
 }

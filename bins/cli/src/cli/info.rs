@@ -3,7 +3,7 @@
 use diskferry::json::{self, Info};
 use diskferry_core::internal::HumanBytes;
 use diskferry_core::{Disk, Error, Result, occupancy};
-use diskferry_formats::partition::{self, Layout, Table};
+use diskferry_formats::{DiskContents, PartitionTable, inspect_disk};
 
 use crate::args::OneSource;
 use crate::context::Context;
@@ -19,7 +19,7 @@ const STRIP_TABLES: u64 = 64 << 20;
 
 pub(crate) async fn run(ctx: &Context, args: &OneSource) -> Result<Answer> {
     let disk = Opener::new(ctx, &args.source).disk(&args.src, args.source.from).await?;
-    let layout = ctx.guard(partition::inspect(&disk)).await?;
+    let layout = ctx.guard(inspect_disk(&disk)).await?;
     layout.warnings.iter().for_each(|warning| disk.warnings().add(warning.clone()));
     if ctx.common.json {
         output::print_json(&Info::new(&disk, &layout)).await?;
@@ -56,7 +56,7 @@ pub(crate) async fn strip(disk: &Disk) -> String {
 }
 
 /// What `info` says to a person.
-pub(crate) fn text(disk: &Disk, layout: &Layout, strip: &str) -> String {
+pub(crate) fn text(disk: &Disk, layout: &DiskContents, strip: &str) -> String {
     let geometry = disk.info();
     let source = json::Source::from(disk);
     let mut facts = Facts::under(&source.url);
@@ -95,12 +95,12 @@ pub(crate) fn text(disk: &Disk, layout: &Layout, strip: &str) -> String {
     facts.done()
 }
 
-fn partitions(facts: &mut Facts, layout: &Layout) {
+fn partitions(facts: &mut Facts, layout: &DiskContents) {
     let name = match layout.table {
         None => "unknown: the disk is not read",
-        Some(Table::Absent) => "no partition table",
-        Some(Table::Mbr) => "MBR",
-        Some(Table::Gpt) => "GPT",
+        Some(PartitionTable::Absent) => "no partition table",
+        Some(PartitionTable::Mbr) => "MBR",
+        Some(PartitionTable::Gpt) => "GPT",
     };
     let whole = layout.filesystem.map(|found| format!(", {} on the whole disk", found.name()));
     let mut value = format!("{name}{}", whole.unwrap_or_default());

@@ -26,8 +26,9 @@ pub(crate) async fn run(ctx: &Context, args: &Measure) -> Result<Answer> {
     let Some(src) = &args.src else {
         return Err(Error::new(ErrorKind::Usage, "SRC is needed").hint("diskferry measure SRC"));
     };
-    let (options, _) = convert::target_options(&args.target.options)?;
-    let layout = formats::layout(args.target.to.unwrap_or(Format::Raw), &options, WriteOrder::Any)?;
+    let format = args.target.to.unwrap_or(Format::Raw);
+    let (options, _) = convert::target_options(format, &args.target.options)?;
+    let layout = formats::layout(&options, WriteOrder::Any)?;
     let disk = Opener::new(ctx, &args.source).disk(src, args.source.from).await?;
     let limits = args.limits.limits();
     let measured = match (args.quick, args.scan) {

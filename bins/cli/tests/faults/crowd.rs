@@ -66,8 +66,7 @@ async fn all(endpoint: &str, (access, secret): (String, String), dir: &Path, exp
         };
         let source: Arc<dyn Source> = Arc::new(S3Source::open(&client, &image.url()).await?);
         let disk = open(source, Declared::Format(image.format)).await?;
-        let options = options.iter().map(|(key, value)| ((*key).into(), (*value).into()));
-        let target = create(format, sink, &TargetOptions { pairs: options.collect() })?;
+        let target = create(TargetOptions::from_pairs(format, options.iter().copied())?, sink)?;
         let limits = Limits::default().image(ImageLimit::None);
         Conversion::new(disk, target).limits(limits).resources(shared.clone()).run().await
     };

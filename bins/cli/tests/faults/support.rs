@@ -12,7 +12,7 @@ use diskferry_core::{
     Resources, Result, Sink, Source,
 };
 use diskferry_corpus::oracle::{fsverity_digest, make};
-use diskferry_formats::{Declared, Format, TargetOptions, create, open};
+use diskferry_formats::{Declared, Format, create, open};
 use diskferry_s3io::server::{Request, Server, ServerOptions};
 use diskferry_s3io::{Client, ClientOptions, S3Sink, S3SinkOptions, S3Source};
 
@@ -149,7 +149,7 @@ impl Bench {
     ) -> Result<Conversion> {
         let source: Arc<dyn Source> = Arc::new(S3Source::open(&self.client, &image.url()).await?);
         let disk = open(source, Declared::Format(image.format)).await?;
-        let target = create(to, sink, &TargetOptions::default())?;
+        let target = create(to, sink)?;
         let limits = Limits::default().image(ImageLimit::None);
         Ok(Conversion::new(disk, target).limits(limits).resources(resources(MEMORY)))
     }

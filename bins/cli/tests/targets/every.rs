@@ -58,7 +58,7 @@ impl Every<'_> {
     ) -> diskferry_core::Result<Written> {
         let disk = open_file(&self.case.image, self.case.format).await;
         let name = format!("{}-{}-{place:?}", self.case.name, kind.name);
-        let target = (kind.format, &kind.options(more));
+        let target = &kind.options(more);
         self.bench.convert(disk, target, (place, &name), &self.bench.resources).await
     }
 

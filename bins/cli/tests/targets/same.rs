@@ -58,7 +58,7 @@ async fn always_the_same(bench: &Bench, key: &str, format: &str) {
                 let disk = stored(bench, key, format).await;
                 let options = kind.options(&[]);
                 let resources = resources(mib * MIB, threads, Some(connections));
-                let written = bench.convert(disk, (kind.format, &options), (place, &name), &resources).await;
+                let written = bench.convert(disk, &options, (place, &name), &resources).await;
                 let written = written.unwrap_or_else(|error| panic!("{what}: {error:?}"));
                 assert!(written.report.stats.peak_budget_bytes <= mib * MIB, "{what}");
                 match &first {

@@ -145,7 +145,7 @@ async fn two_gibibytes_go_from_s3_to_s3_in_64_mib_with_parts_side_by_side() {
     let kind = Kind::named("vmdk-sparse");
     let options = kind.options(&[]);
     let resources = resources(MEMORY, 2, None);
-    let written = stores.bench.convert(disk, (kind.format, &options), (Place::S3, "copy.vmdk"), &resources);
+    let written = stores.bench.convert(disk, &options, (Place::S3, "copy.vmdk"), &resources);
     let report = written.await.unwrap().report;
     assert_eq!(report.digest.unwrap().to_string(), stores.digest);
     assert!(report.stats.peak_budget_bytes <= MEMORY, "{} bytes", report.stats.peak_budget_bytes);

@@ -87,8 +87,7 @@ impl Kind {
 
     /// Its options and these.
     pub(crate) fn options(&self, more: &[(&str, &str)]) -> TargetOptions {
-        let pairs = self.options.iter().chain(more);
-        TargetOptions { pairs: pairs.map(|(key, value)| ((*key).into(), (*value).into())).collect() }
+        TargetOptions::from_pairs(self.format, self.options.iter().chain(more).copied()).unwrap()
     }
 }
 
@@ -134,12 +133,12 @@ impl Bench {
     pub(crate) async fn convert(
         &self,
         disk: impl Into<Arc<Disk>>,
-        (format, options): (Format, &TargetOptions),
+        options: &TargetOptions,
         (place, name): (Place, &str),
         resources: &Resources,
     ) -> Result<Written> {
         let run = async |sink: Box<dyn Sink>| {
-            let target = create(format, sink, options)?;
+            let target = create(options.clone(), sink)?;
             let conversion = Conversion::new(disk.into(), target).limits(unlimited());
             conversion.resources(resources.clone()).run().await
         };

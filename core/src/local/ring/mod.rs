@@ -31,7 +31,7 @@ use rustix::event::EventfdFlags;
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
-use crate::local::file_io::Moved;
+use crate::local::moved::Moved;
 use crate::memory::Buffer;
 
 /// The ring of this process; none if the kernel gives none. Starts it if need be, which waits for the kernel for a moment.

@@ -14,7 +14,7 @@ use io_uring::{IoUring, Probe, opcode, types};
 use rustix::io::Errno;
 
 use super::{Request, Shared, What};
-use crate::local::file_io::Moved;
+use crate::local::moved::Moved;
 use crate::local::gather::Gather;
 
 /// The most requests that the kernel has at once; the others wait. Sources and sinks ask for a handful each.

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use diskferry_core::internal::Recording;
 use proptest::prelude::*;
 
-use super::super::{Table, mbr, signature};
 use super::*;
+use crate::partition::{PartitionTable, mbr, signature};
 
 fn entry(kind: u8, start: u32, sectors: u32) -> [u8; 16] {
     let mut entry = [0; 16];
@@ -57,7 +57,7 @@ fn a_chain_without_end_is_left_after_a_while() {
     }
     let recording = Arc::new(Recording::new(source(disk)));
     let disk = raw(Arc::clone(&recording) as Arc<dyn Source>);
-    let layout = block_on(inspect(&disk)).unwrap();
+    let layout = block_on(inspect_disk(&disk)).unwrap();
     assert_eq!(layout.partitions.len(), 1 + mbr::MOST_LOGICAL);
     assert!(message(&layout, "partition_table_damaged").contains("more than 128 extended boot records"));
     assert!(recording.reads().len() < 300);
@@ -116,7 +116,10 @@ fn boot_code_that_ends_like_an_mbr_is_no_table() {
     let mut disk = vec![0; 1 << 20];
     put_record(&mut disk, 0, &[[0x4e; 16]]);
     let layout = inspect_bytes(disk);
-    assert_eq!((layout.table, codes(&layout)), (Some(Table::Absent), vec!["partition_table_damaged"]));
+    assert_eq!(
+        (layout.table, codes(&layout)),
+        (Some(PartitionTable::Absent), vec!["partition_table_damaged"])
+    );
 }
 
 /// Seals the header in sector 1, and its entries where they lie in the disk.
@@ -158,7 +161,7 @@ fn gpt(count: u32, first: u64, last: u64) -> Vec<u8> {
 fn a_gpt_of_very_many_partitions_costs_few_reads() {
     let recording = Arc::new(Recording::new(source(gpt(8192, 3000, 3001))));
     let disk = raw(Arc::clone(&recording) as Arc<dyn Source>);
-    let layout = block_on(inspect(&disk)).unwrap();
+    let layout = block_on(inspect_disk(&disk)).unwrap();
     assert_eq!(layout.partitions.len(), 8192);
     assert!(recording.reads().len() <= 140, "{}", recording.reads().len());
     assert!(message(&layout, "partitions_overlap").ends_with("; and 8183 more"));

@@ -3,8 +3,8 @@
 use diskferry_core::internal::{Failing, Recording};
 use diskferry_core::{ErrorKind, GuestOffset, GuestRange, ImageInfo, Refusal, Warnings};
 
-use super::super::{FileSystem, Table, looks_like_disk, signature};
 use super::*;
+use crate::partition::{FileSystem, PartitionTable, looks_like_disk, signature};
 
 const MIB: u64 = 1 << 20;
 
@@ -74,7 +74,7 @@ fn every_file_system_is_recognised_as_blkid_does() {
         assert_eq!(found, Some(expected), "{tool} {arguments:?}");
         let blkid = run("blkid", &["-p", "-o", "value", "-s", "TYPE", image.name()], "");
         assert_eq!(blkid.trim(), blkid_name(expected), "{tool} {arguments:?}");
-        let layout = image.inspect();
+        let layout = image.inspect_disk();
         assert_eq!((layout.table_name(), layout.filesystem), (Some("none"), Some(expected)), "{tool}");
         assert!(looks_like_disk(&bytes[..bytes.len().min(128 << 10)]), "{tool}");
         let expected_codes: &[&str] = match expected {
@@ -112,7 +112,7 @@ fn members_of_lvm_and_raid_are_recognised_as_blkid_does() {
         let image = Image::new(8 * MIB);
         image.write(at, bytes);
         let blkid = run("blkid", &["-p", "-o", "value", "-s", "TYPE", image.name()], "");
-        assert_eq!((blkid.trim(), image.inspect().filesystem), (theirs, Some(expected)));
+        assert_eq!((blkid.trim(), image.inspect_disk().filesystem), (theirs, Some(expected)));
     }
 }
 
@@ -139,8 +139,11 @@ fn an_mbr_with_logical_partitions_is_read_as_fdisk_reads_it() {
     image.write(657_408 * 512, &swap());
     image.write(673_792 * 512, &formatted(8, "mkfs.ntfs", &["-q", "-F", "-f", "FILE"]));
     image.write(692_224 * 512, &ext4());
-    let layout = image.inspect();
-    assert_eq!((layout.table, layout.sector_bytes, layout.filesystem), (Some(Table::Mbr), Some(512), None));
+    let layout = image.inspect_disk();
+    assert_eq!(
+        (layout.table, layout.sector_bytes, layout.filesystem),
+        (Some(PartitionTable::Mbr), Some(512), None)
+    );
     let theirs = image.fdisk(512);
     assert_eq!(theirs.len(), 7);
     assert_eq!(as_fdisk(&layout), theirs);
@@ -156,7 +159,7 @@ fn what_the_service_does_not_list_is_named() {
     image.write(673_792 * 512, b"something of its own");
     image.write(710_656 * 512 + 512, b"LABELONE\x01\0\0\0\0\0\0\0\0\0\0\0\x20\0\0\0LVM2 001");
     image.write(729_088 * 512, &fat());
-    let layout = image.inspect();
+    let layout = image.inspect_disk();
     assert_eq!(filesystems(&layout), ["btrfs", "-", "-", "-", "-", "lvm2", "fat32"]);
     assert_eq!(codes(&layout), ["filesystem_unlisted"]);
     assert_eq!(
@@ -181,8 +184,8 @@ fn gpt() -> Image {
 #[test]
 fn a_gpt_is_read_as_fdisk_reads_it() {
     let image = gpt();
-    let layout = image.inspect();
-    assert_eq!((layout.table, layout.sector_bytes), (Some(Table::Gpt), Some(512)));
+    let layout = image.inspect_disk();
+    assert_eq!((layout.table, layout.sector_bytes), (Some(PartitionTable::Gpt), Some(512)));
     assert_eq!(as_fdisk(&layout), image.fdisk(512));
     assert_eq!(filesystems(&layout), ["fat32", "-", "ext4"]);
     assert_eq!(layout.partitions[2].index, 5);
@@ -196,8 +199,8 @@ fn sectors_of_4096_bytes_show_in_a_gpt() {
     let image = Image::new(64 * MIB);
     image.partition(4096, "label: gpt\nstart=256, size=2048\nstart=2304\n");
     image.write(256 * 4096, &ext4());
-    let layout = image.inspect();
-    assert_eq!((layout.table, layout.sector_bytes), (Some(Table::Gpt), Some(4096)));
+    let layout = image.inspect_disk();
+    assert_eq!((layout.table, layout.sector_bytes), (Some(PartitionTable::Gpt), Some(4096)));
     assert_eq!(as_fdisk(&layout), image.fdisk(4096));
     assert_eq!(filesystems(&layout), ["ext4", "-"]);
     assert_eq!(codes(&layout), ["partition_table_gpt"]);
@@ -209,10 +212,10 @@ fn sectors_of_4096_bytes_show_in_an_mbr_by_what_lies_there() {
     let script =
         "label: dos\nstart=256, size=4096, type=83\nstart=8192, type=5\nstart=8448, size=2048, type=83\n";
     image.partition(4096, script);
-    assert_eq!(image.inspect().sector_bytes, Some(512), "nothing tells yet");
+    assert_eq!(image.inspect_disk().sector_bytes, Some(512), "nothing tells yet");
     image.write(8448 * 4096, &ext4());
-    let layout = image.inspect();
-    assert_eq!((layout.table, layout.sector_bytes), (Some(Table::Mbr), Some(4096)));
+    let layout = image.inspect_disk();
+    assert_eq!((layout.table, layout.sector_bytes), (Some(PartitionTable::Mbr), Some(4096)));
     assert_eq!(as_fdisk(&layout), image.fdisk(4096));
     assert_eq!(filesystems(&layout), ["-", "-", "ext4"]);
     assert_eq!(codes(&layout), [""; 0]);
@@ -220,12 +223,12 @@ fn sectors_of_4096_bytes_show_in_an_mbr_by_what_lies_there() {
 
 #[test]
 fn a_damaged_primary_gpt_is_replaced_by_its_backup() {
-    let whole = gpt().inspect();
+    let whole = gpt().inspect_disk();
     // Each is a place in the primary: its signature, its header, its entries.
     for at in [512, 512 + 40, 1024 + 5] {
         let image = gpt();
         image.write(at, &[0xa5]);
-        let layout = image.inspect();
+        let layout = image.inspect_disk();
         assert_eq!(as_fdisk(&layout), as_fdisk(&whole), "byte {at}");
         assert_eq!(codes(&layout), ["partition_table_damaged", "partition_table_gpt"], "byte {at}");
         assert!(message(&layout, "partition_table_damaged").contains("its backup in sector 163839 is taken"));
@@ -236,11 +239,13 @@ fn a_damaged_primary_gpt_is_replaced_by_its_backup() {
 fn a_damaged_backup_gpt_is_a_warning() {
     let image = gpt();
     image.write(80 * MIB - 512 + 20, &[0xa5]);
-    let layout = image.inspect();
-    assert_eq!(layout.partitions, gpt().inspect().partitions);
+    let layout = image.inspect_disk();
+    assert_eq!(layout.partitions, gpt().inspect_disk().partitions);
     assert_eq!(codes(&layout), ["partition_table_damaged", "partition_table_gpt"]);
     image.write(80 * MIB - 512, &[0]);
-    assert!(message(&image.inspect(), "partition_table_damaged").contains("no backup GPT in sector 163839"));
+    assert!(
+        message(&image.inspect_disk(), "partition_table_damaged").contains("no backup GPT in sector 163839")
+    );
 }
 
 #[test]
@@ -248,7 +253,7 @@ fn a_gpt_without_a_sound_copy_has_no_partitions() {
     let image = gpt();
     image.write(512, &[0; 512]);
     image.write(80 * MIB - 512, &[0; 512]);
-    let layout = image.inspect();
+    let layout = image.inspect_disk();
     assert_eq!((layout.table_name(), layout.partitions.len()), (Some("gpt"), 0));
     assert_eq!(codes(&layout), ["partition_table_damaged", "partition_table_gpt"]);
 }
@@ -257,7 +262,7 @@ fn a_gpt_without_a_sound_copy_has_no_partitions() {
 fn a_gpt_without_protective_mbr_is_read_with_a_warning() {
     let image = gpt();
     image.write(0, &[0; 512]);
-    let layout = image.inspect();
+    let layout = image.inspect_disk();
     assert_eq!((layout.table_name(), layout.partitions.len()), (Some("gpt"), 3));
     assert!(message(&layout, "partition_table_damaged").contains("no protective MBR"));
 }
@@ -266,7 +271,7 @@ fn a_gpt_without_protective_mbr_is_read_with_a_warning() {
 fn a_hybrid_mbr_leaves_the_gpt_in_charge() {
     let image = gpt();
     run("sgdisk", &["-h", "5", image.name()], "");
-    let layout = image.inspect();
+    let layout = image.inspect_disk();
     assert_eq!((layout.table_name(), layout.partitions.len()), (Some("gpt"), 3));
     assert_eq!(codes(&layout), ["partition_table_hybrid", "partition_table_gpt"]);
 }
@@ -276,33 +281,33 @@ fn an_mbr_over_a_gpt_that_was_left_behind_is_in_charge() {
     let image = gpt();
     let sector = dos().bytes()[..512].to_vec();
     image.write(0, &sector);
-    assert_eq!(image.inspect().table_name(), Some("mbr"));
+    assert_eq!(image.inspect_disk().table_name(), Some("mbr"));
 }
 
 #[test]
 fn a_truncated_disk_shows_by_its_table() {
     let image = dos();
     image.cut(340 * MIB);
-    let layout = image.inspect();
+    let layout = image.inspect_disk();
     assert_eq!(codes(&layout), ["partition_beyond_end"], "{:?}", layout.warnings);
     let expected = "partition 4 ends at byte 536870912 and the disk at 356515840";
     assert!(message(&layout, "partition_beyond_end").contains(expected), "{:?}", layout.warnings);
     let image = gpt();
     image.cut(60 * MIB);
-    let layout = image.inspect();
+    let layout = image.inspect_disk();
     assert_eq!(codes(&layout), ["partition_beyond_end", "partition_table_gpt"]);
     assert!(message(&layout, "partition_beyond_end").starts_with("the GPT ends at byte 83886080"));
     assert!(message(&layout, "partition_beyond_end").contains("partition 5 ends at byte"));
     let image = gpt();
     image.cut(80 * MIB - 512);
-    assert!(codes(&image.inspect()).contains(&"partition_beyond_end"), "one sector is enough");
+    assert!(codes(&image.inspect_disk()).contains(&"partition_beyond_end"), "one sector is enough");
 }
 
 #[test]
 fn a_larger_disk_than_its_gpt_is_no_truncated_one() {
     let image = gpt();
     image.cut(200 * MIB);
-    assert_eq!(codes(&image.inspect()), ["partition_table_gpt"]);
+    assert_eq!(codes(&image.inspect_disk()), ["partition_table_gpt"]);
 }
 
 #[test]
@@ -313,7 +318,7 @@ fn an_empty_disk_has_nothing_to_warn_of() {
     }
     let image = Image::new(MIB);
     image.partition(512, "label: dos\n");
-    let layout = image.inspect();
+    let layout = image.inspect_disk();
     assert_eq!((layout.table_name(), layout.partitions.len(), layout.warnings.len()), (Some("mbr"), 0, 0));
     assert!(looks_like_disk(&image.bytes()));
     assert!(!looks_like_disk(&[0; 4096]));
@@ -323,9 +328,9 @@ fn an_empty_disk_has_nothing_to_warn_of() {
 fn an_extended_partition_that_was_never_used_is_no_damage() {
     let image = Image::new(8 * MIB);
     image.partition(512, "label: dos\nstart=2048, type=5\n");
-    assert_eq!(codes(&image.inspect()), [""; 0]);
+    assert_eq!(codes(&image.inspect_disk()), [""; 0]);
     image.write(MIB, &[0; 512]);
-    assert_eq!(codes(&image.inspect()), [""; 0]);
+    assert_eq!(codes(&image.inspect_disk()), [""; 0]);
 }
 
 #[test]
@@ -335,7 +340,7 @@ fn round_trips_are_few_and_a_head_that_is_kept_costs_none() {
     let recording = Arc::new(Recording::new(source(image.bytes())));
     let disk = raw(Arc::clone(&recording) as Arc<dyn Source>);
     let opened = recording.reads().len();
-    let layout = block_on(inspect(&disk)).unwrap();
+    let layout = block_on(inspect_disk(&disk)).unwrap();
     assert_eq!(filesystems(&layout)[0], "xfs");
     let reads = recording.reads().split_off(opened);
     let first = GuestRange::new(GuestOffset::new(MIB), signature::FIRST_BYTES).unwrap();
@@ -353,7 +358,7 @@ fn boot_code_that_looks_like_a_protective_entry_is_no_gpt() {
     let image = format_image(40, "mkfs.vfat", &["-F", "32", "FILE"]);
     image.write(446 + 4, &[0xee]);
     image.write(510, &[0x55, 0xaa]);
-    let layout = image.inspect();
+    let layout = image.inspect_disk();
     assert_eq!((layout.table_name(), layout.filesystem), (Some("none"), Some(FileSystem::Fat32)));
 }
 
@@ -363,7 +368,7 @@ fn marks_far_from_the_start_of_a_partition_are_found() {
     image.write(2048 * 512, &formatted(128, "mkfs.btrfs", &["-q", "FILE"]));
     image.write(657_408 * 512, &formatted(8, "mkswap", &["-q", "-p", "65536", "FILE"]));
     image.write(673_792 * 512, &formatted(1, "genisoimage", &["-quiet", "-o", "FILE", "SEED"]));
-    assert_eq!(filesystems(&image.inspect()), ["btrfs", "swap", "iso9660", "-", "-", "-", "-"]);
+    assert_eq!(filesystems(&image.inspect_disk()), ["btrfs", "swap", "iso9660", "-", "-", "-", "-"]);
 }
 
 #[test]
@@ -372,8 +377,8 @@ fn a_disk_that_is_refused_is_not_read() {
     let geometry = ImageInfo::default().virtual_bytes(80 * MIB);
     let refusals = vec![Refusal::new(ErrorKind::EncryptedRefused, "the image is encrypted")];
     let files: Vec<Arc<dyn Source>> = vec![Arc::clone(&recording) as _];
-    let layout = block_on(inspect(&Disk::refused(geometry, files, Warnings::new(), refusals))).unwrap();
-    assert_eq!(layout, Layout::default());
+    let layout = block_on(inspect_disk(&Disk::refused(geometry, files, Warnings::new(), refusals))).unwrap();
+    assert_eq!(layout, DiskContents::default());
     assert_eq!((layout.table_name(), recording.reads().len()), (None, 0));
 }
 
@@ -383,6 +388,6 @@ fn a_source_that_fails_is_an_error() {
         let error = diskferry_core::Error::new(ErrorKind::SourceChanged, "it changed");
         (number >= 2).then_some(error)
     });
-    let error = block_on(inspect(&raw(Arc::new(failing)))).unwrap_err();
+    let error = block_on(inspect_disk(&raw(Arc::new(failing)))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceChanged);
 }

@@ -12,7 +12,7 @@ use diskferry_core::{Disk, MemorySource, Source};
 use diskferry_corpus::oracle::tool_fed as run;
 use tempfile::TempDir;
 
-use super::{Layout, inspect};
+use super::{DiskContents, inspect_disk};
 use crate::{Declared, Format, open};
 
 fn block_on<T>(future: impl Future<Output = T> + Send) -> T {
@@ -65,7 +65,7 @@ impl Image {
         }
     }
 
-    fn inspect(&self) -> Layout {
+    fn inspect_disk(&self) -> DiskContents {
         inspect_bytes(self.bytes())
     }
 
@@ -106,7 +106,7 @@ impl Image {
 }
 
 /// The same of what we read.
-fn as_fdisk(layout: &Layout) -> Vec<(u32, u64, u64, String, bool)> {
+fn as_fdisk(layout: &DiskContents) -> Vec<(u32, u64, u64, String, bool)> {
     let kind = |code: String| {
         code.strip_prefix("0x").map_or(code.clone(), |kind| kind.trim_start_matches('0').to_owned())
     };
@@ -122,20 +122,20 @@ fn raw(source: Arc<dyn Source>) -> Disk {
     block_on(open(source, Declared::Format(Format::Raw))).unwrap()
 }
 
-fn inspect_bytes(bytes: Vec<u8>) -> Layout {
-    block_on(inspect(&raw(source(bytes)))).unwrap()
+fn inspect_bytes(bytes: Vec<u8>) -> DiskContents {
+    block_on(inspect_disk(&raw(source(bytes)))).unwrap()
 }
 
-fn codes(layout: &Layout) -> Vec<&'static str> {
+fn codes(layout: &DiskContents) -> Vec<&'static str> {
     layout.warnings.iter().map(|warning| warning.code).collect()
 }
 
-fn message<'a>(layout: &'a Layout, code: &str) -> &'a str {
+fn message<'a>(layout: &'a DiskContents, code: &str) -> &'a str {
     let warning = layout.warnings.iter().find(|warning| warning.code == code);
     &warning.unwrap_or_else(|| panic!("no {code} in {layout:?}")).message
 }
 
-fn filesystems(layout: &Layout) -> Vec<&'static str> {
+fn filesystems(layout: &DiskContents) -> Vec<&'static str> {
     layout.partitions.iter().map(|p| p.filesystem.map_or("-", |filesystem| filesystem.name())).collect()
 }
 

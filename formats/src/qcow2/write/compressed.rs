@@ -13,7 +13,7 @@ use diskferry_core::{
 };
 
 use super::regions::{Regions, check_data, entries_of_table};
-use super::table::Run;
+use super::table::EntryRun;
 use crate::qcow2::entry;
 use crate::qcow2::grid::Grid;
 
@@ -212,7 +212,7 @@ impl Iterator for Units {
 fn counts(
     grid: Grid,
     units: impl Iterator<Item = (TargetOffset, u32)> + Send,
-) -> impl Iterator<Item = Run> + Send {
+) -> impl Iterator<Item = EntryRun> + Send {
     let cluster = grid.cluster_bytes();
     let mut touched = units
         .flat_map(move |(at, length)| {
@@ -228,7 +228,7 @@ fn counts(
         while touched.next_if_eq(&index).is_some() {
             value = value.saturating_add(1);
         }
-        Some(Run { index, count: 1, value, step: 0 })
+        Some(EntryRun { index, count: 1, value, step: 0 })
     })
 }
 

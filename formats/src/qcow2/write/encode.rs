@@ -19,8 +19,8 @@ pub(super) struct Compressor {
     pub(super) grid: Grid,
     pub(super) compression: Compression,
     pub(super) level: u32,
-    /// Whether streams of the source are stored unchanged.
-    pub(super) carry: bool,
+    /// True to store the streams of the source unchanged.
+    pub(super) passthrough: bool,
 }
 
 /// Compresses clusters of one size in one way.
@@ -76,7 +76,7 @@ impl Encoder for ClusterEncoder {
     }
 
     fn passthrough(&self) -> Option<diskferry_core::Compression> {
-        self.compressor.carry.then_some(match self.compressor.compression {
+        self.compressor.passthrough.then_some(match self.compressor.compression {
             Compression::Zlib => diskferry_core::Compression::Deflate,
             Compression::Zstd => diskferry_core::Compression::Zstd,
         })

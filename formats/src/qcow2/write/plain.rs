@@ -3,16 +3,16 @@
 use diskferry_core::{Result, Scanned, UnitMap, Write, Writes};
 
 use super::regions::{Regions, check_data, entries_of_table};
-use super::table::Run;
-use crate::placing::{Filling, Stored};
+use super::table::EntryRun;
 use crate::qcow2::entry;
 use crate::qcow2::grid::Grid;
+use crate::unit_placement::{AppendWriter, UnitPlacement};
 
 /// The clusters of an image as they are written.
 #[derive(Debug)]
 pub(super) struct Plain {
     grid: Grid,
-    clusters: Filling,
+    clusters: AppendWriter,
 }
 
 impl Plain {
@@ -21,13 +21,13 @@ impl Plain {
         let first = grid.cluster_bytes();
         let count = move |end: u64| end.saturating_sub(first).checked_div(first).unwrap_or_default();
         let check = Box::new(move |end| check_data(grid, count(end)));
-        Self { grid, clusters: Filling::found(first, b"", first, check) }
+        Self { grid, clusters: AppendWriter::found(first, b"", first, check) }
     }
 
     /// Clusters have their places.
     pub(super) fn placed(grid: Grid, units: UnitMap) -> Self {
         let first = grid.cluster_bytes();
-        Self { grid, clusters: Filling::known(Stored::new(first, b"", units)) }
+        Self { grid, clusters: AppendWriter::known(UnitPlacement::new(first, b"", units)) }
     }
 
     /// Takes guest bytes, in guest order.
@@ -57,7 +57,7 @@ impl Plain {
         let count = units.count();
         let first = entry::to_one(regions.data_range().start());
         let entries = (0..count).map(move |rank| first.saturating_add(rank.saturating_mul(cluster)));
-        let counts = Run { index: 1, count, value: 1, step: 0 };
+        let counts = EntryRun { index: 1, count, value: 1, step: 0 };
         let tables = regions.tables(units, entries, std::iter::once(counts))?;
         Ok(Box::new(rest.into_iter().chain(tables)))
     }

@@ -9,7 +9,7 @@
 
 use diskferry_core::{Error, ErrorKind, Result, TargetOffset, TargetRange, UnitMap, Write, Writes};
 
-use super::table::{Run, Table, Width};
+use super::table::{EntryRun, EntryTable, EntryWidth};
 use crate::qcow2::entry;
 use crate::qcow2::grid::Grid;
 use crate::qcow2::header::{Compression, MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES, NewHeader};
@@ -134,7 +134,7 @@ impl Regions {
         &self,
         units: UnitMap,
         entries: impl Iterator<Item = u64> + Send + 'static,
-        data_counts: impl Iterator<Item = Run> + Send + 'static,
+        data_counts: impl Iterator<Item = EntryRun> + Send + 'static,
     ) -> Result<Writes> {
         let entries_of_table = entries_of_table(self.grid);
         let cluster = self.grid.cluster_bytes();
@@ -146,20 +146,22 @@ impl Regions {
         if tables.count() != self.l2_tables {
             return Err(Error::internal(format!("{} L2 tables and not {}", tables.count(), self.l2_tables)));
         }
-        let l2 = Table::new(self.l2_range(), Width::Eight, l2_runs(units, entries_of_table, entries));
+        let l2 =
+            EntryTable::new(self.l2_range(), EntryWidth::Eight, l2_runs(units, entries_of_table, entries));
         let first_table = entry::to_one(self.l2_range().start());
         let l1 = follow_each_other(tables, first_table, cluster);
-        let l1 = Table::new(self.l1_range(), Width::Eight, l1);
+        let l1 = EntryTable::new(self.l1_range(), EntryWidth::Eight, l1);
         let blocks = self.refcount_blocks_range();
-        let header = Run { index: 0, count: 1, value: 1, step: 0 };
+        let header = EntryRun { index: 0, count: 1, value: 1, step: 0 };
         let behind = self.data.saturating_add(1);
         let all = self.bytes().checked_div(cluster).unwrap_or_default();
-        let metadata = Run { index: behind, count: all.saturating_sub(behind), value: 1, step: 0 };
+        let metadata = EntryRun { index: behind, count: all.saturating_sub(behind), value: 1, step: 0 };
         let counts = std::iter::once(header).chain(data_counts).chain([metadata]);
-        let counts = Table::new(blocks, Width::Two, counts);
+        let counts = EntryTable::new(blocks, EntryWidth::Two, counts);
         let to_blocks =
-            Run { index: 0, count: self.refcount_blocks, value: blocks.start().get(), step: cluster };
-        let to_blocks = Table::new(self.refcount_table_range(), Width::Eight, std::iter::once(to_blocks));
+            EntryRun { index: 0, count: self.refcount_blocks, value: blocks.start().get(), step: cluster };
+        let to_blocks =
+            EntryTable::new(self.refcount_table_range(), EntryWidth::Eight, std::iter::once(to_blocks));
         Ok(Box::new(l2.chain(l1).chain(counts).chain(to_blocks)))
     }
 }
@@ -179,11 +181,11 @@ fn l1_bytes(grid: Grid, virtual_bytes: u64) -> u64 {
 }
 
 /// Runs of numbers that go up by `step` from one to the next one that is there.
-fn follow_each_other(there: UnitMap, first: u64, step: u64) -> impl Iterator<Item = Run> + Send {
+fn follow_each_other(there: UnitMap, first: u64, step: u64) -> impl Iterator<Item = EntryRun> + Send {
     let mut value = first;
     there.into_runs().map(move |run| {
         let count = run.end.saturating_sub(run.start);
-        let this = Run { index: run.start, count, value, step };
+        let this = EntryRun { index: run.start, count, value, step };
         value = value.saturating_add(count.saturating_mul(step));
         this
     })
@@ -194,7 +196,7 @@ fn l2_runs(
     units: UnitMap,
     entries_of_table: u64,
     entries: impl Iterator<Item = u64> + Send,
-) -> impl Iterator<Item = Run> + Send {
+) -> impl Iterator<Item = EntryRun> + Send {
     let table_of = move |unit: u64| unit.checked_div(entries_of_table).unwrap_or_default();
     // Which table the last one there is, and which of those that are there it is.
     let mut last: Option<(u64, u64)> = None;
@@ -212,7 +214,7 @@ fn l2_runs(
         let first = place.saturating_mul(entries_of_table).saturating_add(skip);
         first..first.saturating_add(run.end.saturating_sub(run.start))
     });
-    indices.zip(entries).map(|(index, value)| Run { index, count: 1, value, step: 0 })
+    indices.zip(entries).map(|(index, value)| EntryRun { index, count: 1, value, step: 0 })
 }
 
 /// A disk of that size can be mapped.

@@ -12,7 +12,7 @@ const GAP: u64 = 64 << 10;
 
 /// Entries of a table that follow each other: `value`, `value` + `step`, …
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Run {
+pub(super) struct EntryRun {
     pub(super) index: u64,
     pub(super) count: u64,
     pub(super) value: u64,
@@ -21,14 +21,14 @@ pub(super) struct Run {
 
 /// Length of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Width {
+pub(super) enum EntryWidth {
     /// A reference count.
     Two,
     /// Everything else.
     Eight,
 }
 
-impl Width {
+impl EntryWidth {
     fn bytes(self) -> u64 {
         match self {
             Self::Two => 2,
@@ -45,18 +45,18 @@ impl Width {
 }
 
 /// The writes of a table, front to back: the runs in order of their indices, and zeros where there is none.
-pub(super) struct Table<I: Iterator<Item = Run>> {
+pub(super) struct EntryTable<I: Iterator<Item = EntryRun>> {
     start: TargetOffset,
-    width: Width,
+    width: EntryWidth,
     entries: u64,
     next: u64,
-    run: Option<Run>,
+    run: Option<EntryRun>,
     runs: Fuse<I>,
 }
 
-impl<I: Iterator<Item = Run>> Table<I> {
+impl<I: Iterator<Item = EntryRun>> EntryTable<I> {
     /// A table over all of `place`. Runs do not overlap.
-    pub(super) fn new(place: TargetRange, width: Width, runs: I) -> Self {
+    pub(super) fn new(place: TargetRange, width: EntryWidth, runs: I) -> Self {
         let entries = place.len().checked_div(width.bytes()).unwrap_or_default();
         Self { start: place.start(), width, entries, next: 0, run: None, runs: runs.fuse() }
     }
@@ -75,7 +75,7 @@ impl<I: Iterator<Item = Run>> Table<I> {
     }
 }
 
-impl<I: Iterator<Item = Run>> Iterator for Table<I> {
+impl<I: Iterator<Item = EntryRun>> Iterator for EntryTable<I> {
     type Item = Write;
 
     fn next(&mut self) -> Option<Write> {
@@ -114,10 +114,10 @@ mod tests {
     use super::*;
 
     /// The bytes of a table that begins at 1,000, and how many writes it came in; each begins where the last one ended.
-    fn made(entries: u64, width: Width, runs: Vec<Run>) -> (Vec<u8>, usize) {
+    fn made(entries: u64, width: EntryWidth, runs: Vec<EntryRun>) -> (Vec<u8>, usize) {
         let place = TargetRange::new(TargetOffset::new(1000), entries * width.bytes()).unwrap();
         let (mut bytes, mut writes) = (Vec::new(), 0);
-        for write in Table::new(place, width, runs.into_iter()) {
+        for write in EntryTable::new(place, width, runs.into_iter()) {
             writes += 1;
             match write {
                 Write::Bytes(at, pieces) => {
@@ -134,13 +134,13 @@ mod tests {
         (bytes, writes)
     }
 
-    fn run(index: u64, count: u64, value: u64, step: u64) -> Run {
-        Run { index, count, value, step }
+    fn run(index: u64, count: u64, value: u64, step: u64) -> EntryRun {
+        EntryRun { index, count, value, step }
     }
 
     #[test]
     fn runs_are_where_they_belong_and_zeros_between() {
-        for width in [Width::Two, Width::Eight] {
+        for width in [EntryWidth::Two, EntryWidth::Eight] {
             let gap = GAP / width.bytes();
             let runs = vec![
                 run(0, 2, 5, 1),
@@ -168,8 +168,8 @@ mod tests {
 
     #[test]
     fn a_table_without_entries_is_zeros_and_runs_behind_its_end_are_nothing() {
-        assert_eq!(made(0, Width::Eight, vec![run(0, 1, 1, 1)]), (vec![], 0));
-        assert_eq!(made(100, Width::Eight, vec![]), (vec![0; 800], 1));
-        assert_eq!(made(2, Width::Two, vec![run(1, 5, 0x102, 1)]), (vec![0, 0, 1, 2], 1));
+        assert_eq!(made(0, EntryWidth::Eight, vec![run(0, 1, 1, 1)]), (vec![], 0));
+        assert_eq!(made(100, EntryWidth::Eight, vec![]), (vec![0; 800], 1));
+        assert_eq!(made(2, EntryWidth::Two, vec![run(1, 5, 0x102, 1)]), (vec![0, 0, 1, 2], 1));
     }
 }

@@ -12,12 +12,13 @@ use diskferry_core::{
     Source, StoredOffset, TargetOffset, UnitMap, Warning, Write, WriteOrder, Writes,
 };
 
-use super::super::footer::{self, Kind};
-use super::super::{SECTOR, header};
-use super::{footer_of, size_of, unsuitable};
-use crate::options::WholeSectors;
-use crate::placing::{Filling, Stored, not_asked_for, nothing};
-use crate::{Declared, Format, detect};
+use super::disk::{check_most, footer_of, size_of, unsuitable};
+use crate::format::Format;
+use crate::sector_size::SectorSize;
+use crate::target_reader::TargetReader;
+use crate::unit_placement::{AppendWriter, UnitPlacement, no_writes, unexpected_part};
+use crate::vhd::footer::{self, Kind, SECTOR};
+use crate::vhd::header;
 
 /// Guest bytes of a block: what everyone writes, and all that some readers read.
 const BLOCK_BYTES: u32 = 2 << 20;
@@ -41,10 +42,11 @@ const KIND: Kind = Kind::Dynamic(StoredOffset::new(HEADER_AT));
 
 /// The layout of a dynamic VHD.
 pub(super) struct DynamicLayout {
-    size: WholeSectors,
+    size: SectorSize,
     id: Option<[u8; 16]>,
-    /// True where the table comes first.
+    /// True if the table is written first.
     placed: bool,
+    reader: TargetReader,
     begun: Option<Begun>,
 }
 
@@ -52,12 +54,17 @@ pub(super) struct DynamicLayout {
 struct Begun {
     virtual_bytes: u64,
     footer: [u8; footer::LEN],
-    filling: Filling,
+    writer: AppendWriter,
 }
 
 impl DynamicLayout {
-    pub(super) fn new(size: WholeSectors, id: Option<[u8; 16]>, order: WriteOrder) -> Self {
-        Self { size, id, placed: order == WriteOrder::Sequential, begun: None }
+    pub(super) fn new(
+        size: SectorSize,
+        id: Option<[u8; 16]>,
+        order: WriteOrder,
+        reader: TargetReader,
+    ) -> Self {
+        Self { size, id, placed: order == WriteOrder::Sequential, reader, begun: None }
     }
 }
 
@@ -93,7 +100,7 @@ impl Layout for DynamicLayout {
     fn output_size(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
         let Some(virtual_bytes) = facts.virtual_bytes else { return Ok(None) };
         let map = facts.map.clone().unwrap_or_else(|| UnitMap::full(BLOCK, virtual_bytes));
-        let end = Stored::new(Table::of(virtual_bytes)?.end(), BITMAP, map).end();
+        let end = UnitPlacement::new(BatLayout::of(virtual_bytes)?.end(), BITMAP, map).end();
         let bytes = end.saturating_add(footer::LEN as u64);
         Ok(Some(OutputSize { bytes, exact: self.placed && facts.map.is_some() }))
     }
@@ -105,17 +112,17 @@ impl Layout for DynamicLayout {
             )
             .hint("name the source by its path or URL, or write raw or a VHD with -o subformat=fixed")
         })?;
-        let table = Table::of(virtual_bytes)?;
+        let table = BatLayout::of(virtual_bytes)?;
         let footer = footer_of(KIND, virtual_bytes, self.id, facts);
-        let (filling, writes) = if self.placed {
+        let (writer, writes) = if self.placed {
             let map = facts.map.clone().ok_or_else(|| Error::internal("a VHD is placed without a map"))?;
-            let stored = Stored::new(table.end(), BITMAP, map);
+            let stored = UnitPlacement::new(table.end(), BITMAP, map);
             check_end(stored.end())?;
-            (Filling::known(stored.clone()), table.front(footer, stored))
+            (AppendWriter::known(stored.clone()), table.front(footer, stored))
         } else {
-            (Filling::found(table.end(), BITMAP, BLOCK, Box::new(check_end)), nothing())
+            (AppendWriter::found(table.end(), BITMAP, BLOCK, Box::new(check_end)), no_writes())
         };
-        self.begun = Some(Begun { virtual_bytes, footer, filling });
+        self.begun = Some(Begun { virtual_bytes, footer, writer });
         Ok(writes)
     }
 
@@ -123,8 +130,8 @@ impl Layout for DynamicLayout {
         let begun = self.begun.as_mut().ok_or_else(not_begun)?;
         match part {
             Part::Zero(_) => Ok(Vec::new()),
-            Part::Bytes(scanned) => begun.filling.place(&scanned),
-            Part::Unit(_) => Err(not_asked_for()),
+            Part::Bytes(scanned) => begun.writer.place(&scanned),
+            Part::Unit(_) => Err(unexpected_part()),
         }
     }
 
@@ -140,28 +147,28 @@ impl Layout for DynamicLayout {
                 begun.virtual_bytes
             )));
         }
-        let (mut writes, stored) = begun.filling.finish();
+        let (mut writes, stored) = begun.writer.finish();
         let at = TargetOffset::new(stored.end());
         writes.push(Write::Bytes(at, vec![Bytes::from_owner(begun.footer)]));
         let len = at.get().saturating_add(footer::LEN as u64);
         let front = match self.placed {
-            true => nothing(),
-            false => Table::of(virtual_bytes)?.front(begun.footer, stored),
+            true => no_writes(),
+            false => BatLayout::of(virtual_bytes)?.front(begun.footer, stored),
         };
         Ok((Box::new(writes.into_iter().chain(front)), len))
     }
 
     fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
-        detect::recognise(target, Format::Vhd)
+        (self.reader.check)(target, Format::Vhd)
     }
 
     fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {
-        Box::pin(crate::open(target, Declared::Format(Format::Vhd)))
+        (self.reader.open)(target, Format::Vhd)
     }
 }
 
 /// The entry of block `index` in the table: the sector at which its bitmap begins.
-fn entry(stored: &Stored, index: u64) -> u32 {
+fn entry(stored: &UnitPlacement, index: u64) -> u32 {
     let sector = stored.begin(index).map(|begin| begin / SECTOR);
     sector.and_then(|sector| u32::try_from(sector).ok()).unwrap_or(UNUSED)
 }
@@ -184,16 +191,16 @@ fn not_begun() -> Error {
 
 /// The block allocation table of a disk, by its length.
 #[derive(Clone, Copy, Debug)]
-struct Table {
+struct BatLayout {
     /// An entry for each block of the disk.
     entries: u32,
 }
 
-impl Table {
+impl BatLayout {
     /// # Errors
     /// `destination_unsuitable` where the disk is too large.
     fn of(virtual_bytes: u64) -> Result<Self> {
-        super::check_most(virtual_bytes)?;
+        check_most(virtual_bytes)?;
         let entries = u32::try_from(virtual_bytes.div_ceil(BLOCK));
         Ok(Self { entries: entries.map_err(|_| Error::internal("a table of more entries than a VHD has"))? })
     }
@@ -209,7 +216,7 @@ impl Table {
     }
 
     /// All that stands in front of the blocks: the copy of the footer, the header and the table.
-    fn front(self, footer: [u8; footer::LEN], stored: Stored) -> Writes {
+    fn front(self, footer: [u8; footer::LEN], stored: UnitPlacement) -> Writes {
         let header = Bytes::from_owner(header::to_bytes(TABLE_AT, self.entries, BLOCK_BYTES));
         let first = Write::Bytes(TargetOffset::ZERO, vec![Bytes::from_owner(footer), header]);
         let all = self.padded_entries();

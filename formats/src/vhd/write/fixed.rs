@@ -1,4 +1,4 @@
-//! A fixed disk: a raw one with a footer behind it.
+//! A fixed disk: the bytes of a raw disk, then a footer.
 
 use std::sync::Arc;
 
@@ -8,24 +8,31 @@ use diskferry_core::{
     TargetOffset, Warning, Write, WriteOrder, Writes,
 };
 
-use super::super::footer::{Kind, LEN};
-use super::super::has_marks;
-use super::{check_most, footer_of, size_of, unsuitable};
-use crate::options::WholeSectors;
-use crate::raw::write::RawLayout;
-use crate::{Declared, Format, detect};
+use super::disk::{check_most, footer_of, size_of, unsuitable};
+use crate::format::Format;
+use crate::raw::RawLayout;
+use crate::sector_size::SectorSize;
+use crate::target_reader::TargetReader;
+use crate::vhd::footer::{Kind, LEN};
+use crate::vhd::probe::has_magic;
 
-/// The layout of a fixed VHD: its own map. The size of the disk may show at its end.
+/// The layout of a fixed VHD. Guest addresses are target addresses, and the size may become known at the end only.
 pub(super) struct FixedLayout {
-    size: WholeSectors,
+    size: SectorSize,
     id: Option<[u8; 16]>,
     raw: RawLayout,
+    reader: TargetReader,
     facts: LayoutFacts,
 }
 
 impl FixedLayout {
-    pub(super) fn new(size: WholeSectors, id: Option<[u8; 16]>, order: WriteOrder) -> Self {
-        Self { size, id, raw: RawLayout::new(order), facts: LayoutFacts::default() }
+    pub(super) fn new(
+        size: SectorSize,
+        id: Option<[u8; 16]>,
+        order: WriteOrder,
+        reader: TargetReader,
+    ) -> Self {
+        Self { size, id, raw: RawLayout::new(order, reader), reader, facts: LayoutFacts::default() }
     }
 }
 
@@ -96,18 +103,18 @@ impl Layout for FixedLayout {
         Ok((Box::new(writes.chain([last])), end))
     }
 
-    /// A guest whose first sector is the footer of a VHD is refused: many readers look there first, and see a dynamic disk.
+    /// Refuses a guest whose first sector is the footer of a VHD: many readers look there first and find a dynamic disk.
     fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
-        if has_marks(target.head()) {
+        if has_magic(target.head()) {
             return Err(unsuitable(
                 "the guest's first sector begins as a dynamic VHD does, and a fixed VHD begins with the guest's first sector: others would take it for that disk",
             )
             .hint("convert to another format, or with -o subformat=dynamic"));
         }
-        detect::recognise(target, Format::Vhd)
+        (self.reader.check)(target, Format::Vhd)
     }
 
     fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {
-        Box::pin(crate::open(target, Declared::Format(Format::Vhd)))
+        (self.reader.open)(target, Format::Vhd)
     }
 }

@@ -5,8 +5,9 @@
 
 use diskferry_core::{Error, Result};
 
-use super::super::header::{SECTOR, Sectors};
-use super::disk::{ContentId, DESCRIPTOR_SECTORS};
+use super::disk::DESCRIPTOR_SECTORS;
+use crate::vmdk::content_id::ContentId;
+use crate::vmdk::header::{SECTOR, Sectors};
 
 /// What a descriptor says that depends on the kind.
 pub(super) struct Kind {

@@ -1,11 +1,11 @@
-//! What both kinds have in common: the size of the disk, and what it is called.
+//! What both kinds have in common: the size of the disk, and its content ID.
 
-use diskferry_core::internal::sha256;
 use diskferry_core::{Error, ErrorKind, Result, Warning};
 
-use super::super::header::{SECTOR, Sectors};
-use crate::Format;
-use crate::options::WholeSectors;
+use crate::sector_size::SectorSize;
+use crate::vmdk::content_id::ContentId;
+use crate::vmdk::header::{SECTOR, Sectors};
+use crate::vmdk::options::VmdkOptions;
 
 /// Sectors of a grain: 64 KiB, as VMware's tools and all others write.
 pub(super) const GRAIN_SECTORS: u64 = 128;
@@ -29,56 +29,18 @@ const MOST_GRAINS: u64 = u32::MAX as u64;
 /// Bytes of the largest target: its last sector's number fits 32 bits, as each entry of a table must.
 pub(super) const MOST_BYTES: u64 = (1 << 32) * SECTOR;
 
-/// What identifies the content of a disk: the `longContentID`, whose last four bytes are the CID.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct ContentId(pub(super) [u8; 16]);
-
-impl ContentId {
-    /// The CID.
-    pub(super) fn cid(self) -> u32 {
-        let [.., a, b, c, d] = self.0;
-        u32::from_be_bytes([a, b, c, d])
-    }
-
-    /// True where the CID means something else than a content: none, a disk never written to, or nothing at all.
-    fn is_reserved(self) -> bool {
-        matches!(self.cid(), 0 | 0xffff_fffe | 0xffff_ffff)
-    }
-
-    /// Derives one. It changes with the content's source and size, and with nothing else of a run.
-    fn derived(variant: &str, virtual_bytes: u64, fingerprint: &[u8; 32]) -> Self {
-        let size = virtual_bytes.to_le_bytes();
-        let hash = sha256(&[Format::Vmdk.name().as_bytes(), variant.as_bytes(), &size, fingerprint]);
-        let mut id = [0; 16];
-        id.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
-        if Self(id).is_reserved() {
-            id.iter_mut().skip(12).take(1).for_each(|byte| *byte ^= 0x10);
-        }
-        Self(id)
-    }
-}
-
-/// What was asked for of the disk.
+/// The options that both kinds have.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DiskOptions {
-    size: WholeSectors,
+    size: SectorSize,
     id: Option<ContentId>,
 }
 
 impl DiskOptions {
     /// # Errors
-    /// `usage` where `id` ends in a reserved CID.
-    pub(super) fn new(size: WholeSectors, id: Option<ContentId>) -> Result<Self> {
-        if let Some(id) = id.filter(|id| id.is_reserved()) {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!(
-                    "the option id cannot end in {:08x}: as a CID that does not name a content",
-                    id.cid()
-                ),
-            ));
-        }
-        Ok(Self { size, id })
+    /// `usage` for values that the options cannot have.
+    pub(super) fn new(options: &VmdkOptions) -> Result<Self> {
+        Ok(Self { size: options.sector_size()?, id: options.content_id()? })
     }
 
     /// See [`diskferry_core::Layout::virtual_bytes`].
@@ -142,37 +104,4 @@ pub(super) fn entry(bytes: u64) -> Result<u32> {
 
 pub(super) fn unsuitable(message: String) -> Error {
     Error::new(ErrorKind::DestinationUnsuitable, message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::options::{Options, TargetOptions};
-
-    #[test]
-    fn a_derived_id_never_ends_in_a_reserved_cid() {
-        let none = TargetOptions::default();
-        let sectors = Options::new(Format::Vmdk, &none).sectors().unwrap();
-        for cid in [0u32, 0xffff_fffe, 0xffff_ffff] {
-            let mut id = [7; 16];
-            id[12..].copy_from_slice(&cid.to_be_bytes());
-            assert!(ContentId(id).is_reserved());
-            assert!(DiskOptions::new(sectors, Some(ContentId(id))).is_err());
-            id[12] ^= 0x10;
-            assert!(!ContentId(id).is_reserved());
-        }
-    }
-
-    #[test]
-    fn an_id_follows_from_the_source_and_the_size() {
-        let one = ContentId::derived("streamOptimized", 512, &[1; 32]);
-        assert_eq!(one, ContentId::derived("streamOptimized", 512, &[1; 32]));
-        for other in [
-            ContentId::derived("monolithicSparse", 512, &[1; 32]),
-            ContentId::derived("streamOptimized", 1024, &[1; 32]),
-            ContentId::derived("streamOptimized", 512, &[2; 32]),
-        ] {
-            assert_ne!(one, other);
-        }
-    }
 }

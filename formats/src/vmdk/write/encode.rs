@@ -2,9 +2,9 @@
 
 use diskferry_core::{Coding, Compression, Encoder, Error, Result, SourceStream};
 
-use super::super::header::{GRAIN_MARKER_LEN, HEADER_LEN, Marker, Sectors};
 use super::disk::{GRAIN, GRAIN_SECTORS};
 use crate::codec::{deflate_zlib, most_zlib, wrap_zlib};
+use crate::vmdk::header::{GRAIN_MARKER_LEN, HEADER_LEN, Marker, Sectors};
 
 /// Bytes of a grain as memory counts them.
 const UNIT: usize = 64 << 10;

@@ -17,12 +17,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use diskferry_core::{Result, TargetOffset, TargetRange, UnitMap, Write, Writes};
 
-use super::super::header::{DirectoryAt, Grains, SECTOR, Sectors, SparseHeader};
 use super::descriptor::{Kind, descriptor};
 use super::disk::{
-    ContentId, DESCRIPTOR_AT, DESCRIPTOR_SECTORS, ENTRY, GRAIN, GRAIN_SECTORS, TABLE, TABLE_ENTRIES,
-    TABLE_SECTORS,
+    DESCRIPTOR_AT, DESCRIPTOR_SECTORS, ENTRY, GRAIN, GRAIN_SECTORS, TABLE, TABLE_ENTRIES, TABLE_SECTORS,
 };
+use crate::vmdk::content_id::ContentId;
+use crate::vmdk::header::{DirectoryAt, Grains, SECTOR, Sectors, SparseHeader};
 
 /// What the descriptor says.
 const KIND: Kind = Kind { create_type: "monolithicSparse", access: "RW", file: "disk.vmdk" };

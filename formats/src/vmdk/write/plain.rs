@@ -10,17 +10,20 @@ use diskferry_core::{
     Source, Warning, Write, WriteOrder, Writes,
 };
 
-use super::super::header::SECTOR;
 use super::disk::{DiskOptions, GRAIN, MOST_BYTES, entry, sectors, unsuitable};
 use super::front::Front;
-use crate::placing::{Filling, Stored, not_asked_for, nothing, zeros};
-use crate::{Declared, Format, detect};
+use crate::format::Format;
+use crate::target_reader::TargetReader;
+use crate::unit_placement::{AppendWriter, UnitPlacement, no_writes, unexpected_part, zeros};
+use crate::vhd::TAIL_LEN;
+use crate::vmdk::header::SECTOR;
 
 const VARIANT: &str = "monolithicSparse";
 
 /// The layout of a monolithicSparse target.
 pub(super) struct PlainLayout {
     disk: DiskOptions,
+    reader: TargetReader,
     placed: bool,
     /// Size of the disk, once it is known.
     virtual_bytes: Option<u64>,
@@ -32,12 +35,12 @@ struct Begun {
     virtual_bytes: u64,
     fingerprint: [u8; 32],
     front: Front,
-    grains: Filling,
+    grains: AppendWriter,
 }
 
 impl PlainLayout {
-    pub(super) fn new(disk: DiskOptions, order: WriteOrder) -> Self {
-        Self { disk, placed: order == WriteOrder::Sequential, virtual_bytes: None, begun: None }
+    pub(super) fn new(disk: DiskOptions, order: WriteOrder, reader: TargetReader) -> Self {
+        Self { disk, reader, placed: order == WriteOrder::Sequential, virtual_bytes: None, begun: None }
     }
 
     fn begun(&mut self) -> Result<&mut Begun> {
@@ -98,14 +101,14 @@ impl Layout for PlainLayout {
         self.disk.virtual_bytes(virtual_bytes)?;
         let front = Front::new(sectors(virtual_bytes));
         let check = |end: u64| entry(end.saturating_sub(SECTOR)).map(drop);
-        let mut grains = Filling::found(front.grains_at(), b"", GRAIN, Box::new(check));
-        let mut writes = nothing();
+        let mut grains = AppendWriter::found(front.grains_at(), b"", GRAIN, Box::new(check));
+        let mut writes = no_writes();
         if self.placed {
             let map = facts.map.clone().ok_or_else(|| Error::internal("placed without a map"))?;
             check(end_of(front, map.count()))?;
             let id = self.disk.id(VARIANT, virtual_bytes, &facts.fingerprint);
             writes = front.writes(id, map.clone())?;
-            grains = Filling::known(Stored::new(front.grains_at(), b"", map));
+            grains = AppendWriter::known(UnitPlacement::new(front.grains_at(), b"", map));
         }
         let fingerprint = facts.fingerprint;
         self.virtual_bytes = Some(virtual_bytes);
@@ -118,7 +121,7 @@ impl Layout for PlainLayout {
         match part {
             Part::Zero(_) => Ok(Vec::new()),
             Part::Bytes(scanned) => begun.grains.place(&scanned),
-            Part::Unit(_) => Err(not_asked_for()),
+            Part::Unit(_) => Err(unexpected_part()),
         }
     }
 
@@ -146,19 +149,19 @@ impl Layout for PlainLayout {
     }
 
     fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
-        let mut warnings = detect::recognise(target, Format::Vmdk)?;
+        let mut warnings = (self.reader.check)(target, Format::Vmdk)?;
         warnings.extend(self.virtual_bytes.and_then(DiskOptions::warning));
         Ok(warnings)
     }
 
     fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {
-        Box::pin(crate::open(target, Declared::Format(Format::Vmdk)))
+        (self.reader.open)(target, Format::Vmdk)
     }
 }
 
 /// Zeros behind the last grain, which no table names. The grains are the end of the file, and whatever the guest has there,
 /// a reader must not take it for the footer of a VHD: so far before the end none looks for one.
-const GUARD: u64 = crate::vhd::TAIL_LEN.div_ceil(GRAIN).saturating_mul(GRAIN);
+const GUARD: u64 = TAIL_LEN.div_ceil(GRAIN).saturating_mul(GRAIN);
 
 /// Where a target with so many grains ends.
 fn end_of(front: Front, grains: u64) -> u64 {

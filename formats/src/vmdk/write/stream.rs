@@ -18,15 +18,17 @@ use diskferry_core::{
     Part, Result, Source, TargetOffset, TargetRange, Warning, Write, WriteOrder, Writes,
 };
 
-use super::super::header::{DirectoryAt, Grains, HEADER_LEN, Marker, SECTOR, Sectors, SparseHeader};
 use super::descriptor::{Kind, descriptor};
 use super::disk::{
-    ContentId, DESCRIPTOR_AT, DESCRIPTOR_SECTORS, DiskOptions, ENTRY, GRAIN, GRAIN_SECTORS, MOST_BYTES,
-    TABLE, TABLE_ENTRIES, TABLE_SECTORS, entry, sectors, unsuitable,
+    DESCRIPTOR_AT, DESCRIPTOR_SECTORS, DiskOptions, ENTRY, GRAIN, GRAIN_SECTORS, MOST_BYTES, TABLE,
+    TABLE_ENTRIES, TABLE_SECTORS, entry, sectors, unsuitable,
 };
 use super::encode::GrainEncoder;
-use crate::placing::{not_asked_for, nothing};
-use crate::{Declared, Format, detect};
+use crate::format::Format;
+use crate::target_reader::TargetReader;
+use crate::unit_placement::{no_writes, unexpected_part};
+use crate::vmdk::content_id::ContentId;
+use crate::vmdk::header::{DirectoryAt, Grains, HEADER_LEN, Marker, SECTOR, Sectors, SparseHeader};
 
 const VARIANT: &str = "streamOptimized";
 /// What the descriptor says: what vSphere's exports say, which cannot be written to in place.
@@ -39,6 +41,7 @@ const ENTRIES_AT_ONCE: u64 = 1 << 17;
 /// The layout of a streamOptimized target.
 pub(super) struct StreamLayout {
     disk: DiskOptions,
+    reader: TargetReader,
     encoder: Arc<GrainEncoder>,
     /// The header is written first, since nothing can be written later.
     header_first: bool,
@@ -59,9 +62,15 @@ struct Table {
 }
 
 impl StreamLayout {
-    pub(super) fn new(disk: DiskOptions, encoder: GrainEncoder, order: WriteOrder) -> Self {
+    pub(super) fn new(
+        disk: DiskOptions,
+        encoder: GrainEncoder,
+        order: WriteOrder,
+        reader: TargetReader,
+    ) -> Self {
         Self {
             disk,
+            reader,
             encoder: Arc::new(encoder),
             header_first: order == WriteOrder::Sequential,
             virtual_bytes: None,
@@ -177,20 +186,20 @@ impl Layout for StreamLayout {
         match facts.virtual_bytes {
             Some(virtual_bytes) => {
                 self.disk.virtual_bytes(virtual_bytes)?;
-                if self.header_first { self.front(virtual_bytes) } else { Ok(nothing()) }
+                if self.header_first { self.front(virtual_bytes) } else { Ok(no_writes()) }
             }
             None if self.header_first => Err(unsuitable(format!(
                 "a {VARIANT} vmdk in one pass begins with the size of the disk, and the source does not know it before its end"
             ))
             .hint("name the source by its path or URL, write to a file, or write raw")),
-            None => Ok(nothing()),
+            None => Ok(no_writes()),
         }
     }
 
     fn place(&mut self, part: Part) -> Result<Vec<Write>> {
         match part {
             Part::Unit(grain) => self.grain(grain),
-            Part::Zero(_) | Part::Bytes(_) => Err(not_asked_for()),
+            Part::Zero(_) | Part::Bytes(_) => Err(unexpected_part()),
         }
     }
 
@@ -209,18 +218,18 @@ impl Layout for StreamLayout {
         let end = self.end.saturating_add(tail.len());
         entry(end.saturating_sub(SECTOR))?;
         let tail = tail.writes(std::mem::take(&mut self.directory));
-        let front = if self.header_first { nothing() } else { self.front(virtual_bytes)? };
+        let front = if self.header_first { no_writes() } else { self.front(virtual_bytes)? };
         Ok((Box::new(table.into_iter().chain(tail).chain(front)), end))
     }
 
     fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
-        let mut warnings = detect::recognise(target, Format::Vmdk)?;
+        let mut warnings = (self.reader.check)(target, Format::Vmdk)?;
         warnings.extend(self.virtual_bytes.and_then(DiskOptions::warning));
         Ok(warnings)
     }
 
     fn open(&self, target: Arc<dyn Source>) -> BoxFuture<'static, Result<Disk>> {
-        Box::pin(crate::open(target, Declared::Format(Format::Vmdk)))
+        (self.reader.open)(target, Format::Vmdk)
     }
 }
 
