@@ -33,7 +33,7 @@ pub async fn import(
     measure(&disk, &limits).await?.verdict.enforce()?;
 
     let sink = S3Sink::create(client, target).await?;
-    let target = diskferry::create(Format::Qcow2, sink)?;
+    let target = diskferry::create(Format::Qcow2, sink, &TargetOptions::default())?;
     Conversion::new(disk, target).verify(true).limits(limits).on_progress(progress).cancel(cancel).run().await
 }
 

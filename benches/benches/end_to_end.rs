@@ -29,8 +29,8 @@ fn set(name: &str, usual: u64) -> u64 {
     }
 }
 
-async fn convert(disk: Disk, options: TargetOptions, sink: Box<dyn Sink>) -> Report {
-    let target = create(options, sink).expect("it exists");
+async fn convert(disk: Disk, format: Format, options: TargetOptions, sink: Box<dyn Sink>) -> Report {
+    let target = create(format, sink, &options).expect("it exists");
     Conversion::new(disk, target).run().await.expect("a sound image")
 }
 
@@ -45,6 +45,7 @@ async fn put(
     dir: &Path,
     raw: &bytes::Bytes,
     name: &str,
+    format: Format,
     options: TargetOptions,
 ) {
     let source: Arc<dyn Source> = Arc::new(MemorySource::new("disk", raw.clone()));
@@ -53,7 +54,7 @@ async fn put(
     let mut place = FileSinkOptions::default();
     place.sync = false;
     let sink = FileSink::create(&path, place).await.expect("a file");
-    convert(disk, options, Box::new(sink)).await;
+    convert(disk, format, options, Box::new(sink)).await;
     server.put_file(BUCKET, name, &path).await.expect("it is stored");
 }
 
@@ -75,7 +76,7 @@ fn from_a_store(c: &mut Criterion) {
         server.create_bucket(BUCKET).await.expect("a bucket");
         for (name, format, options) in images {
             let options = TargetOptions::from_pairs(format, options.iter().copied()).expect("it exists");
-            put(&server, dir.path(), &raw, name, options).await;
+            put(&server, dir.path(), &raw, name, format, options).await;
         }
         Client::new(server.client_options()).await.expect("a client")
     });
@@ -91,7 +92,7 @@ fn from_a_store(c: &mut Criterion) {
             b.iter(|| {
                 runtime.block_on(async {
                     let disk = stored(&client, name, format).await;
-                    convert(disk, Format::Raw.into(), Box::new(MemorySink::new())).await
+                    convert(disk, Format::Raw, TargetOptions::default(), Box::new(MemorySink::new())).await
                 })
             });
         });

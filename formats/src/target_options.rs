@@ -1,6 +1,6 @@
 //! The options of a target in any format.
 
-use diskferry_core::Result;
+use diskferry_core::{Error, ErrorKind, Result};
 
 use crate::format::Format;
 use crate::option_text::OptionText;
@@ -9,22 +9,21 @@ use crate::raw::{self, RawOptions};
 use crate::vhd::{self, VhdOptions};
 use crate::vmdk::{self, VmdkOptions};
 
-/// A target format with its options.
+/// The options of a target.
 ///
 /// ```
 /// use diskferry_formats::{Format, Qcow2Compression, Qcow2Options, TargetOptions};
 ///
 /// let options = TargetOptions::from(Qcow2Options::default().compression(Qcow2Compression::Zstd));
 /// assert_eq!(options, TargetOptions::parse(Format::Qcow2, "compression=zstd")?);
-/// assert_eq!(options.format(), Format::Qcow2);
-///
-/// // A format alone means its defaults.
-/// assert_eq!(TargetOptions::from(Format::Qcow2), Qcow2Options::default().into());
 /// # Ok::<(), diskferry_core::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum TargetOptions {
+    /// The defaults of whichever format is created.
+    #[default]
+    Defaults,
     /// A RAW target.
     Raw(RawOptions),
     /// A VHD target.
@@ -65,14 +64,23 @@ impl TargetOptions {
         })
     }
 
-    /// The format of the target.
-    pub fn format(&self) -> Format {
-        match self {
+    /// The options of `format`.
+    ///
+    /// # Errors
+    /// `usage` if they are those of another format.
+    pub(crate) fn of_format(&self, format: Format) -> Result<Self> {
+        let own = match self {
+            Self::Defaults => return Ok(Self::from(format)),
             Self::Raw(_) => Format::Raw,
             Self::Vhd(_) => Format::Vhd,
             Self::Qcow2(_) => Format::Qcow2,
             Self::Vmdk(_) => Format::Vmdk,
+        };
+        if own == format {
+            return Ok(self.clone());
         }
+        let message = format!("the target is {}, and its options are those of {}", format.name(), own.name());
+        Err(Error::new(ErrorKind::Usage, message))
     }
 }
 

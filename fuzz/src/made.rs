@@ -111,7 +111,7 @@ static RESOURCES: LazyLock<(tokio::runtime::Runtime, Arc<CpuPool>)> = LazyLock::
 /// What the conversion answers.
 pub fn written(disk: Disk, (format, options, _): Kind, order: WriteOrder) -> Result<(Vec<u8>, Report)> {
     let (runtime, pool) = &*RESOURCES;
-    let layout = layout(&TargetOptions::parse(format, options)?, order)?;
+    let layout = layout(format, &TargetOptions::parse(format, options)?, order)?;
     let sink = StrictSink::new(order);
     let target = Target { layout, sink: Box::new(sink.clone()) };
     let budget = Some(Budget::new(Budget::SMALLEST));

@@ -60,7 +60,7 @@ pub(super) fn layouts(c: &mut Criterion) {
         ("vmdk_stream", Format::Vmdk, &[("subformat", "streamOptimized")]),
     ] {
         let options = TargetOptions::from_pairs(format, options.iter().copied()).expect("it exists");
-        let new = || layout(&options, WriteOrder::Any).expect("it exists");
+        let new = || layout(format, &options, WriteOrder::Any).expect("it exists");
         group.bench_function(name, |b| b.iter_with_setup(new, |mut layout| place(&mut *layout)));
     }
     group.finish();

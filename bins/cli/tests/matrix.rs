@@ -44,7 +44,7 @@ impl Bench {
         let mut options = FileSinkOptions::default();
         options.sync = false;
         let sink = FileSink::create(&out, options).await.unwrap();
-        let target = create(Format::Raw, sink).unwrap();
+        let target = create(Format::Raw, sink, &TargetOptions::default()).unwrap();
         let run = Conversion::new(disk, target).resources(self.resources.clone()).run();
         let report = run.await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         assert_same(&out, &case.truth, &what);

@@ -13,8 +13,8 @@ mod ring;
 pub(crate) use blocking::{SerialQueue, Stop, blocking};
 pub use cpu_pool::CpuPool;
 pub use file_io::FileIo;
-pub(crate) use moved::Moved;
 pub(crate) use gather::{Gather, MOST_ZEROS, zeros};
+pub(crate) use moved::Moved;
 #[cfg(not(feature = "io-uring"))]
 pub(crate) use no_ring::Ring;
 #[cfg(feature = "io-uring")]

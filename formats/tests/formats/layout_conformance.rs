@@ -8,7 +8,7 @@ const EVERY_ORDER: [WriteOrder; 3] = [Any, Ascending, Sequential];
 
 async fn check(format: Format, options: &[(&str, &str)], orders: &[WriteOrder], unit: u64, multiple: u64) {
     let options = TargetOptions::from_pairs(format, options.iter().copied()).unwrap();
-    check_layout(&|order| layout(&options, order), orders, unit, multiple).await;
+    check_layout(&|order| layout(format, &options, order), orders, unit, multiple).await;
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ fn conversions_of_every_kind_share_the_smallest_budget_and_one_worker() {
     let to = |format: Format, image: &[u8], (target, pairs): (Format, &[(&str, &str)])| {
         let options = TargetOptions::from_pairs(target, pairs.iter().copied()).unwrap();
         let sink = MemorySink::new();
-        let written = create(options, sink.clone()).unwrap();
+        let written = create(target, sink.clone(), &options).unwrap();
         let (budget, pool) = (Some(budget.clone()), Some(Arc::clone(&pool)));
         let run = Conversion::new(open_as(format, image.to_vec()).unwrap(), written)
             .resources(Resources::default().budget(budget).pool(pool).connections(Some(1)))

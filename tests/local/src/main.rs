@@ -2,7 +2,7 @@
 
 use diskferry::{
     Conversion, Declared, Error, ErrorKind, FileSink, FileSinkOptions, FileSource, Format, Limits, Result,
-    measure,
+    TargetOptions, measure,
 };
 use std::sync::Arc;
 
@@ -16,8 +16,11 @@ async fn main() -> Result<()> {
     let disk = Arc::new(diskferry::open(source, Declared::Unknown).await?);
     let limits = Limits::default();
     measure(&disk, &limits).await?.verdict.enforce()?;
-    let target =
-        diskferry::create(Format::Qcow2, FileSink::create(to, FileSinkOptions::default()).await?)?;
+    let target = diskferry::create(
+        Format::Qcow2,
+        FileSink::create(to, FileSinkOptions::default()).await?,
+        &TargetOptions::default(),
+    )?;
     let report = Conversion::new(disk, target).limits(limits).run().await?;
     println!("{}", report.digest.map(|digest| digest.to_string()).unwrap_or_default());
     Ok(())

@@ -34,7 +34,7 @@ pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
     let format = args.target.to.unwrap_or_else(|| dst.format());
     let (options, preallocation) = target_options(format, &args.target.options)?;
     // A target that cannot be written there is refused before anything is opened.
-    formats::layout(&options, dst.order())?;
+    formats::layout(format, &options, dst.order())?;
     let writing = Writing { force: args.force, sync: !args.no_sync, resume: args.resume, preallocation };
     let opener = Opener::new(ctx, &args.source);
     ctx.guard(dst.admit(&opener, writing)).await?;
@@ -47,7 +47,7 @@ pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
         known.verdict.enforce()?;
     }
     let sink = ctx.guard(dst.sink(&opener, writing)).await?;
-    let target = formats::create(options, sink)?;
+    let target = formats::create(format, sink, &options)?;
     let conversion = Conversion::new(input, target)
         .limits(args.limits.limits())
         .resources(ctx.resources()?)

@@ -141,7 +141,7 @@ impl Demo<'_> {
         self.ctx.guard(known).await?.verdict.enforce()?;
         let afterwards = if limits.capacity.is_some() { Afterwards::Gone } else { Afterwards::Stays };
         let sink = self.ctx.guard(S3Sink::create(client, &target(sample))).await?;
-        let target = formats::create(compressed(), sink)?;
+        let target = formats::create(Format::Qcow2, sink, &compressed())?;
         let conversion = Conversion::new(disk, target)
             .limits(limits)
             .resources(resources)

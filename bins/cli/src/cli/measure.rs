@@ -28,7 +28,7 @@ pub(crate) async fn run(ctx: &Context, args: &Measure) -> Result<Answer> {
     };
     let format = args.target.to.unwrap_or(Format::Raw);
     let (options, _) = convert::target_options(format, &args.target.options)?;
-    let layout = formats::layout(&options, WriteOrder::Any)?;
+    let layout = formats::layout(format, &options, WriteOrder::Any)?;
     let disk = Opener::new(ctx, &args.source).disk(src, args.source.from).await?;
     let limits = args.limits.limits();
     let measured = match (args.quick, args.scan) {

@@ -66,7 +66,7 @@ async fn all(endpoint: &str, (access, secret): (String, String), dir: &Path, exp
         };
         let source: Arc<dyn Source> = Arc::new(S3Source::open(&client, &image.url()).await?);
         let disk = open(source, Declared::Format(image.format)).await?;
-        let target = create(TargetOptions::from_pairs(format, options.iter().copied())?, sink)?;
+        let target = create(format, sink, &TargetOptions::from_pairs(format, options.iter().copied())?)?;
         let limits = Limits::default().image(ImageLimit::None);
         Conversion::new(disk, target).limits(limits).resources(shared.clone()).run().await
     };

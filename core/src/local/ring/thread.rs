@@ -14,8 +14,8 @@ use io_uring::{IoUring, Probe, opcode, types};
 use rustix::io::Errno;
 
 use super::{Request, Shared, What};
-use crate::local::moved::Moved;
 use crate::local::gather::Gather;
+use crate::local::moved::Moved;
 
 /// The most requests that the kernel has at once; the others wait. Sources and sinks ask for a handful each.
 const MOST: usize = 64;

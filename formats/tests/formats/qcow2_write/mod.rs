@@ -17,7 +17,7 @@ use diskferry_formats::{Format, TargetOptions, layout};
 
 /// The layout of these options.
 fn made(options: &[(&str, &str)], order: WriteOrder) -> Result<Box<dyn Layout>> {
-    layout(&TargetOptions::from_pairs(Format::Qcow2, options.iter().copied())?, order)
+    layout(Format::Qcow2, &TargetOptions::from_pairs(Format::Qcow2, options.iter().copied())?, order)
 }
 
 /// Converts a disk to a sink that takes nothing but what its order allows.

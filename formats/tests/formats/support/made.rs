@@ -63,7 +63,7 @@ pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
 
 /// The layout of a target with options as text: `key=value`, separated by commas.
 pub(crate) fn layout_with(format: Format, options: &str, order: WriteOrder) -> Result<Box<dyn Layout>> {
-    layout(&TargetOptions::parse(format, options)?, order)
+    layout(format, &TargetOptions::parse(format, options)?, order)
 }
 
 /// Writes `input` to `sink`, without a limit.

@@ -19,7 +19,7 @@ pub(crate) const KINDS: [&[(&str, &str)]; 2] = [&[], &[STREAM]];
 
 /// The layout of a VMDK with these options.
 pub(crate) fn layout_with(given: &[(&str, &str)], order: WriteOrder) -> Result<Box<dyn Layout>> {
-    layout(&TargetOptions::from_pairs(Format::Vmdk, given.iter().copied())?, order)
+    layout(Format::Vmdk, &TargetOptions::from_pairs(Format::Vmdk, given.iter().copied())?, order)
 }
 
 /// A raw disk, without holes.
