@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use diskferry::{
     Client, ClientOptions, Conversion, Declared, Error, ErrorKind, Format, Limits, Progress, Report, Result,
-    S3Sink, S3Source, measure,
+    S3Sink, S3Source, TargetOptions, measure,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

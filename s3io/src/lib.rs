@@ -1,4 +1,4 @@
-//! Disk images in S3 and behind HTTP: sources of diskferry that are read by ranged GETs, and sinks that are written by
+//! Disk images in S3 and at HTTP URLs: sources of diskferry that are read by ranged GETs, and sinks that are written by
 //! multipart upload.
 //!
 //! A [`Client`] is created once, from [`ClientOptions`] and the AWS SDK's environment and files. [`open_source`] opens any

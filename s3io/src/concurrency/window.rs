@@ -19,6 +19,8 @@ pub(super) const UNIT: u64 = DEFAULT_REQUEST_BYTES;
 /// line several round trips, and starting there costs a narrow one nothing.
 const FIRST: u64 = 16;
 const LEAST: u64 = 4;
+/// Upper bound of the limit on requests: more have no effect.
+const MAX_REQUESTS: u64 = 1 << 20;
 /// Time over which a rate is measured. Several answers of a usual link, and longer than usual first-byte latency.
 const SAMPLE: Duration = Duration::from_millis(125);
 /// A sample counts if the window was full for this share of its time; otherwise something else was the limit.
@@ -75,7 +77,7 @@ struct Sample {
 impl Window {
     /// A window for at most `most` requests.
     pub(super) fn new(most: usize) -> Self {
-        let most = (most as u64).max(1).saturating_mul(UNIT);
+        let most = (most as u64).clamp(1, MAX_REQUESTS) * UNIT;
         Self {
             bytes: (FIRST * UNIT).min(most),
             most,
@@ -95,7 +97,7 @@ impl Window {
 
     /// True if a further request of `len` bytes may start beside `outstanding` bytes. One request always may.
     pub(super) fn admits(&self, outstanding: u64, len: u64) -> bool {
-        outstanding == 0 || outstanding.saturating_add(len) <= self.bytes
+        outstanding == 0 || outstanding.checked_add(len).is_some_and(|sum| sum <= self.bytes)
     }
 
     /// The number of outstanding bytes is about to change from `outstanding`, with `received` bytes that came in.
@@ -106,11 +108,12 @@ impl Window {
             self.sample = (received > 0).then_some(start);
             return;
         };
-        if outstanding.saturating_add(UNIT) > self.bytes {
+        // The window has at least one unit.
+        if outstanding > self.bytes - UNIT {
             sample.full += now.saturating_duration_since(sample.known);
         }
         sample.known = now;
-        sample.bytes = sample.bytes.saturating_add(received);
+        sample.bytes += received;
         let lasted = now.saturating_duration_since(sample.since);
         if lasted < SAMPLE {
             return;
@@ -148,7 +151,7 @@ impl Window {
                 self.shrink(before.max(mean));
             }
             Step::Shrink { before, .. } if decided => {
-                self.set(before.saturating_add(UNIT).min(self.most));
+                self.set((before + UNIT).min(self.most));
                 self.rest();
             }
             Step::Rest(left) if self.samples >= left => {
@@ -163,8 +166,8 @@ impl Window {
     /// Tries half as many requests more. `rate` is that of the present window.
     fn grow(&mut self, rate: f64) {
         let before = self.bytes;
-        let more = (before / UNIT).div_ceil(2).saturating_mul(UNIT);
-        self.set(before.saturating_add(more).min(self.most));
+        let more = (before / UNIT).div_ceil(2) * UNIT;
+        self.set((before + more).min(self.most));
         if self.bytes > before {
             self.begin(Step::Grow { before, rate });
         } else {
@@ -178,7 +181,7 @@ impl Window {
         if before < (LEAST + 1) * UNIT {
             return self.rest();
         }
-        self.set(before.saturating_sub(UNIT));
+        self.set(before - UNIT);
         self.begin(Step::Shrink { before, rate });
     }
 

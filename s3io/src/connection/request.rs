@@ -68,12 +68,12 @@ impl Object {
 /// Sees the status of a response, which the SDK does not report for a successful one.
 #[cfg(feature = "s3")]
 #[derive(Clone, Debug, Default)]
-struct Status(Arc<AtomicU16>);
+struct ObservedStatus(Arc<AtomicU16>);
 
 #[cfg(feature = "s3")]
-impl Intercept for Status {
+impl Intercept for ObservedStatus {
     fn name(&self) -> &'static str {
-        "Status"
+        "ObservedStatus"
     }
 
     fn read_before_deserialization(
@@ -101,7 +101,7 @@ async fn get_by_sdk(
         .set_version_id(pin.version_id.clone().or_else(|| at.version_id.clone()))
         .set_range(range)
         .set_if_match(pin.strong_etag().map(str::to_owned));
-    let status = Status::default();
+    let status = ObservedStatus::default();
     match request.customize().interceptor(status.clone()).send().await {
         Ok(output) => Ok(response_of_output(status.0.load(Ordering::Relaxed), output)),
         Err(error) => response_of_error(&error),

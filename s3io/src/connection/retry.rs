@@ -139,7 +139,7 @@ impl Retries {
             Failure::Transient { what } => (what, None),
         };
         debug_assert!(self.failed < MAX_TRIES, "no try follows the last one");
-        self.failed = self.failed.saturating_add(1);
+        self.failed = (self.failed + 1).min(MAX_TRIES);
         let silent = self.progress_at.elapsed();
         if self.failed >= MAX_TRIES || silent >= self.timeouts.stall {
             return Err(Error::new(

@@ -56,9 +56,9 @@ impl BodyProgress {
 
     fn add(&self, bytes: usize) {
         let bytes = bytes as u64;
-        let sent = self.sent.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let sent = self.sent.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let before = self.upload.furthest.fetch_max(sent, Ordering::Relaxed);
-        // Below zero if another try came further.
+        // Nothing if another try has sent more.
         self.upload.total.fetch_add(sent.saturating_sub(before), Ordering::Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! The store behind the layer.
+//! The S3 store of the server: objects as files.
 
 use std::io;
 use std::path::Path;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use diskferry_core::Result;
 
 use super::journal::JournalRecord;
-use super::shared::Shared;
+use super::shared_upload::SharedUpload;
 
 /// The longest time between two writes of a journal.
 const HEARTBEAT: Duration = Duration::from_secs(4);
@@ -14,7 +14,7 @@ const HEARTBEAT: Duration = Duration::from_secs(4);
 /// Writes the journal of one upload.
 #[derive(Debug)]
 pub(super) struct JournalWriter {
-    shared: Arc<Shared>,
+    shared: Arc<SharedUpload>,
     record: tokio::sync::Mutex<JournalRecord>,
 }
 
@@ -23,7 +23,11 @@ impl JournalWriter {
     ///
     /// # Errors
     /// See [`TargetObject::write_journal`](super::target::TargetObject::write_journal).
-    pub(super) async fn begin(shared: Arc<Shared>, record: JournalRecord, first: bool) -> Result<Arc<Self>> {
+    pub(super) async fn begin(
+        shared: Arc<SharedUpload>,
+        record: JournalRecord,
+        first: bool,
+    ) -> Result<Arc<Self>> {
         shared.target.write_journal(&record, first).await?;
         Ok(Arc::new(Self { shared, record: tokio::sync::Mutex::new(record) }))
     }

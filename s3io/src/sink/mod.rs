@@ -14,7 +14,7 @@ mod part_plan;
 mod parts;
 mod publish;
 mod s3_sink;
-mod shared;
+mod shared_upload;
 mod target;
 mod upload_task;
 

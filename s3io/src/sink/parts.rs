@@ -52,12 +52,12 @@ pub(super) struct UploadPart {
 
 /// What is written.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Content<'a> {
+pub(super) enum PartContent<'a> {
     Bytes(&'a [u8]),
     Zeros(u64),
 }
 
-impl<'a> Content<'a> {
+impl<'a> PartContent<'a> {
     pub(super) fn len(self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -108,11 +108,17 @@ impl OpenPart {
         Self { index, low: 0, high: (at > 0).then_some(at..at), memory: None }
     }
 
-    async fn fill(&mut self, at: usize, content: Content<'_>, size: usize, slots: &PartSlots) -> Result<()> {
+    async fn fill(
+        &mut self,
+        at: usize,
+        content: PartContent<'_>,
+        size: usize,
+        slots: &PartSlots,
+    ) -> Result<()> {
         let overflow = || Error::internal(format!("{} bytes at {at} overflow a part", content.len()));
         let end = usize::try_from(content.len()).ok().and_then(|len| at.checked_add(len));
         let end = end.filter(|end| *end <= size).ok_or_else(overflow)?;
-        if matches!(content, Content::Bytes(_)) && self.memory.is_none() {
+        if matches!(content, PartContent::Bytes(_)) && self.memory.is_none() {
             let slot = Arc::clone(&slots.memory).acquire_owned().await.map_err(|_| closed())?;
             let mut buffer = Buffer::new(size)?;
             for zeros in [Some(0..self.low), self.high.clone()].into_iter().flatten() {
@@ -123,8 +129,8 @@ impl OpenPart {
         if let Some(memory) = &mut self.memory {
             let place = memory.buffer.get_mut(at..end).ok_or_else(overflow)?;
             match content {
-                Content::Bytes(bytes) => place.copy_from_slice(bytes),
-                Content::Zeros(_) => place.fill(0),
+                PartContent::Bytes(bytes) => place.copy_from_slice(bytes),
+                PartContent::Zeros(_) => place.fill(0),
             }
         }
         match &mut self.high {
@@ -149,9 +155,9 @@ fn out_of_range(at: u64) -> Error {
     Error::internal(format!("written at {at}, which is beyond 64 bits"))
 }
 
-/// The error for a wait for a slot after the slots were closed. The real error is kept in `Shared`.
+/// The error for a wait for a slot after the slots were closed. The real error is kept in `SharedUpload`.
 fn closed() -> Error {
-    Error::new(ErrorKind::Cancelled, "the upload was given up")
+    Error::new(ErrorKind::Cancelled, "the upload was cancelled")
 }
 
 /// Assembles the parts of a target.
@@ -213,7 +219,7 @@ impl PartAssembler {
     pub(super) async fn put(
         &mut self,
         mut at: u64,
-        mut content: Content<'_>,
+        mut content: PartContent<'_>,
         send: &(dyn Fn(UploadPart) + Send + Sync),
     ) -> Result<()> {
         if content.len() == 0 {
@@ -359,9 +365,9 @@ mod tests {
             for at in range.clone().step_by(step) {
                 let piece = at..range.end.min(at + step);
                 let content = if zeros.start <= piece.start && piece.end <= zeros.end {
-                    Content::Zeros(piece.len() as u64)
+                    PartContent::Zeros(piece.len() as u64)
                 } else {
-                    Content::Bytes(&truth[piece])
+                    PartContent::Bytes(&truth[piece])
                 };
                 assembler.put(at as u64, content, &send).now_or_never().expect("it waits").unwrap();
             }
@@ -399,7 +405,7 @@ mod tests {
         let mut assembler = PartAssembler::new(plan(1000), &slots).unwrap();
         let mut put = |at: u64, len: u64| {
             assembler
-                .put(at, Content::Zeros(len), &|_| {})
+                .put(at, PartContent::Zeros(len), &|_| {})
                 .now_or_never()
                 .unwrap()
                 .map_err(|error| error.kind())
@@ -427,7 +433,7 @@ mod tests {
         }
         let plan = PartPlan::new(Some(1), true, MIB, None).unwrap();
         let mut assembler = PartAssembler::new(plan, &Arc::new(PartSlots::new(1))).unwrap();
-        let put = assembler.put(0, Content::Zeros(MIB + 1), &|_| {}).now_or_never().unwrap();
+        let put = assembler.put(0, PartContent::Zeros(MIB + 1), &|_| {}).now_or_never().unwrap();
         assert_eq!(put.unwrap_err().kind(), ErrorKind::Internal, "more than was announced");
     }
 }

@@ -16,10 +16,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::failed_request::as_destination;
 use super::journal::{JournalRecord, JournalState, ResumableUpload};
 use super::part_plan::PartPlan;
-use super::parts::{Content, PartAssembler, PartSlots, UploadPart};
+use super::parts::{PartAssembler, PartContent, PartSlots, UploadPart};
 use super::publish::Published;
-use super::shared::Shared;
-use super::target::{Admission, TargetObject};
+use super::shared_upload::SharedUpload;
+use super::target::{TargetObject, WritePermission};
 use super::upload_task::{Command, Finish, SaveCheckpoint, UploadTask};
 use crate::connection::{Client, S3Location};
 use crate::object::{RemoteObject, S3Source};
@@ -73,7 +73,7 @@ impl S3SinkOptions {
 pub struct S3Sink {
     client: Client,
     options: S3SinkOptions,
-    shared: Arc<Shared>,
+    shared: Arc<SharedUpload>,
     commands: mpsc::UnboundedSender<Command>,
     /// `None` before it was prepared.
     parts: tokio::sync::Mutex<Option<PartAssembler>>,
@@ -105,7 +105,7 @@ impl S3Sink {
             let message = format!("parts of {bytes} bytes: {min} to {max} are possible");
             return Err(Error::new(ErrorKind::Usage, message));
         }
-        let (target, admission) = TargetObject::open(client, locate(url)?, options.force).await?;
+        let (target, permission) = TargetObject::open(client, locate(url)?, options.force).await?;
         let journal = target.find_journal().await?;
         let has_journal = !matches!(journal, JournalState::Unreadable);
         let abandoned = match journal {
@@ -117,7 +117,7 @@ impl S3Sink {
             JournalState::Absent | JournalState::Unreadable => None,
         };
         let slots = PartSlots::new(client.options().connections);
-        let shared = Arc::new(Shared::new(target, slots));
+        let shared = Arc::new(SharedUpload::new(target, slots));
         let (commands, received) = mpsc::unbounded_channel();
         let task = UploadTask::new(&shared, options.resume, has_journal).run(received);
         client.s3().background().spawn(task);
@@ -131,7 +131,7 @@ impl S3Sink {
             resumed: Mutex::new(None),
             published: Mutex::new(None),
         };
-        if admission == Admission::Unknown {
+        if permission == WritePermission::Unknown {
             // Writing may be allowed nevertheless. This shows it before a source is read.
             sink.request(Command::Begin).await??;
         }
@@ -155,7 +155,7 @@ impl S3Sink {
         replied.await.map_err(|_| gone())
     }
 
-    async fn put(&self, at: TargetOffset, contents: impl Iterator<Item = Content<'_>>) -> Result<()> {
+    async fn put(&self, at: TargetOffset, contents: impl Iterator<Item = PartContent<'_>>) -> Result<()> {
         let mut parts = self.parts.lock().await;
         self.shared.check()?;
         let parts = parts.as_mut().ok_or_else(unprepared)?;
@@ -345,11 +345,11 @@ impl Sink for S3Sink {
     }
 
     fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async move { self.put(at, pieces.iter().map(|piece| Content::Bytes(piece))).await })
+        Box::pin(async move { self.put(at, pieces.iter().map(|piece| PartContent::Bytes(piece))).await })
     }
 
     fn zero(&self, range: TargetRange) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.put(range.start(), std::iter::once(Content::Zeros(range.len()))))
+        Box::pin(self.put(range.start(), std::iter::once(PartContent::Zeros(range.len()))))
     }
 
     fn finish(&self, len: u64) -> BoxFuture<'_, Result<Receipt>> {

@@ -44,7 +44,7 @@ pub(super) struct TargetObject {
     no_conditions: AtomicBool,
     /// Bytes that were uploaded.
     pub(super) written: Arc<AtomicU64>,
-    /// True after the upload was given up.
+    /// True after the upload was cancelled.
     pub(super) stop: watch::Sender<bool>,
 }
 
@@ -59,7 +59,7 @@ pub(super) struct StoredObject {
 
 /// Whether an object may be created, before anything is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Admission {
+pub(super) enum WritePermission {
     /// It may be written.
     Granted,
     /// There is no permission to check: only an upload shows whether it may be written.
@@ -78,7 +78,11 @@ impl TargetObject {
     ///
     /// # Errors
     /// `destination_exists` unless `force`, and the other `destination_*` codes.
-    pub(super) async fn open(client: &Client, at: S3Location, force: bool) -> Result<(Self, Admission)> {
+    pub(super) async fn open(
+        client: &Client,
+        at: S3Location,
+        force: bool,
+    ) -> Result<(Self, WritePermission)> {
         let options = client.options();
         let mut target = Self {
             s3: client.s3().client_for(&S3Service::Configured),
@@ -93,16 +97,16 @@ impl TargetObject {
             written: Arc::default(),
             stop: watch::Sender::new(false),
         };
-        let admission = target.admit().await?;
-        Ok((target, admission))
+        let permission = target.check_permission().await?;
+        Ok((target, permission))
     }
 
-    async fn admit(&mut self) -> Result<Admission> {
+    async fn check_permission(&mut self) -> Result<WritePermission> {
         let mut retries = Retries::writing(self.timeouts);
         let mut moved = false;
         loop {
             let failed = match self.head(false).await {
-                Ok(_) if self.force => return Ok(Admission::Granted),
+                Ok(_) if self.force => return Ok(WritePermission::Granted),
                 Ok(_) => return Err(self.named(exists())),
                 Err(failed) => failed,
             };
@@ -113,23 +117,23 @@ impl TargetObject {
                     self.s3 = in_region(&self.s3, region);
                 }
                 // The response to a HEAD does not say whether the bucket is missing.
-                (404, _) => return self.admit_by_bucket().await,
+                (404, _) => return self.check_bucket().await,
                 // Nor does it say what a status of 400 is about.
-                (400 | 401 | 403, _) => return Ok(Admission::Unknown),
+                (400 | 401 | 403, _) => return Ok(WritePermission::Unknown),
                 _ => self.wait(&mut retries, failed.failure, true).await?,
             }
         }
     }
 
-    async fn admit_by_bucket(&self) -> Result<Admission> {
+    async fn check_bucket(&self) -> Result<WritePermission> {
         let mut retries = Retries::writing(self.timeouts);
         loop {
             let request = self.s3.head_bucket().bucket(&self.at.bucket).send();
             match self.send(request, self.timeouts.silence).await {
-                Ok(_) => return Ok(Admission::Granted),
+                Ok(_) => return Ok(WritePermission::Granted),
                 // The permission to write does not imply the one to see the bucket, and some stores do not support HeadBucket.
                 Err(failed) if matches!(failed.status, 400..=403 | 405 | 501) => {
-                    return Ok(Admission::Granted);
+                    return Ok(WritePermission::Granted);
                 }
                 Err(failed) => self.wait(&mut retries, failed.failure, true).await?,
             }
@@ -146,7 +150,7 @@ impl TargetObject {
     }
 
     pub(super) fn cancelled(&self) -> Error {
-        Error::new(ErrorKind::Cancelled, format!("{} was given up", self.shown))
+        Error::new(ErrorKind::Cancelled, format!("{} was cancelled", self.shown))
     }
 
     /// The client and the object, to read it back.
@@ -220,7 +224,7 @@ impl TargetObject {
     }
 
     /// Waits for the response to a request with a body of `len` bytes, as long as the body makes progress. If the upload is
-    /// given up, the request is dropped unless its whole body was sent, so that it cannot take effect; otherwise its response
+    /// cancelled, the request is dropped unless its whole body was sent, so that it cannot take effect; otherwise its response
     /// is waited for.
     pub(super) async fn upload<T, E>(
         &self,
@@ -270,7 +274,7 @@ impl TargetObject {
     }
 
     /// Waits before the next try, or returns the error if no try is left. If `stoppable`, the wait ends when the upload is
-    /// given up.
+    /// cancelled.
     pub(super) async fn wait(&self, retries: &mut Retries, failure: Failure, stoppable: bool) -> Result<()> {
         let wait = retries.next_wait(failure).map_err(|error| match error.kind() {
             ErrorKind::Cancelled => error,
@@ -348,7 +352,7 @@ impl TargetObject {
     /// Uploads one part, counted from 0.
     ///
     /// # Errors
-    /// The `destination_*` codes; `cancelled` if the upload was given up.
+    /// The `destination_*` codes; `cancelled` if the upload was cancelled.
     pub(super) async fn put_part(&self, id: &str, index: u64, bytes: Bytes) -> Result<UploadedPart> {
         let number = part_number(index)?;
         let progress = UploadProgress::new(&self.written);
@@ -426,7 +430,7 @@ impl TargetObject {
         }
     }
 
-    /// Aborts an upload, which deletes its parts. `parts`: some may have been in flight when it was given up.
+    /// Aborts an upload, which deletes its parts. `parts`: some may have been in flight when it was cancelled.
     ///
     /// # Errors
     /// The `destination_*` codes: its parts may still be there.

@@ -17,7 +17,7 @@ use super::journal::{JournalRecord, ResumableUpload};
 use super::journal_writer::JournalWriter;
 use super::parts::UploadPart;
 use super::publish::{Published, Unpublished};
-use super::shared::Shared;
+use super::shared_upload::SharedUpload;
 use super::target::UploadedPart;
 
 /// What the sink requests of its task.
@@ -63,7 +63,7 @@ enum UploadState {
 
 /// One upload.
 pub(super) struct UploadTask {
-    shared: Arc<Shared>,
+    shared: Arc<SharedUpload>,
     id: Option<Arc<str>>,
     /// Parts in flight.
     parts: JoinSet<(u64, Result<UploadedPart>)>,
@@ -94,7 +94,7 @@ impl Drop for AbortOnDrop {
 
 impl UploadTask {
     /// `keep`: an upload that can be resumed is not aborted. `has_journal`: a journal may be written.
-    pub(super) fn new(shared: &Arc<Shared>, keep: bool, has_journal: bool) -> Self {
+    pub(super) fn new(shared: &Arc<SharedUpload>, keep: bool, has_journal: bool) -> Self {
         Self {
             shared: Arc::clone(shared),
             id: None,

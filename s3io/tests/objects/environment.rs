@@ -1,4 +1,4 @@
-//! Where the options are silent, the SDK's environment and files say where to go and as whom.
+//! What the options do not set comes from the SDK's environment and files.
 
 use std::io;
 use std::process::{Command, Output};
@@ -10,10 +10,10 @@ use diskferry_s3io::{Client, ClientOptions, S3Source, open_source};
 
 use crate::support::{URL, serve, serve_as};
 
-/// Set where this process is the one that a test started, to the URL that it reads.
+/// Set in a process that a test started: the URL that it reads.
 const CHILD: &str = "DISKFERRY_TEST_READS";
 
-/// Runs `test` of this program once more, with nothing of the SDK's in its environment but `variables`.
+/// Runs `test` in another process, whose environment has no variables of the SDK except `variables`.
 fn again(test: &str, url: &str, variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture"]);
@@ -26,7 +26,7 @@ fn again(test: &str, url: &str, variables: &[(&str, &str)]) -> Output {
     command.env(CHILD, url).envs(variables.iter().copied()).output().unwrap()
 }
 
-/// The part of the started process: reads what it was told to, with the default options.
+/// In the started process: reads the URL with the default options.
 async fn read() -> Option<String> {
     let url = std::env::var(CHILD).ok()?;
     let client = Client::new(ClientOptions::default()).await.unwrap();
@@ -93,14 +93,14 @@ async fn endpoint_and_keys_come_from_a_profile() {
 }
 
 #[tokio::test]
-async fn without_credentials_the_error_says_what_to_do() {
-    let test = "environment::without_credentials_the_error_says_what_to_do";
+async fn without_credentials_the_error_has_a_hint() {
+    let test = "environment::without_credentials_the_error_has_a_hint";
     if std::env::var_os(CHILD).is_some() {
         let client = Client::new(ClientOptions::default()).await.unwrap();
         let error = S3Source::open(&client, URL).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SourceForbidden, "{error}");
         assert!(error.hint_text().is_some_and(|hint| hint.contains("--s3-anonymous")), "{error}");
-        // A public object's URL needs none.
+        // The URL of a public object needs no credentials.
         let url = std::env::var(CHILD).unwrap();
         assert_eq!(open_source(&client, &url).await.unwrap().source.len(), 5);
         return;
@@ -111,7 +111,7 @@ async fn without_credentials_the_error_says_what_to_do() {
     assert_eq!(server.exchanges().len(), 1);
 }
 
-/// TLS in front of a server, with this certificate, until it is dropped.
+/// A TLS proxy for a server, with this certificate, until it is dropped.
 async fn with_tls(
     to: String,
     certified: &rcgen::CertifiedKey<rcgen::KeyPair>,
@@ -145,8 +145,8 @@ async fn with_tls(
 }
 
 #[tokio::test]
-async fn tls_is_spoken_with_those_whose_certificate_is_trusted() {
-    let test = "environment::tls_is_spoken_with_those_whose_certificate_is_trusted";
+async fn tls_requires_a_trusted_certificate() {
+    let test = "environment::tls_requires_a_trusted_certificate";
     let trusted = "DISKFERRY_TEST_TRUSTS";
     if let Ok(url) = std::env::var(CHILD) {
         let options = ClientOptions::default().stall_timeout(std::time::Duration::from_secs(2));

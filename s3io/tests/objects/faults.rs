@@ -1,4 +1,4 @@
-//! A source gives the right bytes or says why not, whatever the server does.
+//! A source returns the right bytes or an error, whatever the server does.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::support::{BUCKET, KEY, URL, client, content, gets, open, range, serve
 const LEN: usize = 3 << 20;
 const FAR: u64 = 1 << 20;
 
-/// A rule for the GETs behind the head, told how many of these came before.
+/// A rule for the GETs after the head, which is passed the number of those before.
 pub(crate) fn behind_head(
     rule: impl Fn(u64) -> Vec<Fault> + Send + Sync + 'static,
 ) -> impl Fn(&Request) -> Vec<Fault> + Send + Sync + 'static {
@@ -23,7 +23,7 @@ pub(crate) fn behind_head(
     }
 }
 
-/// The error that a read behind the head ends in when every answer to it has this fault, and the number of requests.
+/// The error of a read after the head if every response has this fault, and the number of requests.
 async fn read_fails(fault: Fault) -> (ErrorKind, String, usize) {
     let server = serve(&content(LEN, 1)).await;
     let source = open(&server).await;
@@ -35,7 +35,7 @@ async fn read_fails(fault: Fault) -> (ErrorKind, String, usize) {
 }
 
 #[tokio::test]
-async fn a_replaced_object_is_noticed_also_where_if_match_is_ignored() {
+async fn a_replaced_object_is_detected_even_if_if_match_is_ignored() {
     let server = serve(&content(LEN, 1)).await;
     let source = open(&server).await;
     source.read(range(FAR, 1000)).await.unwrap();
@@ -52,7 +52,7 @@ async fn a_replaced_object_is_noticed_also_where_if_match_is_ignored() {
 }
 
 #[tokio::test]
-async fn an_answer_that_contradicts_what_was_opened_is_a_changed_source() {
+async fn a_response_that_contradicts_the_opened_object_is_source_changed() {
     let asked = format!("bytes {FAR}-{}/{}", FAR + 499_999, LEN + 1);
     for fault in [
         Fault::Status(412),
@@ -67,7 +67,7 @@ async fn an_answer_that_contradicts_what_was_opened_is_a_changed_source() {
 }
 
 #[tokio::test]
-async fn a_version_is_asked_for_by_name_and_held() {
+async fn a_version_is_requested_by_its_id_and_pinned() {
     let server = serve(&content(LEN, 9)).await;
     let client = client(&server).await;
     server.set_faults(|_| vec![Fault::Header("x-amz-version-id", "v+1".into())]);
@@ -86,7 +86,7 @@ async fn a_version_is_asked_for_by_name_and_held() {
 }
 
 #[tokio::test]
-async fn a_range_that_was_not_asked_for_is_not_taken() {
+async fn a_range_that_was_not_requested_is_refused() {
     let whole = LEN as u64;
     for fault in [
         Fault::IgnoreRange,
@@ -99,14 +99,14 @@ async fn a_range_that_was_not_asked_for_is_not_taken() {
         let (kind, message, requests) = read_fails(fault.clone()).await;
         assert_eq!((kind, requests), (ErrorKind::SourceNoRanges, 1), "{fault:?}: {message}");
     }
-    // Right by its start, and less than its length: nothing of it can be trusted to be where it seems.
+    // The range begins at the right byte, but the length contradicts it: none of it can be trusted.
     let short = Fault::Header("content-range", format!("bytes {FAR}-{}/{whole}", FAR + 9));
     let (kind, message, _) = read_fails(short).await;
     assert_eq!(kind, ErrorKind::SourceUnavailable, "{message}");
 }
 
 #[tokio::test]
-async fn refusals_are_told_apart_and_not_repeated() {
+async fn refusals_have_their_own_kinds_and_are_not_retried() {
     for (fault, kind) in [
         (Fault::Refuse(403, "AccessDenied", "Access Denied"), ErrorKind::SourceForbidden),
         (Fault::Status(401), ErrorKind::SourceForbidden),
@@ -121,7 +121,7 @@ async fn refusals_are_told_apart_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn failures_that_may_pass_are_tried_five_times() {
+async fn transient_failures_are_tried_five_times() {
     for fault in [
         Fault::Refuse(503, "SlowDown", "Please reduce your request rate."),
         Fault::Status(500),
@@ -135,7 +135,7 @@ async fn failures_that_may_pass_are_tried_five_times() {
 }
 
 #[tokio::test]
-async fn a_broken_body_goes_on_from_the_byte_reached() {
+async fn a_broken_body_is_resumed_at_the_byte_reached() {
     let bytes = content(LEN, 3);
     for cut in [Fault::Truncate(700_000), Fault::Reset(700_000), Fault::Stall(700_000)] {
         let server = serve(&bytes).await;
@@ -157,7 +157,7 @@ async fn a_broken_body_goes_on_from_the_byte_reached() {
         let traffic = source.traffic();
         assert_eq!((traffic.requests - before.requests, traffic.retries), (3, 2));
         assert_eq!(traffic.bytes - before.bytes, 2 << 20, "{cut:?}: no byte is taken twice");
-        // What the server gave to a connection that then broke is lost on the way, and asked for again.
+        // Bytes in flight on a connection that was reset are lost, and requested again.
         let lost = seen.iter().map(|exchange| exchange.sent).sum::<u64>() - (2 << 20);
         assert!(lost <= 2 * (512 << 10), "{cut:?}: {lost}");
     }
@@ -181,13 +181,13 @@ async fn opening_survives_a_broken_head() {
 }
 
 #[tokio::test]
-async fn a_server_that_gives_crumbs_is_given_up() {
+async fn a_server_that_sends_few_bytes_per_response_fails() {
     let (kind, message, requests) = read_fails(Fault::Truncate(10)).await;
     assert_eq!((kind, requests), (ErrorKind::SourceUnavailable, 5), "{message}");
 }
 
 #[tokio::test]
-async fn a_silent_server_is_given_up_in_time() {
+async fn a_silent_server_fails_in_time() {
     let started = Instant::now();
     let (kind, message, _) = read_fails(Fault::Stall(0)).await;
     assert_eq!(kind, ErrorKind::SourceUnavailable, "{message}");
@@ -196,7 +196,7 @@ async fn a_silent_server_is_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn a_server_that_drips_is_given_up_in_time() {
+async fn a_server_that_drips_fails_in_time() {
     let server = serve(&content(LEN, 1)).await;
     let source = open(&server).await;
     server.set_shape(Shape { each: Some(2000), ..Shape::default() });
@@ -207,20 +207,20 @@ async fn a_server_that_drips_is_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn being_told_to_slow_down_lowers_the_requests_in_flight() {
+async fn throttling_lowers_the_requests_in_flight() {
     let bytes = content(LEN, 5);
     let server = serve(&bytes).await;
     let source = open(&server).await;
     let before = source.capabilities().in_flight;
     server.set_faults(behind_head(|count| if count == 0 { vec![Fault::Status(503)] } else { Vec::new() }));
     assert!(source.read(range(FAR, 1000)).await.unwrap() == bytes[FAR as usize..][..1000]);
-    // Halved, and raised a little by the answer that came then.
+    // Halved, and raised a little by the next success.
     assert!(source.capabilities().in_flight < before, "{before}");
     assert_eq!(source.traffic().retries, 1);
 }
 
 #[tokio::test]
-async fn one_after_the_other_reads_share_a_connection() {
+async fn consecutive_reads_share_a_connection() {
     let server = serve(&content(LEN, 6)).await;
     let client = client(&server).await;
     for _ in 0..3 {
@@ -238,7 +238,7 @@ async fn dropping_a_read_ends_its_request() {
     server.forget();
     server.set_faults(behind_head(|_| vec![Fault::Stall(300_000)]));
     let seen = async |what: &dyn Fn(&Server) -> bool| {
-        // Until it is so; a defect ends in a failure and not in a hang.
+        // Waits for the condition; a defect fails the test and does not hang it.
         for _ in 0..1000 {
             if what(&server) {
                 return true;
@@ -259,7 +259,7 @@ async fn dropping_a_read_ends_its_request() {
 }
 
 #[tokio::test]
-async fn a_slow_line_gives_the_same_bytes_and_measures_the_gap() {
+async fn a_slow_link_gives_the_same_bytes_and_measures_the_gap() {
     let bytes = content(LEN, 8);
     let server = serve(&bytes).await;
     let source = open(&server).await;
@@ -299,7 +299,7 @@ async fn read_all(
     let source = open(&server).await;
     let len = bytes.len() as u64;
     source.expect_all();
-    // The head is in hand, and the tail is read first.
+    // The head is in memory, and the tail is read first.
     source.read(range(len - 5000, 5000)).await?;
     for (from, to) in [(128 << 10, 2_000_000), (3_100_000, len - 5000), (2_000_000, 3_100_000)] {
         source.read(range(from, to - from)).await?;
@@ -308,7 +308,7 @@ async fn read_all(
 }
 
 #[tokio::test]
-async fn all_bytes_together_are_what_the_store_keeps_a_checksum_of() {
+async fn a_complete_read_is_compared_with_the_checksum_of_the_store() {
     let bytes = content(5 << 20, 8);
     let crc = u32::to_be_bytes(crc32fast::hash(&bytes));
     let right = aws_smithy_types::base64::encode(crc);
@@ -319,7 +319,7 @@ async fn all_bytes_together_are_what_the_store_keeps_a_checksum_of() {
         assert_eq!(error.kind(), ErrorKind::SourceChanged, "{error}");
         assert!(error.is_retryable() && error.message().contains("CRC-32"), "{error}");
     }
-    // What is made of the checksums of parts, or of another kind, is none of the bytes.
+    // A checksum of checksums of parts, or of an unknown kind, is not compared.
     read_all(&bytes, "crc32", &format!("{wrong}-3"), "COMPOSITE", None).await.unwrap();
     read_all(&bytes, "sha1", &wrong, "COMPOSITE", None).await.unwrap();
 }

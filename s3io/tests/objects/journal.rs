@@ -19,7 +19,7 @@ fn room() -> SinkHint {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_given_up_can_be_gone_on_with_and_is_whole_then() {
+async fn an_interrupted_upload_can_be_resumed_and_completed() {
     let truth = Bytes::from(pattern(4 * PART + 77, 1));
     let server = empty().await;
     let first = resumable(&server).await;
@@ -34,10 +34,10 @@ async fn an_upload_that_is_given_up_can_be_gone_on_with_and_is_whole_then() {
     let second = resumable(&server).await;
     let saved = second.load().await.unwrap().unwrap();
     assert_eq!(saved.state, "how");
-    // The first part waited for its front. How many of the others came through is open.
+    // The first part waited for its head. How many of the others were uploaded is not defined.
     assert!(saved.target.start == PART as u64 && saved.target.end >= 3 * PART as u64, "{:?}", saved.target);
     second.prepare(room()).await.unwrap();
-    // Its lost front, and then from the mark on: what is there is left out.
+    // The lost head, and what follows the checkpoint; stored parts are skipped.
     write(&second, &truth.slice(..PART + 1000), 512).await.unwrap();
     write(&second, &truth, 2 * PART + 9).await.unwrap();
     second.write(diskferry_core::TargetOffset::ZERO, vec![truth.slice(..512)]).await.unwrap();
@@ -48,13 +48,13 @@ async fn an_upload_that_is_given_up_can_be_gone_on_with_and_is_whole_then() {
 }
 
 #[tokio::test]
-async fn a_second_run_is_refused_while_the_first_works_and_harms_nothing() {
+async fn a_second_run_is_refused_while_the_first_is_active_and_does_no_harm() {
     let truth = Bytes::from(pattern(2 * PART, 2));
     let server = empty().await;
     let client = client(&server).await;
     let first = sink(&client, false, 2).await;
     write(&first, &truth, 0).await.unwrap();
-    // The journal is there with the first part that leaves, and that may be a moment off.
+    // The journal is written with the first part, which may take a moment.
     while names(&server).is_empty() {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
@@ -66,7 +66,7 @@ async fn a_second_run_is_refused_while_the_first_works_and_harms_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_given_up_without_being_asked_to_keep_leaves_nothing() {
+async fn an_aborted_upload_without_resume_leaves_nothing() {
     let server = empty().await;
     let sink = sink(&client(&server).await, false, 2).await;
     write(&sink, &Bytes::from(pattern(3 * PART, 3)), 0).await.unwrap();
@@ -77,7 +77,7 @@ async fn what_is_given_up_without_being_asked_to_keep_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn who_may_not_keep_a_journal_uploads_without_one() {
+async fn without_permission_for_a_journal_the_upload_has_none() {
     let truth = Bytes::from(pattern(2 * PART + 1, 4));
     let server = empty().await;
     server.set_faults(|request| match request.object.ends_with("-journal") {

@@ -1,6 +1,6 @@
-//! Servers that speak no S3 and mean no good: each answer is written by the test, byte for byte.
+//! Hostile servers: each response is written by the test, byte for byte.
 //!
-//! The runtime has threads of its own: it must close connections while a test waits for its server to end.
+//! The runtime is multi-threaded: it must close connections while a test waits for its server to end.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -18,7 +18,7 @@ const LEN: u64 = 1 << 20;
 
 type Answer = dyn Fn((u64, u64), &mut TcpStream) -> std::io::Result<()> + Send + Sync;
 
-/// Answers every request for a range, on a connection of its own each.
+/// Responds to every request for a range, each on its own connection.
 struct Liar {
     url: String,
     over: Arc<AtomicBool>,
@@ -45,7 +45,7 @@ impl Liar {
                 talks.push(std::thread::spawn(move || {
                     if let Some(range) = asked(&stream) {
                         count.fetch_add(1, Ordering::SeqCst);
-                        // A client that had enough has gone.
+                        // The client has closed the connection.
                         let _ = answer(range, &mut stream);
                     }
                 }));
@@ -60,7 +60,7 @@ impl Liar {
         HttpSource::open(&Client::new(options).await.unwrap(), &self.url).await
     }
 
-    /// The error of opening it, or of reading behind the head.
+    /// The error of opening it, or of reading after the head.
     async fn fails(&self) -> Error {
         match self.open().await {
             Err(error) => error,
@@ -72,13 +72,13 @@ impl Liar {
 impl Drop for Liar {
     fn drop(&mut self) {
         self.over.store(true, Ordering::SeqCst);
-        // Wakes it.
+        // Wakes the server's thread.
         drop(TcpStream::connect(self.url.trim_start_matches("http://").trim_end_matches("/disk.img")));
         self.thread.take().unwrap().join().unwrap();
     }
 }
 
-/// The range that is asked for, all where none is said.
+/// The requested range; everything if there is none.
 fn asked(stream: &TcpStream) -> Option<(u64, u64)> {
     let mut found = (0, LEN - 1);
     for line in BufReader::new(stream).lines() {
@@ -95,7 +95,7 @@ fn asked(stream: &TcpStream) -> Option<(u64, u64)> {
     None
 }
 
-/// The head of a right answer to `first..=last`, and what else is to be in it.
+/// The headers of a correct response to `first..=last`, and additional ones.
 fn partial((first, last): (u64, u64), more: &str) -> String {
     format!(
         "HTTP/1.1 206 Partial Content\r\nconnection: close\r\netag: \"e\"\r\ncontent-range: bytes {first}-{last}/{LEN}\r\n{more}\r\n"
@@ -113,7 +113,7 @@ fn honest(range: (u64, u64), stream: &mut TcpStream) -> std::io::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parts_of_a_range_are_put_together_and_crumbs_are_refused() {
+async fn a_range_is_assembled_from_short_responses_and_too_short_ones_fail() {
     for (part, enough) in [(100_000, true), (20_000, true), (1, false)] {
         let liar =
             Liar::new(move |(first, last), stream| honest((first, last.min(first + part - 1)), stream));
@@ -128,7 +128,7 @@ async fn parts_of_a_range_are_put_together_and_crumbs_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_without_an_end_is_left_where_the_range_ends() {
+async fn an_endless_body_is_dropped_at_the_end_of_the_range() {
     let liar = Liar::new(|range, stream| {
         let chunk = [&b"10000\r\n"[..], &[7; 65536], b"\r\n"].concat();
         stream.write_all(partial(range, "transfer-encoding: chunked\r\n").as_bytes())?;
@@ -150,7 +150,7 @@ async fn a_body_without_an_end_is_left_where_the_range_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_without_an_end_are_refused() {
+async fn endless_headers_are_refused() {
     let liar = Liar::new(|_, stream| {
         stream.write_all(b"HTTP/1.1 206 Partial Content\r\n")?;
         loop {
@@ -163,7 +163,7 @@ async fn headers_without_an_end_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_parts_in_one_answer_are_refused() {
+async fn several_parts_in_one_response_are_refused() {
     let liar = Liar::new(|(first, last), stream| {
         let part = format!("--b\r\ncontent-range: bytes {first}-{last}/{LEN}\r\n\r\nabc\r\n--b--\r\n");
         let head = "HTTP/1.1 206 Partial Content\r\nconnection: close\r\netag: \"e\"\r\n";
@@ -174,7 +174,7 @@ async fn several_parts_in_one_answer_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_of_another_length_than_its_ranges_say_is_not_read() {
+async fn an_object_whose_length_contradicts_its_ranges_is_refused() {
     for length in ["content-length: 1\r\n", "content-length: 18446744073709551615\r\n"] {
         let liar = Liar::new(move |range, stream| {
             if range.0 == 0 {
@@ -188,7 +188,7 @@ async fn an_object_of_another_length_than_its_ranges_say_is_not_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stored_bytes_are_given_as_they_are_whatever_encoding_is_stated() {
+async fn stored_bytes_are_returned_verbatim_for_any_stated_encoding() {
     let liar = Liar::new(|range, stream| {
         let more = format!("content-encoding: gzip\r\ncontent-length: {}\r\n", range.1 - range.0 + 1);
         stream.write_all(partial(range, &more).as_bytes())?;

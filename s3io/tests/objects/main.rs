@@ -1,4 +1,4 @@
-//! Sources and sinks over the embedded S3 server, whole and at its worst.
+//! Sources and sinks with the embedded S3 server, without and with faults.
 
 mod conformance;
 mod environment;

@@ -1,4 +1,4 @@
-//! Objects are read as they are, with few requests.
+//! Objects are read exactly, with few requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use diskferry_s3io::{S3Gate, S3Source, open_source};
 const HEAD: usize = HeadTail::HEAD as usize;
 
 #[tokio::test]
-async fn ranges_are_exact_wherever_they_lie() {
+async fn ranges_are_exact_at_any_offset() {
     let bytes = content(3_000_001, 1);
     let server = serve(&bytes).await;
     let source = open(&server).await;
@@ -74,7 +74,7 @@ async fn a_short_object_needs_no_ranges_and_a_long_one_does() {
     {
         let bytes = content(len, 4);
         let server = serve(&bytes).await;
-        // Also where the server does not say how much it sends.
+        // Also if the server does not state the length.
         for faults in [vec![Fault::IgnoreRange], vec![Fault::IgnoreRange, Fault::Without("content-length")]] {
             server.forget();
             server.set_faults(move |_| faults.clone());
@@ -94,7 +94,7 @@ async fn a_short_object_needs_no_ranges_and_a_long_one_does() {
 }
 
 #[tokio::test]
-async fn a_part_that_does_not_say_which_is_not_taken_for_the_whole() {
+async fn a_part_without_a_range_is_not_taken_for_the_whole_object() {
     for len in [1000, HEAD, 2_000_000] {
         let server = serve_as(ServerOptions::default().public(true), &content(len, 5)).await;
         let client = client(&server).await;
@@ -113,7 +113,7 @@ async fn a_part_that_does_not_say_which_is_not_taken_for_the_whole() {
 }
 
 #[tokio::test]
-async fn keys_may_hold_anything() {
+async fn keys_may_contain_any_character() {
     let server = Server::start(ServerOptions::default()).unwrap();
     server.create_bucket(BUCKET).await.unwrap();
     let client = client(&server).await;
@@ -142,7 +142,7 @@ async fn the_gate_opens_siblings_under_the_same_prefix() {
 }
 
 #[tokio::test]
-async fn many_reads_run_at_once_and_no_more_than_allowed() {
+async fn reads_are_concurrent_up_to_the_limit() {
     let bytes = content(4 << 20, 5);
     let server = serve(&bytes).await;
     let source = open(&server).await;

@@ -1,4 +1,4 @@
-//! A range that is stuck is asked for a second time, which costs next to nothing; and connections are used again.
+//! A range that is stuck is requested a second time, at little cost; connections are reused.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ const LEN: usize = 3 << 20;
 const FAR: u64 = 1 << 20;
 const READ: u64 = 1_500_000;
 
-/// A source that knows what is usual: with it, nobody waits for the five seconds that a stranger is given.
+/// A source with enough samples that a range is stuck after one second and not five.
 async fn acquainted(server: &Server) -> S3Source {
-    // Its patience is long: what ends well within it does so by the second request.
+    // The timeouts are long: reads that end well before them do so by the second request.
     let client = diskferry_s3io::Client::new(server.client_options()).await.unwrap();
     let source = S3Source::open(&client, URL).await.unwrap();
     for number in 0..20 {
@@ -27,7 +27,7 @@ async fn acquainted(server: &Server) -> S3Source {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_range_is_right_although_one_answer_never_comes() {
+async fn a_range_is_right_although_one_response_never_arrives() {
     let bytes = content(LEN, 1);
     for (fault, reached) in
         [(Fault::Delay(Duration::from_secs(3600)), 0), (Fault::Stall(0), 0), (Fault::Stall(700_000), 700_000)]
@@ -51,7 +51,7 @@ async fn a_range_is_right_although_one_answer_never_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_slower_of_two_answers_is_dropped_and_both_with_the_read() {
+async fn the_slower_of_two_responses_is_dropped_and_both_with_the_read() {
     let bytes = content(LEN, 2);
     let server = serve(&bytes).await;
     let source = acquainted(&server).await;
@@ -79,11 +79,11 @@ async fn the_slower_of_two_answers_is_dropped_and_both_with_the_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn second_requests_are_few_where_everything_is_stuck() {
+async fn second_requests_are_few_if_everything_is_stuck() {
     let bytes = content(LEN, 3);
     let server = serve(&bytes).await;
     let source = acquainted(&server).await;
-    // Nothing comes for a while, whoever asks.
+    // Nothing is sent for a while, for any request.
     server.set_faults(|_| vec![Fault::Delay(Duration::from_secs(4))]);
     let reads = stream::iter(0..8u64).map(|number| source.read(range(FAR + number * 4096, 4096)));
     let read: Vec<_> = reads.buffered(8).try_collect().await.unwrap();
@@ -95,7 +95,7 @@ async fn second_requests_are_few_where_everything_is_stuck() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_are_as_many_as_requests_in_flight_and_few_more() {
+async fn connections_are_hardly_more_than_requests_in_flight() {
     let server = serve(&content(LEN, 4)).await;
     let client = diskferry_s3io::Client::new(server.client_options()).await.unwrap();
     let source = S3Source::open(&client, URL).await.unwrap();

@@ -1,4 +1,4 @@
-//! What the tests share: a server with one object, and sources over it.
+//! Shared by the tests: a server with one object, and sources that read it.
 use std::time::Duration;
 
 use diskferry_core::{StoredOffset, StoredRange};
@@ -9,7 +9,7 @@ pub(crate) const BUCKET: &str = "images";
 pub(crate) const KEY: &str = "disk.img";
 pub(crate) const URL: &str = "s3://images/disk.img";
 
-/// Bytes that differ everywhere, so that a shifted read shows.
+/// Bytes without repetition, so that a shifted read is detected.
 pub(crate) fn content(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(len + 8);
@@ -27,7 +27,7 @@ pub(crate) fn range(start: u64, len: u64) -> StoredRange {
     StoredRange::new(StoredOffset::new(start), len).unwrap()
 }
 
-/// A server with `bytes` as its one object, and nothing in its log.
+/// A server with `bytes` as its only object, and an empty log.
 pub(crate) async fn serve_as(options: ServerOptions, bytes: &[u8]) -> Server {
     let server = Server::start(options).unwrap();
     server.create_bucket(BUCKET).await.unwrap();
@@ -40,7 +40,7 @@ pub(crate) async fn serve(bytes: &[u8]) -> Server {
     serve_as(ServerOptions::default(), bytes).await
 }
 
-/// A client that loses patience within the time of a test.
+/// A client with short timeouts.
 pub(crate) async fn client(server: &Server) -> Client {
     Client::new(hasty(server)).await.unwrap()
 }
@@ -53,12 +53,12 @@ pub(crate) async fn open(server: &Server) -> S3Source {
     S3Source::open(&client(server).await, URL).await.unwrap()
 }
 
-/// The GETs that the server saw.
+/// The GETs that the server received.
 pub(crate) fn gets(server: &Server) -> Vec<Exchange> {
     server.exchanges().into_iter().filter(|exchange| exchange.request.method == "GET").collect()
 }
 
-/// A server with an empty bucket, and nothing in its log.
+/// A server with an empty bucket and an empty log.
 pub(crate) async fn empty() -> Server {
     let server = Server::start(ServerOptions::default()).unwrap();
     server.create_bucket(BUCKET).await.unwrap();
@@ -71,13 +71,13 @@ pub(crate) fn stored(server: &Server) -> Option<Vec<u8>> {
     std::fs::read(server.root().join(BUCKET).join(KEY)).ok()
 }
 
-/// What the server keeps of uploads that did not end.
+/// The files that the server has of unfinished uploads.
 pub(crate) async fn leftovers(server: &Server) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for _ in 0..100 {
         let entries = std::fs::read_dir(server.root()).unwrap();
         names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        // What it was receiving when a request was cut, it throws away once it notices.
+        // The server deletes a partly received body with a delay.
         if !names.iter().any(|name| name.ends_with(".internal.part")) {
             break;
         }
@@ -87,7 +87,7 @@ pub(crate) async fn leftovers(server: &Server) -> Vec<String> {
     names
 }
 
-/// The PUTs that the server saw, but for journals.
+/// The PUTs that the server received, without those of journals.
 pub(crate) fn puts(server: &Server) -> Vec<Exchange> {
     let puts = server.exchanges().into_iter().filter(|exchange| exchange.request.method == "PUT");
     puts.filter(|put| !put.request.object.ends_with(".diskferry-journal")).collect()

@@ -1,4 +1,4 @@
-//! An upload ends whole or leaves nothing, whatever the store does and wherever it is dropped.
+//! An upload is complete or leaves nothing, whatever the store does and wherever it is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use crate::support::{BUCKET, KEY, client, empty, leftovers, puts, stored};
 use crate::uploads::{PART, completions, sink, upload, write};
 
-/// A rule for the requests that `meant` picks, told how many of these came before.
+/// A rule for the requests that `meant` selects, which is passed the number of those before.
 fn only(
     meant: fn(&Request) -> bool,
     rule: impl Fn(u64) -> Vec<Fault> + Send + Sync + 'static,
@@ -38,7 +38,7 @@ async fn nothing_stays(server: &Server) {
     assert_eq!(stored(server), None);
 }
 
-/// Until it is so; a defect ends in a failure and not in a hang.
+/// Waits for the condition; a defect fails the test and does not hang it.
 async fn until(what: impl Fn() -> bool) {
     for _ in 0..1000 {
         if what() {
@@ -50,7 +50,7 @@ async fn until(what: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn parts_that_fail_are_sent_again() {
+async fn failed_parts_are_sent_again() {
     let truth = Bytes::from(pattern(4 * PART + 5, 1));
     for fault in [
         Fault::Status(503),
@@ -75,7 +75,7 @@ async fn parts_that_fail_are_sent_again() {
 }
 
 #[tokio::test]
-async fn a_failure_that_stays_ends_in_its_code_and_leaves_nothing() {
+async fn a_permanent_failure_has_its_kind_and_leaves_nothing() {
     for (fault, kind) in [
         (Fault::Refuse(403, "AccessDenied", "no"), ErrorKind::DestinationForbidden),
         (Fault::Refuse(404, "NoSuchUpload", "gone"), ErrorKind::DestinationUnavailable),
@@ -105,7 +105,7 @@ async fn a_failure_that_stays_ends_in_its_code_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_silent_store_is_given_up_in_time() {
+async fn a_silent_store_fails_in_time() {
     let server = empty().await;
     let client = client(&server).await;
     let sink = sink(&client, false, 3).await;
@@ -118,7 +118,7 @@ async fn a_silent_store_is_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn a_completion_whose_answer_is_lost_is_looked_for_and_not_repeated() {
+async fn a_completion_whose_response_is_lost_is_checked_and_not_repeated() {
     for fault in [Fault::Truncate(0), Fault::Reset(0)] {
         for len in [1000, 2 * PART] {
             let truth = Bytes::from(pattern(len, 3));
@@ -142,7 +142,7 @@ async fn a_completion_whose_answer_is_lost_is_looked_for_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_good_status_with_an_error_inside_is_an_error() {
+async fn an_error_in_a_body_with_a_successful_status_is_an_error() {
     let truth = Bytes::from(pattern(PART + 1, 4));
     let server = empty().await;
     let sink = sink(&client(&server).await, false, 2).await;
@@ -173,7 +173,7 @@ async fn another_object_is_not_taken_for_a_lost_completion() {
 }
 
 #[tokio::test]
-async fn giving_up_comes_before_or_after_the_publishing() {
+async fn an_abort_takes_effect_before_or_after_publishing() {
     let truth = Bytes::from(pattern(2 * PART, 7));
     for late in [true, false] {
         let server = empty().await;
@@ -190,7 +190,7 @@ async fn giving_up_comes_before_or_after_the_publishing() {
         if late {
             until(|| !completions(&server).is_empty()).await;
         }
-        // The publishing is not polled meanwhile.
+        // The finish is not polled meanwhile.
         assert_eq!(sink.abort().await, !late);
         match finish.await {
             Ok(_) => assert!(late && stored(&server).unwrap() == truth),
@@ -204,7 +204,7 @@ async fn giving_up_comes_before_or_after_the_publishing() {
 }
 
 #[tokio::test]
-async fn giving_up_ends_a_write_that_waits_for_memory() {
+async fn an_abort_ends_a_write_that_waits_for_memory() {
     let server = empty().await;
     let sink = sink(&client(&server).await, false, 2).await;
     server.set_faults(only(is_part, |_| vec![Fault::Delay(Duration::from_millis(300))]));
@@ -217,7 +217,7 @@ async fn giving_up_ends_a_write_that_waits_for_memory() {
 }
 
 #[tokio::test]
-async fn a_sink_dropped_with_parts_under_way_leaves_nothing_and_no_part_comes_later() {
+async fn a_sink_dropped_with_parts_in_flight_leaves_nothing_and_no_part_arrives_later() {
     let truth = Bytes::from(pattern(4 * PART, 9));
     for delay in [0, 20, 200] {
         let server = empty().await;

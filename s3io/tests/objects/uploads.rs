@@ -1,4 +1,4 @@
-//! What an upload asks of the store, and what shows under its name.
+//! The requests of an upload, and the object that it publishes.
 
 use std::time::Duration;
 
@@ -21,14 +21,14 @@ pub(crate) fn options(force: bool) -> S3SinkOptions {
     options
 }
 
-/// A sink with room for `parts` parts.
+/// A sink with memory for `parts` parts.
 pub(crate) async fn sink(client: &Client, force: bool, parts: usize) -> S3Sink {
     let sink = S3Sink::create_with(client, URL, options(force)).await.unwrap();
     sink.prepare(SinkHint::default().memory((parts * PART) as u64)).await.unwrap();
     sink
 }
 
-/// Writes the bytes from `from` on, by steps of about a MiB.
+/// Writes the bytes from `from` on, in steps of about a MiB.
 pub(crate) async fn write(sink: &S3Sink, bytes: &Bytes, from: usize) -> Result<()> {
     const STEP: usize = 1_000_000;
     for at in (from..bytes.len()).step_by(STEP) {
@@ -50,7 +50,7 @@ pub(crate) fn completions(server: &Server) -> Vec<Exchange> {
 }
 
 #[tokio::test]
-async fn parts_are_equal_but_the_last_and_the_first_comes_when_its_bytes_do() {
+async fn parts_are_equal_except_the_last_and_the_first_is_uploaded_when_it_is_written() {
     let truth = Bytes::from(pattern(3 * PART + 77, 1));
     let server = empty().await;
     let sink = sink(&client(&server).await, false, 2).await;
@@ -62,7 +62,7 @@ async fn parts_are_equal_but_the_last_and_the_first_comes_when_its_bytes_do() {
     assert!(receipt.etag.is_some_and(|etag| etag.ends_with("-4\"")));
     let mut parts: Vec<_> =
         puts(&server).iter().map(|put| (put.request.part.unwrap(), put.request.body)).collect();
-    // Beside the last one, which is only known to be that when the first bytes come.
+    // Except the last one, which is not known to be the last until the head is written.
     assert!(parts.iter().position(|part| part.0 == 1) >= Some(2), "{parts:?}");
     parts.sort_unstable();
     let part = PART as u64;
@@ -73,7 +73,7 @@ async fn parts_are_equal_but_the_last_and_the_first_comes_when_its_bytes_do() {
 }
 
 #[tokio::test]
-async fn parts_go_side_by_side_within_the_memory() {
+async fn parts_are_uploaded_concurrently_within_the_memory() {
     const ROOM: usize = 4;
     let server = empty().await;
     let sink = sink(&client(&server).await, false, ROOM).await;
@@ -96,8 +96,8 @@ async fn parts_go_side_by_side_within_the_memory() {
 }
 
 #[tokio::test]
-async fn parts_that_were_left_out_take_no_memory_until_they_come() {
-    // Two and a half parts come last, with room for two.
+async fn parts_of_the_head_take_no_memory_until_they_are_written() {
+    // The head has two and a half parts, with memory for two.
     let truth = Bytes::from(pattern(5 * PART + 9, 3));
     let left_out = 5 * PART / 2;
     let server = empty().await;
@@ -112,7 +112,7 @@ async fn parts_that_were_left_out_take_no_memory_until_they_come() {
 }
 
 #[tokio::test]
-async fn zeros_are_uploaded_as_whole_parts() {
+async fn zeros_are_uploaded_as_full_parts() {
     let server = empty().await;
     let sink = sink(&client(&server).await, false, 2).await;
     let len = 20 * PART as u64 + 5;
@@ -162,7 +162,7 @@ async fn an_object_that_exists_is_refused_early_and_replaced_only_by_force() {
 }
 
 #[tokio::test]
-async fn an_object_that_appears_midway_stays() {
+async fn an_object_that_appears_during_the_upload_stays() {
     for len in [100, 2 * PART] {
         let server = empty().await;
         let client = client(&server).await;
@@ -183,7 +183,7 @@ async fn refused(client: &Client, url: &str) -> Error {
 }
 
 #[tokio::test]
-async fn what_cannot_be_written_is_refused_before_anything_is() {
+async fn an_impossible_target_is_refused_before_anything_is_written() {
     let server = empty().await;
     let client = client(&server).await;
     let error = refused(&client, "s3://nobody/key").await;
@@ -205,7 +205,7 @@ async fn what_cannot_be_written_is_refused_before_anything_is() {
 }
 
 #[tokio::test]
-async fn who_may_not_write_is_told_before_a_source_is_read() {
+async fn without_permission_to_write_creation_fails() {
     let server = empty().await;
     server.set_faults(|_| vec![Fault::Refuse(403, "AccessDenied", "Access Denied")]);
     let client = client(&server).await;
@@ -215,7 +215,7 @@ async fn who_may_not_write_is_told_before_a_source_is_read() {
 }
 
 #[tokio::test]
-async fn who_may_write_and_not_look_can_write() {
+async fn permission_to_write_is_enough() {
     let hidden = |request: &diskferry_s3io::server::Request| match &*request.method {
         "HEAD" | "GET" => vec![Fault::Status(403)],
         _ => Vec::new(),
@@ -238,7 +238,7 @@ async fn a_bucket_in_another_region_is_written_there() {
     let server = empty().await;
     server.set_faults(|request| {
         let moved = vec![Fault::Status(301), Fault::Header("x-amz-bucket-region", "eu-north-1".into())];
-        // Number 0 made the bucket.
+        // Request 0 created the bucket.
         if request.number == 1 { moved } else { Vec::new() }
     });
     server.forget();
@@ -259,7 +259,7 @@ async fn more_than_ten_thousand_parts_are_refused_with_numbers() {
 }
 
 #[tokio::test]
-async fn too_little_memory_is_refused_naming_what_is_needed() {
+async fn too_little_memory_is_refused_with_the_memory_needed() {
     let server = empty().await;
     let sink = S3Sink::create(&client(&server).await, URL).await.unwrap();
     let expected = SinkHint::default().most_bytes(Some(1 << 40)).exact(false).memory(64 << 20);
@@ -275,7 +275,7 @@ async fn upload_with(server: &Server, checksum: Checksum, len: usize) -> Result<
 }
 
 #[tokio::test]
-async fn checksums_are_sent_as_asked() {
+async fn checksums_are_sent_as_configured() {
     let server = empty().await;
     for (checksum, sent) in [(Checksum::Auto, true), (Checksum::Required, true), (Checksum::Off, false)] {
         for len in [100, PART + 100] {
@@ -309,7 +309,7 @@ async fn a_store_that_refuses_checksums_gets_none_unless_they_are_required() {
 }
 
 #[tokio::test]
-async fn a_store_without_conditions_is_looked_at_instead() {
+async fn without_support_for_conditions_the_store_is_checked_before_publishing() {
     for len in [100, PART + 100] {
         let server = empty().await;
         server.set_faults(|request| match request.if_none_match {
@@ -330,7 +330,7 @@ async fn a_store_without_conditions_is_looked_at_instead() {
 }
 
 #[tokio::test]
-async fn what_is_read_back_and_taken_back_is_what_was_published() {
+async fn read_back_and_retract_apply_to_the_published_object() {
     for len in [1000, PART + 1000] {
         let server = empty().await;
         let client = client(&server).await;

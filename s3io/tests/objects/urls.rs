@@ -1,4 +1,4 @@
-//! URLs of every kind lead to the object, or to the right refusal, and show no secret.
+//! URLs of every kind open the object or fail with the right error, and show no secret.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,13 +17,13 @@ async fn public(bytes: &[u8]) -> Server {
     serve_as(ServerOptions::default().public(true), bytes).await
 }
 
-/// A client that knows nothing of the server.
+/// A client without endpoint and credentials.
 async fn stranger() -> Client {
     let options = ClientOptions::default().stall_timeout(Duration::from_secs(3));
     Client::new(options.anonymous(true)).await.unwrap()
 }
 
-/// The URL with the time of its signature put back by some years.
+/// The URL with a signature that is some years old.
 fn aged(presigned: &str) -> String {
     let (before, date) = presigned.split_once("X-Amz-Date=20").unwrap();
     format!("{before}X-Amz-Date=1999{}", &date[2..])
@@ -34,7 +34,7 @@ async fn a_presigned_url_is_read_by_gets_alone() {
     let bytes = content(LEN, 1);
     let server = serve(&bytes).await;
     let url = server.presign(BUCKET, KEY, HOUR).await.unwrap();
-    // Also by one whose own credentials are no good there.
+    // Also by a client whose own credentials are not valid there.
     for client in [stranger().await, client(&server).await] {
         server.forget();
         let source = HttpSource::open(&client, &url).await.unwrap();
@@ -47,7 +47,7 @@ async fn a_presigned_url_is_read_by_gets_alone() {
 }
 
 #[tokio::test]
-async fn an_expired_url_is_refused_before_it_is_asked() {
+async fn an_expired_url_is_refused_without_a_request() {
     let server = serve(&content(LEN, 2)).await;
     let url = aged(&server.presign(BUCKET, KEY, HOUR).await.unwrap());
     let error = HttpSource::open(&stranger().await, &url).await.unwrap_err();
@@ -56,7 +56,7 @@ async fn an_expired_url_is_refused_before_it_is_asked() {
 }
 
 #[tokio::test]
-async fn a_url_that_ends_soon_is_warned_of() {
+async fn a_url_that_expires_soon_gives_a_warning() {
     let server = serve(&content(LEN, 3)).await;
     let url = server.presign(BUCKET, KEY, Duration::from_secs(100)).await.unwrap();
     let opened = open_source(&stranger().await, &url).await.unwrap();
@@ -67,7 +67,7 @@ async fn a_url_that_ends_soon_is_warned_of() {
 }
 
 #[tokio::test]
-async fn a_url_that_expires_midway_is_said_to_or_renewed() {
+async fn a_url_that_expires_during_reading_fails_or_is_renewed() {
     let bytes = content(LEN, 4);
     let server = Arc::new(serve(&bytes).await);
     let expired = || Fault::Refuse(403, "AccessDenied", "Request has expired");
@@ -94,7 +94,7 @@ async fn a_url_that_expires_midway_is_said_to_or_renewed() {
     // Expired before the start: renewed at once.
     let source = HttpSource::open_renewing(&client, &aged(&url), Arc::clone(&renew)).await.unwrap();
     assert_eq!(asked.swap(0, Ordering::SeqCst), 1);
-    // Expired midway under many reads: renewed once.
+    // Expired during many reads: renewed once.
     let refuse = Mutex::new(8);
     server.set_faults(move |_| {
         let mut left = refuse.lock().unwrap();
@@ -109,14 +109,14 @@ async fn a_url_that_expires_midway_is_said_to_or_renewed() {
         assert!(read == bytes[200_000 + i * 100_000..][..100_000]);
     }
     assert_eq!(asked.load(Ordering::SeqCst), 1);
-    // The fresh URL is held to the identity of the first.
+    // The object at the fresh URL must have the identity of the first.
     server.put(BUCKET, KEY, content(LEN, 5)).await.unwrap();
     let error = source.read(range(500_000, 1000)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceChanged);
 }
 
 #[tokio::test]
-async fn a_plain_url_under_the_endpoint_is_signed_where_there_are_credentials() {
+async fn a_plain_url_under_the_endpoint_is_signed_if_there_are_credentials() {
     let bytes = content(LEN, 6);
     let server = serve(&bytes).await;
     let url = server.object_url(BUCKET, KEY);
@@ -164,7 +164,7 @@ async fn a_redirect_is_followed_once_and_remembered() {
     assert_eq!(source.traffic().requests, 4);
     assert_eq!(source.url(), url);
 
-    // Where it no longer leads to anything, the redirect is asked for once more.
+    // If the target of the redirect no longer works, the redirect is requested once more.
     let refused = AtomicU64::new(0);
     back.set_faults(move |_| match refused.fetch_add(1, Ordering::SeqCst) {
         0 => vec![Fault::Status(403)],
@@ -202,7 +202,7 @@ async fn a_confined_client_reaches_public_addresses_only() {
         assert_eq!(error.kind(), ErrorKind::SourceForbidden, "{host}: {error}");
     }
     assert!(server.exchanges().is_empty());
-    // The caller's own endpoint is not confined.
+    // The caller's own endpoint is not restricted.
     let client = Client::new(hasty(&server).public_only(true)).await.unwrap();
     S3Source::open(&client, URL).await.unwrap();
 }
@@ -254,7 +254,7 @@ async fn the_region_that_the_store_names_is_used() {
 }
 
 #[tokio::test]
-async fn a_host_that_is_not_there_is_unavailable() {
+async fn a_missing_host_is_source_unavailable() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}/image?token=hush");
     let error = HttpSource::open(&stranger().await, &url).await.unwrap_err();
@@ -262,7 +262,7 @@ async fn a_host_that_is_not_there_is_unavailable() {
     assert!(error.is_retryable() && !shown(&error).contains("hush"), "{error}");
 }
 
-/// All that an error can show.
+/// Everything that an error can show.
 fn shown(error: &Error) -> String {
     format!("{error} {error:?} {error:#?} {:?}", error.hint_text())
 }
@@ -302,7 +302,7 @@ async fn nothing_shows_a_secret() {
             server.set_faults(move |_| vec![rule.clone()]);
             let error = opened.source.read(range(500_000, 1000)).await.unwrap_err();
             check(shown(&error));
-            // What may pass is waited for; that it was read in vain shows enough of it.
+            // Transient failures are retried; one failed read shows enough of them.
             let passing = matches!(fault, Fault::Refuse(500, ..) | Fault::Truncate(_));
             if !passing && let Err(error) = open_source(&client, url).await {
                 check(shown(&error));

@@ -1,4 +1,4 @@
-//! Whoever watches requests is told what sources and sinks count themselves.
+//! Metrics report what sources and sinks count.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use crate::faults::behind_head;
 use crate::support::{client, content, empty, open, range, serve};
 use crate::uploads::{PART, sink, upload};
 
-/// What a recorder has: how often something was counted or recorded, by name and labels.
+/// The content of a recorder: how often each metric was counted or recorded, by name and labels.
 fn counts(recorder: &DebuggingRecorder) -> BTreeMap<String, u64> {
     let all = recorder.snapshotter().snapshot().into_vec().into_iter();
     all.map(|(key, _, _, value)| {
@@ -30,7 +30,7 @@ fn counts(recorder: &DebuggingRecorder) -> BTreeMap<String, u64> {
 }
 
 #[tokio::test]
-async fn requests_that_are_made_again_and_slowed_down_are_counted() {
+async fn retries_and_slowdowns_are_counted() {
     let recorder = DebuggingRecorder::new();
     let _installed = ::metrics::set_default_local_recorder(&recorder);
     let server = serve(&content(3 << 20, 1)).await;
@@ -48,7 +48,7 @@ async fn requests_that_are_made_again_and_slowed_down_are_counted() {
 }
 
 #[tokio::test]
-async fn parts_are_counted_when_they_are_there() {
+async fn uploaded_parts_are_counted() {
     let recorder = DebuggingRecorder::new();
     let _installed = ::metrics::set_default_local_recorder(&recorder);
     let server = empty().await;

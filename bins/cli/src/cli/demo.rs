@@ -7,7 +7,7 @@ use std::time::Duration;
 use diskferry_core::internal::HumanBytes;
 use diskferry_core::{Conversion, Depth, Disk, Error, ErrorKind, Limits, Report, Result, measure_at};
 use diskferry_corpus::{Sample, sample};
-use diskferry_formats::{self as formats, Declared, Qcow2Compression, Qcow2Options};
+use diskferry_formats::{self as formats, Declared, Format, Qcow2Compression, Qcow2Options};
 use diskferry_s3io::server::{Server, ServerOptions, Shape};
 use diskferry_s3io::{Client, ClientOptions, S3Gate, S3Sink, S3Source};
 

@@ -10,7 +10,7 @@ use super::target::TargetObject;
 
 /// What the sink and its task share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedUpload {
     pub(super) target: TargetObject,
     pub(super) slots: Arc<PartSlots>,
     /// The journal has a checkpoint to resume from.
@@ -18,7 +18,7 @@ pub(super) struct Shared {
     failure: Mutex<Option<Error>>,
 }
 
-impl Shared {
+impl SharedUpload {
     pub(super) fn new(target: TargetObject, slots: PartSlots) -> Self {
         Self {
             target,
