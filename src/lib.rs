@@ -8,7 +8,8 @@ pub use diskferry_core::{Error, ErrorKind, Limits, Measure, Result, Verdict, mea
 pub use diskferry_core::{Disk, Target};
 pub use diskferry_formats::{Declared, Format, create, open, open_stream, open_with};
 pub use diskferry_formats::{
-    Qcow2Compression, Qcow2Options, RawOptions, TargetOptions, VhdOptions, VhdSubformat, VmdkOptions, VmdkSubformat,
+    Qcow2Compression, Qcow2Options, RawOptions, TargetOptions, VhdOptions, VhdSubformat, VmdkOptions,
+    VmdkSubformat,
 };
 
 // A conversion, what it may use, and what it reports.

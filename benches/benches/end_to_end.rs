@@ -40,13 +40,7 @@ async fn stored(client: &Client, name: &str, format: Format) -> Disk {
 }
 
 /// Makes an image of `raw` and puts it into the store.
-async fn put(
-    server: &Server,
-    dir: &Path,
-    raw: &bytes::Bytes,
-    name: &str,
-    options: TargetOptions,
-) {
+async fn put(server: &Server, dir: &Path, raw: &bytes::Bytes, name: &str, options: TargetOptions) {
     let source: Arc<dyn Source> = Arc::new(MemorySource::new("disk", raw.clone()));
     let disk = open(source, Declared::Format(Format::Raw)).await.expect("a disk");
     let path = dir.join(name);
