@@ -11,7 +11,7 @@ use diskferry_core::{
     FileSource, Gate, GuestOffset, GuestRange, Report, Resources, Source,
 };
 use diskferry_corpus::oracle::matrix::{Base, Case, Recipe, recipes};
-use diskferry_formats::{Declared, Format, create, open_with};
+use diskferry_formats::{Declared, Format, TargetOptions, create, open_with};
 use diskferry_s3io::server::{Server, ServerOptions};
 use diskferry_s3io::{Client, S3Gate, open_source};
 

@@ -149,7 +149,7 @@ impl Bench {
     ) -> Result<Conversion> {
         let source: Arc<dyn Source> = Arc::new(S3Source::open(&self.client, &image.url()).await?);
         let disk = open(source, Declared::Format(image.format)).await?;
-        let target = create(to, sink)?;
+        let target = create(to, sink, &diskferry_formats::TargetOptions::default())?;
         let limits = Limits::default().image(ImageLimit::None);
         Ok(Conversion::new(disk, target).limits(limits).resources(resources(MEMORY)))
     }
