@@ -40,7 +40,6 @@ async fn stored(client: &Client, name: &str, format: Format) -> Disk {
 }
 
 /// Makes an image of `raw` and puts it into the store.
-<<<<<<< HEAD
 async fn put(
     server: &Server,
     dir: &Path,
@@ -49,9 +48,6 @@ async fn put(
     format: Format,
     options: TargetOptions,
 ) {
-=======
-async fn put(server: &Server, dir: &Path, raw: &bytes::Bytes, name: &str, options: TargetOptions) {
->>>>>>> formats
     let source: Arc<dyn Source> = Arc::new(MemorySource::new("disk", raw.clone()));
     let disk = open(source, Declared::Format(Format::Raw)).await.expect("a disk");
     let path = dir.join(name);

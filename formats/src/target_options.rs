@@ -64,18 +64,23 @@ impl TargetOptions {
         })
     }
 
+    /// The format that they are for; none if that is not said.
+    pub fn format(&self) -> Option<Format> {
+        match self {
+            Self::Defaults => None,
+            Self::Raw(_) => Some(Format::Raw),
+            Self::Vhd(_) => Some(Format::Vhd),
+            Self::Qcow2(_) => Some(Format::Qcow2),
+            Self::Vmdk(_) => Some(Format::Vmdk),
+        }
+    }
+
     /// The options of `format`.
     ///
     /// # Errors
     /// `usage` if they are those of another format.
     pub(crate) fn of_format(&self, format: Format) -> Result<Self> {
-        let own = match self {
-            Self::Defaults => return Ok(Self::from(format)),
-            Self::Raw(_) => Format::Raw,
-            Self::Vhd(_) => Format::Vhd,
-            Self::Qcow2(_) => Format::Qcow2,
-            Self::Vmdk(_) => Format::Vmdk,
-        };
+        let Some(own) = self.format() else { return Ok(Self::from(format)) };
         if own == format {
             return Ok(self.clone());
         }

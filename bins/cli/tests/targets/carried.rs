@@ -157,7 +157,7 @@ async fn convert(image: &Path, raw: &Path, kind: &str, more: &[(&str, &str)], to
     let mut options = FileSinkOptions::default();
     (options.sync, options.force) = (false, true);
     let sink: Box<dyn Sink> = Box::new(FileSink::create(to, options).await.unwrap());
-    let Target { layout, sink } = create(kind.options(more), sink).unwrap();
+    let Target { layout, sink } = create(kind.format, sink, &kind.options(more)).unwrap();
     let done = Arc::new(Done::default());
     let layout = Box::new(Watching { layout, done: Arc::clone(&done) });
     let conversion = Conversion::new(open_file(image, format).await, Target { layout, sink });

@@ -138,7 +138,7 @@ impl Bench {
         resources: &Resources,
     ) -> Result<Written> {
         let run = async |sink: Box<dyn Sink>| {
-            let target = create(self.format, sink, options)?;
+            let target = create(options.format().unwrap(), sink, options)?;
             let conversion = Conversion::new(disk.into(), target).limits(unlimited());
             conversion.resources(resources.clone()).run().await
         };
