@@ -1,11 +1,10 @@
-//! Runs of the program itself: exit codes, documents, messages, and what is left behind.
+//! The program, run as a whole: one binary for all tests that may share a process. Those that count what their own process
+//! holds (memory, threads, open files) are in `faults`.
 
-mod convert;
-mod device;
-mod errors;
-mod input;
-mod interrupt;
-mod remote;
-mod results;
-mod support;
+mod lattice;
+mod matrix;
+mod named;
+mod program;
+mod promises;
+mod resume;
 mod targets;

@@ -2,8 +2,8 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use crate::program::support::{Dir, keys, noise};
 use crate::run;
-use crate::support::{Dir, keys, noise};
 
 #[test]
 fn every_sample_becomes_its_raw_disk() {
@@ -28,7 +28,7 @@ fn preallocation_takes_the_room_of_the_whole_file() {
         let out = dir.join("out.raw");
         let option = format!("preallocation={preallocation}");
         let call = ["convert", image.to_str().unwrap(), out.to_str().unwrap(), "--force", "-o", &option];
-        crate::support::run(call).ends(0);
+        crate::program::support::run(call).ends(0);
         let meta = std::fs::metadata(&out).unwrap();
         assert_eq!(meta.blocks() * 512 >= meta.len(), whole, "{preallocation}");
     }
@@ -205,7 +205,7 @@ fn a_file_size_limit_is_a_full_destination_and_not_a_kill() {
         dir.join("out.raw").display()
     );
     let output = diskferry_corpus::tools::command("bash").args(["-c", &script]).output().unwrap();
-    let said = crate::support::Said::of(output).ends(6);
+    let said = crate::program::support::Said::of(output).ends(6);
     assert_eq!(said.error()["code"], "destination_full");
     assert_eq!(dir.names(), ["a.raw"]);
 }

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use diskferry_corpus::tools::command;
 
-use crate::support::{Dir, Said, noise, program};
+use crate::program::support::{Dir, Said, noise, program};
 
 /// A loop device over a file, gone at the end.
 struct Loop(PathBuf);

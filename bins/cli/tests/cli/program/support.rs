@@ -67,7 +67,7 @@ pub(crate) fn run<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Said {
 #[macro_export]
 macro_rules! run {
     ($($arg:expr),* $(,)?) => {
-        $crate::support::run([$(std::ffi::OsStr::new(&$arg)),*])
+        $crate::program::support::run([$(std::ffi::OsStr::new(&$arg)),*])
     };
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use diskferry_corpus::oracle::{fsverity_digest, make, qemu_check, qemu_img};
 use serde_json::Value;
 
-use crate::support::{BUCKET, Bench, Content, Kind, MIB, made, program};
+use crate::targets::support::{BUCKET, Bench, Content, Kind, MIB, made, program};
 
 const BUDGET: &str = "32M";
 const CEILING: u64 = (32 + 64) * MIB;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use diskferry_s3io::server::{Fault, Request, Server, ServerOptions};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Dir, Said, keys, noise, program};
+use crate::program::support::{Dir, Said, keys, noise, program};
 
 /// A server with samples in its bucket `images`.
 struct Store {

@@ -10,7 +10,7 @@ use diskferry_corpus::oracle::{
 };
 use diskferry_formats::Format;
 
-use crate::support::{
+use crate::targets::support::{
     Bench, Content, KINDS, Kind, MEMORY, MIB, ODD_KINDS, Place, Written, digest, made, open_file, same_bytes,
 };
 

@@ -11,7 +11,9 @@ use diskferry_formats::{Declared, open};
 use diskferry_s3io::S3Source;
 use diskferry_s3io::server::Fault;
 
-use crate::support::{BUCKET, Bench, Content, KINDS, MIB, Place, made, program, resources, same_bytes};
+use crate::targets::support::{
+    BUCKET, Bench, Content, KINDS, MIB, Place, made, program, resources, same_bytes,
+};
 
 /// Runs of every sort, cut where no format has a unit's end, over several parts and VHD blocks.
 fn disk() -> Vec<u8> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Dir, Said, noise, program};
+use crate::program::support::{Dir, Said, noise, program};
 
 /// A conversion that waits for more input, with its first bytes written.
 fn waiting(dir: &Dir, more: &[&str]) -> (Child, std::process::ChildStdin) {

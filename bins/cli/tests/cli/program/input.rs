@@ -3,8 +3,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Stdio};
 
+use crate::program::support::{Dir, Said, noise, program};
 use crate::run;
-use crate::support::{Dir, Said, noise, program};
 
 /// Runs with `bytes` on standard input.
 fn piped(args: &[&str], bytes: &[u8]) -> Said {

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
+use crate::program::support::{Dir, keys, noise};
 use crate::run;
-use crate::support::{Dir, keys, noise};
 
 /// Overwrites bytes of a file.
 fn patch(path: &std::path::Path, at: usize, bytes: &[u8]) {

@@ -13,7 +13,7 @@ use diskferry_core::{
 use diskferry_corpus::oracle::{make, qemu_check, qemu_format, qemu_img};
 use diskferry_formats::create;
 
-use crate::support::{Content, Kind, made, open_file, resources, unlimited};
+use crate::targets::support::{Content, Kind, made, open_file, resources, unlimited};
 
 /// What an encoder did.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use diskferry_corpus::oracle::{fsverity_digest, qemu_check, qemu_format, qemu_im
 use diskferry_corpus::tools::command;
 use serde_json::Value;
 
-use crate::support::{Content, MIB, made, program};
+use crate::targets::support::{Content, MIB, made, program};
 
 /// A raw disk of runs and holes with a boot signature, and its digest.
 fn disk(dir: &Path) -> (PathBuf, String) {

@@ -1,7 +1,7 @@
 //! How failures are told: code, exit code, sentence, hint, for a person and for a program.
 
+use crate::program::support::{Dir, keys};
 use crate::run;
-use crate::support::{Dir, keys};
 
 #[test]
 fn an_error_is_a_line_with_its_code_and_a_hint() {
@@ -52,11 +52,11 @@ fn wrong_usage_ends_with_2_and_its_code_in_json_too() {
         &["convert", "x", "y", "-o", "nonsense"],
     ];
     for case in cases {
-        let said = crate::support::run(*case).ends(2);
+        let said = crate::program::support::run(*case).ends(2);
         let first = said.err.lines().next().unwrap_or_default();
         assert!(first.starts_with("error[usage]: "), "{case:?}: {first}");
         assert!(said.err.contains("\n  hint: "), "{case:?}: {}", said.err);
-        let said = crate::support::run(case.iter().chain(&["--json"])).ends(2);
+        let said = crate::program::support::run(case.iter().chain(&["--json"])).ends(2);
         assert_eq!(said.error()["code"], "usage", "{case:?}");
     }
     // A word behind `--` is no option.
@@ -71,7 +71,7 @@ fn wrong_usage_ends_with_2_and_its_code_in_json_too() {
 #[test]
 fn help_and_version_are_on_standard_output() {
     for args in [&["--help"][..], &["-h"], &["--version"], &["convert", "--help"], &["map", "-h"]] {
-        let said = crate::support::run(args).ends(0);
+        let said = crate::program::support::run(args).ends(0);
         assert!(said.err.is_empty(), "{args:?}: {}", said.err);
         assert!(!said.out.is_empty(), "{args:?}");
     }
@@ -109,7 +109,7 @@ fn what_was_left_and_does_not_fit_is_dropped_and_the_report_says_so() {
         let mut args = vec!["convert".as_ref(), "--json".as_ref(), "-f".as_ref(), "raw".as_ref()];
         args.extend([raw.as_os_str(), target.as_os_str()]);
         args.extend(resume.then_some(std::ffi::OsStr::new("--resume")));
-        let report = crate::support::run(args).ends(0).json();
+        let report = crate::program::support::run(args).ends(0).json();
         let codes: Vec<_> =
             report["warnings"].as_array().unwrap().iter().map(|warning| &warning["code"]).collect();
         assert_eq!(codes.contains(&&serde_json::Value::from("resume_started_over")), resume, "{report}");

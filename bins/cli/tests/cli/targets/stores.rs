@@ -12,7 +12,7 @@ use diskferry_s3io::S3Source;
 use diskferry_s3io::server::{Exchange, Fault};
 use serde_json::Value;
 
-use crate::support::{BUCKET, Bench, Content, Kind, MEMORY, MIB, Place, made, program, resources};
+use crate::targets::support::{BUCKET, Bench, Content, Kind, MEMORY, MIB, Place, made, program, resources};
 
 const GIB: u64 = 1 << 30;
 /// How long the server takes for a part: two that begin closer to each other were under way at the same time.

@@ -6,8 +6,8 @@ use std::process::Stdio;
 
 use diskferry_corpus::oracle::{qemu_check, qemu_virtual_bytes};
 
+use crate::program::support::{Dir, Said, noise, program};
 use crate::run;
-use crate::support::{Dir, Said, noise, program};
 
 /// A disk with a hole, zeros, text and noise, of `extra` bytes more than 9 MiB.
 fn disk(dir: &Dir, extra: usize) -> std::path::PathBuf {
@@ -37,7 +37,7 @@ fn the_extension_says_the_format_and_every_one_reads_back_the_same() {
         let target = dir.join(name);
         let mut args = vec!["convert", raw.to_str().unwrap(), target.to_str().unwrap(), "--verify", "--json"];
         options.iter().for_each(|option| args.extend(["-o", option]));
-        let report = crate::support::run(&args).ends(0).json();
+        let report = crate::program::support::run(&args).ends(0).json();
         assert_eq!(report["digest"]["hex"], digest, "{name}");
         assert_eq!(report["target"]["format"], format, "{name}");
         assert_eq!(report["target"]["bytes"], std::fs::metadata(&target).unwrap().len(), "{name}");
@@ -136,7 +136,7 @@ fn measure_predicts_what_the_target_takes() {
         ] {
             let measure =
                 [&["measure", source.to_str().unwrap(), "-O", name, "--json"][..], options].concat();
-            let measured = crate::support::run(&measure).ends(0).json();
+            let measured = crate::program::support::run(&measure).ends(0).json();
             let most = measured["sizes"]["output_bytes"].as_u64().expect("a prediction");
             let target = dir.join("out");
             let target = target.to_str().unwrap();
@@ -144,7 +144,7 @@ fn measure_predicts_what_the_target_takes() {
                 &["convert", source.to_str().unwrap(), target, "-O", name, "--force", "--json"][..],
                 options,
             ];
-            let report = crate::support::run(convert.concat()).ends(0).json();
+            let report = crate::program::support::run(convert.concat()).ends(0).json();
             let bytes = report["target"]["bytes"].as_u64().unwrap();
             let exact = name == "raw" || options.contains(&"subformat=fixed");
             assert_eq!(measured["output_upper_bound"] == true, !exact, "{name} {options:?}");
