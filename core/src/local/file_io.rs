@@ -1,27 +1,28 @@
-//! How the bytes of local files are moved.
+//! How local files are read and written.
 
 use std::sync::Arc;
 
 use crate::local::Ring;
 
-/// How the bytes of local files and block devices are moved.
+/// How local files and block devices are read and written.
 ///
-/// Nothing chooses the ring by itself: on two cores it was measured to win nowhere, see PERFORMANCE.md. With files that are
-/// not in memory it takes less of the processor.
+/// The ring is never chosen automatically. On two cores it was measured to be no faster in any case, see
+/// PERFORMANCE.md. For files that are not in the page cache it takes less CPU time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum FileIo {
-    /// By `pread` and `pwritev` on threads for blocking calls.
+    /// With `pread` and `pwritev` on threads for blocking calls.
     #[default]
     Plain,
-    /// By io_uring, on the one ring of this process. If the kernel gives none (it is older than 5.6, or a policy
-    /// forbids it) it is [`Plain`](Self::Plain), without an error. Needs the feature `io-uring`.
+    /// With io_uring, on one ring shared by this process. If the kernel does not provide one (it is older than 5.6,
+    /// or a policy forbids it), [`Plain`](Self::Plain) is used instead, without an error. Needs the feature
+    /// `io-uring`.
     #[cfg(feature = "io-uring")]
     Ring,
 }
 
 impl FileIo {
-    /// The ring, if it is wanted and can be had. Starts it if need be, which waits for the kernel for a moment.
+    /// The ring, if it is wanted and available. Starts it if necessary, which briefly waits for the kernel.
     pub(crate) fn ring(self) -> Option<Arc<Ring>> {
         match self {
             Self::Plain => None,
@@ -31,10 +32,10 @@ impl FileIo {
     }
 }
 
-/// What a request brought, and what it was given back.
+/// The result of a request, with its returned buffers.
 #[derive(Debug)]
 pub(crate) struct Moved<T> {
     pub(crate) data: T,
-    /// How many bytes from the start are done. If these are not all of them, the plain call tells why.
+    /// The number of bytes that are done, from the start. If some are missing, the plain call reports why.
     pub(crate) done: usize,
 }
