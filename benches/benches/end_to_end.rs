@@ -1,8 +1,8 @@
-//! The whole way: an image in a store, behind a slow line, to a raw disk in memory.
+//! End to end: an image in a store with a slow link, converted to a raw disk in memory.
 //!
-//! The store is the S3 server of the tests, in this process. How slow its line is and how large the disk is can be set:
-//! `BENCH_LATENCY_MS` (5), `BENCH_MBPS` for all connections together (250, in 10⁶ bytes a second), `BENCH_MIB` (32). The sides
-//! of another link are compared by the program `side-by-side`; this is for seeing what a change does.
+//! The store is the S3 server of the tests, in this process. The link and the size of the disk can be set:
+//! `BENCH_LATENCY_MS` (5), `BENCH_MBPS` for all connections together (250, in 10⁶ bytes per second), `BENCH_MIB`
+//! (32). The program `side-by-side` compares diskferry with other tools; this benchmark shows the effect of a change.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 
 const BUCKET: &str = "images";
 
-/// A number from the environment, or the usual one.
+/// A number from the environment, or the default.
 fn set(name: &str, usual: u64) -> u64 {
     match std::env::var(name) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is no whole number: {text}")),
@@ -39,7 +39,7 @@ async fn stored(client: &Client, name: &str, format: Format) -> Disk {
     open(Arc::new(source), Declared::Format(format)).await.expect("a sound image")
 }
 
-/// Makes an image of `raw` and puts it into the store.
+/// Creates an image of `raw` and puts it into the store.
 async fn put(
     server: &Server,
     dir: &Path,

@@ -1,6 +1,6 @@
 //! Large images without their data: all tables of a disk of tens of gibibytes, in a few MiB of memory.
 //!
-//! The data is where the tables say, as zeros that nobody reads: a walk of the map reads tables only.
+//! The data is zeros that nobody reads, at the offsets in the tables: a walk of the map reads tables only.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use diskferry_core::{BoxFuture, Capabilities, Identity, Result, Segment, Source,
 pub const UNIT: u64 = 64 << 10;
 const SECTOR: u64 = 512;
 
-/// In which order the units of a disk are stored.
+/// The order in which the units of a disk are stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
-    /// As the guest sees them.
+    /// In guest order.
     Guest,
-    /// In an order that has nothing to do with it.
+    /// In an order unrelated to the guest's.
     Shuffled,
 }
 
 impl Order {
-    /// Where unit `number` of `count` is stored among them.
+    /// The index in the store of unit `number` of `count`.
     fn place(self, number: u64, count: u64) -> u64 {
         match self {
             Self::Guest => number,
@@ -34,7 +34,7 @@ impl Order {
     }
 }
 
-/// A source that holds some stretches and reads as zeros between them.
+/// A source that holds some ranges and reads as zeros between them.
 #[derive(Debug)]
 pub struct Skeleton {
     len: u64,
@@ -56,19 +56,19 @@ impl Skeleton {
         }
     }
 
-    /// Puts a stretch at `at`; it overlaps no other one.
+    /// Adds a range at `at`, which must not overlap another one.
     pub fn put(&mut self, at: u64, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
         self.len = self.len.max(at + bytes.len() as u64);
         self.stretches.insert(at, bytes);
     }
 
-    /// Makes the last byte other than zero: an object that ends in zeros may have lost its tables, and readers look closer.
+    /// Makes the last byte non-zero: an object that ends in zeros may have lost its tables, and readers check more.
     fn end_in_data(&mut self) {
         self.put(self.len.saturating_sub(1), vec![1]);
     }
 
-    /// It, to be opened.
+    /// Returns it as a source.
     pub fn source(self) -> Arc<dyn Source> {
         Arc::new(self)
     }
@@ -133,7 +133,7 @@ impl Source for Skeleton {
     }
 }
 
-/// Bytes with numbers put at places.
+/// Bytes with numbers written at offsets.
 struct Record(Vec<u8>);
 
 impl Record {
@@ -150,20 +150,20 @@ impl Record {
 /// How the clusters of a QCOW2 are stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Clusters {
-    /// As they are.
+    /// Verbatim.
     Plain,
-    /// Each as a stream of about a third of its length.
+    /// Each as a compressed stream of about a third of its length.
     Compressed,
 }
 
-/// A version 3 QCOW2 of `disk_bytes`, all of it stored, in clusters of 64 KiB, with each L2 table among its data as a
-/// writer that goes along leaves them.
+/// A QCOW2 version 3 image of `disk_bytes`, fully allocated, in clusters of 64 KiB. Each L2 table is among its data,
+/// as a sequential writer places it.
 pub fn qcow2(disk_bytes: u64, clusters: Clusters, order: Order) -> Skeleton {
     const ENTRIES: u64 = UNIT / 8;
     const STREAM: u64 = 21 << 10;
     let count = disk_bytes.div_ceil(UNIT);
     let tables = count.div_ceil(ENTRIES);
-    // Header, refcount table, L1 table; then a table, what 8192 entries store, a table, …
+    // Header, refcount table, L1 table; then a table, the clusters of its 8192 entries, a table, …
     let stored = match clusters {
         Clusters::Plain => UNIT,
         Clusters::Compressed => STREAM,
@@ -205,7 +205,7 @@ pub fn qcow2(disk_bytes: u64, clusters: Clusters, order: Order) -> Skeleton {
     image
 }
 
-/// A dynamic VHD of `disk_bytes`, all of it stored, in blocks of 2 MiB.
+/// A dynamic VHD of `disk_bytes`, fully allocated, in blocks of 2 MiB.
 pub fn vhd(disk_bytes: u64, order: Order) -> Skeleton {
     const BLOCK: u64 = 2 << 20;
     const STRIDE: u64 = SECTOR + BLOCK;
@@ -280,17 +280,17 @@ fn vmdk_descriptor(disk_bytes: u64, kind: &str) -> Vec<u8> {
     Record::new(20 * SECTOR as usize).put(0, text.as_bytes()).0
 }
 
-/// What the grain tables of a VMDK name.
+/// The content of the grain tables of a VMDK.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Grains {
     /// Every grain.
     All(Order),
-    /// None, in tables that are there.
+    /// No grain, in tables that exist.
     None,
 }
 
-/// A monolithicSparse VMDK of `disk_bytes`, in grains of 64 KiB, with both its directories and all tables in front, as VMware and
-/// qemu-img write them.
+/// A monolithicSparse VMDK of `disk_bytes`, in grains of 64 KiB, with both directories and all tables at the start,
+/// as VMware and qemu-img write them.
 pub fn vmdk_sparse(disk_bytes: u64, grains: Grains) -> Skeleton {
     let tables = disk_bytes.div_ceil(SPAN);
     let count = disk_bytes.div_ceil(UNIT);
@@ -323,8 +323,8 @@ pub fn vmdk_sparse(disk_bytes: u64, grains: Grains) -> Skeleton {
     image
 }
 
-/// A streamOptimized VMDK of `disk_bytes`, all of it stored in grains of about a third of their length: each table behind its
-/// grains, the directory behind all, and a footer.
+/// A streamOptimized VMDK of `disk_bytes`, fully allocated in grains of about a third of their length: each table is
+/// after its grains, the directory after all of them, and a footer at the end.
 pub fn vmdk_stream(disk_bytes: u64) -> Skeleton {
     const STREAM: u64 = 21 << 10;
     let tables = disk_bytes.div_ceil(SPAN);

@@ -1,4 +1,4 @@
-//! What the benchmarks share: content that compresses as real disks do, and images that are all tables.
+//! Code that the benchmarks share: content that compresses like real disks, and images that consist of tables.
 
 pub mod images;
 
@@ -19,19 +19,19 @@ pub fn content(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// `units` units of [`content`], one behind the other, each unlike the others: what a codec meets in an image.
+/// `units` different units of [`content`]: the typical input of a codec.
 pub fn units(units: usize, len: usize) -> Vec<Vec<u8>> {
     content(units * len).chunks(len).map(<[u8]>::to_vec).collect()
 }
 
-/// A disk of `len` bytes whose first `content_bytes` hold [`content`], and whose rest is zeros.
+/// A disk of `len` bytes: the first `content_bytes` are [`content`], and the rest is zeros.
 pub fn disk(len: usize, content_bytes: usize) -> Vec<u8> {
     let mut bytes = content(content_bytes);
     bytes.resize(len, 0);
     bytes
 }
 
-/// Numbers that look random and are the same every time.
+/// Pseudo-random numbers that are the same in every run.
 fn numbers() -> impl FnMut() -> u64 {
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
     move || {

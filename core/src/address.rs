@@ -98,7 +98,7 @@ impl<S: Copy + Ord> Span<S> {
         }
     }
 
-    /// The bytes from `start` up to, not including, `end`; empty where `end` does not lie after `start`.
+    /// The bytes from `start` up to, but not including, `end`. Empty if `end` is not after `start`.
     pub const fn between(start: Offset<S>, end: Offset<S>) -> Self {
         Self { start, len: end.0.saturating_sub(start.0) }
     }
@@ -115,7 +115,7 @@ impl<S: Copy + Ord> Span<S> {
 
     /// Address after the last byte.
     pub const fn end(self) -> Offset<S> {
-        // Cannot wrap: `new` checked it, and the other constructors take the length from an end.
+        // Cannot wrap: `new` checked it, and the other constructors derive the length from an end.
         Offset(self.start.0.wrapping_add(self.len), PhantomData)
     }
 
@@ -124,12 +124,13 @@ impl<S: Copy + Ord> Span<S> {
         self.len
     }
 
-    /// True if there is no byte in it.
+    /// True if the range has no bytes.
     pub const fn is_empty(self) -> bool {
         self.len == 0
     }
 
-    /// The distance from the start to `at`, or `None` if `at` is not in the range; its end counts as in it.
+    /// The distance from the start to `at`, or `None` if `at` is outside the range. The end of the range counts as
+    /// inside.
     pub const fn offset_of(self, at: Offset<S>) -> Option<u64> {
         match at.checked_sub(self.start) {
             Some(offset) if offset <= self.len => Some(offset),
@@ -137,7 +138,7 @@ impl<S: Copy + Ord> Span<S> {
         }
     }
 
-    /// True if every byte of `other` lies in it. An empty `other` lies in it where its address does, the end included.
+    /// True if every byte of `other` is in this range. An empty `other` is in it if its address is, the end included.
     pub fn contains(self, other: Self) -> bool {
         self.start <= other.start && other.end() <= self.end()
     }
@@ -149,14 +150,14 @@ impl<S: Copy + Ord> Span<S> {
         (start < end).then(|| Self::between(start, end))
     }
 
-    /// The first `len` bytes and the rest; a `len` beyond the end leaves the rest empty.
+    /// The first `len` bytes and the rest. If `len` is beyond the end, the rest is empty.
     pub fn split_at(self, len: u64) -> (Self, Self) {
         let len = len.min(self.len);
         let middle = Offset(self.start.0.wrapping_add(len), PhantomData);
         (Self { start: self.start, len }, Self::between(middle, self.end()))
     }
 
-    /// The bytes from `skip` on; empty at the end where `skip` goes beyond it.
+    /// The bytes after the first `skip`. Empty, at the end of the range, if `skip` is beyond the end.
     pub fn skip(self, skip: u64) -> Self {
         self.split_at(skip).1
     }
@@ -174,7 +175,7 @@ impl<S: Copy + Ord> fmt::Display for Span<S> {
     }
 }
 
-/// Names one of the stored objects of an image: 0 but in a set of several files.
+/// Index of one of the stored objects of an image. It is 0 except in images that consist of several files.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct FileIndex(pub u32);
 
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_distance_is_none_outside_of_the_range() {
+    fn a_distance_outside_the_range_is_none() {
         let at = GuestOffset::new;
         assert_eq!((at(7).checked_sub(at(5)), at(5).checked_sub(at(7))), (Some(2), None));
         let offsets = [9, 10, 15, 20, 21].map(|offset| range(10, 10).offset_of(at(offset)));
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn intersection_and_split_cover_what_they_name() {
+    fn intersection_and_split_return_the_named_bytes() {
         assert_eq!(range(10, 10).intersection(range(15, 10)), Some(range(15, 5)));
         assert_eq!(range(10, 10).intersection(range(20, 10)), None);
         assert_eq!(range(10, 10).split_at(4), (range(10, 4), range(14, 6)));

@@ -1,4 +1,4 @@
-//! Whether two disks have the same guest bytes.
+//! Compares the guest bytes of two disks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,24 +12,24 @@ use crate::error::{Error, Result};
 use crate::layout::Order;
 use crate::memory::Budget;
 
-/// The answer.
+/// The result of a comparison.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Comparison {
-    /// True if size and every byte agree.
+    /// True if the sizes and all bytes are equal.
     pub equal: bool,
-    /// Guest offset of the first byte that differs. `None` for equal disks, and for disks of different size, of which
-    /// no data is read.
+    /// Guest offset of the first byte that differs. `None` if the disks are equal, or if their sizes differ: then no
+    /// data is read.
     pub first_difference: Option<u64>,
     /// The sizes in bytes.
     pub virtual_bytes: [u64; 2],
 }
 
-/// Compares two disks, reading both side by side and skipping what both know to be zero. It stops at the first
+/// Compares two disks. Reads both side by side, skips ranges that both maps report as zero, and stops at the first
 /// difference.
 ///
 /// # Errors
-/// A disk's refusal; those of maps, sources and codecs.
+/// Returns the disk's refusal, and errors of maps, sources and codecs.
 pub async fn compare(a: &Arc<Disk>, b: &Arc<Disk>, resources: &Resources) -> Result<Comparison> {
     a.admit()?;
     b.admit()?;
@@ -38,7 +38,7 @@ pub async fn compare(a: &Arc<Disk>, b: &Arc<Disk>, resources: &Resources) -> Res
         return Ok(Comparison { equal: false, first_difference: None, virtual_bytes });
     }
     let mut options = resources.transfer(Order::Guest, false)?;
-    // Each side has a budget of its own: one that holds what the other must be compared with cannot starve it.
+    // Each side has its own budget. With a shared one, a side that holds data for comparison could starve the other.
     let halves = options.budget.halves();
     let mut side = |disk: &Arc<Disk>, half: Budget| {
         options.budget = half;
@@ -54,7 +54,7 @@ pub async fn compare(a: &Arc<Disk>, b: &Arc<Disk>, resources: &Resources) -> Res
     Ok(Comparison { equal: first_difference.is_none(), first_difference, virtual_bytes })
 }
 
-/// One of the two, with what came and was not compared yet.
+/// One of the two disks, with the items that have arrived and are not compared yet.
 struct Side {
     transfer: Transfer,
     items: VecDeque<GuestItem>,
@@ -62,7 +62,7 @@ struct Side {
 }
 
 impl Side {
-    /// Takes what is there. What it holds is bounded by its budget.
+    /// Takes the items that are ready. The budget bounds the memory that they hold.
     fn fill(&mut self, cx: &mut Context<'_>) -> Result<()> {
         while !self.ended
             && let Poll::Ready(item) = self.transfer.poll_next(cx)
@@ -75,7 +75,7 @@ impl Side {
         Ok(())
     }
 
-    /// Drops what was compared.
+    /// Drops `len` bytes that have been compared.
     fn skip(&mut self, len: u64) {
         let Some(item) = self.items.pop_front() else { return };
         let rest = item.guest().skip(len);
@@ -100,14 +100,14 @@ fn poll_difference(a: &mut Side, b: &mut Side, cx: &mut Context<'_>) -> Poll<Res
     while let (Some(left), Some(right)) = (a.items.front(), b.items.front()) {
         let range = left.guest().intersection(right.guest());
         let Some(range) = range.filter(|range| range.start() == left.guest().start()) else {
-            return Poll::Ready(Err(Error::internal("two walks in guest order came apart")));
+            return Poll::Ready(Err(Error::internal("the two disks are at different guest offsets")));
         };
         if let Some(at) = difference(left, right, range) {
             return Poll::Ready(Ok(Some(range.start().get() + at as u64)));
         }
         a.skip(range.len());
         b.skip(range.len());
-        // Room came free: what waits for it is polled again.
+        // Memory was released: polls both sides again, since one may be waiting for it.
         if let Err(error) = a.fill(cx).and_then(|()| b.fill(cx)) {
             return Poll::Ready(Err(error));
         }
@@ -115,7 +115,7 @@ fn poll_difference(a: &mut Side, b: &mut Side, cx: &mut Context<'_>) -> Poll<Res
     if a.ended && b.ended { Poll::Ready(Ok(None)) } else { Poll::Pending }
 }
 
-/// Where, from the start of `range`, the two first differ.
+/// Distance from the start of `range` to the first difference, if there is one.
 fn difference(a: &GuestItem, b: &GuestItem, range: GuestRange) -> Option<usize> {
     let first_set =
         |bytes: &[u8]| if is_zero(bytes) { None } else { bytes.iter().position(|byte| *byte != 0) };

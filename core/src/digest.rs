@@ -1,18 +1,19 @@
-//! The fs-verity digest of a guest disk, by sub-trees in any order.
+//! The fs-verity digest of a guest disk, computed from subtrees in any order.
 //!
 //! fs-verity (Linux, `Documentation/filesystems/fsverity.rst`, "Merkle tree" and "fs-verity descriptor") hashes 4 KiB
-//! blocks, then 4 KiB blocks of 128 hashes each, up to one root. No node carries its position, so sub-trees can be
-//! computed in any order, and a run of zeros of any length is one table look-up a level:
+//! blocks, then 4 KiB blocks of 128 hashes each, up to one root. Nodes do not contain their position. Subtrees can
+//! therefore be computed in any order, and a run of zeros of any length is one table look-up per level:
 //!
 //! ```text
 //!  level 2                    ●                      one block: 128 hashes, 64 MiB of disk
 //!  level 1        ● ● ● … ●       zero[1] zero[1]    one block: 128 hashes, 512 KiB of disk
-//!  level 0   ▪▪▪▪ ▪▪▪▪ ▪▪▪▪                          one hash a 4 KiB block of the disk
+//!  level 0   ▪▪▪▪ ▪▪▪▪ ▪▪▪▪                          one hash per 4 KiB block of the disk
 //! ```
 //!
-//! A block of hashes is kept until its 128 are there, then only its own hash is: in guest order the tree holds one
-//! block a level, out of order one for each 512 KiB begun. Zeros are a bit in it and not a hash, so that what waits is
-//! at most 32 bytes for each 4 KiB of data that came, however scattered this is among zeros.
+//! A block of hashes is stored until all 128 have arrived; then only its own hash is stored. In guest order the tree
+//! holds one block per level; out of order, one for each 512 KiB range that has begun. A zero hash is stored as one
+//! bit. The waiting blocks therefore take at most 32 bytes for each 4 KiB of data received, however it is scattered
+//! among zeros.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,11 +23,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
 
-/// Bytes of a block of the tree, and of the zero scan.
+/// Bytes per block of the tree, and per block of the zero scan.
 pub const BLOCK: u64 = 4096;
-/// Hashes in a block.
+/// Hashes per block.
 const FAN: u64 = 128;
-/// Levels that 2⁶⁴ bytes need: 52 bits of blocks, 7 bits a level.
+/// Levels that 2⁶⁴ bytes need: 52 bits of block numbers, 7 bits per level.
 const LEVELS: usize = 9;
 
 /// A SHA-256 hash.
@@ -47,14 +48,14 @@ impl fmt::Display for Digest {
     }
 }
 
-/// SHA-256 over `parts`, one after the other.
+/// SHA-256 over the concatenated `parts`.
 pub fn sha256(parts: &[&[u8]]) -> Hash {
     let mut hasher = Sha256::new();
     parts.iter().for_each(|part| hasher.update(part));
     hasher.finalize().into()
 }
 
-/// The hash of one block; a shorter one is hashed with zeros after it, as fs-verity does at the end of a file.
+/// The hash of one block. A shorter block is padded with zeros, as fs-verity pads the end of a file.
 pub fn hash_block(block: &[u8]) -> Hash {
     const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
     let mut hasher = Sha256::new();
@@ -66,16 +67,16 @@ pub fn hash_block(block: &[u8]) -> Hash {
 /// A block of hashes that is not full yet.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Node {
-    /// A bit for each hash that is there, zeros included.
+    /// One bit for each hash that has arrived, zeros included.
     present: u128,
-    /// Those of a sub-tree of zeros.
+    /// One bit for each hash of a zero subtree.
     zeros: u128,
-    /// The others, in their order.
+    /// The other hashes, in order.
     hashes: Vec<Hash>,
 }
 
 impl Node {
-    /// Takes a hash, or zeros. False if one was there.
+    /// Stores a hash; `None` is that of zeros. Returns false if the slot is already set.
     fn set(&mut self, slot: u64, hash: Option<Hash>) -> bool {
         let bit = 1 << slot;
         if self.present & bit != 0 {
@@ -92,7 +93,7 @@ impl Node {
         true
     }
 
-    /// The block as it is hashed, `zero` in the place of zeros: all up to the first hash that is not there.
+    /// The content of the block, with `zero` for zero subtrees: all hashes up to the first missing one.
     fn block(&self, zero: &Hash) -> Vec<u8> {
         let mut hashes = self.hashes.iter();
         let mut block = Vec::with_capacity(BLOCK as usize);
@@ -104,18 +105,19 @@ impl Node {
     }
 }
 
-/// The tree under construction.
+/// A digest tree under construction.
 ///
-/// It is told of every block of the disk once, as a hash or as zeros, in any order, and finished with the disk's size.
+/// Every block of the disk must be added once, as a hash or as zeros, in any order. Then the tree is finished with
+/// the disk's size.
 pub struct DigestTree {
     levels: [BTreeMap<u64, Node>; LEVELS],
-    /// The hash of a full sub-tree of zeros at each level.
+    /// The hash of a full zero subtree at each level.
     zero: [Hash; LEVELS],
-    /// A block was told twice.
+    /// The number of a block that was added twice.
     twice: Option<u64>,
 }
 
-/// A tree under construction, as a journal keeps it: the blocks of hashes that are not full yet.
+/// The state of a tree under construction, as a journal stores it: the blocks of hashes that are not full.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct OpenTree(Vec<BTreeMap<u64, Node>>);
 
@@ -126,7 +128,7 @@ impl Default for DigestTree {
 }
 
 impl DigestTree {
-    /// A tree that was told of nothing.
+    /// An empty tree.
     pub fn new() -> Self {
         let mut zero = [[0; 32]; LEVELS];
         let mut block = vec![0; BLOCK as usize];
@@ -137,12 +139,12 @@ impl DigestTree {
         Self { levels: Default::default(), zero, twice: None }
     }
 
-    /// What is not full yet, to go on from later.
+    /// The state of the tree, to continue from later.
     pub(crate) fn open(&self) -> OpenTree {
         OpenTree(self.levels.to_vec())
     }
 
-    /// Continues from there; `None` if it is no such tree.
+    /// Continues from the state `open`; `None` if it is not a valid state.
     pub(crate) fn reopen(open: OpenTree) -> Option<Self> {
         let sound = |node: &Node| {
             let hashes = (node.present & !node.zeros).count_ones() as usize;
@@ -157,14 +159,14 @@ impl DigestTree {
         self.zero[0]
     }
 
-    /// The hashes of blocks from number `first` on.
+    /// Adds the hashes of consecutive blocks; the first one has number `first`.
     pub fn add(&mut self, first: u64, hashes: &[Hash]) {
         for (number, hash) in (first..).zip(hashes) {
             self.set(0, number, Some(*hash).filter(|hash| *hash != self.zero[0]));
         }
     }
 
-    /// `count` blocks of zeros from number `first` on. Costs no more for many than for few.
+    /// Adds `count` zero blocks from number `first` on. The cost does not depend on `count`.
     pub fn add_zeros(&mut self, first: u64, count: u64) {
         let (mut start, mut end) = (first, first.saturating_add(count));
         for level in 0..LEVELS {
@@ -195,13 +197,13 @@ impl DigestTree {
         }
     }
 
-    /// The digest of a disk of `size` bytes, of which every block was told.
+    /// The digest of a disk of `size` bytes, after every block was added.
     ///
     /// # Errors
-    /// `internal` if a block was told twice, or never.
+    /// `internal` if a block was added twice, or not at all.
     pub fn finish(mut self, size: u64) -> Result<Digest> {
         if let Some(number) = self.twice {
-            return Err(Error::internal(format!("block {number} of the disk came twice to the digest")));
+            return Err(Error::internal(format!("block {number} of the disk was added to the digest twice")));
         }
         let mut count = size.div_ceil(BLOCK);
         let mut root = [0; 32];
@@ -213,12 +215,13 @@ impl DigestTree {
             let last = (count - 1) / FAN;
             let in_last = count - last * FAN;
             let filled = if in_last == FAN { u128::MAX } else { (1 << in_last) - 1 };
-            // Full blocks were taken up as they came: what is left is the last one, where it is not full.
+            // Full blocks were folded when they became full. Only the last block of the level may be left, if it is
+            // not full.
             if let Some((index, _)) =
                 nodes.iter().find(|(index, node)| **index != last || node.present != filled)
             {
                 let first = index * FAN;
-                return Err(Error::internal(format!("the digest lacks a part of level {level} at {first}")));
+                return Err(Error::internal(format!("the digest has a gap in level {level} at {first}")));
             }
             match nodes.get(&last) {
                 Some(node) if count == 1 => {
@@ -230,7 +233,7 @@ impl DigestTree {
                     self.set(level + 1, last, Some(hash));
                 }
                 None if in_last == FAN => {}
-                None => return Err(Error::internal(format!("the digest lacks the end of level {level}"))),
+                None => return Err(Error::internal(format!("the digest has no end of level {level}"))),
             }
             count = if count == 0 { 0 } else { count.div_ceil(FAN) };
         }
@@ -254,7 +257,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The slow, obvious way: whole levels, one after the other.
+    /// The slow reference: whole levels, one after the other.
     fn by_the_book(disk: &[u8]) -> Digest {
         let mut level: Vec<Hash> = disk.chunks(BLOCK as usize).map(hash_block).collect();
         while level.len() > 1 {
@@ -281,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_of_any_length_are_what_their_blocks_would_be() {
+    fn zeros_of_any_length_hash_like_their_blocks() {
         for (first, count, total) in
             [(0, 1, 1), (0, 128, 128), (3, 300, 400), (0, 20000, 20000), (1, 16384, 16500)]
         {
@@ -296,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_disk_of_zeros_takes_no_time_and_no_room() {
+    fn the_largest_disk_of_zeros_takes_constant_time_and_memory() {
         let mut tree = DigestTree::new();
         tree.add_zeros(0, (64u64 << 40) / BLOCK);
         assert!(tree.finish(64 << 40).is_ok());
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_around_data_that_is_to_come_take_no_room() {
+    fn zeros_around_pending_data_take_no_memory() {
         const SCATTERED: u64 = 10_000;
         let mut tree = DigestTree::new();
         (0..SCATTERED).for_each(|leaf| tree.add_zeros(leaf * FAN + 1, FAN - 1));
@@ -318,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_that_was_kept_goes_on_as_if_it_had_never_stopped() {
+    fn a_saved_tree_continues_with_the_same_result() {
         let disk: Vec<u8> =
             (0..700 * 4096u64 + 77).map(|i| if i % 90_000 < 50_000 { 0 } else { (i / 977) as u8 }).collect();
         let hashes: Vec<Hash> = disk.chunks(BLOCK as usize).map(hash_block).collect();
@@ -343,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_missing_or_told_twice_is_noticed() {
+    fn a_block_that_is_missing_or_added_twice_is_an_error() {
         let mut tree = DigestTree::new();
         tree.add_zeros(0, 1000);
         assert!(tree.finish(1001 * BLOCK).is_err());

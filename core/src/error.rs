@@ -1,11 +1,11 @@
-//! One error type, with the stable codes of the command line's contract.
+//! The error type, and the stable codes of the command line's contract.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// Everything here that can fail, fails with this.
+/// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 macro_rules! kinds {
@@ -32,7 +32,7 @@ macro_rules! kinds {
                 match self { $(Self::$name => $exit,)* }
             }
 
-            /// Whether trying the same again can help, where the place of the failure says nothing else.
+            /// Whether a retry can help, unless the place of the failure says otherwise.
             pub const fn retryable(self) -> bool {
                 match self { $(Self::$name => $retry,)* }
             }
@@ -43,13 +43,13 @@ macro_rules! kinds {
 kinds! {
     /// The call itself is wrong.
     Usage = "usage", 2, false;
-    /// Nothing recognises the image and nothing was declared.
+    /// No format is detected in the image, and none was declared.
     UnknownFormat = "unknown_format", 3, false;
     /// The image contradicts its format.
     Malformed = "malformed", 3, false;
-    /// The image ends before what it refers to.
+    /// The image ends before data that it refers to.
     Truncated = "truncated", 3, false;
-    /// The image is sound but uses what is not supported.
+    /// The image is valid but uses an unsupported feature.
     UnsupportedFeature = "unsupported_feature", 3, false;
     /// The object is valid as more than one format.
     AmbiguousFormat = "ambiguous_format", 3, false;
@@ -69,39 +69,39 @@ kinds! {
     ParentDiskRefused = "parent_disk_refused", 4, false;
     /// The image is encrypted.
     EncryptedRefused = "encrypted_refused", 4, false;
-    /// The source lies in another region than required.
+    /// The source is in another region than required.
     RegionMismatch = "region_mismatch", 4, false;
-    /// There is no such source.
+    /// The source does not exist.
     SourceNotFound = "source_not_found", 5, false;
-    /// The source may not be read.
+    /// Access to the source is denied.
     SourceForbidden = "source_forbidden", 5, false;
     /// The source is no longer the one that was opened.
     SourceChanged = "source_changed", 5, true;
-    /// The source cannot be reached, or stopped answering.
+    /// The source cannot be reached, or stopped responding.
     SourceUnavailable = "source_unavailable", 5, true;
-    /// The source does not answer ranged requests.
+    /// The source does not support ranged requests.
     SourceNoRanges = "source_no_ranges", 5, false;
     /// The presigned URL has expired.
     SourceExpired = "source_expired", 5, false;
-    /// The destination exists and was not to be replaced.
+    /// The destination exists and must not be replaced.
     DestinationExists = "destination_exists", 6, false;
-    /// Another conversion works on the destination.
+    /// Another conversion writes to the destination.
     DestinationBusy = "destination_busy", 6, true;
-    /// The destination has no room.
+    /// The destination has no space left.
     DestinationFull = "destination_full", 6, false;
-    /// The destination may not be written.
+    /// Access to the destination is denied.
     DestinationForbidden = "destination_forbidden", 6, false;
-    /// The destination cannot be reached, or stopped answering.
+    /// The destination cannot be reached, or stopped responding.
     DestinationUnavailable = "destination_unavailable", 6, true;
     /// The destination cannot hold this target.
     DestinationUnsuitable = "destination_unsuitable", 6, false;
-    /// What was written does not read back as what was meant.
+    /// The target does not read back as it was written.
     VerificationFailed = "verification_failed", 6, false;
-    /// The system gave no memory.
+    /// The system has no memory left.
     OutOfMemory = "out_of_memory", 70, true;
     /// A defect of diskferry.
     Internal = "internal", 70, false;
-    /// Stopped by the caller.
+    /// Cancelled by the caller.
     Cancelled = "cancelled", 130, true;
 }
 
@@ -111,11 +111,10 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// A failure: its kind, one sentence with the facts, where it is, and whether trying again can help.
+/// An error: its kind, one sentence with the facts, the offset, a hint, and whether a retry can help.
 ///
-/// The message names fields, offsets and numbers. It never holds a secret, nor the signed part of a URL, nor a
-/// control character: text that comes from an image goes through [`printable`] first, and the constructor
-/// replaces what slipped through.
+/// The message names fields, offsets and numbers. It never contains a secret, the signed part of a URL, or a control
+/// character: text from an image goes through [`printable`] first, and the constructor replaces any that remain.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
@@ -130,7 +129,7 @@ struct Inner {
 }
 
 impl Error {
-    /// A failure of `kind`; `message` is one sentence without a full stop, and starts in lower case.
+    /// An error of `kind`. `message` is one sentence without a full stop, and starts in lower case.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let message = printable(&message.into());
         Self(Box::new(Inner {
@@ -148,12 +147,12 @@ impl Error {
         Self::new(ErrorKind::Malformed, message)
     }
 
-    /// The image ends before what it refers to.
+    /// The image ends before data that it refers to.
     pub fn truncated(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Truncated, message)
     }
 
-    /// The image uses what is not supported.
+    /// The image uses an unsupported feature.
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::UnsupportedFeature, message)
     }
@@ -163,14 +162,17 @@ impl Error {
         Self::new(ErrorKind::Internal, message)
     }
 
-    /// The system gave no memory for `bytes` bytes. Trying again can help.
+    /// The system has no memory for a buffer of `bytes` bytes. A retry can help.
     pub fn out_of_memory(bytes: u64) -> Self {
-        Self::new(ErrorKind::OutOfMemory, format!("the system gave no memory for a buffer of {bytes} bytes"))
+        Self::new(
+            ErrorKind::OutOfMemory,
+            format!("out of memory: no buffer of {bytes} bytes could be allocated"),
+        )
     }
 
     /// A failed system call on a source, for embedders that implement [`Source`](crate::Source): `source_not_found`,
-    /// `source_forbidden`, `truncated` for an unexpected end, otherwise `source_unavailable`. The kind decides whether
-    /// trying again can help; the failure itself is kept as the cause.
+    /// `source_forbidden`, `truncated` for an unexpected end, otherwise `source_unavailable`. The kind decides
+    /// whether a retry can help. The I/O error becomes the cause.
     ///
     /// ```
     /// use diskferry_core::{Error, ErrorKind};
@@ -206,55 +208,56 @@ impl Error {
         Self::new(kind, format!("writing to the destination failed: {error}")).caused_by(error)
     }
 
-    /// Puts a name before the sentence, such as that of a file: `disk.vmdk: …`. Kind, hint, place, retryability and
-    /// cause stay.
+    /// Puts a name before the message, such as that of a file: `disk.vmdk: …`. Kind, hint, offset, retryability and
+    /// cause are kept.
     #[must_use]
     pub fn context(mut self, name: impl fmt::Display) -> Self {
         self.0.message = printable(&format!("{name}: {}", self.0.message));
         self
     }
 
-    /// Adds to the sentence what came of it: `…; the target was deleted`. Everything else stays.
+    /// Appends an outcome to the message: `…; the target was deleted`. Everything else is kept.
     #[must_use]
     pub(crate) fn followed_by(mut self, outcome: impl fmt::Display) -> Self {
         self.0.message = printable(&format!("{}; {outcome}", self.0.message));
         self
     }
 
-    /// Says what the user can do about it. The last hint counts.
+    /// Sets the hint: what the user can do about the error. It replaces an earlier hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
 
-    /// Says where in the stored object it is, in bytes. The first place said stays: it is the nearest.
+    /// Sets the offset in the stored object, in bytes. An offset that is already set is kept, since it is the more
+    /// precise one.
     #[must_use]
     pub fn at(mut self, offset: impl Into<u64>) -> Self {
         self.0.offset.get_or_insert(offset.into());
         self
     }
 
-    /// Overrides whether trying again can help.
+    /// Overrides whether a retry can help.
     #[must_use]
     pub fn retry(mut self, retryable: bool) -> Self {
         self.0.retryable = retryable;
         self
     }
 
-    /// Keeps the failure that caused this one: [`std::error::Error::source`].
+    /// Sets the cause of this error: [`std::error::Error::source`].
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.0.source = Some(Arc::from(source.into()));
         self
     }
 
-    /// What went wrong.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The sentence with the facts.
+    /// The message: one sentence with the facts.
     pub fn message(&self) -> &str {
         &self.0.message
     }
@@ -264,12 +267,12 @@ impl Error {
         self.0.hint.as_deref()
     }
 
-    /// Where in the stored object it is, in bytes.
+    /// The offset in the stored object, in bytes.
     pub fn offset(&self) -> Option<u64> {
         self.0.offset
     }
 
-    /// Whether trying the same again can help.
+    /// Whether a retry can help.
     pub fn is_retryable(&self) -> bool {
         self.0.retryable
     }
@@ -306,8 +309,8 @@ impl std::error::Error for Error {
     }
 }
 
-/// Text that comes from outside, fit to be printed: control characters (terminal escapes among them) and the
-/// Unicode marks that reorder text are shown as `\u{..}`, and it is cut at 1024 characters.
+/// Makes text from outside safe to print: control characters (terminal escapes among them) and Unicode characters
+/// that reorder text become `\u{..}`. The text is cut at 1024 characters.
 pub fn printable(text: &str) -> String {
     const LONGEST: usize = 1024;
     let mut shown = String::with_capacity(text.len().min(LONGEST));
@@ -327,7 +330,7 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
-/// Something worth knowing that stops nothing.
+/// A finding worth reporting that is not an error.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Warning {
     /// Stable code in the style of the error codes, such as `size_limit_grey`.
@@ -343,7 +346,7 @@ impl Warning {
     }
 }
 
-/// What other commands than `info` would answer for this image: a sound image that is not opened further.
+/// The error of commands other than `info` for this image: the image is valid, but its data cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refusal {
     /// One of the kinds with exit code 4, or [`ErrorKind::UnsupportedFeature`].
@@ -352,7 +355,7 @@ pub struct Refusal {
     pub message: String,
     /// What the user can do about it.
     pub hint: Option<&'static str>,
-    /// Where in the stored object it is said, in bytes, where that is one place.
+    /// The offset in the stored object, in bytes, if the refusal refers to one place.
     pub offset: Option<u64>,
 }
 
@@ -362,14 +365,14 @@ impl Refusal {
         Self { kind, message: printable(&message.into()), hint: None, offset: None }
     }
 
-    /// Adds what the user can do about it.
+    /// Sets the hint: what the user can do about it.
     #[must_use]
     pub fn hint(mut self, hint: &'static str) -> Self {
         self.hint = Some(hint);
         self
     }
 
-    /// Says where in the stored object it is said, in bytes.
+    /// Sets the offset in the stored object, in bytes.
     #[must_use]
     pub fn at(mut self, offset: impl Into<u64>) -> Self {
         self.offset = Some(offset.into());
@@ -404,13 +407,13 @@ mod tests {
     }
 
     #[test]
-    fn an_error_shows_no_control_character_of_the_image() {
+    fn control_characters_of_the_image_are_escaped() {
         let error = Error::malformed("extent \x1b[31mred\x07 and \u{202e}reversed");
         assert_eq!(error.message(), "extent \\u{1b}[31mred\\u{7} and \\u{202e}reversed");
     }
 
     #[test]
-    fn context_puts_a_name_in_front_and_loses_nothing() {
+    fn context_prepends_a_name_and_keeps_everything() {
         let cause = io::Error::from(io::ErrorKind::TimedOut);
         let error = Error::malformed("the header is short")
             .hint("copy it again")
@@ -426,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_system_call_has_the_kind_of_its_side() {
+    fn a_failed_system_call_has_the_code_for_source_or_destination() {
         for (kind, source, destination) in [
             (io::ErrorKind::NotFound, ErrorKind::SourceNotFound, ErrorKind::DestinationUnavailable),
             (io::ErrorKind::PermissionDenied, ErrorKind::SourceForbidden, ErrorKind::DestinationForbidden),
@@ -441,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_place_stays() {
+    fn the_first_offset_is_kept() {
         assert_eq!(Error::malformed("x").at(7u64).at(9u64).offset(), Some(7));
     }
 }

@@ -1,8 +1,8 @@
 //! The vocabulary and the engine of diskferry.
 //!
-//! A [`Source`] is the bytes of a stored object. A [`Disk`] is an opened image with its [`BlockMap`], which says where
-//! each run of guest bytes is stored ([`Extent`]). A [`Conversion`] moves a disk into a [`Target`]: a [`Layout`] that
-//! knows the format and a [`Sink`] that knows the place. This crate knows no format and no network: formats are in
+//! A [`Source`] reads the bytes of a stored object. A [`Disk`] is an opened image with its [`BlockMap`], which maps runs
+//! of guest bytes to stored bytes ([`Extent`]). A [`Conversion`] writes a disk to a [`Target`]: a [`Layout`] for the
+//! format and a [`Sink`] for the destination. This crate contains no format and no network code: formats are in
 //! `diskferry-formats`, S3 and HTTP in `diskferry-s3io`.
 
 #[macro_use]
@@ -38,7 +38,7 @@ pub use address::{
     TargetOffset, TargetRange, TargetSpace,
 };
 
-// Where images come from.
+// Sources of images.
 #[cfg(feature = "mmap")]
 pub use source::MapSource;
 pub use source::{
@@ -53,20 +53,20 @@ pub use disk::{
     Tally, Walk, Warnings, occupancy,
 };
 
-// Where targets go.
+// Destinations of targets.
 pub use sink::{
     BlockDeviceSink, DeviceSinkOptions, FileSink, FileSinkOptions, Journal, MemorySink, Preallocation,
     ReadBack, Receipt, SavedCheckpoint, Sink, SinkCapabilities, SinkHint, StdoutSink, WriteOrder,
     is_block_device,
 };
 
-// How targets are laid out.
+// Layouts of targets.
 pub use layout::{
     BlockRun, Coding, Encoded, Encoder, Layout, LayoutFacts, LayoutInput, Order, OutputSize, Part, Scanned,
     Target, UnitMap, Write, Writes,
 };
 
-// What is done with a disk.
+// Operations on a disk.
 pub use compare::{Comparison, compare};
 pub use conversion::{Conversion, Input, Report, Resources, Timing, TransferStats, metrics};
 pub use digest::{Digest, Hash};
@@ -76,7 +76,7 @@ pub use measure::{Depth, Measure, measure, measure_at};
 pub use memory::Budget;
 pub use progress::{Phase, Progress};
 
-/// What only the sibling crates of diskferry need. It may change in any release.
+/// Items for the sibling crates of diskferry. They may change in any release.
 #[doc(hidden)]
 pub mod internal {
     pub use crate::digest::{BLOCK, DigestTree, hash_block, sha256};

@@ -1,23 +1,24 @@
-//! Sizes, limits, and the verdict of the one against the other.
+//! Sizes and limits of an image, and the verdict on them.
 
 use crate::error::{Error, ErrorKind, Result, Warning};
 
 const GIB: u64 = 1 << 30;
 
-/// The image limit of the service.
+/// The size limit of the import service for images.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ImageLimit {
-    /// "50GB", which does not say which GB: fails from 50·2³⁰ bytes on, warns from 50·10⁹ on.
+    /// "50GB", which may mean either unit: sizes from 50·2³⁰ bytes on fail, sizes from 50·10⁹ bytes on produce a
+    /// warning.
     #[default]
     Default,
-    /// Exactly this many bytes: an object of that size or more fails.
+    /// Exactly this many bytes: an object of this size or more fails.
     Exact(u64),
     /// No limit.
     None,
 }
 
 impl ImageLimit {
-    /// From this many bytes on it fails.
+    /// The size at which an image fails.
     pub const fn bytes(self) -> Option<u64> {
         match self {
             Self::Default => Some(50 * GIB),
@@ -27,7 +28,7 @@ impl ImageLimit {
     }
 }
 
-/// What an image is measured against.
+/// The limits for an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Limits {
@@ -39,7 +40,7 @@ pub struct Limits {
 
 setters!(Limits { capacity: Option<u64>, image: ImageLimit });
 
-/// The sizes of an image in bytes; what is not known is `None`.
+/// The sizes of an image in bytes; `None` if unknown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Sizes {
@@ -51,9 +52,9 @@ pub struct Sizes {
     pub allocated_bytes: Option<u64>,
     /// Guest bytes in 4 KiB blocks that are not all zero.
     pub content_bytes: Option<u64>,
-    /// End of the last such block.
+    /// Guest address of the end of the last such block.
     pub content_end: Option<u64>,
-    /// What the target takes.
+    /// Size of the target.
     pub output_bytes: Option<u64>,
 }
 
@@ -66,19 +67,19 @@ setters!(Sizes {
    output_bytes: Option<u64>,
 });
 
-/// How a rule came out.
+/// The outcome of a rule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// It holds.
+    /// The rule holds.
     Pass,
-    /// It holds, or cannot be told yet, and the message says what to mind.
+    /// The rule holds or cannot be decided yet; the message has the details.
     Warn,
-    /// It does not hold.
+    /// The rule does not hold.
     Fail,
 }
 
 impl Outcome {
-    /// The word in the JSON.
+    /// The name in the JSON documents.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pass => "pass",
@@ -93,22 +94,22 @@ impl Outcome {
 pub struct Rule {
     /// `object_size`, `capacity` or `content_size`.
     pub rule: &'static str,
-    /// How it came out.
+    /// The outcome.
     pub outcome: Outcome,
-    /// What a failure of it is.
+    /// The error kind if the rule fails.
     pub kind: ErrorKind,
-    /// The number that was measured, in bytes, where it is known.
+    /// The measured number of bytes, if it is known.
     pub actual: Option<u64>,
-    /// The number that it was measured against, in bytes.
+    /// The limit that it is compared with, in bytes.
     pub limit: u64,
-    /// One sentence.
+    /// One sentence with the facts.
     pub message: String,
-    /// What the user can do about a failure.
+    /// What the user can do if the rule fails.
     pub hint: Option<String>,
 }
 
 impl Rule {
-    /// The failure as an error, if it is one.
+    /// The error, if the rule fails.
     pub fn error(&self) -> Option<Error> {
         let error = (self.outcome == Outcome::Fail).then(|| Error::new(self.kind, self.message.clone()))?;
         Some(match &self.hint {
@@ -124,9 +125,9 @@ impl Rule {
 pub struct Verdict {
     /// The rules that apply, in the order `object_size`, `capacity`, `content_size`.
     pub rules: Vec<Rule>,
-    /// Warnings that the rules amount to.
+    /// Warnings that result from the rules.
     pub warnings: Vec<Warning>,
-    /// The smallest capacity, in whole GiB, that would be accepted; unknown with the size of the disk.
+    /// The smallest capacity, in whole GiB, that would be accepted. `None` if the size of the disk is unknown.
     pub smallest_capacity_gib: Option<u64>,
 }
 
@@ -146,7 +147,7 @@ impl Verdict {
 }
 
 impl Limits {
-    /// Measures `sizes` against the limits.
+    /// Checks `sizes` against the limits.
     pub fn judge(&self, sizes: &Sizes) -> Verdict {
         let mut rules = Vec::new();
         let mut warnings = Vec::new();
@@ -157,10 +158,10 @@ impl Limits {
         Verdict { rules, warnings, smallest_capacity_gib }
     }
 
-    /// Measures a stream that has not ended: `object_bytes` of it came, and `virtual_bytes` of its disk.
+    /// Checks a stream that has not ended: `object_bytes` of it and `virtual_bytes` of its disk have arrived.
     ///
     /// # Errors
-    /// `object_too_large` or `capacity_exceeded`, as soon as that much is too much.
+    /// `object_too_large` or `capacity_exceeded`, as soon as the limit is reached.
     pub fn admit_so_far(&self, object_bytes: u64, virtual_bytes: u64) -> Result<()> {
         if let Some(limit) = self.image.bytes().filter(|limit| object_bytes >= *limit) {
             return Err(Error::new(
@@ -193,7 +194,8 @@ impl Limits {
             (Outcome::Fail, format!("{is} and must be smaller than {}", HumanBytes(limit)))
         } else if self.image == ImageLimit::Default && actual >= GREY {
             let message = format!(
-                "{is}: above 50 GB of 1000 bytes and below 50 GB of 1024, and the service does not say which it means"
+                "{is}: over 50 GB (50·10⁹ bytes) and under 50 GiB (50·2³⁰ bytes), and the import service does not \
+                 say which of them its limit of 50 GB means"
             );
             warnings.push(Warning::new("size_limit_grey", message.clone()));
             (Outcome::Warn, message)
@@ -217,7 +219,7 @@ impl Limits {
         let (outcome, message) = if actual > limit {
             (Outcome::Fail, format!("{is}, the declared system disk is {}", HumanBytes(limit)))
         } else if actual == limit {
-            let message = format!("{is}, exactly the declared system disk: nothing is left to grow");
+            let message = format!("{is}, exactly the declared system disk: there is no space to grow");
             warnings.push(Warning::new("capacity_equal", message.clone()));
             (Outcome::Warn, message)
         } else {
@@ -259,8 +261,10 @@ impl Limits {
                 (Outcome::Pass, Some(allocated), message)
             }
             (None, Some(allocated)) => {
-                let message =
-                    format!("the image maps {}; only its data tells the real content", HumanBytes(allocated));
+                let message = format!(
+                    "the image maps {}; the real content is known only after a scan",
+                    HumanBytes(allocated)
+                );
                 (Outcome::Warn, None, message)
             }
             (None, None) => (Outcome::Warn, None, "the real content is not known yet".to_owned()),
@@ -277,7 +281,7 @@ impl Limits {
     }
 }
 
-/// A number of bytes for a person: `60 GiB`, `1.5 MiB`, `512 bytes`; exact where it is a whole number of the unit.
+/// A number of bytes in readable form: `60 GiB`, `1.5 MiB`, `512 bytes`. Exact if it is a whole number of the unit.
 #[derive(Clone, Copy, Debug)]
 pub struct HumanBytes(pub u64);
 
@@ -291,7 +295,7 @@ impl std::fmt::Display for HumanBytes {
         if self.0.is_multiple_of(unit) {
             return write!(f, "{} {name}", self.0 / unit);
         }
-        // Two digits, cut and not rounded, so that what lies below a limit never reads as the limit.
+        // Two digits, truncated and not rounded, so that a size below a limit never reads as the limit.
         let hundredths = u128::from(self.0) * 100 / u128::from(unit);
         write!(f, "{}.{:02} {name}", hundredths / 100, hundredths % 100)
     }
@@ -353,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn human_sizes_never_round_up_to_a_limit() {
+    fn readable_sizes_never_round_up_to_a_limit() {
         assert_eq!(HumanBytes(50 * GIB - 1).to_string(), "49.99 GiB");
         assert_eq!(HumanBytes(60 * GIB).to_string(), "60 GiB");
         assert_eq!(HumanBytes(1536).to_string(), "1.50 KiB");

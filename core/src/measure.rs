@@ -1,4 +1,4 @@
-//! What an image really holds, and whether it fits: from its tables, without reading data.
+//! Measures an image from its tables, without reading data: how much it holds, and whether it fits the limits.
 
 use std::sync::Arc;
 
@@ -9,48 +9,48 @@ use crate::layout::{Layout, LayoutFacts, OutputSize, UnitMap, allocation};
 use crate::limits::{Limits, Sizes, Verdict};
 use crate::source::Traffic;
 
-/// How deep to look.
+/// How much to read for a measurement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Depth {
-    /// No table beyond what opening read: `allocated_bytes` is known only where no table is needed.
+    /// Only the tables that opening read. `allocated_bytes` is known only if no other table is needed.
     Quick,
     /// Every table, no data.
     #[default]
     Tables,
-    /// The data too: the real content.
+    /// The data too, for the real content.
     Scan,
 }
 
-/// What was measured.
+/// The result of a measurement.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Measure {
-    /// The sizes known at that depth.
+    /// The sizes that are known at that depth.
     pub sizes: Sizes,
-    /// The rules.
+    /// The rules and their outcomes.
     pub verdict: Verdict,
-    /// All that was remarkable so far.
+    /// All warnings so far.
     pub warnings: Vec<Warning>,
-    /// What a target would take, where a layout was given and the tables tell.
+    /// The size of a target, if a layout was given and the tables determine it.
     pub output: Option<OutputSize>,
-    /// What it cost, opening included.
+    /// The traffic, opening included.
     pub cost: Traffic,
 }
 
-/// Measures `disk` against `limits` from its tables. A rule that fails is part of the answer and no error.
+/// Measures `disk` against `limits` from its tables. A rule that fails is part of the result and not an error.
 ///
 /// # Errors
-/// The disk's refusal; those of its map and its source.
+/// The disk's refusal; errors of its map and its source.
 pub async fn measure(disk: &Arc<Disk>, limits: &Limits) -> Result<Measure> {
     measure_at(disk, limits, Depth::Tables, None, &Resources::default()).await
 }
 
-/// Measures `disk` against `limits` as deep as `depth` says, and what a target of that layout takes; `resources` are used
-/// where data is read.
+/// Measures `disk` against `limits` at the given depth, and computes the size of a target of that layout. `resources`
+/// are used if data is read.
 ///
 /// # Errors
-/// See [`measure`]; with [`Depth::Scan`] those of reading too; `destination_unsuitable` if the layout cannot hold the
-/// disk.
+/// See [`measure`]; with [`Depth::Scan`] also errors of reading; `destination_unsuitable` if the layout cannot hold
+/// the disk.
 pub async fn measure_at(
     disk: &Arc<Disk>,
     limits: &Limits,
@@ -80,7 +80,7 @@ pub async fn measure_at(
             output = layout.map_or(Ok(None), |layout| predict(disk, layout, map))?;
         }
         Depth::Scan => {
-            // The content is wanted whatever it is: the rule is judged below.
+            // The real content is measured without limits: the rule is checked below.
             let unlimited = Limits { image: crate::limits::ImageLimit::None, capacity: None };
             let reading = Conversion::reading(Arc::clone(disk)).limits(unlimited).digest(false);
             let report = reading.resources(resources.clone()).run().await?;
@@ -104,8 +104,9 @@ fn predict(disk: &Disk, layout: &dyn Layout, map: Option<UnitMap>) -> Result<Opt
 }
 
 impl Measure {
-    /// What reading a disk to its end found out, against `limits`: [`Depth::Scan`] for a caller who wants to follow its
-    /// progress or to cancel it. The reading itself has no limits, so that one that fails does not end it.
+    /// The measurement from the report of a conversion that read the whole disk, checked against `limits`. This is
+    /// [`Depth::Scan`] for callers that want to follow the progress or to cancel. The conversion itself should have
+    /// no limits, so that a failing rule does not end it.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -124,10 +125,10 @@ impl Measure {
         Self { sizes: report.sizes, verdict, warnings, output: None, cost: report.stats.source }
     }
 
-    /// Adds what a target of that layout takes, from the tables of `disk`.
+    /// Adds the size of a target of that layout, from the tables of `disk`.
     ///
     /// # Errors
-    /// Those of the map; `destination_unsuitable` if the layout cannot hold the disk.
+    /// Errors of the map; `destination_unsuitable` if the layout cannot hold the disk.
     pub async fn predict(&mut self, disk: &Disk, layout: &dyn Layout) -> Result<()> {
         let (_, map) = allocation(disk, layout.unit()).await?;
         self.output = predict(disk, layout, map)?;

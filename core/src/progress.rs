@@ -1,4 +1,4 @@
-//! How far a conversion is, for whoever wants to show it.
+//! The progress of a conversion.
 
 /// What a conversion is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -6,7 +6,7 @@ pub enum Phase {
     /// Opening, and reading the first tables.
     #[default]
     Plan,
-    /// Bytes flow.
+    /// Data is being transferred.
     Transfer,
     /// The target is being completed and published.
     Finish,
@@ -15,7 +15,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The word in the JSON.
+    /// The name in the JSON documents.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Plan => "plan",
@@ -26,16 +26,16 @@ impl Phase {
     }
 }
 
-/// The state of a conversion at one moment. The latest one counts: it is sent over a `watch` channel, so a slow reader
-/// never holds the conversion up.
+/// The state of a conversion at one moment. It is sent over a `watch` channel, which keeps only the latest state, so
+/// a slow reader never delays the conversion.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 #[non_exhaustive]
 pub struct Progress {
-    /// What it is doing.
+    /// The current phase.
     pub phase: Phase,
-    /// Guest bytes done; never goes back within a phase's conversion.
+    /// Guest bytes that are done. Never decreases within a phase.
     pub done_bytes: u64,
-    /// Guest bytes in all; unknown for a raw stream.
+    /// Guest bytes in total; `None` for a raw stream.
     pub total_bytes: Option<u64>,
     /// Stored bytes received so far.
     pub fetched_bytes: u64,
@@ -43,6 +43,6 @@ pub struct Progress {
     pub written_bytes: u64,
     /// Seconds since the start.
     pub elapsed_s: f64,
-    /// Seconds that are left, by the pace so far.
+    /// Estimated seconds left, at the speed so far.
     pub eta_s: Option<f64>,
 }

@@ -1,8 +1,8 @@
 //! Sets of guest ranges.
 //!
 //! ```text
-//! add         ├──┤   ├──┤     ranges that meet become one
-//! gaps     ├──┤  ├───┤  ├──┤  what is in none of them
+//! add         ├──┤   ├──┤     ranges that touch are merged
+//! gaps     ├──┤  ├───┤  ├──┤  the parts in none of them
 //! without  a range ∖ a sorted list of ranges
 //! ```
 
@@ -21,7 +21,7 @@ pub(crate) struct RangeSet {
 }
 
 impl RangeSet {
-    /// Adds a range. Parts of it may be in the set already.
+    /// Adds a range. Parts of it may already be in the set.
     pub(crate) fn add(&mut self, range: GuestRange) {
         let (mut start, mut end) = (range.start().get(), range.end().get());
         if start >= end {
@@ -42,7 +42,7 @@ impl RangeSet {
         self.ranges.insert(start, end);
     }
 
-    /// Adds a range of which nothing may be in the set yet. False, and nothing is added, if some of it is.
+    /// Adds a range that must not intersect the set. Returns false and adds nothing if it does.
     pub(crate) fn add_new(&mut self, range: GuestRange) -> bool {
         let (start, end) = (range.start().get(), range.end().get());
         // Ranges do not overlap, so the last one that begins before the end reaches furthest.
@@ -53,12 +53,12 @@ impl RangeSet {
         !overlaps
     }
 
-    /// The last range that begins at `at` or before it.
+    /// The last range that begins at or before `at`.
     fn last_up_to(&self, at: u64) -> Option<(u64, u64)> {
         self.ranges.range(..=at).next_back().map(|(from, to)| (*from, *to))
     }
 
-    /// How many separate ranges there are.
+    /// The number of separate ranges.
     pub(crate) fn len(&self) -> usize {
         self.ranges.len()
     }
@@ -68,7 +68,7 @@ impl RangeSet {
         self.list().next()
     }
 
-    /// Takes the first range out.
+    /// Removes the first range and returns it.
     pub(crate) fn pop_first(&mut self) -> Option<GuestRange> {
         let first = self.first()?;
         self.ranges.remove(&first.start().get());
@@ -88,8 +88,8 @@ impl RangeSet {
     }
 }
 
-/// Whether these are ranges of whole blocks of a disk of `virtual_bytes`, in order, none meeting another: a journal may be
-/// anything.
+/// Checks that these are ranges of whole blocks of a disk of `virtual_bytes`, in order, that do not touch. They come
+/// from a journal, which is not trusted.
 pub(crate) fn are_sound(done: &[GuestRange], virtual_bytes: u64) -> bool {
     let whole = |at: GuestOffset| at.is_aligned(BLOCK) || at.get() == virtual_bytes;
     let inside = |range: &GuestRange| {
@@ -98,7 +98,7 @@ pub(crate) fn are_sound(done: &[GuestRange], virtual_bytes: u64) -> bool {
     done.iter().all(inside) && done.windows(2).all(|pair| pair[0].end() <= pair[1].start())
 }
 
-/// The parts of `range` that are in none of `done`, which are in order and do not meet.
+/// The parts of `range` that are in none of `done`, whose ranges are in order and do not touch.
 pub(crate) fn without(range: GuestRange, done: &[GuestRange]) -> impl Iterator<Item = GuestRange> + '_ {
     let first = done.partition_point(|one| one.end() <= range.start());
     let mut rest = Some(range);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_that_touch_become_one() {
+    fn ranges_that_touch_are_merged() {
         let mut ranges = RangeSet::default();
         for (start, end) in [(10, 20), (40, 50), (30, 40), (20, 25), (5, 5), (60, 70), (25, 30), (0, 3)] {
             ranges.add(range(start, end));
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_new_is_added_and_what_is_there_is_refused() {
+    fn a_new_range_is_added_and_an_overlapping_one_is_refused() {
         let mut ranges = RangeSet::default();
         assert!(ranges.add_new(range(10, 20)) && ranges.add_new(range(30, 40)));
         for (start, end) in [(10, 20), (5, 11), (19, 30), (12, 13), (0, 100), (39, 41)] {
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_that_are_no_whole_blocks_of_the_disk_are_not_believed() {
+    fn ranges_that_are_not_whole_blocks_of_the_disk_are_rejected() {
         let size = 3 * BLOCK + 5;
         assert!(are_sound(&[range(0, BLOCK), range(2 * BLOCK, size)], size));
         for done in [
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_is_left_out() {
+    fn done_ranges_are_left_out() {
         let done = [range(10, 20), range(30, 40), range(50, 60)];
         let left = |start, end| {
             without(range(start, end), &done).map(|r| (r.start().get(), r.end().get())).collect::<Vec<_>>()

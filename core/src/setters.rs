@@ -1,4 +1,4 @@
-//! Chained setters for structs that other crates cannot build with a literal, since they may get further fields.
+//! Chained setters for `#[non_exhaustive]` structs, which other crates cannot build with a literal.
 
 /// `setters!(Limits { capacity: Option<u64>, image: ImageLimit });` gives `Limits::default().capacity(Some(1 << 40))`.
 macro_rules! setters {

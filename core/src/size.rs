@@ -1,10 +1,11 @@
-//! `SIZE` as a person writes it, on the command line and in target options.
+//! Parses a `SIZE` on the command line and in target options.
 
-/// A number of bytes: `K M G T` and `KiB MiB GiB TiB` count 1024, as qemu-img does, `KB MB GB TB` count 1000, nothing
-/// counts bytes. Case does not matter, a space may stand before the unit, and a fraction must come to whole bytes.
+/// Parses a number of bytes. `K M G T` and `KiB MiB GiB TiB` are powers of 1024, as in qemu-img; `KB MB GB TB` are
+/// powers of 1000; no unit means bytes. Case does not matter, spaces may precede the unit, and a fraction must
+/// result in whole bytes.
 ///
 /// # Errors
-/// One sentence that says what a size is.
+/// One sentence that describes a valid size.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     const HINT: &str =
         "a size is a number and K, M, G, T (powers of 1024) or KB, MB, GB, TB (powers of 1000)";
@@ -34,13 +35,13 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     if fraction.is_empty() {
         return Ok(bytes);
     }
-    // 1.5G is 1536 MiB; 1.3K would be no whole number of bytes, and rounding it would be a guess.
+    // 1.5G is 1536 MiB. 1.3K is not a whole number of bytes, and rounding it would be a guess.
     let scale = u32::try_from(fraction.len()).ok().and_then(|digits| 10u128.checked_pow(digits));
     let part = scale.zip(fraction.parse::<u128>().ok()).and_then(|(scale, fraction)| {
         let product = fraction.checked_mul(u128::from(unit))?;
         (product % scale == 0).then_some(product / scale)
     });
-    let part = part.ok_or_else(|| "the fraction does not come to whole bytes".to_owned())?;
+    let part = part.ok_or_else(|| "the fraction is not a whole number of bytes".to_owned())?;
     u64::try_from(part).ok().and_then(|part| bytes.checked_add(part)).ok_or_else(too_large)
 }
 
@@ -49,7 +50,7 @@ mod tests {
     use super::parse_size;
 
     #[test]
-    fn letters_count_1024_and_what_ends_in_b_counts_1000() {
+    fn letters_are_powers_of_1024_and_units_with_b_powers_of_1000() {
         for (text, bytes) in [
             ("0", 0),
             ("512", 512),
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused() {
+    fn invalid_sizes_are_refused() {
         for text in [
             "",
             "G",

@@ -1,14 +1,15 @@
 //! Sample disk images with known content, and the tools that tests compare with.
 //!
-//! [`samples`] are small but true disks, a partition table, a file system, files, in every format that diskferry reads;
-//! tests, the program's demo and the fuzzers share them. `corpus/make` makes them from real tools and writes
-//! `manifest.json`, from which the table here is generated; `corpus/README.md` says what other readers make of them.
+//! [`samples`] are small but real disks in every format that diskferry reads, with a partition table, a file system
+//! and files. Tests, the demo of the program and the fuzzers share them. `corpus/make` creates them with real tools
+//! and writes `manifest.json`, from which the table here is generated. `corpus/README.md` lists how other readers
+//! handle them.
 //!
-//! With the feature `oracles`, the module `oracle` wraps the tools that tests take the truth from: `qemu-img`,
-//! `fsverity`, libyal's readers and dissect.hypervisor. The feature `tools`, which it brings along,
-//! finds such programs. With the feature `slow`, which it brings along, the module `slow` has readers of our
-//! own that are nothing but obvious. With the feature `lattice`, the module of that name has malformed images: every field of
-//! every on-disk structure at the values that break readers, and what must come of each.
+//! The feature `oracles` adds the module `oracle`, with wrappers of the tools that tests compare with: `qemu-img`,
+//! `fsverity`, libyal's readers and dissect.hypervisor. It enables the feature `tools`, which finds such programs,
+//! and `slow`, which adds simple readers written from the specifications. The feature `lattice` adds malformed
+//! images: every field of every on-disk structure with the values that break readers, and the expected outcome of
+//! each.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "lattice")]
@@ -34,7 +35,7 @@ pub struct Sample {
     pub variant: &'static str,
     /// The guest disk. Samples with the same disk have the same digest, whatever their format.
     pub disk: &'static str,
-    /// What is on the disk, in a sentence.
+    /// The content of the disk, in one sentence.
     pub about: &'static str,
     /// The files of the image with their names; the one to open comes first.
     pub files: &'static [(&'static str, &'static [u8])],
@@ -63,10 +64,10 @@ impl Sample {
         self.files.iter().map(|(_, bytes)| bytes.len() as u64).sum()
     }
 
-    /// Writes all files into a directory and gives the path of the one to open.
+    /// Writes all files into a directory and returns the path of the one to open.
     ///
     /// # Errors
-    /// What the file system says.
+    /// Errors of the file system.
     pub fn write_to(&self, dir: &Path) -> io::Result<PathBuf> {
         for (name, bytes) in self.files {
             std::fs::write(dir.join(name), bytes)?;
@@ -83,7 +84,7 @@ pub fn samples() -> &'static [Sample] {
 /// The sample of this name.
 ///
 /// # Panics
-/// When there is none: names are written by hand, in tests and in the demo.
+/// If there is none: names are written by hand, in tests and in the demo.
 pub fn sample(name: &str) -> &'static Sample {
     SAMPLES.iter().find(|s| s.name == name).unwrap_or_else(|| {
         let names: Vec<_> = SAMPLES.iter().map(|s| s.name).collect();
@@ -91,7 +92,7 @@ pub fn sample(name: &str) -> &'static Sample {
     })
 }
 
-/// A small image that must be refused, kept because it has a name: one of the kinds that broke others, or that only looks
+/// A small image that must be refused and has a name: of a kind that broke other readers, or one that only looks
 /// harmless.
 #[cfg(feature = "lattice")]
 #[derive(Clone, Copy, Debug)]
@@ -102,13 +103,13 @@ pub struct Malformed {
     pub file: &'static str,
     /// The format that it is declared as, as diskferry's command line spells it.
     pub format: &'static str,
-    /// The stable code of the error; none where it is harmless, and reads as zeros.
+    /// The stable code of the error; `None` if the image is harmless and reads as zeros.
     pub code: Option<&'static str>,
-    /// What is wrong with it, in a sentence.
+    /// The defect, in one sentence.
     pub about: &'static str,
-    /// The vulnerabilities of other readers whose class it is of.
+    /// Vulnerabilities of other readers in the same class.
     pub like: &'static [&'static str],
-    /// What made it.
+    /// The tool that created it.
     pub origin: &'static str,
     /// Its bytes.
     pub bytes: &'static [u8],

@@ -1,4 +1,5 @@
-//! Decompression, good and bad, beside other decoders; and compression, which must come back, within its window.
+//! Decompression of valid and invalid data, compared with other decoders; and compression, which must round-trip
+//! within its window.
 #![no_main]
 
 use diskferry_corpus::slow::codec as slow;
@@ -8,9 +9,9 @@ use diskferry_formats::internal::{
 use diskferry_fuzz::read::checked;
 use libfuzzer_sys::fuzz_target;
 
-/// What an input begins with: what is done with it, and a length.
+/// The start of an input: the operation, and a length.
 const HEAD: usize = 4;
-/// Largest unit that is asked for.
+/// Largest requested unit.
 const MOST: usize = 1 << 17;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -37,7 +38,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// What we decode, another decoder does too, to the same bytes, and not more of the input is taken than there is.
+/// Checks that another decoder decodes to the same bytes, and that no more input is consumed than there is.
 fn decode(
     len: usize,
     stored: &[u8],

@@ -1,5 +1,5 @@
-//! Any text as the descriptor of a VMDK, with a gate behind which every name leads to something: what follows the first
-//! NUL where it begins with `f`, else zeros. What is taken is read as the slow reader does.
+//! Any text as the descriptor of a VMDK, with a gate that opens every name: names that begin with `f` give the bytes
+//! after the first NUL, all others zeros. Accepted images must read as in the slow reader.
 #![no_main]
 
 use std::sync::{Arc, Mutex};
@@ -28,7 +28,7 @@ fuzz_target!(init: seeds::write_if_asked(&[Format::Vmdk], described), |bytes: &[
         return;
     }
     let asked = gate.asked.lock().expect("one thread").clone();
-    // One that names itself has another content behind the gate than it has itself.
+    // If it refers to itself, the gate's file has other content than the image.
     if asked.iter().any(|name| name == "disk.vmdk") {
         return;
     }
@@ -39,7 +39,7 @@ fuzz_target!(init: seeds::write_if_asked(&[Format::Vmdk], described), |bytes: &[
     if let Some(slow) = &slow {
         assert_eq!(disk.virtual_bytes(), slow.virtual_bytes(), "the size of the disk");
     }
-    // Names in another encoding than UTF-8 are bytes to the slow reader.
+    // The slow reader treats names in encodings other than UTF-8 as bytes.
     if !text.is_ascii() {
         return;
     }
@@ -50,7 +50,7 @@ fuzz_target!(init: seeds::write_if_asked(&[Format::Vmdk], described), |bytes: &[
     }
 });
 
-/// A text that names the image of the seed.
+/// A text that refers to the image of the seed.
 fn described(_: Format) -> Vec<u8> {
     let text = "version=1\nparentCID=ffffffff\ncreateType=\"custom\"\nRW 27 SPARSE \"f.vmdk\"\nRW 17 VMFSSPARSE \"f2.vmdk\"\n\
                 RDONLY 64 FLAT \"zeros\" 3\nRW 9 ZERO\n";

@@ -1,4 +1,4 @@
-//! Any bytes as an image of any format: what diskferry takes, it reads as the slow reader does.
+//! Any bytes as an image of any format: images that diskferry accepts must read as in the slow reader.
 #![no_main]
 
 use diskferry_corpus::slow;

@@ -8,9 +8,10 @@ use diskferry_fuzz::source::Guarded;
 use diskferry_fuzz::{read, repair};
 use libfuzzer_sys::fuzz_target;
 
-/// What an input begins with: the size of the disk, whether sums are put right, how much of the input is its end.
+/// The start of an input: the size of the disk, whether checksums are fixed, and how much of the input is the disk's
+/// end.
 const HEAD: usize = 4;
-/// Bytes of entries of a GPT that sums are put right for: 128 entries of 128 bytes.
+/// Bytes of GPT entries whose checksum is fixed: 128 entries of 128 bytes.
 const ENTRIES: usize = 128 * 128;
 
 fuzz_target!(|bytes: &[u8]| {

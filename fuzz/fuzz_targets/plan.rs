@@ -1,4 +1,4 @@
-//! Extents of any shape, planned: every needed byte once, nothing else but accepted gaps.
+//! Plans extents of any shape: every needed byte is fetched once, and nothing else except accepted gaps.
 #![no_main]
 
 use std::sync::Arc;
@@ -36,7 +36,7 @@ struct Unit {
     kind: u8,
     order: u8,
     file: bool,
-    /// A coded unit is stored in less than it decodes to, or in more.
+    /// The stored length of a coded unit, which may be less or more than it decodes to.
     stored: u16,
 }
 
@@ -47,9 +47,9 @@ struct Case {
     decoded: u32,
     gap: u16,
     waste: u32,
-    /// Everything lies as far behind as an address reaches.
+    /// All stored offsets are close to the last address.
     far: bool,
-    /// Some lie where others do, as hostile tables have it.
+    /// Some stored ranges overlap, as in hostile tables.
     overlapping: bool,
 }
 
@@ -98,7 +98,7 @@ fuzz_target!(|case: Case| {
     }
     let extents = case.extents();
     let request = RequestLimits {
-        // Of a byte each there would be millions of requests.
+        // With one byte each there would be millions of requests.
         bytes: u64::from(case.bytes % 100_000).max(256),
         decoded: case.decoded.into(),
         gap: case.gap.into(),
@@ -124,7 +124,7 @@ fn check_fetches(fetches: &[Fetch], request: RequestLimits, waste: u64) {
         assert_eq!(fetch.decoded, decoded);
         assert!(
             decoded <= request.decoded || fetch.parts.len() == 1 || {
-                // A single unit may decode to more; plain parts beside it decode to nothing.
+                // A single unit may decode to more; plain parts do not count.
                 fetch.parts.iter().filter(|part| part.codec.is_some()).count() == 1
             }
         );
@@ -141,7 +141,7 @@ fn check_fetches(fetches: &[Fetch], request: RequestLimits, waste: u64) {
     assert!(wasted <= waste, "more is read through than allowed");
 }
 
-/// Every byte of every extent that is fetched is in one part.
+/// Every byte of every fetched extent is in one part.
 fn check_parts(extents: &[Extent], fetches: &[Fetch]) {
     let parts = fetches.iter().flat_map(|fetch| fetch.parts.iter().map(|part| (fetch.file, part)));
     let mut parts: Vec<_> = parts.collect();

@@ -1,4 +1,5 @@
-//! Any small disk, written in any format to a sink of any order, reads back as itself: by our reader and by the slow one.
+//! Any small disk, written in any format to a sink of any order, reads back unchanged, by diskferry and by the slow
+//! reader.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -26,7 +27,7 @@ fuzz_target!(|case: Case| {
     guest.resize(guest.len().next_multiple_of(kind.2 as usize), 0);
     let (image, report) = match written(disk, kind, order) {
         Ok(written) => written,
-        // A fixed VHD of no bytes is refused.
+        // A fixed VHD of zero bytes is refused.
         Err(error) if guest.is_empty() && error.kind() == ErrorKind::DestinationUnsuitable => return,
         Err(error) => panic!("{kind:?}, {order:?}: {error:?}"),
     };

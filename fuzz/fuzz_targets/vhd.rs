@@ -1,4 +1,4 @@
-//! Any bytes as a VHD: open, map, read; as they are, and with their sums put right.
+//! Any bytes as a VHD: open, map, read; unchanged, and with fixed checksums.
 #![no_main]
 
 use diskferry_formats::Format;

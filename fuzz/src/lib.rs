@@ -1,10 +1,10 @@
-//! What the fuzz targets share.
+//! Code that the fuzz targets share.
 //!
-//! A target takes bytes, makes an image or the like of them, and has diskferry read it: from a source that notices
-//! every read behind its end ([`source`]), under a budget, with the promises of block maps checked on the way
-//! ([`read`]). Sums that would stop most mutations at the door are put right ([`repair`]).
+//! A target builds an image or similar from its input, and diskferry reads it: from a source that detects every read
+//! after its end ([`source`]), under a budget, and with the contracts of block maps checked ([`read`]). Checksums
+//! that would reject most mutations are fixed ([`repair`]).
 //!
-//! Every target begins from seeds that it makes itself: see [`seeds`].
+//! Every target starts from seeds that it creates itself: see [`seeds`].
 
 pub mod made;
 pub mod read;

@@ -1,4 +1,4 @@
-//! Small disks, and what they are written as.
+//! Small disks, and the formats that they are written in.
 
 use std::sync::{Arc, LazyLock};
 
@@ -9,10 +9,10 @@ use diskferry_formats::{Format, TargetOptions, layout};
 
 use crate::source::Guarded;
 
-/// A kind of target: format, options, and what the size of its disks is rounded up to a multiple of.
+/// A kind of target: format, options, and the granularity of its disk sizes.
 pub type Kind = (Format, &'static str, u64);
 
-/// Kinds of targets. The first of a format is its plainest.
+/// Kinds of targets. The first of each format is the simplest.
 pub const KINDS: &[Kind] = &[
     (Format::Raw, "", 1),
     (Format::Vhd, "align=512", 512),
@@ -26,29 +26,29 @@ pub const KINDS: &[Kind] = &[
     (Format::Vmdk, "subformat=streamOptimized,align=512", 512),
 ];
 
-/// Bytes of a disk, one behind the other.
+/// A run of bytes of a disk.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub struct Run {
-    /// How many, in a unit that `fine` says.
+    /// The length, in the unit that `fine` selects.
     pub len: u8,
-    /// Whether they are counted in bytes or in blocks of 4 KiB.
+    /// Whether the length is in bytes or in blocks of 4 KiB.
     pub fine: bool,
-    /// What they are.
+    /// The content.
     pub content: Content,
-    /// Which they are, where there are several such.
+    /// The seed of the content.
     pub seed: u8,
 }
 
-/// What bytes of a disk are.
+/// The content of a run.
 #[derive(Arbitrary, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Content {
     /// Not compressible.
     Noise,
     /// Compressible.
     Text,
-    /// Zeros that the map does not know of.
+    /// Zeros that the map reports as data.
     Zeros,
-    /// Zeros that it does.
+    /// Zeros that the map reports as a hole.
     Hole,
 }
 
@@ -67,7 +67,7 @@ impl BlockMap for Map {
     }
 }
 
-/// A disk of these runs, cut where it becomes too long, and its bytes.
+/// A disk of these runs, cut if it becomes too long, and its bytes.
 pub fn disk(runs: &[Run]) -> (Disk, Vec<u8>) {
     let mut guest: Vec<u8> = Vec::new();
     let mut extents = Extents::new();
@@ -99,16 +99,16 @@ pub fn disk(runs: &[Run]) -> (Disk, Vec<u8>) {
     (Disk::new(geometry, vec![source], map, Warnings::new(), Vec::new()), guest)
 }
 
-/// Workers and a runtime, made once.
+/// Workers and a runtime, created once.
 static RESOURCES: LazyLock<(tokio::runtime::Runtime, Arc<CpuPool>)> = LazyLock::new(|| {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     (runtime, Arc::new(CpuPool::new(1).expect("a worker")))
 });
 
-/// The target that a disk becomes.
+/// Writes a disk to a target.
 ///
 /// # Errors
-/// What the conversion answers.
+/// Errors of the conversion.
 pub fn written(disk: Disk, (format, options, _): Kind, order: WriteOrder) -> Result<(Vec<u8>, Report)> {
     let (runtime, pool) = &*RESOURCES;
     let layout = layout(format, &TargetOptions::parse(format, options)?, order)?;

@@ -1,4 +1,4 @@
-//! Reading whatever opens, with the promises of diskferry's traits checked.
+//! Reads every image that opens, and checks the contracts of diskferry's traits.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use diskferry_formats::{Declared, Format};
 
 use crate::source::Guarded;
 
-/// Most extents that one execution looks at.
+/// Most extents per execution.
 const MOST_EXTENTS: usize = 40_000;
-/// Most answers of a map that one execution asks for.
+/// Most answers of a map per execution.
 const MOST_ANSWERS: usize = 64;
 /// Most guest bytes that one execution decodes in each of its ways.
 const MOST_READ: u64 = 2 << 20;
 
-/// Runs a future to its end; nothing here waits for anything outside.
+/// Runs a future to its end; nothing here waits for external events.
 pub fn now<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let mut context = Context::from_waker(Waker::noop());
@@ -32,23 +32,23 @@ pub fn now<T>(future: impl Future<Output = T>) -> T {
 /// Opens bytes.
 ///
 /// # Errors
-/// What opening answers.
+/// Errors of opening.
 pub fn open(bytes: impl Into<Bytes>, declared: Declared) -> Result<Disk> {
     checked(now(diskferry_formats::open(Guarded::new(bytes), declared)))
 }
 
-/// As [`open`], with a gate.
+/// Like [`open`], with a gate.
 ///
 /// # Errors
-/// What opening answers.
+/// Errors of opening.
 pub fn open_with(source: Arc<dyn Source>, declared: Declared, gate: Arc<dyn Gate>) -> Result<Disk> {
     checked(now(diskferry_formats::open_with(source, declared, gate)))
 }
 
-/// The same result; an error must be one of the image, and one that can be printed.
+/// Checks that an error is about the image and printable, and returns the result unchanged.
 ///
 /// # Errors
-/// That of `result`.
+/// The error of `result`.
 pub fn checked<T>(result: Result<T>) -> Result<T> {
     if let Err(error) = &result {
         check(error);
@@ -63,8 +63,8 @@ fn check(error: &Error) {
     assert!(texts.into_iter().flatten().all(plain), "{error:?}");
 }
 
-/// All of a disk, as far as the budget goes: its map from the start and at its end, what is mapped, and the same
-/// bytes whatever window they are asked for in.
+/// Reads a disk as far as the budget allows: its map from the start and at its end, the mapped data, and the same
+/// bytes in different windows.
 pub fn all(disk: &Disk) {
     for refusal in disk.refusals() {
         check(&refusal.into());
@@ -80,7 +80,7 @@ pub fn all(disk: &Disk) {
     }
 }
 
-/// Walks a part of the map and decodes what it maps, until `read` reaches the most that one execution reads.
+/// Walks a part of the map and decodes it, until `read` reaches the limit of one execution.
 fn walk(disk: &Disk, range: GuestRange, read: &mut u64) {
     let mut at = range.start();
     let mut seen = 0;
@@ -88,7 +88,7 @@ fn walk(disk: &Disk, range: GuestRange, read: &mut u64) {
         if at >= range.end() || seen > MOST_EXTENTS {
             return;
         }
-        // Windows of many lengths, but mostly all that there is.
+        // Windows of many lengths, but mostly all that is left.
         let window = GuestRange::between(at, range.end());
         let window = if answer % 4 == 3 { window.split_at(100_000).0 } else { window };
         let Ok(extents) = checked(now(disk.extents(window))) else { return };
@@ -104,7 +104,7 @@ fn walk(disk: &Disk, range: GuestRange, read: &mut u64) {
     }
 }
 
-/// Stored bytes lie in their file, units are no longer than they may be.
+/// Stored bytes must be in their file, and units within their limit.
 fn check_extent(disk: &Disk, extent: &Extent) {
     assert!(extent.guest.end().get() <= disk.virtual_bytes(), "{extent:?} is behind the end of the disk");
     let stored = match &extent.kind {
@@ -120,7 +120,7 @@ fn check_extent(disk: &Disk, extent: &Extent) {
     assert!(stored.range.end().get() <= file.len(), "{extent:?} of an object of {}", file.len());
 }
 
-/// Fetches and decodes an extent, as far as it is worth; gives how many guest bytes it was.
+/// Fetches and decodes an extent within the limits; returns the number of guest bytes.
 fn decode(disk: &Disk, extent: &Extent) -> u64 {
     let Some(stored) = extent.to_fetch() else { return 0 };
     let file = disk.file(stored.file).expect("a map names files of the disk");
@@ -139,7 +139,7 @@ fn decode(disk: &Disk, extent: &Extent) -> u64 {
     extent.guest.len()
 }
 
-/// Which way a disk is asked for makes no difference to its bytes.
+/// The bytes of a disk must not depend on the windows in which it is read.
 fn windows_agree(disk: &Disk) {
     let len = disk.virtual_bytes().min(MOST_READ / 2);
     let Some(whole) = guest(disk, 0, len) else { return };
@@ -163,14 +163,14 @@ pub fn guest(disk: &Disk, at: u64, len: u64) -> Option<Bytes> {
     checked(now(disk.read(range))).ok()
 }
 
-/// Opens, and reads all, of bytes declared to be of a format.
+/// Opens bytes that are declared to be of a format, and reads everything.
 pub fn read_as(format: Format, bytes: &[u8]) {
     if let Ok(disk) = open(bytes.to_vec(), Declared::Format(format)) {
         all(&disk);
     }
 }
 
-/// The parts of a disk that readers are compared in: all of a small one, both ends of a large one.
+/// The parts of a disk that are compared between readers: all of a small one, both ends of a large one.
 pub fn compared(virtual_bytes: u64) -> Vec<(u64, u64)> {
     const PART: u64 = 512 << 10;
     if virtual_bytes <= 2 * PART {

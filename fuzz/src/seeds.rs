@@ -1,6 +1,6 @@
-//! Where fuzzing begins: small images of every kind, the samples of the corpus and its malformed headers.
+//! Seeds for fuzzing: small images of every kind, the samples of the corpus and its malformed headers.
 //!
-//! A target that is started with `FUZZ_SEEDS=DIRECTORY` writes its seeds there and ends.
+//! A target that is started with `FUZZ_SEEDS=DIRECTORY` writes its seeds there and exits.
 
 use std::path::Path;
 
@@ -12,8 +12,8 @@ use crate::made::{Content, KINDS, Run, disk, written};
 /// Longest seed, in bytes: longer ones make every execution slow.
 const LONGEST: usize = 256 << 10;
 
-/// Writes the seeds of a target that takes images of these formats, each behind what `prefix` gives for it, and ends the
-/// process; returns where that is not asked for.
+/// Writes the seeds of a target that takes images of these formats, each after the bytes that `prefix` returns, and
+/// exits. Returns if this is not requested.
 pub fn write_if_asked(formats: &[Format], prefix: fn(Format) -> Vec<u8>) {
     let Some(directory) = std::env::var_os("FUZZ_SEEDS") else { return };
     let directory = Path::new(&directory);
@@ -63,7 +63,7 @@ fn images() -> Vec<(Format, Vec<u8>)> {
     images
 }
 
-/// Malformed headers by name, where the corpus has any. The extension tells the format.
+/// Malformed headers by name, if the corpus has any. The file extension is the format.
 fn malformed() -> Vec<(Format, Vec<u8>)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus/malformed");
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };

@@ -1,4 +1,4 @@
-//! Sources for fuzzing: they never wait, count what is asked of them, and take no read behind their end.
+//! Sources for fuzzing: they never wait, count requests, and reject every read after their end.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use diskferry_core::{BoxFuture, ByteStream, Capabilities, Error, ErrorKind, Gate, Identity, Result, Segment, SiblingName, Source, StoredRange, Traffic};
 
-/// Most bytes that one execution reads of a source, however often.
+/// Most bytes that one execution reads from a source, in total.
 const MOST_BYTES: u64 = 48 << 20;
 /// Most requests of one execution.
 const MOST_REQUESTS: u64 = 20_000;
 
-/// Bytes, zeros elsewhere, as an object of some length.
+/// Sparse bytes as an object of some length.
 #[derive(Debug)]
 pub struct Guarded {
     len: u64,
@@ -30,10 +30,10 @@ impl Guarded {
         Self::sparse(bytes.len() as u64, [(0, bytes)])
     }
 
-    /// An object of `len` bytes, zeros but for these pieces, which do not overlap.
+    /// An object of `len` bytes, zeros except for these pieces, which do not overlap.
     pub fn sparse(len: u64, pieces: impl IntoIterator<Item = (u64, Bytes)>) -> Arc<Self> {
         let pieces: BTreeMap<u64, Bytes> = pieces.into_iter().collect();
-        // Of either kind, as the input has it: over a network head and tail are used in another way.
+        // Local or remote, depending on the input: over a network, head and tail are used differently.
         let remote = len % 2 == 1 || pieces.values().next().is_some_and(|piece| piece.len() / 512 % 2 == 1);
         let (requests, read) = (AtomicU64::new(0), AtomicU64::new(0));
         Arc::new(Self { len, pieces, remote, requests, read, identity: Identity::default() })
@@ -105,12 +105,12 @@ impl Source for Guarded {
     }
 }
 
-/// A gate behind which every name leads to bytes; it remembers the names.
+/// A gate that opens every name, and records the names.
 #[derive(Debug)]
 pub struct OpenGate {
-    /// What a name that begins with `f` leads to. All others lead to zeros.
+    /// The content for names that begin with `f`. All others have zeros.
     pub file: Bytes,
-    /// The names asked for.
+    /// The requested names.
     pub asked: Mutex<Vec<String>>,
 }
 
@@ -118,7 +118,7 @@ impl OpenGate {
     /// Length of a file of zeros.
     pub const ZEROS: usize = 1 << 20;
 
-    /// What a name leads to.
+    /// The content for a name.
     pub fn bytes(&self, name: &str) -> Bytes {
         if name.starts_with('f') { self.file.clone() } else { Bytes::from_static(&[0; Self::ZEROS]) }
     }
@@ -134,7 +134,7 @@ impl Gate for OpenGate {
     }
 }
 
-/// Bytes as a stream, in portions of changing length.
+/// Bytes as a stream, in portions of varying length.
 #[derive(Debug)]
 pub struct Portions {
     rest: Bytes,

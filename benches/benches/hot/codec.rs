@@ -1,4 +1,4 @@
-//! Codecs, both ways: units of 64 KiB of what compresses as programs and text do.
+//! Codecs, in both directions: units of 64 KiB that compress like programs and text.
 
 use std::hint::black_box;
 
@@ -10,10 +10,10 @@ use diskferry_formats::internal as codec;
 
 const UNIT: usize = 64 << 10;
 const UNITS: usize = 16;
-/// Room for whatever a unit becomes.
+/// The largest length of an encoded unit.
 const MOST: usize = 2 * UNIT;
 
-/// Decodes units that `encode` has made.
+/// Decodes units that `encode` has encoded.
 fn decode(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
@@ -52,7 +52,7 @@ fn zlib(level: u32) -> impl Fn(&[u8], &mut [u8]) -> usize {
     move |unit, out| codec::deflate_zlib(level, unit, out).expect("there is room")
 }
 
-/// With the window of 4 KiB that QCOW2 has.
+/// With QCOW2's window of 4 KiB.
 fn raw(level: u32) -> impl Fn(&[u8], &mut [u8]) -> usize {
     move |unit, out| codec::deflate_raw(level, 12, unit, out).expect("levels exist").expect("there is room")
 }

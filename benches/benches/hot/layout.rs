@@ -1,4 +1,4 @@
-//! Placing 50 GiB in each format: where everything goes, and all tables, without moving a byte of data.
+//! Places 50 GiB in each format: all offsets and all tables, without moving data.
 
 use std::hint::black_box;
 
@@ -11,12 +11,12 @@ use diskferry_core::{
 use diskferry_formats::{Format, TargetOptions, layout};
 
 const DISK: u64 = 50 << 30;
-/// Guest bytes that come at once, as workers hand them over.
+/// Guest bytes per part, as workers deliver them.
 const PIECE: u64 = 1 << 20;
-/// What a unit is compressed to: little, so that copies do not hide what is measured.
+/// The length of a compressed unit: small, so that copies do not hide what is measured.
 const STREAM: usize = 512;
 
-/// Places a full disk; gives the length of the target.
+/// Places a full disk; returns the length of the target.
 fn place(layout: &mut dyn Layout) -> u64 {
     let map = layout.unit().map(|unit| UnitMap::full(unit, DISK));
     let facts = LayoutFacts::default().virtual_bytes(Some(DISK)).map(map);
@@ -45,7 +45,7 @@ fn place(layout: &mut dyn Layout) -> u64 {
     len
 }
 
-/// Every layout, for a place that takes writes in any order.
+/// Every layout, for a sink that accepts writes in any order.
 pub(super) fn layouts(c: &mut Criterion) {
     let mut group = c.benchmark_group("layout");
     group.throughput(Throughput::Bytes(DISK));

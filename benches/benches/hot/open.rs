@@ -9,7 +9,7 @@ use diskferry_formats::{Declared, inspect_disk, open_with};
 
 use super::block_on;
 
-/// What lies beside a sample's first file.
+/// The other files of a sample.
 struct Beside(&'static Sample);
 
 impl Gate for Beside {
@@ -28,7 +28,7 @@ fn open(sample: &'static Sample) -> Disk {
     block_on(open_with(source, Declared::Unknown, Arc::new(Beside(sample)))).expect("a sound sample")
 }
 
-/// Each sample, opened with nothing declared; and the partition table and file systems of its disk.
+/// Opens each sample with nothing declared, and reads the partition table and file systems of its disk.
 pub(super) fn parsers(c: &mut Criterion) {
     let mut group = c.benchmark_group("open");
     for sample in samples() {

@@ -1,4 +1,4 @@
-//! Runs the ways to do a row's work, in turns.
+//! Runs all ways of doing a row's work, in turns.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -18,7 +18,7 @@ use crate::store::Store;
 use crate::streaming::{self, Streaming};
 use crate::tools;
 
-/// A way to do the work, or a floor of it.
+/// A way to do the work, or a lower bound for it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Lane {
     /// diskferry.
@@ -27,21 +27,21 @@ pub(crate) enum Lane {
     OursBare,
     /// qemu-img.
     Qemu,
-    /// A plain client that fetches all of the object in 16 ranges of 8 MiB at once.
+    /// A plain client that fetches the whole object with 16 concurrent ranges of 8 MiB.
     Fixed,
-    /// Downloading in ranges, side by side, then qemu-img.
+    /// A download in parallel ranges, followed by qemu-img.
     Parallel,
-    /// Downloading on one connection, then qemu-img.
+    /// A download on one connection, followed by qemu-img.
     Plain,
-    /// A tool that reads the object where it is.
+    /// A tool that reads the object in place.
     Streaming,
-    /// What cannot be beaten.
+    /// The lower bound.
     Floor,
-    /// Of an import, the other floor: decoding alone.
+    /// The other lower bound of an import: decoding alone.
     Decode,
 }
 
-/// What came over the line, in bytes.
+/// Received bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Traffic {
     pub(crate) requests: usize,
@@ -50,7 +50,7 @@ pub(crate) struct Traffic {
     pub(crate) needed: u64,
 }
 
-/// Where everything is.
+/// The paths and the state of the comparison.
 #[derive(Debug)]
 pub(crate) struct Bench {
     program: PathBuf,
@@ -64,7 +64,7 @@ pub(crate) struct Bench {
 
 impl Bench {
     /// # Errors
-    /// Where the directory cannot be made.
+    /// If the directory cannot be created.
     pub(crate) fn new(program: PathBuf, work: PathBuf, inputs: Inputs, runs: usize) -> Result<Self> {
         let bench =
             Self { program, work, inputs, runs, store: None, streaming: None, out_of_order: BTreeMap::new() };
@@ -72,7 +72,7 @@ impl Bench {
         Ok(bench)
     }
 
-    /// The tool that streams, where one is here and a row has asked for it.
+    /// The streaming tool, if one is available and a row has requested it.
     pub(crate) fn streaming(&self) -> Option<Streaming> {
         self.streaming.flatten()
     }
@@ -80,14 +80,14 @@ impl Bench {
     /// Runs a row.
     ///
     /// # Errors
-    /// Whatever went wrong.
+    /// Any failure of the row.
     pub(crate) fn row(&mut self, row: Row) -> Result<Outcome> {
         let mut outcome = Outcome::new(row);
         let lanes = self.lanes(row.work)?;
         if let Some(image) = source(row.work) {
             self.inputs.warm(image)?;
         }
-        // Once unmeasured: what is run first would otherwise find colder caches than what is run second.
+        // One unmeasured run: otherwise the first program would find colder caches than the second.
         self.lap(Lane::Ours, row.work, &mut outcome)?;
         if let (Some(from), Some(to)) = (source(row.work), target(row.work)) {
             outcome.out_of_order = Some(self.better_flags(from, to)?);
@@ -98,7 +98,7 @@ impl Bench {
                 turn.reverse();
             }
             for lane in turn {
-                // It takes tens of times as long as the others: once is enough.
+                // It takes tens of times as long as the others, so it runs once.
                 if lane == Lane::Streaming && round > 0 {
                     continue;
                 }
@@ -187,7 +187,7 @@ impl Bench {
             let (ours, qemu) = outcome.targets.unwrap_or_default();
             outcome.targets = Some(if lane == Lane::Ours { (bytes, qemu) } else { (ours, bytes) });
         }
-        // Also so that what it wrote is not written back to the disk while the next is measured.
+        // Also prevents its dirty pages from being written back to disk while the next one is measured.
         self.fresh("target")?;
         Ok(ran)
     }
@@ -202,7 +202,7 @@ impl Bench {
         run(qemu_convert(form, into, out_of_order)?.arg(from).arg(to))
     }
 
-    /// Whether qemu-img is faster with `-W`, by one run of each.
+    /// Whether qemu-img is faster with `-W`, from one run of each.
     fn better_flags(&mut self, from: Image, to: Form) -> Result<bool> {
         if let Some(known) = self.out_of_order.get(&(from, to.name())) {
             return Ok(*known);
@@ -252,14 +252,14 @@ impl Bench {
         convert.args(Form::Raw.our_target()).arg(Store::s3_url(from.file_name())).arg(to);
         store.reach(&mut convert);
         let ran = run(&mut convert)?;
-        // The floor fetches the same.
+        // The lower bound fetches the same ranges.
         let ranges: String = store.log()?.iter().map(|get| format!("{} {}\n", get.first, get.last)).collect();
         let list = self.out().join("ranges");
         fs::write(&list, ranges).map_err(Failure::at("writing", &list))?;
         Ok(ran)
     }
 
-    /// What one more import asks for, beside what it needs.
+    /// The bytes that one more import requests, in addition to what it needs.
     fn traffic(&mut self, from: Image) -> Result<Traffic> {
         let to = self.fresh("target")?;
         self.import(from, &to)?;
@@ -308,7 +308,7 @@ impl Bench {
         run(measure.arg(Store::s3_url(Image::Large.file_name())))
     }
 
-    /// Has the image served, by a server that is started for the first one.
+    /// Serves the image, by a server that is started for the first one.
     fn serve(&mut self, image: Image) -> Result<()> {
         let file = self.inputs.warm(image)?;
         let file = fs::canonicalize(&file).map_err(Failure::at("finding", &file))?;
@@ -337,7 +337,7 @@ impl Bench {
         self.work.join("out")
     }
 
-    /// A path where nothing is.
+    /// A path where no file exists.
     fn fresh(&self, name: &str) -> Result<PathBuf> {
         let path = self.out().join(name);
         match fs::remove_file(&path) {
@@ -349,8 +349,8 @@ impl Bench {
     }
 }
 
-/// `qemu-img convert` with its best flags: 16 coroutines, the most that it takes, and writes out of order where they
-/// help. It waits for no disk unless asked.
+/// `qemu-img convert` with its best flags: 16 coroutines, the maximum, and out-of-order writes if they help. It does
+/// not sync unless requested.
 pub(crate) fn qemu_convert(form: Form, into: Form, out_of_order: bool) -> Result<Command> {
     let mut convert = Command::new(tools::qemu_img()?);
     convert.args(["convert", "-m", "16"]).args(out_of_order.then_some("-W"));
@@ -358,7 +358,7 @@ pub(crate) fn qemu_convert(form: Form, into: Form, out_of_order: bool) -> Result
     Ok(convert)
 }
 
-/// What is read, where that is a local file or stands for one in trials of qemu-img.
+/// The image that is read, if it is a local file or replaces one in trials of qemu-img.
 fn source(work: Work) -> Option<Image> {
     match work {
         Work::Convert { from, .. } | Work::Import { from, .. } => Some(from),
@@ -367,7 +367,7 @@ fn source(work: Work) -> Option<Image> {
     }
 }
 
-/// What qemu-img writes.
+/// The form that qemu-img writes.
 fn target(work: Work) -> Option<Form> {
     match work {
         Work::Convert { to, .. } => Some(to),

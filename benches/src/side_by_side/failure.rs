@@ -1,4 +1,4 @@
-//! What can go wrong: the tools, the disk, the library.
+//! Errors of the comparison: tools, disk, library.
 
 use std::fmt;
 use std::io;
@@ -15,24 +15,24 @@ pub(crate) enum Failure {
     Missing { tool: &'static str, package: &'static str },
     /// There is no program to measure.
     NotBuilt { program: PathBuf, release: bool },
-    /// A program that was run said no.
+    /// A program failed.
     Ran { what: String, status: String, said: String },
     /// A file, a process or a socket.
     Io { what: String, source: io::Error },
-    /// Our own library, used for a floor.
+    /// An error of diskferry, used for a lower bound.
     Library(Error),
-    /// Something else is not as it must be.
+    /// Any other unexpected state.
     Odd(String),
 }
 
 impl Failure {
-    /// For `map_err`: what was tried when the system said no.
+    /// For `map_err`: the action that failed.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
     }
 
-    /// As [`io`](Self::io), about a file.
+    /// Like [`io`](Self::io), for a file.
     pub(crate) fn at(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         Self::io(format!("{what} {}", path.display()))
     }

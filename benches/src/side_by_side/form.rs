@@ -1,4 +1,4 @@
-//! The forms of an image, as each program is told of them.
+//! The forms of an image, and the options for them in each program.
 
 /// A format and the variant of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,7 +13,7 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    /// As a person reads it.
+    /// The name to show.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
@@ -36,7 +36,7 @@ impl Form {
         }
     }
 
-    /// What qemu-img takes to write it.
+    /// qemu-img's arguments for writing it.
     pub(crate) fn qemu_target(self) -> &'static [&'static str] {
         match self {
             Self::Raw => &["-O", "raw"],
@@ -49,7 +49,7 @@ impl Form {
         }
     }
 
-    /// Our name of the format.
+    /// diskferry's name of the format.
     pub(crate) fn ours(self) -> &'static str {
         match self {
             Self::Raw => "raw",
@@ -59,7 +59,7 @@ impl Form {
         }
     }
 
-    /// What we take to write it.
+    /// diskferry's arguments for writing it.
     pub(crate) fn our_target(self) -> &'static [&'static str] {
         match self {
             Self::Raw => &["-O", "raw"],
@@ -72,7 +72,7 @@ impl Form {
         }
     }
 
-    /// True where its units are compressed: reading it is decoding.
+    /// True if its units are compressed, so that reading it means decoding.
     pub(crate) fn is_coded(self) -> bool {
         matches!(self, Self::Zlib | Self::Zstd | Self::StreamVmdk)
     }

@@ -1,7 +1,7 @@
-//! A QCOW2 whose clusters lie in an order that has nothing to do with the guest's: an image that was written at random.
+//! A QCOW2 whose clusters are stored in random order, like an image that was written at random.
 //!
-//! The clusters of data change places with each other. All that were in use still are, once, so that refcounts stay true;
-//! only the entries of the L2 tables are written anew.
+//! The clusters of data are permuted. Every used cluster stays in use once, so that refcounts remain valid; only the
+//! entries of the L2 tables are rewritten.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -9,9 +9,9 @@ use std::path::Path;
 
 use crate::failure::{Failure, Result};
 
-/// Bits 9 to 55 of an entry: where the cluster or table lies.
+/// Bits 9 to 55 of an entry: the offset of the cluster or table.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-/// Bit 62 of an L2 entry: the cluster is compressed, and the offset another.
+/// Bit 62 of an L2 entry: the cluster is compressed, and the offset has another format.
 const COMPRESSED: u64 = 1 << 62;
 
 /// An entry of an L2 table that maps a cluster of data.
@@ -20,10 +20,10 @@ struct Entry {
     value: u64,
 }
 
-/// Writes a copy of the plain QCOW2 at `from` to `to`, its clusters shuffled; always in the same way.
+/// Writes a copy of the plain QCOW2 at `from` to `to`, with its clusters shuffled in a deterministic order.
 ///
 /// # Errors
-/// Where `from` is not a plain QCOW2 without compressed clusters, or cannot be read; where `to` cannot be written.
+/// If `from` is not a plain QCOW2 without compressed clusters, or cannot be read; if `to` cannot be written.
 pub(crate) fn shuffle(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).map_err(Failure::at("copying", from))?;
     let source = File::open(from).map_err(Failure::at("opening", from))?;
@@ -68,12 +68,12 @@ pub(crate) fn shuffle(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A big-endian number of `len` bytes; bytes that are not there are zeros.
+/// A big-endian number of `len` bytes; missing bytes are zeros.
 fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
     bytes.iter().skip(at).take(len).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// The numbers below `len`, shuffled (Fisher and Yates).
+/// The numbers below `len`, shuffled (Fisher–Yates).
 fn permutation(len: usize) -> Vec<usize> {
     let mut numbers: Vec<usize> = (0..len).collect();
     let mut state = 0x9e37_79b9_7f4a_7c15u64;

@@ -1,4 +1,4 @@
-//! The images that are converted: made once, from programs and libraries of the machine, and kept.
+//! The images that are converted. They are created once, from programs and libraries of the machine, and kept.
 //!
 //! ```text
 //! /usr/bin, /usr/lib ──mke2fs -d──▶ disk.raw ──qemu-img──▶ plain.qcow2 ──clusters shuffled──▶ fragmented.qcow2
@@ -18,16 +18,16 @@ use crate::run::run;
 use crate::tools;
 use crate::tree;
 
-/// How large the inputs are, in bytes.
+/// The sizes of the inputs, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Sizes {
-    /// Files on the disk, together.
+    /// Total size of the files on the disk.
     pub(crate) content: u64,
     /// The disk.
     pub(crate) disk: u64,
     /// The disk that is fetched raw.
     pub(crate) fetched: u64,
-    /// The disk of the verdicts.
+    /// The disk for measurements of verdicts.
     pub(crate) large: u64,
 }
 
@@ -41,17 +41,17 @@ pub(crate) enum Image {
     Vhd,
     SparseVmdk,
     StreamVmdk,
-    /// The clusters of `Plain` in an order that has nothing to do with the guest's.
+    /// `Plain` with its clusters in random order.
     Fragmented,
-    /// A smaller disk with the same files, raw: holes of a file are bytes of an object.
+    /// A smaller disk with the same files, raw: holes of a file become bytes of an object.
     Fetched,
     /// A QCOW2 whose tables are full.
     Large,
-    /// 16 TiB raw, next to nothing on it.
+    /// 16 TiB raw, almost empty.
     Empty16,
-    /// 8 TiB raw, next to nothing on it.
+    /// 8 TiB raw, almost empty.
     Empty8,
-    /// 64 TiB, nothing on it. No file is so long on ext4: a QCOW2.
+    /// 64 TiB, empty. Files on ext4 cannot be that long, so it is a QCOW2.
     Empty64,
 }
 
@@ -95,10 +95,10 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    /// Inputs of these sizes, under `work`. Others' are not taken for them.
+    /// Inputs of these sizes, in `work`. Inputs of other sizes are separate.
     ///
     /// # Errors
-    /// Where the directory cannot be made.
+    /// If the directory cannot be created.
     pub(crate) fn new(work: &Path, sizes: Sizes) -> Result<Self> {
         let Sizes { content, disk, fetched, large } = sizes;
         let dir = work.join(format!("inputs-{content}-{disk}-{fetched}-{large}"));
@@ -106,30 +106,30 @@ impl Inputs {
         Ok(Self { dir, sizes })
     }
 
-    /// The image's file, made if it is not there, with its bytes in the page cache.
+    /// The path of the image, which is created if it does not exist, and read into the page cache.
     ///
     /// # Errors
-    /// Where a tool is missing or fails, or there is no room.
+    /// If a tool is missing or fails, or the disk is full.
     pub(crate) fn warm(&self, image: Image) -> Result<PathBuf> {
         let path = self.path(image)?;
-        // Nothing of a nearly empty disk is worth reading, and reading all of it takes hours.
+        // A nearly empty disk has nothing worth reading, and reading all of it takes hours.
         if !matches!(image, Image::Empty16 | Image::Empty8 | Image::Large) {
             read_through(&path)?;
         }
         Ok(path)
     }
 
-    /// The image's file, made if it is not there.
+    /// The path of the image, which is created if it does not exist.
     ///
     /// # Errors
-    /// As [`warm`](Self::warm).
+    /// See [`warm`](Self::warm).
     pub(crate) fn path(&self, image: Image) -> Result<PathBuf> {
         let path = self.dir.join(image.file_name());
         if path.exists() {
             return Ok(path);
         }
         eprintln!("making {}", image.file_name());
-        // Under its name only when it is whole: an interrupted run does not leave half an input.
+        // It gets its name only when it is complete: an interrupted run does not leave half an input.
         let begun = self.dir.join(format!("{}.begun", image.file_name()));
         self.make(image, &begun)?;
         fs::rename(&begun, &path).map_err(Failure::at("renaming", &begun))?;
@@ -156,7 +156,7 @@ impl Inputs {
             }
             Image::Large => create(begun, "preallocation=metadata", self.sizes.large),
             Image::Empty64 => create(begun, "cluster_size=64K", 64 << 40),
-            // One file of ext4 is a block shorter.
+            // The largest file on ext4 is a block shorter.
             Image::Empty16 => self.nearly_empty(begun, (16 << 40) - (64 << 10)),
             Image::Empty8 => self.nearly_empty(begun, 8 << 40),
         }
@@ -165,7 +165,7 @@ impl Inputs {
     fn file_system(&self, begun: &Path, bytes: u64) -> Result<()> {
         let staged = self.dir.join("staged");
         tree::stage(&staged, self.sizes.content)?;
-        // One left by an interrupted run may be longer.
+        // A file of an interrupted run may be longer.
         let file = File::create(begun).map_err(Failure::at("making", begun))?;
         file.set_len(bytes).map_err(Failure::at("lengthening", begun))?;
         let mut mke2fs = Command::new(tools::mke2fs()?);
@@ -174,7 +174,7 @@ impl Inputs {
         fs::remove_dir_all(&staged).map_err(Failure::at("removing", &staged))
     }
 
-    /// The first MiB of the disk, at the beginning and in the middle.
+    /// The first MiB of the disk, at the start and in the middle.
     fn nearly_empty(&self, begun: &Path, bytes: u64) -> Result<()> {
         let mut head = vec![0; 1 << 20];
         let raw = self.path(Image::Raw)?;

@@ -1,4 +1,4 @@
-//! What it was measured on: what matters for speed, and no names.
+//! Describes the machine: facts that matter for speed, and no names.
 
 use std::fs;
 use std::num::NonZero;
@@ -9,10 +9,10 @@ use crate::failure::Result;
 use crate::run::run;
 use crate::tools;
 
-/// The machine and the programs, as sentences.
+/// The machine and the program versions, as sentences.
 ///
 /// # Errors
-/// Where a program does not say its version.
+/// If a program does not report its version.
 pub(crate) fn described(program: &Path) -> Result<String> {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let model = fact("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned());

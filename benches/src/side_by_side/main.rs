@@ -1,13 +1,13 @@
-//! diskferry beside qemu-img and the floors, in one run, on real content.
+//! Compares diskferry with qemu-img and with lower bounds, in one run, on real content.
 //!
-//! `cargo run --release -p diskferry-benches --bin side-by-side` makes the inputs once, runs every row of PERFORMANCE.md's
-//! tables, and writes the tables and the plot anew. Each way of a row is run in turns with the others, so that what else
-//! the machine does falls on all of them.
+//! `cargo run --release -p diskferry-benches --bin side-by-side` creates the inputs once, runs every row of the
+//! tables in PERFORMANCE.md, and rewrites the tables and the plot. The ways of a row run in turns, so that other load
+//! on the machine affects all of them.
 //!
 //! ```text
 //! inputs ──▶ bench: ours · qemu-img · floor, in turns ──▶ outcome ──▶ table, plot
-//!              │ each a process of its own (run, part)
-//!              └ store: the embedded S3 server, likewise
+//!              │ each in its own process (run, part)
+//!              └ store: the embedded S3 server, in its own process
 //! ```
 
 mod bench;
@@ -101,7 +101,7 @@ fn compare(cli: &Cli) -> Result<()> {
     tools::qemu_img()?;
     tools::mke2fs()?;
     let machine = machine::described(&program)?;
-    // What is only tried is gone again at the end.
+    // The directory of a trial is removed at the end.
     let mut scratch = None;
     let work = match &cli.work {
         Some(work) => work.clone(),
@@ -120,7 +120,7 @@ fn compare(cli: &Cli) -> Result<()> {
     for (index, row) in rows.iter().enumerate() {
         eprintln!("{} of {}: {} ({})", index + 1, rows.len(), row.work.title(), row.name);
         let outcome = bench.row(*row)?;
-        // Whoever ends it early keeps what is done.
+        // If the run is interrupted, finished results are printed.
         for (lane, series) in &outcome.times {
             eprintln!("    {lane:?} {:.3} s", series.median());
         }
@@ -140,7 +140,7 @@ fn compare(cli: &Cli) -> Result<()> {
 const USUAL: Sizes = Sizes { content: 600_000_000, disk: 10 << 30, fetched: 1 << 30, large: 46 << 30 };
 const TINY: Sizes = Sizes { content: 6_000_000, disk: 64 << 20, fetched: 16 << 20, large: 256 << 20 };
 
-/// The rows of those names; all where none is named.
+/// The rows with those names; all rows if there are no names.
 fn picked(names: &[String]) -> Result<Vec<Row>> {
     let all = rows::all();
     if let Some(unknown) = names.iter().find(|name| all.iter().all(|row| row.name != name.as_str())) {
@@ -150,7 +150,7 @@ fn picked(names: &[String]) -> Result<Vec<Row>> {
     Ok(all.into_iter().filter(wanted).collect())
 }
 
-/// The program to measure: the one that was built as this one was.
+/// The program to measure, from the same build profile as this one.
 fn program(cli: &Cli) -> Result<PathBuf> {
     let program = match &cli.program {
         Some(program) => program.clone(),
@@ -159,7 +159,7 @@ fn program(cli: &Cli) -> Result<PathBuf> {
     fs::canonicalize(&program).map_err(|_| Failure::NotBuilt { program, release: !cfg!(debug_assertions) })
 }
 
-/// Where cargo put this program: `target/release`.
+/// The directory of this program: `target/release`.
 fn profile_dir() -> Result<PathBuf> {
     let this = env::current_exe().map_err(Failure::io("finding this program"))?;
     Ok(this.parent().map(Path::to_owned).unwrap_or_default())

@@ -1,4 +1,4 @@
-//! What a row came to, beside its goal.
+//! The outcome of a row, compared with its goal.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +6,16 @@ use crate::bench::{Lane, Traffic};
 use crate::rows::Row;
 use crate::stats::{Ratio, Series};
 
-/// What a row came to.
+/// The outcome of a row.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Outcome {
     pub(crate) row: Row,
     pub(crate) times: BTreeMap<Lane, Series>,
-    /// True where qemu-img was faster with `-W`; `None` where it was not asked.
+    /// True if qemu-img was faster with `-W`; `None` if this was not tried.
     pub(crate) out_of_order: Option<bool>,
-    /// The most memory that diskferry had in any run.
+    /// The peak memory of diskferry in any run.
     pub(crate) peak_bytes: u64,
-    /// Lengths of the targets, ours and qemu-img's.
+    /// Lengths of the targets, of diskferry and of qemu-img.
     pub(crate) targets: Option<(u64, u64)>,
     pub(crate) traffic: Option<Traffic>,
 }
@@ -30,39 +30,39 @@ impl Outcome {
         self.times.get(&lane).map(Series::median)
     }
 
-    /// How many times our time another way took.
+    /// The time of another way divided by diskferry's.
     pub(crate) fn slower(&self, lane: Lane) -> Option<Ratio> {
         self.times.get(&lane)?.over(self.times.get(&Lane::Ours)?)
     }
 
-    /// How many times another way's time ours is.
+    /// diskferry's time divided by that of another way.
     pub(crate) fn above(&self, lane: Lane) -> Option<Ratio> {
         self.times.get(&Lane::Ours)?.over(self.times.get(&lane)?)
     }
 
-    /// The spread of our times around their median: (greatest − least) / median.
+    /// The spread of diskferry's times around their median: (greatest − least) / median.
     pub(crate) fn spread(&self) -> Option<f64> {
         self.times.get(&Lane::Ours)?.spread()
     }
 
-    /// The floor: of two, round by round the longer.
+    /// The lower bound: of two, the longer in each round.
     pub(crate) fn floor(&self) -> Option<Series> {
         let floor = self.times.get(&Lane::Floor)?;
         Some(self.times.get(&Lane::Decode).map_or_else(|| floor.clone(), |decode| floor.longer(decode)))
     }
 
-    /// How many times the floor's time ours is.
+    /// diskferry's time divided by the lower bound.
     pub(crate) fn above_floor(&self) -> Option<Ratio> {
         self.times.get(&Lane::Ours)?.over(&self.floor()?)
     }
 
-    /// The length of our target over that of qemu-img's.
+    /// The length of diskferry's target divided by that of qemu-img's.
     pub(crate) fn size(&self) -> Option<f64> {
         let (ours, qemu) = self.targets?;
         (qemu > 0).then(|| ours as f64 / qemu as f64)
     }
 
-    /// Whether the goal is met by the medians. `None` where there is none, or nothing of it was measured.
+    /// Whether the medians meet the goal. `None` if there is no goal, or nothing was measured for it.
     pub(crate) fn met(&self) -> Option<bool> {
         let goal = &self.row.goal;
         let least = |bound: Option<f64>, lane| Some(self.slower(lane)?.medians >= bound?);
@@ -84,7 +84,7 @@ pub(crate) mod made {
     use super::*;
     use crate::rows;
 
-    /// An outcome of the row of that name, with these seconds.
+    /// An outcome of the row with that name, with these seconds.
     pub(crate) fn outcome(name: &str, times: &[(Lane, &[f64])]) -> Outcome {
         let row = rows::all().into_iter().find(|row| row.name == name).unwrap();
         let series = |(lane, seconds): &(Lane, &[f64])| (*lane, seconds.iter().copied().collect());

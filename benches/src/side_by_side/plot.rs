@@ -1,5 +1,5 @@
-//! The plot: an SVG with a panel for local files and one for the line, a group of bars a row. Made by hand, and the same
-//! for the same numbers. Greys and colours are such that they can be read on white and on black.
+//! The plot: an SVG with one panel for local files and one for the network, and a group of bars per row. It is
+//! deterministic. The colours are readable on white and on black.
 
 use std::fmt::Write;
 
@@ -9,15 +9,15 @@ use crate::part::serve::Line;
 use crate::rows::Work;
 use crate::table::seconds;
 
-/// Width of the plot, and of what stands left of the bars and right of them.
+/// Width of the plot, and of the margins left and right of the bars.
 const WIDTH: usize = 860;
 const LEFT: usize = 230;
 const RIGHT: usize = 70;
 const BAR: usize = 11;
 const GROUP_GAP: usize = 10;
-/// Room for the heading of a panel, with its legend.
+/// Height of a panel's heading, with its legend.
 const HEADING: usize = 56;
-/// 4.5 times as light as black, and white as it.
+/// A grey with a contrast of 4.5 to black and to white.
 const TEXT: &str = "#767676";
 
 /// One bar of each row of a panel.
@@ -64,7 +64,8 @@ pub(crate) fn svg(outcomes: &[Outcome]) -> String {
     )
 }
 
-/// Draws one panel from `top` on, each row on a scale of its own: its slowest way has the full width. Gives where it ends.
+/// Draws one panel from `top` on. Each row has its own scale: its slowest bar has the full width. Returns the end of
+/// the panel.
 fn panel(body: &mut String, top: usize, title: &str, kinds: &[Kind], rows: &[&Outcome]) -> usize {
     let _fits = writeln!(
         body,

@@ -1,4 +1,4 @@
-//! PERFORMANCE.md: the tables stand between two marks, the plot in a file of its own.
+//! Updates PERFORMANCE.md: the tables are between two marks, the plot is in a separate file.
 
 use std::fs;
 use std::path::Path;
@@ -7,13 +7,13 @@ use crate::failure::{Failure, Result};
 
 const BEGIN: &str = "<!-- side-by-side: begin; written by the program of that name -->\n";
 const END: &str = "<!-- side-by-side: end -->\n";
-/// From the directory of PERFORMANCE.md.
+/// Relative to the directory of PERFORMANCE.md.
 const PLOT: &str = "benches/side-by-side.svg";
 
-/// Writes tables and plot into the sources that this program was built from.
+/// Writes tables and plot into the source tree that this program was built from.
 ///
 /// # Errors
-/// Where the marks are not there, or a file cannot be written.
+/// If the marks are missing, or a file cannot be written.
 pub(crate) fn write(tables: &str, plot: &str) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
     let page = root.join("PERFORMANCE.md");
@@ -26,7 +26,7 @@ pub(crate) fn write(tables: &str, plot: &str) -> Result<()> {
     fs::write(&page, text).map_err(Failure::at("writing", &page))
 }
 
-/// The page with these tables between its marks. `None` where it has none.
+/// The page with these tables between its marks. `None` if it has no marks.
 fn replaced(page: &str, tables: &str) -> Option<String> {
     let (before, rest) = page.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;

@@ -1,4 +1,4 @@
-//! What is compared, and the goals.
+//! The rows of the comparison, and their goals.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use crate::part::serve::Line;
 /// A row of the tables.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Row {
-    /// By which it is picked.
+    /// The name for selecting it.
     pub(crate) name: &'static str,
     pub(crate) work: Work,
     pub(crate) goal: Goal,
 }
 
-/// What is done.
+/// The work of a row.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Work {
     /// A file to a new file.
@@ -31,7 +31,7 @@ pub(crate) enum Work {
     Verdict { quick: bool },
 }
 
-/// What cannot be beaten.
+/// The lower bound of a row.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Floor {
     /// Reading and writing the content once.
@@ -44,25 +44,25 @@ pub(crate) enum Floor {
     Compress(Compress),
 }
 
-/// What is wanted; each where it is said.
+/// The goals of a row, if any.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub(crate) struct Goal {
-    /// How many times qemu-img's speed, at least.
+    /// Least speed relative to qemu-img.
     pub(crate) qemu: Option<f64>,
-    /// How many times that of a parallel download and qemu-img.
+    /// Least speed relative to a parallel download followed by qemu-img.
     pub(crate) parallel: Option<f64>,
-    /// How many times the floor's time, at most.
+    /// Largest time relative to the lower bound.
     pub(crate) floor: Option<f64>,
-    /// How many times the time of a plain client that fetches 16 ranges of 8 MiB at once, at most.
+    /// Largest time relative to a plain client with 16 concurrent ranges of 8 MiB.
     pub(crate) fixed: Option<f64>,
-    /// How many times the size of qemu-img's target, at most.
+    /// Largest size relative to qemu-img's target.
     pub(crate) size: Option<f64>,
-    /// Seconds, at most.
+    /// Largest time in seconds.
     pub(crate) seconds: Option<f64>,
 }
 
 impl Work {
-    /// As a person reads it.
+    /// The title to show.
     pub(crate) fn title(self) -> String {
         match self {
             Self::Convert { from: Image::Empty16, to, .. } => {
@@ -108,7 +108,7 @@ const fn convert(name: &'static str, from: Image, to: Form, floor: Floor, qemu: 
     }
 }
 
-/// Bytes that are only moved.
+/// A row that only moves bytes.
 const fn moved(name: &'static str, from: Image, to: Form) -> Row {
     let row = convert(name, from, to, Floor::Copy, 1.0);
     Row { goal: Goal { floor: Some(1.25), ..row.goal }, ..row }

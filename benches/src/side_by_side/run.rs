@@ -1,8 +1,8 @@
-//! One run of one program: how long it took, and how much memory it ever had.
+//! Runs a program once, and measures its time and peak memory.
 //!
-//! Everything that is measured is a process of its own, floors included: what it leaves in caches of the allocator or
-//! in idle threads cannot make the next one faster or slower. The kernel counts a child's peak of memory from its
-//! parent's on, so this process stays small.
+//! Every measured program is its own process, including lower bounds, so that allocator caches and idle threads of
+//! one cannot affect the next. The kernel counts a child's peak memory starting with that of its parent, so this
+//! process stays small.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -11,25 +11,25 @@ use std::time::Instant;
 
 use crate::failure::{Failure, Result};
 
-/// What a run was.
+/// The result of a run.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Ran {
-    /// From its start to its end.
+    /// The duration from start to end.
     pub(crate) seconds: f64,
-    /// The most memory that it had resident at any time.
+    /// The peak resident memory.
     pub(crate) peak_bytes: u64,
-    /// What it printed.
+    /// The standard output.
     pub(crate) out: String,
 }
 
 /// Runs a command to its end.
 ///
 /// # Errors
-/// Where it cannot be started, or ends other than with success; the error has what it said.
+/// If it cannot be started, or fails; the error contains its standard error.
 pub(crate) fn run(command: &mut Command) -> Result<Ran> {
     let what = command.get_program().to_string_lossy().into_owned();
     let scratch = || tempfile::tempfile().map_err(Failure::io("making a temporary file"));
-    // Files and not pipes: a program that says much cannot wait for a reader.
+    // Files and not pipes, so that a program with much output never waits for a reader.
     let (mut out, mut err) = (scratch()?, scratch()?);
     let shared = |file: &File| file.try_clone().map_err(Failure::io("sharing a temporary file"));
     command.stdin(Stdio::null()).stdout(shared(&out)?).stderr(shared(&err)?);
@@ -44,10 +44,10 @@ pub(crate) fn run(command: &mut Command) -> Result<Ran> {
     Ok(Ran { seconds, peak_bytes: ended.peak_bytes, out: said(&mut out)? })
 }
 
-/// A part of this program in a process of its own, which prints how many seconds the part took that counts.
+/// Runs a part of this program in its own process. The part prints the seconds that count.
 ///
 /// # Errors
-/// As [`run`], and where no number is printed.
+/// See [`run`]; also if it prints no number.
 pub(crate) fn timed(command: &mut Command) -> Result<Ran> {
     let ran = run(command)?;
     let seconds = ran.out.trim().parse();
@@ -68,7 +68,7 @@ fn shown(command: &Command) -> String {
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// Waiting for a child, with what the kernel counted of it: the standard library gives only the status.
+/// Waits for a child and gets its resource usage: the standard library returns only the status.
 #[allow(unsafe_code, reason = "wait4 is not in the standard library")]
 mod usage {
     use std::io;
@@ -83,7 +83,7 @@ mod usage {
     pub(super) fn wait(child: &Child) -> io::Result<Ended> {
         let pid = libc::pid_t::try_from(child.id()).map_err(io::Error::other)?;
         let mut status = 0;
-        // SAFETY: `rusage` is made of integers, for which zeros are a value.
+        // SAFETY: `rusage` consists of integers, for which zeros are valid.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
         loop {
             // SAFETY: both pointers are to values that live through the call. The child was not waited for before and

@@ -1,17 +1,17 @@
 //! Medians and paired ratios.
 
-/// Seconds of the runs of one way to do a work, in the order run.
+/// The seconds of all runs of one way, in order.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Series(Vec<f64>);
 
-/// How two series compare.
+/// The comparison of two series.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Ratio {
     /// The ratio of their medians.
     pub(crate) medians: f64,
-    /// The least ratio of two runs of one round.
+    /// The least ratio of two runs in one round.
     pub(crate) least: f64,
-    /// The greatest.
+    /// The greatest ratio of two runs in one round.
     pub(crate) most: f64,
 }
 
@@ -20,7 +20,7 @@ impl Series {
         self.0.push(seconds);
     }
 
-    /// The middle one; of an even number, the mean of the two in the middle. Zero for none.
+    /// The median; for an even number, the mean of the two in the middle. 0 if there is no run.
     pub(crate) fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -32,14 +32,14 @@ impl Series {
         }
     }
 
-    /// (Greatest − least) / median. `None` without a run.
+    /// (Greatest − least) / median. `None` if there is no run.
     pub(crate) fn spread(&self) -> Option<f64> {
         let least = self.0.iter().copied().reduce(f64::min)?;
         let most = self.0.iter().copied().reduce(f64::max)?;
         Some((most - least) / self.median()).filter(|spread| spread.is_finite())
     }
 
-    /// This one over `other`. `None` where either has no run, or the other no time.
+    /// This series divided by `other`. `None` if either has no run, or `other` has a time of 0.
     pub(crate) fn over(&self, other: &Self) -> Option<Ratio> {
         let pairs = self.0.iter().zip(&other.0).map(|(a, b)| a / b);
         let (least, most) = pairs.fold((f64::INFINITY, 0.0f64), |(l, m), r| (l.min(r), m.max(r)));
@@ -47,7 +47,7 @@ impl Series {
         (medians.is_finite() && least.is_finite()).then_some(Ratio { medians, least, most })
     }
 
-    /// Round by round the longer of the two.
+    /// The longer of the two in each round.
     pub(crate) fn longer(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(a, b)| a.max(*b)).collect())
     }
@@ -79,7 +79,7 @@ mod tests {
     fn ratios_are_of_medians_and_their_bounds_of_pairs() {
         let ratio = series(&[2.0, 4.0, 9.0]).over(&series(&[1.0, 4.0, 2.0])).unwrap();
         assert_eq!(ratio, Ratio { medians: 2.0, least: 1.0, most: 4.5 });
-        // A way that was run once is compared with the run beside it.
+        // A way that ran once is compared with the run of the same round.
         let ratio = series(&[30.0]).over(&series(&[10.0, 3.0, 3.0])).unwrap();
         assert_eq!((ratio.medians, ratio.least, ratio.most), (10.0, 3.0, 3.0));
         assert_eq!(series(&[]).over(&series(&[1.0])), None);

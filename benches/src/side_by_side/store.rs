@@ -1,4 +1,4 @@
-//! The server's process, as this one sees it.
+//! Controls the server's process.
 
 use std::collections::HashSet;
 use std::env;
@@ -33,10 +33,10 @@ pub(crate) struct Get {
 }
 
 impl Store {
-    /// Starts it; what it keeps for itself it keeps under `work`.
+    /// Starts the server, with its files in `work`.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// If it does not start.
     pub(crate) fn start(work: &Path) -> Result<Self> {
         let program = env::current_exe().map_err(Failure::io("finding this program"))?;
         let mut child = Command::new(program)
@@ -64,10 +64,10 @@ impl Store {
         Ok(store)
     }
 
-    /// Shows a file under a key, once.
+    /// Serves a file under a key, once.
     ///
     /// # Errors
-    /// Where the server is gone.
+    /// If the server has exited.
     pub(crate) fn add(&mut self, key: &'static str, file: &Path) -> Result<()> {
         if self.added.insert(key) {
             self.tell(&format!("add {key} {}", file.display()))?;
@@ -75,10 +75,10 @@ impl Store {
         Ok(())
     }
 
-    /// Changes the line to it.
+    /// Changes the link.
     ///
     /// # Errors
-    /// Where the server is gone.
+    /// If the server has exited.
     pub(crate) fn line(&mut self, line: Line) -> Result<()> {
         let name = line.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         self.tell(&format!("line {name}")).map(drop)
@@ -89,12 +89,12 @@ impl Store {
         format!("s3://{BUCKET}/{key}")
     }
 
-    /// Its URL for those that do not.
+    /// The object's URL for programs without S3 support.
     pub(crate) fn http_url(&self, key: &str) -> String {
         format!("{}/{BUCKET}/{key}", self.endpoint)
     }
 
-    /// Tells a command where the server is.
+    /// Sets the variables with which a command finds the server.
     pub(crate) fn reach(&self, command: &mut Command) {
         command
             .env("AWS_ENDPOINT_URL", &self.endpoint)
@@ -107,23 +107,23 @@ impl Store {
         }
     }
 
-    /// Forgets what was asked until now.
+    /// Clears the log of requests.
     ///
     /// # Errors
-    /// Where the server is gone.
+    /// If the server has exited.
     pub(crate) fn forget(&mut self) -> Result<()> {
         self.tell("forget").map(drop)
     }
 
-    /// What was asked since it last forgot.
+    /// The requests since the log was cleared.
     ///
     /// # Errors
-    /// Where the server is gone.
+    /// If the server has exited.
     pub(crate) fn log(&mut self) -> Result<Vec<Get>> {
         self.tell("log")?.iter().map(|line| get(line)).collect()
     }
 
-    /// The lines of an answer.
+    /// Sends a command, and returns the lines of the answer.
     fn tell(&mut self, command: &str) -> Result<Vec<String>> {
         let commands = self.commands.as_mut().ok_or_else(gone)?;
         writeln!(commands, "{command}")
@@ -154,7 +154,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // The end of its input is what it waits for.
+        // The server exits at the end of its input.
         drop(self.commands.take());
         let _gone = self.child.wait();
     }

@@ -8,21 +8,21 @@ use crate::rows::{Floor, Work};
 use crate::stats::Ratio;
 use crate::streaming::{HOW_TO_INSTALL, Streaming};
 
-/// How it was measured.
+/// The conditions of the measurement.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Conditions {
     pub(crate) machine: String,
     pub(crate) runs: usize,
-    /// Bytes of files on the disk.
+    /// Total size of the files on the disk, in bytes.
     pub(crate) content: u64,
     pub(crate) disk: u64,
     pub(crate) streaming: Option<Streaming>,
 }
 
-/// What cannot be filled in.
+/// An empty cell.
 const NOTHING: &str = "";
 
-/// All tables with what they say.
+/// All tables with their introductions.
 pub(crate) fn tables(outcomes: &[Outcome], conditions: &Conditions) -> String {
     let Conditions { machine, runs, content, disk, streaming } = conditions;
     let mut text = format!(
@@ -107,7 +107,7 @@ pub(crate) fn tables(outcomes: &[Outcome], conditions: &Conditions) -> String {
     text
 }
 
-/// A table under what is said of it, unless it is empty.
+/// A table after its introduction, unless it is empty.
 fn section(text: &mut String, said: &str, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let rows: String = rows.map(|row| line(&row)).collect();
@@ -199,13 +199,13 @@ fn verdict(outcome: &Outcome) -> Vec<String> {
     ]
 }
 
-/// How the fragmented image compares with the same one in order.
+/// The fragmented image compared with the same one in order.
 fn fragmented(outcomes: &[Outcome]) -> Option<Ratio> {
     let ours = |name| outcomes.iter().find(|outcome| outcome.row.name == name)?.times.get(&Lane::Ours);
     ours("s3-fragmented")?.over(ours("s3-plain")?)
 }
 
-/// Seconds as they are read.
+/// Seconds in readable form.
 pub(crate) fn seconds(seconds: Option<f64>) -> String {
     seconds.map_or_else(String::new, |seconds| {
         let decimals = if seconds < 0.1 { 3 } else { 2 };

@@ -1,4 +1,4 @@
-//! The programs of others: where they are, or how to get them.
+//! External programs: their paths, or how to install them.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ pub(crate) fn qemu_img() -> Result<PathBuf> {
 /// Makes file systems with files on them.
 ///
 /// # Errors
-/// As [`qemu_img`].
+/// See [`qemu_img`].
 pub(crate) fn mke2fs() -> Result<PathBuf> {
     required("mke2fs")
 }
@@ -25,12 +25,12 @@ pub(crate) fn mke2fs() -> Result<PathBuf> {
 /// Copies files.
 ///
 /// # Errors
-/// As [`qemu_img`].
+/// See [`qemu_img`].
 pub(crate) fn cp() -> Result<PathBuf> {
     required("cp")
 }
 
-/// Serves what a plugin of it reads as a block device. Optional, so `.ci/tools` does not list it.
+/// Serves the data of a plugin as a block device. Optional, so `.ci/tools` does not list it.
 pub(crate) fn nbdkit() -> Option<PathBuf> {
     tools::find("nbdkit")
 }

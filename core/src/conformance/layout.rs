@@ -1,4 +1,4 @@
-//! What every layout must do.
+//! The conformance suite for layouts.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,18 +19,18 @@ use crate::memory::Budget;
 use crate::sink::{ReadBack, Receipt, Sink, SinkCapabilities, SinkHint, WriteOrder};
 use crate::source::{BoxFuture, MemorySource, Source};
 
-/// Makes layouts of one kind for a sink of that order.
+/// Creates layouts of one kind for a sink with that write order.
 pub type MakeLayout<'a> = &'a (dyn Fn(WriteOrder) -> Result<Box<dyn Layout>> + Sync);
 
-/// Checks that the layouts that `make` gives for `orders` do what the trait promises, for disks around `unit`, the size in
-/// bytes of what they allocate, whose sizes are multiples of `multiple`.
+/// Checks that the layouts that `make` creates for `orders` fulfil the contract of the trait. The disks have sizes
+/// around `unit`, the layout's allocation unit in bytes; the sizes are multiples of `multiple`.
 ///
-/// Each disk is written twice, with different budgets and numbers of workers, to a sink that takes nothing but what its
-/// order allows, every byte once; it must come to the same bytes, be no longer than said, and read back through the
-/// layout's own reader as the same disk.
+/// Each disk is written twice, with different budgets and numbers of workers, to a sink that accepts only what its
+/// order allows, and every byte once. Both targets must have the same bytes, must not exceed the predicted length,
+/// and must read back through the layout's own reader as the same disk.
 ///
 /// # Panics
-/// Where they do not.
+/// If a check fails.
 pub async fn check_layout(make: MakeLayout<'_>, orders: &[WriteOrder], unit: u64, multiple: u64) {
     for (name, disk) in disks(unit, multiple) {
         let expected = digest_of(&disk.guest);
@@ -40,16 +40,20 @@ pub async fn check_layout(make: MakeLayout<'_>, orders: &[WriteOrder], unit: u64
             let (bytes, report, output) = first.unwrap_or_else(|error| panic!("{place}: {error:?}"));
             let again = write(make, *order, &disk, 3, 256 << 20).await;
             let (second, ..) = again.unwrap_or_else(|error| panic!("{place}: {error:?}"));
-            // Not assert_eq: it would print all bytes.
-            assert!(bytes == second, "{place}: two runs, two targets");
+            // Not `assert_eq`: it would print all bytes.
+            assert!(bytes == second, "{place}: two runs wrote different targets");
             let layout = make(*order).expect("a layout");
             let written_as = layout.virtual_bytes(disk.guest.len() as u64).expect("a size");
-            assert!(written_as >= disk.guest.len() as u64, "{place}: no disk becomes shorter");
+            assert!(written_as >= disk.guest.len() as u64, "{place}: the disk must not become shorter");
             if written_as == disk.guest.len() as u64 {
-                assert_eq!(report.digest, Some(expected), "{place}: the digest of what was read");
+                assert_eq!(report.digest, Some(expected), "{place}: the digest of the source disk");
             }
             let (most, exact) = output.expect("the size of the disk is known");
-            assert!(bytes.len() as u64 <= most, "{place}: {} bytes, at most {most} were said", bytes.len());
+            assert!(
+                bytes.len() as u64 <= most,
+                "{place}: {} bytes, at most {most} were predicted",
+                bytes.len()
+            );
             assert!(!exact || bytes.len() as u64 == most, "{place}: {} bytes, not {most}", bytes.len());
             let target: Arc<dyn Source> = Arc::new(MemorySource::new("target", bytes));
             let read = layout.open(target).await.unwrap_or_else(|error| panic!("{place}: {error:?}"));
@@ -90,10 +94,10 @@ pub fn digest_of(guest: &[u8]) -> Digest {
     let mut tree = DigestTree::new();
     let leaves: Vec<_> = guest.chunks(4096).map(hash_block).collect();
     tree.add(0, &leaves);
-    tree.finish(guest.len() as u64).expect("every block was told")
+    tree.finish(guest.len() as u64).expect("every block was added")
 }
 
-/// A sink in memory that takes what its order allows and nothing else, and every byte once. Clones share the target.
+/// A sink in memory that accepts only what its order allows, and every byte once. Clones share the target.
 #[derive(Clone, Debug)]
 pub struct StrictSink {
     order: WriteOrder,
@@ -103,14 +107,14 @@ pub struct StrictSink {
 #[derive(Debug, Default)]
 struct State {
     expected: Option<SinkHint>,
-    /// What was written, by address: this many bytes, zeros without a piece.
+    /// The written bytes by address: the length, and a piece unless they are zeros.
     writes: BTreeMap<u64, (u64, Option<Bytes>)>,
     written: u64,
-    /// Where the next write must begin.
+    /// The address at which the next write must begin.
     next: Option<u64>,
-    /// Where the first write began: what lies before may come last.
+    /// The address at which the first write began: bytes before it may come last.
     first: u64,
-    /// True once the first bytes come.
+    /// True after the first write before `first`.
     front: bool,
     published: Option<Vec<u8>>,
     aborted: bool,
@@ -122,10 +126,10 @@ impl StrictSink {
         Self { order, state: Arc::default() }
     }
 
-    /// The target and what was said of it.
+    /// The target, and the announced length.
     ///
     /// # Panics
-    /// Before it was published.
+    /// If it is not published.
     pub fn published(&self) -> (Vec<u8>, SinkHint) {
         let mut state = self.state();
         let bytes = state.published.take().expect("it is published");
@@ -148,7 +152,7 @@ impl StrictSink {
         match (self.order, next) {
             (WriteOrder::Any, _) => {}
             (WriteOrder::Sequential, next) => {
-                assert_eq!(at, next.unwrap_or(0), "a sequential sink takes one byte after the other");
+                assert_eq!(at, next.unwrap_or(0), "a sequential sink accepts bytes in order only");
             }
             (WriteOrder::Ascending, None) => state.first = at,
             (WriteOrder::Ascending, Some(next)) if at == next => {}
@@ -159,7 +163,7 @@ impl StrictSink {
         }
         let end = at.checked_add(len).expect("an address");
         if state.front {
-            assert!(end <= state.first, "what was left out ends at {}, not {end}", state.first);
+            assert!(end <= state.first, "the part that was left out ends at {}, not {end}", state.first);
         }
         state.next = Some(end);
         let before = state.writes.range(..end).next_back();
@@ -206,7 +210,7 @@ impl Sink for StrictSink {
             let mut at = at.get();
             for piece in pieces {
                 let len = piece.len() as u64;
-                // A copy, for the piece holds room of the budget.
+                // A copy, since the piece holds memory of the budget.
                 self.put(at, len, Some(Bytes::copy_from_slice(&piece)));
                 at += len;
             }
@@ -225,19 +229,19 @@ impl Sink for StrictSink {
         Box::pin(async move {
             let mut state = self.state();
             if state.aborted {
-                return Err(Error::new(ErrorKind::Cancelled, "it was given up"));
+                return Err(Error::new(ErrorKind::Cancelled, "the sink was aborted"));
             }
             let mut bytes = vec![0; usize::try_from(len).expect("a target of a test")];
             let mut at = 0;
             for (start, (len, piece)) in std::mem::take(&mut state.writes) {
-                assert_eq!(start, at, "nothing was said of the bytes before {start}");
+                assert_eq!(start, at, "the bytes before {start} were neither written nor zeroed");
                 at = start + len;
-                assert!(at <= bytes.len() as u64, "a write ends at {at}, behind the end");
+                assert!(at <= bytes.len() as u64, "a write ends at {at}, after the end");
                 if let Some(piece) = piece {
                     bytes[start as usize..at as usize].copy_from_slice(&piece);
                 }
             }
-            assert_eq!(at, len, "nothing was said of the target's end");
+            assert_eq!(at, len, "the end of the target was neither written nor zeroed");
             state.published = Some(bytes);
             Ok(Receipt { url: self.url().to_owned(), bytes: len, written: state.written, etag: None })
         })
@@ -252,14 +256,14 @@ impl Sink for StrictSink {
     }
 }
 
-/// A disk in memory, with runs that its map says are holes.
+/// A disk in memory, with runs that its map reports as holes.
 struct Made {
     guest: Vec<u8>,
     extents: Vec<Extent>,
 }
 
 impl Made {
-    /// `runs` follow each other, each this many bytes of something.
+    /// `runs` are adjacent, each with a length in bytes and its content.
     fn new(runs: &[(u64, Content)]) -> Self {
         let mut guest = Vec::new();
         let mut extents = Extents::new();
@@ -308,13 +312,13 @@ impl BlockMap for List {
 
 #[derive(Clone, Copy)]
 enum Content {
-    /// Not compressible to speak of.
+    /// Hardly compressible.
     Noise,
     /// Compressible.
     Text,
-    /// Zeros that the map does not know of.
+    /// Zeros that the map reports as data.
     Zeros,
-    /// Zeros that it does.
+    /// Zeros that the map reports as a hole.
     Hole,
 }
 
@@ -322,7 +326,7 @@ fn disks(unit: u64, multiple: u64) -> Vec<(String, Made)> {
     use Content::{Hole, Noise, Text, Zeros};
     let mut disks = Vec::new();
     let mut add = |name: &str, runs: &[(u64, Content)]| {
-        // The last run is cut to the size that the format keeps.
+        // The last run is cut to a size that the format can represent.
         let total: u64 = runs.iter().map(|(len, _)| len).sum();
         let spare = total % multiple;
         let mut runs = runs.to_vec();
@@ -361,7 +365,7 @@ fn disks(unit: u64, multiple: u64) -> Vec<(String, Made)> {
     let flat: Vec<_> =
         mixed.map(|(len, content)| (len, if matches!(content, Hole) { Zeros } else { content })).to_vec();
     add("mixed, without a map", &flat);
-    // More entries than a table of small units has, in a disk of some MiB.
+    // More entries than a table of small units has, on a disk of a few MiB.
     let many: Vec<_> = (0..700u64).flat_map(|n| [(4096, Text), (4096 * (1 + n % 3), Hole)]).collect();
     add("many runs", &many);
     disks

@@ -1,4 +1,4 @@
-//! What every sink must do.
+//! The conformance suite for sinks.
 
 use std::sync::Arc;
 
@@ -12,44 +12,44 @@ use crate::error::{ErrorKind, Result};
 use crate::sink::{ReadBack, Sink, SinkHint, WriteOrder};
 use crate::source::BoxFuture;
 
-/// What becomes of what was in the place before, while something new is written there.
+/// The fate of a previous object while a new one is written to the same destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Replacing {
-    /// It is there until the new one is whole, which then takes its place in one step: files, objects.
+    /// It exists until the new one is complete, which then replaces it in one step: files, objects.
     AtOnce,
-    /// It is overwritten: the start of the place is zeroed first and written last, and what lies after the target's end
-    /// stays as it was: devices. [`Stage::published`] is all that the place holds.
+    /// It is overwritten: the start is zeroed first and written last, and bytes after the target's end are unchanged:
+    /// devices. [`Stage::published`] is the whole content of the device.
     InPlace,
-    /// Every target has a place of its own, and what was written there cannot be taken back: pipes.
-    /// [`Stage::published`] is asked only once a sink is gone, and is what it wrote.
+    /// Every target has a destination of its own, and written data cannot be taken back: pipes. [`Stage::published`]
+    /// is called only after a sink was dropped, and returns what it wrote.
     Streamed,
 }
 
-/// Where sinks of a test write to: one name, at which one sink after the other is made.
+/// The destination of sinks in a test: one name, for which sinks are created one after the other.
 pub trait Stage: Send + Sync {
-    /// A new sink for the name, under which there may be something from before, to be replaced.
+    /// Creates a sink for the name, which replaces an existing object.
     fn create(&self) -> BoxFuture<'_, Result<Arc<dyn Sink>>>;
 
-    /// What is under the name now.
+    /// The content of the object with the name, if it exists.
     fn published(&self) -> BoxFuture<'_, Option<Vec<u8>>>;
 
-    /// What else is there that should not be: partial files, uploads not completed. It may wait a moment for a dropped
-    /// sink to undo itself.
+    /// Objects that should not exist: partial files, incomplete uploads. It may wait a moment for a dropped sink to
+    /// clean up.
     fn leftovers(&self) -> BoxFuture<'_, Vec<String>>;
 
-    /// What becomes of what was there before. A stage that says nothing is held to the strictest.
+    /// The fate of a previous object. The default is the strictest.
     fn replacing(&self) -> Replacing {
         Replacing::AtOnce
     }
 }
 
-/// What may be found where nothing was published.
+/// The content that is expected if nothing was published.
 enum Before {
-    /// This.
+    /// This content.
     Same(Option<Vec<u8>>),
     /// Zeros at the start.
     Blank,
-    /// Some of what was written since.
+    /// A part of the data that was written since.
     Anything,
 }
 
@@ -62,9 +62,9 @@ impl Before {
         }
     }
 
-    /// Whether it is so: as though no sink had been there, as far as the place can have that.
+    /// Checks the content of the stage.
     async fn is_there(&self, stage: &dyn Stage) -> bool {
-        /// What the contract has zeroed at the start of a device, in bytes.
+        /// The bytes at the start of a device that the contract requires to be zeroed.
         const START: usize = 1 << 20;
         match self {
             Self::Same(before) => stage.published().await == *before,
@@ -77,7 +77,7 @@ impl Before {
     }
 }
 
-/// Whether `truth` is what was published.
+/// Checks that `truth` is published.
 async fn holds(stage: &dyn Stage, truth: &[u8]) -> bool {
     let found = stage.published().await.expect("it is published");
     match stage.replacing() {
@@ -86,18 +86,18 @@ async fn holds(stage: &dyn Stage, truth: &[u8]) -> bool {
     }
 }
 
-/// Checks that the sinks of `stage` do what the trait promises. `unit` is a good length of one write in bytes: for a
-/// multipart upload, more than its smallest part.
+/// Checks that the sinks of `stage` fulfil the contract of the trait. `unit` is a suitable length of one write in
+/// bytes: for a multipart upload, more than its smallest part.
 ///
 /// # Panics
-/// Where they do not.
+/// If a check fails.
 pub async fn check_sink(stage: &dyn Stage, unit: usize) {
     let nothing = Before::of(stage).await;
     if let Before::Same(found) = &nothing {
         assert_eq!(*found, None, "the stage begins empty");
     }
     check_dropped(stage, unit).await;
-    assert!(nothing.is_there(stage).await, "nothing was ever finished");
+    assert!(nothing.is_there(stage).await, "nothing was finished");
     for len in [0, 1, unit - 1, unit, 2 * unit + 513] {
         check_in_order(stage, unit, len).await;
     }
@@ -117,10 +117,10 @@ pub async fn check_sink(stage: &dyn Stage, unit: usize) {
     check_dropped_finish(stage, unit).await;
 }
 
-/// Memory that a sink of the suite may hold.
+/// The memory that a sink of the suite may use.
 const MEMORY: u64 = 64 << 20;
 
-/// A sink that was told what to expect.
+/// A sink that was prepared.
 async fn create(stage: &dyn Stage, len: Option<usize>) -> Arc<dyn Sink> {
     let sink = stage.create().await.expect("a sink");
     sink.prepare(expected(len)).await.expect("preparing");
@@ -145,9 +145,9 @@ async fn finish(stage: &dyn Stage, sink: Arc<dyn Sink>, truth: &[u8]) {
     assert_eq!(receipt.bytes, truth.len() as u64, "the receipt's length");
     assert!(sink.written().is_none_or(|written| written == receipt.written), "the receipt's bytes");
     assert!(!receipt.url.is_empty() && receipt.url == sink.url());
-    assert!(!sink.abort().await, "what is published stays");
+    assert!(!sink.abort().await, "a published target cannot be aborted");
     drop(sink);
-    // Not assert_eq: it would print all bytes.
+    // Not `assert_eq`: it would print all bytes.
     assert!(holds(stage, truth).await, "the bytes of the target");
     assert_eq!(stage.leftovers().await, Vec::<String>::new(), "after finishing");
 }
@@ -161,7 +161,7 @@ async fn check_in_order(stage: &dyn Stage, unit: usize, len: usize) {
         put(&*sink, at, truth.slice(at..len.min(at + unit))).await;
     }
     assert!(sink.written().is_none_or(|written| written <= len as u64), "no byte is written twice");
-    assert!(before.is_there(stage).await, "before it is finished, what was there before is there");
+    assert!(before.is_there(stage).await, "the previous object must exist until the new one is finished");
     finish(stage, sink, &truth).await;
 }
 
@@ -181,7 +181,7 @@ async fn check_zeros(stage: &dyn Stage, unit: usize) {
     if sparse {
         assert!(
             sink.written().is_none_or(|written| written <= 2 * unit as u64 + 100),
-            "zeros cost nothing where the sink says so"
+            "zeros must cost nothing if the sink is sparse"
         );
     }
     finish(stage, sink, &truth).await;
@@ -196,7 +196,7 @@ async fn check_zeros(stage: &dyn Stage, unit: usize) {
     }
 }
 
-/// More pieces than a system call takes, of every length from none on.
+/// More pieces than one system call accepts, with lengths from 0 on.
 async fn check_gather(stage: &dyn Stage) {
     let truth = Bytes::from(pattern(3000 * 3001 / 2, 3));
     let mut rest = truth.clone();
@@ -223,7 +223,7 @@ async fn check_any_order(stage: &dyn Stage, unit: usize) {
     finish(stage, sink, &truth).await;
 }
 
-/// The header of most formats: written when all that it speaks of is in place.
+/// Most formats have a header that is written after everything that it refers to.
 async fn check_first_bytes_last(stage: &dyn Stage, unit: usize) {
     for left_out in [512, unit - 1, unit, 2 * unit + 77] {
         let truth = Bytes::from(pattern(4 * unit + 3, left_out as u64));
@@ -238,7 +238,7 @@ async fn check_first_bytes_last(stage: &dyn Stage, unit: usize) {
     }
 }
 
-/// What was written can be read when the sink says so, and what was published can be taken back.
+/// Written data can be read back when the sink says so, and a published target can be retracted.
 async fn check_read_back(stage: &dyn Stage, unit: usize) {
     let truth = Bytes::from(pattern(2 * unit + 9, 9));
     let sink = create(stage, Some(truth.len())).await;
@@ -254,17 +254,22 @@ async fn check_read_back(stage: &dyn Stage, unit: usize) {
     match when {
         ReadBack::Before => {}
         ReadBack::Never => {
-            sink.read_back(len).await.map(drop).expect_err("what cannot be read back");
-            assert!(!sink.retract(&receipt).await.expect("an answer"), "what is gone cannot be taken back");
+            sink.read_back(len).await.map(drop).expect_err("reading back must fail");
+            assert!(!sink.retract(&receipt).await.expect("an answer"), "streamed data cannot be retracted");
         }
         ReadBack::After => {
             check_same(&*sink, &truth).await;
-            let taken_back = sink.retract(&receipt).await.expect("taking back");
+            let taken_back = sink.retract(&receipt).await.expect("a retraction");
             assert!(taken_back, "nobody changed it");
             match stage.replacing() {
-                Replacing::InPlace => assert!(Before::Blank.is_there(stage).await, "it was taken back"),
+                Replacing::InPlace => {
+                    assert!(Before::Blank.is_there(stage).await, "the target was retracted")
+                }
                 Replacing::AtOnce | Replacing::Streamed => {
-                    assert!(stage.published().await.as_deref() != Some(&truth[..]), "it was taken back");
+                    assert!(
+                        stage.published().await.as_deref() != Some(&truth[..]),
+                        "the target was retracted"
+                    );
                 }
             }
         }
@@ -290,14 +295,14 @@ async fn check_abort(stage: &dyn Stage, unit: usize) {
         }
         assert!(sink.abort().await, "nothing was published");
         assert!(sink.abort().await, "likewise");
-        sink.finish((units * unit) as u64).await.expect_err("what was given up cannot be finished");
+        sink.finish((units * unit) as u64).await.expect_err("an aborted sink cannot be finished");
         drop(sink);
-        assert!(before.is_there(stage).await, "what was there before is there still");
-        assert_eq!(stage.leftovers().await, Vec::<String>::new(), "after giving up");
+        assert!(before.is_there(stage).await, "the previous object must still exist");
+        assert_eq!(stage.leftovers().await, Vec::<String>::new(), "after an abort");
     }
 }
 
-/// Drops a sink while it finishes: what was there before is there, or all of the new.
+/// Drops a sink while it finishes: either the previous object or the complete new one must exist.
 async fn check_dropped_finish(stage: &dyn Stage, unit: usize) {
     for round in 0..8 {
         let before = Before::of(stage).await;
@@ -309,25 +314,25 @@ async fn check_dropped_finish(stage: &dyn Stage, unit: usize) {
         assert_eq!(stage.leftovers().await, Vec::<String>::new(), "after a dropped finish");
         let (old, new) = (before.is_there(stage).await, stage.published().await.is_some());
         let new = new && holds(stage, &truth).await;
-        assert!(old || new, "neither the old nor the new");
-        assert!(new || stage.replacing() != Replacing::Streamed, "what was answered is gone");
-        assert!(finished.is_none() || new, "finished and not there");
+        assert!(old || new, "neither the old nor the new object exists");
+        assert!(new || stage.replacing() != Replacing::Streamed, "completed writes are lost");
+        assert!(finished.is_none() || new, "finished, but not published");
     }
 }
 
-/// A sink after a creation that was dropped, whose last system call may still be under way.
+/// Creates a sink after a dropped creation, whose last system call may still be running.
 async fn create_at_last(stage: &dyn Stage) -> Arc<dyn Sink> {
     for _ in 0..100 {
         match stage.create().await {
             Ok(sink) => return sink,
             Err(error) => assert_eq!(error.kind(), ErrorKind::DestinationBusy, "{error:?}"),
         }
-        assert_eq!(stage.leftovers().await, Vec::<String>::new(), "of a creation that was dropped");
+        assert_eq!(stage.leftovers().await, Vec::<String>::new(), "after a dropped creation");
     }
-    panic!("the destination stays busy")
+    panic!("the destination remains busy")
 }
 
-/// Drops a sink at every point of its life: nothing may stay behind, and the next one works.
+/// Drops a sink at every point of its life: nothing may remain, and the next sink must work.
 async fn check_dropped(stage: &dyn Stage, unit: usize) {
     for polls in 0..3 {
         drop(drop_after(polls, stage.create()).await);
@@ -343,6 +348,6 @@ async fn check_dropped(stage: &dyn Stage, unit: usize) {
         put(&*sink, 0, pattern(unit, 0).into()).await;
         let _ = drop_after(polls, sink.abort()).await;
         drop(sink);
-        assert_eq!(stage.leftovers().await, Vec::<String>::new(), "giving up dropped after {polls} polls");
+        assert_eq!(stage.leftovers().await, Vec::<String>::new(), "abort dropped after {polls} polls");
     }
 }

@@ -1,4 +1,4 @@
-//! What every source must do.
+//! The conformance suite for sources.
 
 use futures_util::future::join_all;
 
@@ -15,10 +15,10 @@ fn part(truth: &[u8], range: StoredRange) -> &[u8] {
     &truth[range.start().get() as usize..range.end().get() as usize]
 }
 
-/// Checks that `source` is an unchanging object of the bytes `truth`, as the trait promises.
+/// Checks that `source` is an unchanging object with the bytes `truth`, and fulfils the contract of the trait.
 ///
 /// # Panics
-/// If it is not.
+/// If a check fails.
 pub async fn check_source(source: &dyn Source, truth: &[u8]) {
     check_facts(source, truth);
     check_reads(source, truth).await;
@@ -33,7 +33,7 @@ pub async fn check_source(source: &dyn Source, truth: &[u8]) {
 
 fn check_facts(source: &dyn Source, truth: &[u8]) {
     assert_eq!(source.len(), truth.len() as u64, "the length");
-    assert_eq!(source.is_empty(), truth.is_empty(), "whether it is empty");
+    assert_eq!(source.is_empty(), truth.is_empty(), "is_empty");
     assert!(!source.url().is_empty() && !source.url().contains(char::is_control), "{:?}", source.url());
     assert_eq!(source.identity(), &source.identity().clone());
     let costs = source.capabilities();
@@ -62,7 +62,7 @@ async fn check_reads(source: &dyn Source, truth: &[u8]) {
         assert!(bytes == part(truth, range), "bytes {range}");
         kept.push((range, bytes));
     }
-    // What was handed out stays what it was, whatever is read after it.
+    // Returned bytes do not change, whatever is read afterwards.
     for (range, bytes) in kept {
         assert!(bytes == part(truth, range), "bytes {range}, later");
     }
@@ -70,7 +70,7 @@ async fn check_reads(source: &dyn Source, truth: &[u8]) {
     assert!(after.requests >= before.requests && after.bytes >= before.bytes, "{before:?} {after:?}");
 }
 
-/// Neighbours, overlaps, gaps, one part within another, and parts from the first byte to the last.
+/// Adjacent parts, overlaps, gaps, one part within another, and parts from the first byte to the last.
 async fn check_parts(source: &dyn Source, truth: &[u8]) {
     let len = source.len();
     let step = (len / 7).max(1);
@@ -113,7 +113,10 @@ async fn check_many_at_once(source: &dyn Source, truth: &[u8]) {
     let all = ranges(source.len());
     let reads = join_all(all.iter().rev().take(64).map(|range| source.read(*range))).await;
     for (range, read) in all.iter().rev().zip(reads) {
-        assert!(read.expect("one of many reads") == part(truth, *range), "bytes {range}, beside others");
+        assert!(
+            read.expect("one of many reads") == part(truth, *range),
+            "bytes {range}, in parallel with others"
+        );
     }
 }
 

@@ -1,15 +1,16 @@
-//! What a checkpoint holds, so that another run can continue after this one was killed.
+//! The contents of a checkpoint, which lets another run continue after this one was killed.
 //!
 //! ```text
 //! guest   ├──── read again ────┼──── done: replayed, not read ─────────┼──── read ────▶
-//!         0              enough is lost                         the checkpoint
-//! target  ├─ front, or lost ─┼────────── kept by the destination ──────────┼──────────▶
+//!         0       (its target bytes are lost)               the checkpoint
+//! target  ├─ front, or lost ─┼──────── still at the destination ───────────┼──────────▶
 //! ```
 //!
-//! From time to time a run lets what is in flight finish, and saves a *checkpoint*. If the target takes guest order, what
-//! lies before it is a prefix of the disk; otherwise it is any set of ranges. A layout is a function of its input, so its
-//! state is not saved: what was placed before the checkpoint is *replayed*, with its lengths and placeholder bytes, and what
-//! that would write is not written. The digest is saved by its open blocks.
+//! From time to time a run lets the data in flight finish and saves a *checkpoint*. If the target takes guest order,
+//! the placed data is a prefix of the disk; otherwise it is any set of ranges. The state of a layout is a function of
+//! its input, so it is not saved. Instead, the parts that were placed before the checkpoint are *replayed*: the
+//! layout gets placeholder bytes with the same lengths, and its writes are discarded. The digest is saved as its open
+//! blocks.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -26,13 +27,13 @@ use crate::layout::{BlockRun, Coding, Encoded, Part, Scanned};
 use crate::ranges::RangeSet;
 use crate::sink::{pack, unpack};
 
-/// How a journal begins, and the version of what follows.
+/// Magic bytes at the start of a journal, with the version of the format.
 const MAGIC: [u8; 8] = *b"dfjrnl01";
 
 /// A checkpoint.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Checkpoint<'a> {
-    /// What the run was for: another source, target, option or build has another.
+    /// Identifies the run: another source, target, option or build has another key.
     pub(crate) key: Hash,
     pub(crate) counted: ContentState,
     pub(crate) placed: Cow<'a, PlacedParts>,
@@ -40,40 +41,41 @@ pub(crate) struct Checkpoint<'a> {
 }
 
 impl Checkpoint<'_> {
-    /// As bytes, with a checksum.
+    /// Encodes the checkpoint, with a checksum.
     pub(crate) fn encode(&self) -> Option<Bytes> {
         pack(MAGIC, self)
     }
 
-    /// Reads what [`encode`](Self::encode) made; `None` for anything else.
+    /// Decodes the output of [`encode`](Self::encode); `None` for anything else.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         unpack(MAGIC, bytes)
     }
 }
 
-/// What was placed so far, as far as it is needed to replay it.
+/// The parts that were placed so far, in the detail that a replay needs.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum PlacedParts {
-    /// In any order: the ranges of guest bytes.
+    /// Parts in any order: the ranges of guest bytes.
     Ranges(RangeSet),
-    /// In guest order.
+    /// Parts in guest order.
     Prefix {
-        /// Guest bytes that were given as data.
+        /// Guest bytes that were placed as data.
         data: RangeSet,
-        /// Units as they were encoded: how many lie between it and the one before, and its length; 0 for a plain one.
+        /// The encoded units: the number of units between this one and the previous one, and the length. The length
+        /// is 0 for a plain unit.
         units: Vec<(u32, u32)>,
-        /// After the last unit.
+        /// The index after the last unit.
         next: u64,
-        /// How far the disk was placed, and the target written, at each checkpoint.
+        /// At each checkpoint: the end of the placed guest bytes and the end of the written target.
         checkpoints: Vec<(u64, u64)>,
     },
 }
 
-/// What is not data in the list of lengths.
+/// Marks a plain unit in the list of lengths.
 const PLAIN: u32 = 0;
 
 impl PlacedParts {
-    /// Nothing; `ordered` if the target takes guest order.
+    /// An empty record; `ordered` if the target takes guest order.
     pub(crate) fn new(ordered: bool) -> Self {
         match ordered {
             true => Self::Prefix {
@@ -86,8 +88,8 @@ impl PlacedParts {
         }
     }
 
-    /// Records a part that is placed. A layout's `unit` may be smaller than what was scanned as one. False if it has
-    /// become more than it is worth.
+    /// Records a part that is placed. A layout's `unit` may be smaller than what was scanned as one. Returns false if
+    /// the record has become larger than it is worth.
     pub(crate) fn note(&mut self, part: &Part, unit: Option<u64>) -> bool {
         match (&mut *self, part) {
             (Self::Ranges(ranges), Part::Zero(range)) => ranges.add(*range),
@@ -125,9 +127,9 @@ impl PlacedParts {
     }
 
     fn is_worth_it(&self) -> bool {
-        /// 8 MiB: 64 GiB of units of 64 KiB.
+        /// 8 MiB of records: 64 GiB of units of 64 KiB.
         const UNITS: usize = 1 << 20;
-        /// Some 5 MiB.
+        /// About 5 MiB.
         const RANGES: usize = 1 << 17;
         match self {
             Self::Ranges(ranges) => ranges.len() < RANGES,
@@ -142,7 +144,8 @@ impl PlacedParts {
         }
     }
 
-    /// What need not be read again, where a place has the bytes `target` of the target: guest ranges in order.
+    /// The guest ranges that need not be read again, in order, if the destination still has the bytes `target` of the
+    /// target.
     pub(crate) fn done(&self, target: &Range<u64>) -> Vec<GuestRange> {
         match self {
             Self::Ranges(ranges) => ranges.list().collect(),
@@ -166,7 +169,7 @@ impl PlacedParts {
         }
     }
 
-    /// How far the target was written at the last checkpoint.
+    /// The end of the written target at the last checkpoint.
     pub(crate) fn target_end(&self) -> u64 {
         match self {
             Self::Ranges(_) => 0,
@@ -174,7 +177,7 @@ impl PlacedParts {
         }
     }
 
-    /// What was placed of `range`, in guest order; units have `unit` bytes.
+    /// The parts of `range` that were placed, in guest order. Units have `unit` bytes.
     pub(crate) fn parts(&self, range: GuestRange, unit: Option<u64>) -> Vec<ReplayedPart> {
         let Self::Prefix { data, units, .. } = self else { return Vec::new() };
         let mut parts: Vec<_> =
@@ -182,7 +185,7 @@ impl PlacedParts {
         let unit_bytes = unit.unwrap_or(1).max(1);
         let mut at = 0u64;
         for (gap, length) in units {
-            // A journal may be anything: a unit after the end of the address space is in no range.
+            // A journal is untrusted: a unit after the end of the address space is in no range.
             let Some(unit) = at.checked_add(u64::from(*gap)) else { break };
             let (Some(next), Some(start)) = (unit.checked_add(1), unit.checked_mul(unit_bytes)) else {
                 break;
@@ -203,11 +206,11 @@ pub(crate) enum ReplayedPart {
     Unit { unit: u64, length: u32 },
 }
 
-/// Bytes without meaning, except that they are not zeros.
+/// Bytes without meaning. They are not zeros.
 pub(crate) struct Placeholder(Bytes);
 
 impl Placeholder {
-    /// Most guest bytes that are placed at once.
+    /// The most guest bytes that are placed at once.
     const MOST: u64 = 1 << 20;
 
     pub(crate) fn new(unit: Option<u64>) -> Self {
@@ -215,7 +218,7 @@ impl Placeholder {
         Self(Bytes::from(vec![0xff; len]))
     }
 
-    /// The parts that a layout is given for `replayed`, whose unit has `unit` bytes.
+    /// The parts that a layout gets for `replayed`. Its units have `unit` bytes.
     pub(crate) fn parts(&self, replayed: ReplayedPart, unit: Option<u64>) -> impl Iterator<Item = Part> + '_ {
         let (mut rest, mut one) = match replayed {
             ReplayedPart::Data(range) => (range, None),
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_place_lost_of_the_front_is_read_again() {
+    fn guest_bytes_whose_target_bytes_are_lost_are_read_again() {
         let mut placed = PlacedParts::new(true);
         for (guest, target) in [(100, 50), (200, 90), (300, 150)] {
             placed.checkpoint(guest, target);
@@ -270,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_is_not_whole_is_none() {
+    fn an_incomplete_state_does_not_decode() {
         let state = Checkpoint {
             key: [7; 32],
             counted: ContentState::default(),

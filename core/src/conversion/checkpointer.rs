@@ -1,4 +1,4 @@
-//! When a run saves a checkpoint, what it saves, and how a later run continues from it.
+//! Decides when a run saves a checkpoint, encodes it, and resumes a later run from it.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -17,61 +17,62 @@ use crate::ranges::are_sound;
 use crate::sink::{Journal, Sink};
 use crate::source::BoxFuture;
 
-/// Data from a network is saved after this many bytes of content, or this long: about that is lost with a run. But not more
-/// often than a disk can be asked to store what it has.
+/// A run that reads from a network saves a checkpoint after this many bytes of content, or after this time. About
+/// that much is lost if the run is killed. More frequent checkpoints would ask the disk to sync too often.
 const REMOTE_BYTES: u64 = 8 << 20;
 const REMOTE_LEAST: Duration = Duration::from_millis(200);
 const REMOTE: Duration = Duration::from_secs(1);
-/// Local data is read again in no time.
+/// The interval if all sources are local: reading local data again is cheap.
 const LOCAL: Duration = Duration::from_secs(5);
-/// A checkpoint is a small part of what is written: this many bytes of content for each byte of it.
+/// A checkpoint must be small compared to the data that it saves: this many bytes of content for each byte of it.
 const WORTH: u64 = 64;
-/// Checkpoints that wait until their bytes are stable, if that takes longer than writing more: the last one whose bytes are
-/// stable is kept. Large ones wait alone.
+/// The number of checkpoints that wait for their bytes to become stable, if that takes longer than writing more. The
+/// last stable one is kept. A large checkpoint waits alone.
 const PENDING: usize = 8;
 const PENDING_BYTES: u64 = 1 << 20;
-/// A larger one is not kept.
+/// Checkpoints larger than this are not saved.
 const MOST: usize = 64 << 20;
 
-/// Saves the checkpoints of a run, and replays what an earlier run placed.
+/// Saves the checkpoints of a run, and replays the parts that an earlier run placed.
 pub(super) struct Checkpointer<'a> {
     journal: &'a dyn Journal,
     key: Hash,
     placed: PlacedParts,
-    /// Smallest part that the layout looks at.
+    /// The smallest part that the layout distinguishes.
     unit: Option<u64>,
-    /// Everything that an earlier run placed was replayed.
+    /// True after everything that an earlier run placed was replayed.
     replayed: bool,
     remote: bool,
-    /// End of the target that is written front to back.
+    /// End of the target, which is written in ascending order.
     end: u64,
     content: u64,
     last: Instant,
     len: u64,
-    /// It cannot be kept.
+    /// True if the destination cannot store checkpoints.
     off: bool,
-    /// The pipeline paused here, and a checkpoint is saved once all that was written before is answered.
+    /// The pipeline is paused here. The checkpoint is saved once all earlier writes are complete.
     settling: Option<GuestOffset>,
     saving: FuturesUnordered<BoxFuture<'a, Result<()>>>,
 }
 
-/// What a journal has of an interrupted run.
+/// The state of an interrupted run, from its journal.
 pub(super) struct Resumed {
     checkpoint: Checkpoint<'static>,
     /// Guest ranges that need not be read again.
     pub(super) done: Vec<GuestRange>,
 }
 
-/// What a run continues with, apart from what the checkpointer itself does.
+/// The state that the rest of a run resumes with.
 pub(super) struct Continued {
     pub(super) content: ContentState,
     pub(super) ends: HeadTailRecorder,
-    /// In guest order: what is replayed and not read.
+    /// In guest order: the range that is replayed and not read.
     pub(super) done: Option<GuestRange>,
 }
 
 impl<'a> Checkpointer<'a> {
-    /// For a target of `disk`; `None` if nothing can be saved of it, with the key that says which run it belongs to.
+    /// Returns a checkpointer for a target of `disk`. `None` if a source has no identity that shows changes, so that
+    /// a later run could not check that it continues the same conversion.
     pub(super) fn new(
         journal: &'a dyn Journal,
         disk: &Disk,
@@ -96,12 +97,13 @@ impl<'a> Checkpointer<'a> {
         })
     }
 
-    /// What tells this conversion from others.
+    /// The hash that identifies this conversion.
     pub(super) fn key(&self) -> Hash {
         self.key
     }
 
-    /// Loads what an interrupted run left, if it was the same conversion; otherwise drops it, with a warning.
+    /// Loads the checkpoint of an interrupted run if it is for the same conversion. Otherwise drops it, with a
+    /// warning.
     pub(super) async fn load(
         key: Option<Hash>,
         journal: &dyn Journal,
@@ -110,26 +112,26 @@ impl<'a> Checkpointer<'a> {
     ) -> Result<(Option<Resumed>, Option<Warning>)> {
         let Some(saved) = journal.load().await? else { return Ok((None, None)) };
         let why = match (key, Checkpoint::decode(&saved.state)) {
-            (None, _) => "nothing tells whether the source is still the same",
+            (None, _) => "the source has no identity that shows changes",
             (_, None) => "its journal cannot be read",
             (Some(key), Some(checkpoint)) if checkpoint.key != key => {
-                "it was of another source, of other options, or made by another version"
+                "it is for another source, other options, or another version of diskferry"
             }
             (_, Some(checkpoint)) => {
                 let done = checkpoint.placed.done(&saved.target);
                 if !done.is_empty() && are_sound(&done, disk.virtual_bytes()) {
                     return Ok((Some(Resumed { checkpoint, done }), None));
                 }
-                "too little of it is left"
+                "the destination has too little of the target"
             }
         };
         journal.drop_saved().await?;
         let message =
-            format!("{} is converted from the start: what was left of it is dropped, {why}", sink.url());
+            format!("{} is converted from the start and its partial target is dropped: {why}", sink.url());
         Ok((None, Some(Warning::new("resume_started_over", message))))
     }
 
-    /// Continues from what an interrupted run left.
+    /// Resumes from the checkpoint of an interrupted run.
     pub(super) fn resume(&mut self, resumed: Resumed) -> Continued {
         let Resumed { checkpoint, done } = resumed;
         let placed = checkpoint.placed.into_owned();
@@ -145,13 +147,17 @@ impl<'a> Checkpointer<'a> {
         }
     }
 
-    /// Places once more what an interrupted run placed of `done`: its bytes are in the target, so nothing is written.
+    /// Places the parts of `done` again that an interrupted run placed. Their bytes are in the target, so the writes
+    /// are discarded.
     pub(super) fn replay(&mut self, done: GuestRange, layout: &mut dyn Layout) -> Result<()> {
         let end = self.placed.target_end();
         let unit = layout.unit();
         let placeholder = Placeholder::new(unit);
         let mut check = |write: &Write| match write.end() > end {
-            true => Err(Error::internal(format!("what was placed up to {end} now ends at {}", write.end()))),
+            true => Err(Error::internal(format!(
+                "the replay of a target that ended at {end} ends at {}",
+                write.end()
+            ))),
             false => Ok(()),
         };
         for replayed in self.placed.parts(done, unit) {
@@ -164,27 +170,27 @@ impl<'a> Checkpointer<'a> {
         Ok(())
     }
 
-    /// Records a part that is placed now.
+    /// Records a part that is being placed.
     pub(super) fn note(&mut self, part: &Part) {
-        // What an earlier run had noted is placed again where the sink lost it.
+        // Parts that an earlier run had recorded are placed again if the sink lost them.
         if self.replayed && !self.off && !self.placed.note(part, self.unit) {
-            self.give_up("there are too many separate parts to keep a journal of");
+            self.give_up("the journal has too many separate parts");
         }
     }
 
-    /// The last checkpoint stays.
+    /// Stops saving checkpoints. The last one stays.
     fn give_up(&mut self, why: &str) {
         tracing::debug!("no more checkpoints: {why}");
         self.placed = PlacedParts::new(true);
         self.off = true;
     }
 
-    /// Records what is written of it.
+    /// Records the end of the target after `writes`.
     pub(super) fn reach(&mut self, writes: &[Write]) {
         self.end = writes.iter().map(Write::end).fold(self.end, u64::max);
     }
 
-    /// Whether it is time for a checkpoint.
+    /// True if it is time for a checkpoint.
     pub(super) fn is_due(&self, meter: &ContentMeter) -> bool {
         let most = if self.len <= PENDING_BYTES { PENDING } else { 1 };
         if self.off || !self.replayed || self.saving.len() >= most {
@@ -199,17 +205,17 @@ impl<'a> Checkpointer<'a> {
         worth && due && new > 0
     }
 
-    /// The pipeline paused at `at`: nothing more is taken until the checkpoint is on its way.
+    /// The pipeline paused at `at`. Nothing more is read until the checkpoint is being saved.
     pub(super) fn settle(&mut self, at: GuestOffset) {
         self.settling = Some(at);
     }
 
-    /// True while a checkpoint waits for the writes before it.
+    /// True while a checkpoint waits for the earlier writes.
     pub(super) fn is_settling(&self) -> bool {
         self.settling.is_some()
     }
 
-    /// All that was written is answered: saves the checkpoint that waited for that, if any.
+    /// All writes are complete: saves the checkpoint that waited for them, if there is one.
     pub(super) fn settled(&mut self, meter: &ContentMeter, written: &HeadTailRecorder) {
         let Some(at) = self.settling.take() else { return };
         self.placed.checkpoint(at.get(), self.end);
@@ -227,7 +233,7 @@ impl<'a> Checkpointer<'a> {
             return;
         };
         self.len = bytes.len() as u64;
-        tracing::debug!(guest = at.get(), target = self.end, bytes = self.len, "a checkpoint");
+        tracing::debug!(guest = at.get(), target = self.end, bytes = self.len, "saving a checkpoint");
         self.saving.push(self.journal.save(self.end, bytes));
     }
 
@@ -236,14 +242,14 @@ impl<'a> Checkpointer<'a> {
         !self.saving.is_empty()
     }
 
-    /// One of the checkpoints was saved, or not. A target is none the worse for a journal that cannot be kept. Dropping
-    /// the future loses nothing.
+    /// Completes when a checkpoint was saved, or could not be saved. A failed journal does not harm the target.
+    /// Dropping the future loses nothing.
     pub(super) async fn next_saved(this: &mut Option<Self>) {
         let Some(this) = this else { return std::future::pending().await };
         match this.saving.next().await {
             Some(Ok(())) => {}
             Some(Err(error)) => {
-                tracing::warn!(%error, "no checkpoint can be saved: a run that resumes later repeats more");
+                tracing::warn!(%error, "the checkpoint could not be saved: a resumed run will repeat more work");
                 this.off = true;
             }
             None => std::future::pending().await,
@@ -251,8 +257,8 @@ impl<'a> Checkpointer<'a> {
     }
 }
 
-/// What a run has in common with the one that it continues: source, target, options and build, as one hash. `None` if a
-/// source does not show whether it changed.
+/// The identity of a run, as one hash over source, target, options and build: a run continues another only if this is
+/// equal. `None` if a source cannot show whether it changed.
 fn key(disk: &Disk, layout: &dyn Layout, digest: bool) -> Option<Hash> {
     let mut text = format!(
         "{} {} {} {} {} {} {digest}",

@@ -1,4 +1,4 @@
-//! What flows by is counted: the digest, and the real content.
+//! Counts the content that passes through, and computes the digest.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use crate::engine::{GuestItem, ItemMeter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{HumanBytes, ImageLimit};
 
-/// Digest and content of a disk, from its items in any order.
+/// Computes digest and real content of a disk from its items, which may come in any order.
 pub(crate) struct ContentMeter {
     tree: Option<DigestTree>,
     limit: ImageLimit,
@@ -16,7 +16,7 @@ pub(crate) struct ContentMeter {
     pub(crate) seen_bytes: u64,
 }
 
-/// What was counted so far, as a journal keeps it.
+/// The state of the counters, as a journal stores it.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(crate) struct ContentState {
     tree: Option<OpenTree>,
@@ -26,7 +26,7 @@ pub(crate) struct ContentState {
 }
 
 impl ContentMeter {
-    /// What was counted so far.
+    /// The state so far.
     pub(crate) fn counted(&self) -> ContentState {
         ContentState {
             tree: self.tree.as_ref().map(DigestTree::open),
@@ -36,7 +36,8 @@ impl ContentMeter {
         }
     }
 
-    /// Continues with what was counted, with a digest where this one has one. False if it does not fit.
+    /// Resumes from the state `counted`, including its digest if this meter computes one. Returns false if it does
+    /// not fit.
     pub(crate) fn resume(&mut self, counted: ContentState) -> bool {
         let tree = counted.tree.and_then(DigestTree::reopen);
         if tree.is_some() != self.tree.is_some() {
@@ -52,42 +53,45 @@ impl ContentMeter {
         true
     }
 
-    /// Counts content against `limit`, and makes the digest if asked.
+    /// Counts content against `limit`, and computes the digest if `tree` is given.
     pub(crate) fn new(tree: Option<DigestTree>, limit: ImageLimit) -> Self {
         Self { tree, limit, content_bytes: 0, content_end: 0, seen_bytes: 0 }
     }
 
-    /// The disk is written longer than it was read, with zeros.
+    /// Adds zeros from `from` to `to`, if the target's disk is larger than the source's.
     pub(crate) fn lengthen(&mut self, from: u64, to: u64) {
         let (first, end) = (from.div_ceil(BLOCK), to.div_ceil(BLOCK));
         if let (Some(tree), true) = (&mut self.tree, end > first) {
             tree.add_zeros(first, end - first);
         }
-        debug_assert!(from <= to, "a layout makes no disk shorter");
+        debug_assert!(from <= to, "a layout cannot shrink a disk");
         self.seen_bytes += to.saturating_sub(from);
     }
 
-    /// The digest of a disk of that size, all of which was counted.
+    /// The digest of a disk of `virtual_bytes`, all of which was counted.
     ///
     /// # Errors
     /// `internal` if a part of the disk was not seen, or seen twice.
     pub(crate) fn digest(&mut self, virtual_bytes: u64) -> Result<Option<Digest>> {
         if self.seen_bytes != virtual_bytes {
-            return Err(Error::internal(format!("{} bytes of {virtual_bytes} came", self.seen_bytes)));
+            return Err(Error::internal(format!(
+                "{} of {virtual_bytes} guest bytes were counted",
+                self.seen_bytes
+            )));
         }
         self.tree.take().map(|tree| tree.finish(virtual_bytes)).transpose()
     }
 }
 
 impl ItemMeter for ContentMeter {
-    /// Takes an item into account.
+    /// Counts an item.
     ///
     /// # Errors
     /// `content_too_large` as soon as the content reaches the limit.
     fn add(&mut self, item: &GuestItem) -> Result<()> {
         let guest = item.guest();
         let first = guest.start().get() / BLOCK;
-        // Only a disk whose parts come twice has more bytes than an address space.
+        // Only a disk whose parts come more than once has more bytes than the address space.
         let seen = self.seen_bytes.checked_add(guest.len());
         self.seen_bytes = seen.ok_or_else(|| Error::internal(format!("guest bytes {guest} come twice")))?;
         let GuestItem::Data(scanned) = item else {
@@ -101,7 +105,7 @@ impl ItemMeter for ContentMeter {
         }
         for (range, zero) in scanned.ranges() {
             if !zero {
-                // No more than was seen.
+                // Cannot overflow: at most the bytes seen, which were added above.
                 self.content_bytes += range.len();
                 self.content_end = self.content_end.max(range.end().get());
             }

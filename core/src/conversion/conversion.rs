@@ -1,4 +1,4 @@
-//! A conversion from end to end: measured and limited on the way, published only when whole.
+//! A conversion from end to end. It measures and limits the image on the way, and publishes only a complete target.
 
 use std::panic::catch_unwind;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use crate::conversion::run::{Run, RunOptions, cancelled};
 
 /// Reads a disk to its end, and writes it to a target if there is one.
 ///
-/// Nothing runs before [`run`](Self::run) is awaited, and nothing runs on after its future is dropped: the requests
-/// under way are dropped with it, and the target is undone.
+/// Nothing runs before [`run`](Self::run) is awaited. Dropping its future stops everything: requests under way are
+/// dropped and the target is undone.
 pub struct Conversion {
     input: Input,
     target: Option<Target>,
@@ -44,7 +44,7 @@ impl Conversion {
         Self { target: Some(target), ..Self::reading(input) }
     }
 
-    /// Reads `input` without writing it: for its digest and its real content.
+    /// Reads `input` without writing it, to compute its digest and its real content.
     pub fn reading(input: impl Into<Input>) -> Self {
         Self {
             input: input.into(),
@@ -60,8 +60,8 @@ impl Conversion {
         }
     }
 
-    /// What the image is measured against; by default the image limit of the service, and no capacity. A rule that fails
-    /// ends the conversion as soon as the facts allow.
+    /// The limits for the image. By default: the service's image limit, and no capacity. A rule that fails ends the
+    /// conversion as soon as the sizes are known.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -75,48 +75,49 @@ impl Conversion {
         self
     }
 
-    /// Where to show how far it is.
+    /// The channel for progress reports.
     #[must_use]
     pub fn on_progress(mut self, progress: Sender<Progress>) -> Self {
         self.progress = Some(progress);
         self
     }
 
-    /// Cancelling the token ends the run with `cancelled`, the target undone; or, where that was being published at this
-    /// moment, with its report. A target that is read back after it was published is taken back. Undoing waits for what the
-    /// destination was sent and did not answer yet, which where that is silent takes up to the stall timeout; dropping the
-    /// future instead leaves that to the background.
+    /// Cancelling the token ends the run with `cancelled` and undoes the target. If the target is being published at
+    /// that moment, the run ends with its report instead. A target that was published to be read back is retracted.
+    /// Undoing waits for requests that the destination has not answered, at most for the stall timeout. Dropping the
+    /// future instead leaves the undoing to the background.
     #[must_use]
     pub fn cancel(mut self, token: CancellationToken) -> Self {
         self.cancel = Some(token);
         self
     }
 
-    /// Whether to compute the digest of the guest disk; by default it is.
+    /// Whether to compute the digest of the guest disk. Default: true.
     #[must_use]
     pub fn digest(mut self, wanted: bool) -> Self {
         self.digest = wanted;
         self
     }
 
-    /// Whether to read the target back through its own reader and to compare the digests; by default it is not. A target
-    /// that must be published to be read is taken back where it fails, if it is still ours.
+    /// Whether to read the target back through its own reader and compare the digests. Default: false. If a target
+    /// that must be published first fails, it is retracted, provided that it is still the one this run wrote.
     #[must_use]
     pub fn verify(mut self, wanted: bool) -> Self {
         self.verify = wanted;
         self
     }
 
-    /// Whether to continue an interrupted run of the same source, target and options, if the sink has one; by default
-    /// everything is done from the start. The result is byte-identical. What does not fit is dropped, with the warning
-    /// `resume_started_over`.
+    /// Whether to continue an interrupted run of the same source, target and options, if the sink has one. Default:
+    /// false, everything starts over. The result is byte-identical. A checkpoint that does not fit is dropped, with
+    /// the warning `resume_started_over`.
     #[must_use]
     pub fn resume(mut self, wanted: bool) -> Self {
         self.resume = wanted;
         self
     }
 
-    /// How long to continue without any progress; by default 60 seconds. Needs a tokio runtime with its timers on.
+    /// How long the run may make no progress before it fails. Default: 60 seconds. Needs a tokio runtime with timers
+    /// enabled.
     #[must_use]
     pub fn stall_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.stall = timeout;
@@ -126,8 +127,8 @@ impl Conversion {
     /// Runs to the end.
     ///
     /// # Errors
-    /// Any kind of the contract except those of opening; `usage` outside of a tokio runtime, or without its timers if there
-    /// is a stall timeout. On an error the target is undone before this returns.
+    /// Any error kind except those of opening. `usage` outside of a tokio runtime, or without its timers if there is
+    /// a stall timeout. If it fails, the target is undone before this returns.
     pub async fn run(self) -> Result<Report> {
         let source = match &self.input {
             Input::Disk(disk) => disk.files().first().map_or("-", |file| file.url()),
@@ -166,7 +167,7 @@ impl Conversion {
                 let mut run = std::pin::pin!(run);
                 match (token.run_until_cancelled(run.as_mut()).await, &sink) {
                     (Some(ended), _) => ended,
-                    // It came too late: the target is published, and an error beside it would be a lie.
+                    // Cancelled too late: the target is published, and returning an error would be wrong.
                     (None, Some(sink)) if !sink.abort().await => run.await,
                     (None, _) => Err(cancelled()),
                 }
@@ -175,18 +176,19 @@ impl Conversion {
         match (ended, &sink) {
             (Err(error), Some(sink)) => {
                 debug!(%error, "undoing the target");
-                // What turned out wrong is not continued.
+                // A target that failed verification must not be continued.
                 if matches!(error.kind(), ErrorKind::VerificationFailed | ErrorKind::Internal)
                     && let Some(journal) = sink.journal()
                     && let Err(error) = journal.drop_saved().await
                 {
-                    tracing::warn!(%error, "a journal stays behind");
+                    tracing::warn!(%error, "the journal could not be removed");
                 }
                 sink.abort().await;
                 if !sink.journal().is_some_and(Journal::stays) {
                     return Err(error);
                 }
-                const KEPT: &str = "what is needed to go on was kept: run it again with --resume";
+                const KEPT: &str =
+                    "the partial target and its journal were kept: run the command again with --resume";
                 let hint =
                     error.hint_text().map_or_else(|| KEPT.to_owned(), |hint| format!("{hint}; {KEPT}"));
                 Err(error.hint(hint))
@@ -196,7 +198,8 @@ impl Conversion {
     }
 }
 
-/// Checks that a tokio runtime is there, and its timers if they are needed: without them tokio panics in the middle of a run.
+/// Checks that there is a tokio runtime, and that its timers are enabled if they are needed. Without them tokio would
+/// panic during the run.
 ///
 /// # Errors
 /// `usage`.

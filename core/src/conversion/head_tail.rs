@@ -1,4 +1,4 @@
-//! Head and tail of the target, recorded while it is written: it is looked at before it is published.
+//! Records head and tail of the target while it is written. They are checked before the target is published.
 
 use std::collections::BTreeMap;
 
@@ -13,19 +13,19 @@ use crate::source::HeadTail;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct HeadTailRecorder {
     head: Vec<u8>,
-    /// What may lie in the tail, by address: copies, so that no room of the budget is held.
+    /// Bytes that may be in the tail, by address. They are copies, so that they hold no memory of the budget.
     tail: BTreeMap<u64, Vec<u8>>,
     end: u64,
 }
 
 impl HeadTailRecorder {
-    /// Records a write that is to come. What lies far enough before its end is not in the tail, and is never copied: a
-    /// copy of each byte that is written would cost as much as reading it did.
+    /// Announces a write. Bytes far enough before its end cannot be in the tail and are never copied: a copy of every
+    /// written byte would cost as much as reading it.
     pub(crate) fn foresee(&mut self, write: &Write) {
         self.reaches(write.end());
     }
 
-    /// Records a write. What is never written is zero.
+    /// Records a write. Bytes that are never written are zero.
     pub(crate) fn note(&mut self, write: &Write) {
         match write {
             Write::Zero(range) => self.reaches(range.end().get()),
@@ -68,10 +68,10 @@ impl HeadTailRecorder {
         }
     }
 
-    /// Head and tail of a target of `len` bytes. What was never written is zero.
+    /// Head and tail of a target of `len` bytes. Bytes that were never written are zero.
     ///
     /// # Errors
-    /// `internal` if more was written than that.
+    /// `internal` if more than `len` bytes were written.
     pub(crate) fn finish(mut self, url: &str, len: u64) -> Result<HeadTail> {
         if self.end > len {
             return Err(Error::internal(format!(
@@ -80,13 +80,13 @@ impl HeadTailRecorder {
             )));
         }
         let start = HeadTail::tail_start_of(len);
-        // Both are shorter than their constants, which fit any address space.
+        // Both are at most their constants, which fit any address space.
         self.head.resize(HeadTail::HEAD.min(len) as usize, 0);
         let mut tail = vec![0; (len - start) as usize];
         for (at, bytes) in self.tail {
             let skip = start.saturating_sub(at).min(bytes.len() as u64);
             let bytes = &bytes[skip as usize..];
-            // What begins before the tail and ends there has nothing left; everything else begins in it.
+            // A piece that begins and ends before the tail has nothing left. Every other piece begins in the tail.
             if let Some(to) = (at + skip).checked_sub(start).filter(|_| !bytes.is_empty()) {
                 tail[to as usize..][..bytes.len()].copy_from_slice(bytes);
             }
@@ -101,7 +101,7 @@ mod tests {
     use crate::address::{TargetOffset, TargetRange};
 
     #[test]
-    fn what_is_known_to_be_followed_is_not_copied() {
+    fn bytes_far_before_an_announced_end_are_not_copied() {
         let write = |i: u64| Write::Bytes(TargetOffset::new(i << 16), vec![Bytes::from(vec![7; 1 << 16])]);
         let mut recorder = HeadTailRecorder::default();
         (2..100).for_each(|i| recorder.foresee(&write(i)));
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn head_and_tail_are_what_was_written_in_whatever_order() {
+    fn head_and_tail_are_right_for_every_write_order() {
         for len in [0, 1, 5000, 130 << 10, 195 << 10, 200 << 10, 5 << 20] {
             let truth: Vec<u8> = (0..len).map(|i| if i % 9000 < 700 { 0 } else { (i % 251) as u8 }).collect();
             let mut writes: Vec<Write> = (0..len)

@@ -1,14 +1,14 @@
-//! What a conversion reads.
+//! The input of a conversion.
 
 use std::sync::Arc;
 
 use crate::disk::{Disk, ImageStream};
 
-/// What is read: an opened disk, or an image that comes in one pass.
+/// The input of a conversion: an opened disk, or an image that is read in one pass.
 pub enum Input {
-    /// Random access: planned from its map.
+    /// Random access: reads are planned from the block map.
     Disk(Arc<Disk>),
-    /// One pass.
+    /// One pass, front to back.
     Stream(Box<dyn ImageStream>),
 }
 

@@ -1,8 +1,9 @@
-//! What conversions tell whoever watches them, by the [`metrics`](https://docs.rs/metrics) facade: an embedder installs a
-//! recorder, and without one nothing is counted.
+//! Metrics of conversions, published through the [`metrics`](https://docs.rs/metrics) facade. An embedder installs a
+//! recorder; without one nothing is counted.
 //!
-//! Counters go up a few times a second and at the end of a run, also of one that fails or is dropped; the last is no outcome. Gauges are the sum over all
-//! conversions of the process. Times are in seconds, sizes in bytes.
+//! Counters are updated a few times a second and at the end of a run, including runs that fail or are dropped. A
+//! dropped run has no outcome. Gauges are the sum over all conversions of the process. Times are in seconds, sizes in
+//! bytes.
 //!
 //! | name | kind | what |
 //! |---|---|---|
@@ -10,17 +11,17 @@
 //! | [`RUNNING`] | gauge | runs under way |
 //! | [`SOURCE_REQUESTS`] | counter | requests to sources, opening included |
 //! | [`SOURCE_BYTES`] | counter | bytes that came from sources |
-//! | [`SOURCE_RETRIES`] | counter | requests that were made again |
-//! | [`TARGET_BYTES`] | counter | bytes that targets took |
-//! | [`GUEST_BYTES`] | counter | bytes of guest disks that were gone through, zeros included |
+//! | [`SOURCE_RETRIES`] | counter | requests that were retried |
+//! | [`TARGET_BYTES`] | counter | bytes that targets accepted |
+//! | [`GUEST_BYTES`] | counter | bytes of guest disks that were processed, zeros included |
 //! | [`READS`] | gauge | requests to sources that are under way |
 //! | [`CPU_JOBS`] | gauge | jobs of decoding, hashing and encoding that run or wait for a worker |
 //! | [`WRITES`] | gauge | writes to targets that are under way |
 //! | [`BACKLOG_BYTES`] | gauge | bytes that wait for their target |
-//! | [`WAITING_FOR_MEMORY`] | gauge | runs that can do nothing before others give back room in a shared budget |
-//! | [`SPENT`] | counter | microseconds of runs that are done, by where they went: `on` is a name of [`Timing`] |
+//! | [`WAITING_FOR_MEMORY`] | gauge | runs that wait for memory that other runs hold in a shared budget |
+//! | [`SPENT`] | counter | microseconds of completed runs, by activity: `on` is a field of [`Timing`] |
 //!
-//! The crate for S3 and HTTP has more, of its requests.
+//! `diskferry-s3io` has more metrics, for its requests.
 
 use std::time::{Duration, Instant};
 
@@ -57,18 +58,18 @@ pub const WAITING_FOR_MEMORY: &str = "diskferry_waiting_for_memory";
 /// `diskferry_spent_microseconds_total`
 pub const SPENT: &str = "diskferry_spent_microseconds_total";
 
-/// How a run stands.
+/// The state of a run.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct RunSnapshot {
     pub(crate) source: Traffic,
-    /// Bytes that the target took.
+    /// Bytes that the target accepted.
     pub(crate) written: u64,
-    /// Guest bytes that were gone through.
+    /// Guest bytes that were processed.
     pub(crate) guest: u64,
     pub(crate) queues: QueueDepths,
 }
 
-/// What is under way in a run.
+/// The work under way in a run.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct QueueDepths {
     pub(crate) reads: usize,
@@ -76,7 +77,7 @@ pub(crate) struct QueueDepths {
     pub(crate) writes: usize,
     /// Bytes that wait for the target.
     pub(crate) backlog: u64,
-    pub(crate) waits_for_room: bool,
+    pub(crate) waits_for_memory: bool,
 }
 
 impl QueueDepths {
@@ -86,12 +87,12 @@ impl QueueDepths {
             (CPU_JOBS, self.jobs as f64),
             (WRITES, self.writes as f64),
             (BACKLOG_BYTES, self.backlog as f64),
-            (WAITING_FOR_MEMORY, f64::from(u8::from(self.waits_for_room))),
+            (WAITING_FOR_MEMORY, f64::from(u8::from(self.waits_for_memory))),
         ]
     }
 }
 
-/// Tells of one run, from its beginning until it is dropped.
+/// Publishes the metrics of one run, from its start until it is dropped.
 #[derive(Debug)]
 pub(crate) struct RunMetrics {
     told: RunSnapshot,
@@ -99,7 +100,7 @@ pub(crate) struct RunMetrics {
 }
 
 impl RunMetrics {
-    /// How often it is told how a run stands.
+    /// The interval between two updates.
     const EVERY: Duration = Duration::from_millis(250);
 
     pub(crate) fn new() -> Self {
@@ -136,7 +137,7 @@ impl RunMetrics {
         self.at = Instant::now();
     }
 
-    /// What the target took in the end, and nothing is under way any more.
+    /// Records the bytes that the target accepted in total. Nothing is under way any more.
     pub(crate) fn wrote(&mut self, bytes: u64) {
         self.tell(RunSnapshot { written: bytes, queues: QueueDepths::default(), ..self.told });
     }
@@ -149,7 +150,7 @@ impl Drop for RunMetrics {
     }
 }
 
-/// Tells how a run ended.
+/// Counts the outcome of a run.
 pub(crate) fn ended(ended: Result<&Timing, &Error>) {
     counter!(CONVERSIONS, "outcome" => ended.map_or_else(|error| error.kind().code(), |_| "done"))
         .increment(1);

@@ -3,9 +3,9 @@
 //! ```text
 //! Conversion ─▶ run: the order of the steps
 //!                ├─ writer         parts to the layout, writes to the sink
-//!                ├─ checkpointer   saves how far the run is, replays what an earlier run placed
+//!                ├─ checkpointer   saves checkpoints, replays the parts that an earlier run placed
 //!                ├─ content_meter  real content and digest
-//!                ├─ watchdog       ends a run in which nothing moves
+//!                ├─ watchdog       ends a run that makes no progress
 //!                └─ verify         reads the target back
 //! ```
 

@@ -1,4 +1,4 @@
-//! What conversions share: memory, processors and connections.
+//! Resources that conversions can share: memory, processors and connections.
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use crate::layout::Order;
 use crate::local::CpuPool;
 use crate::memory::Budget;
 
-/// What the parts of a run share: parameters that an embedder decides.
+/// Resources of a run. An embedder decides which of them to share.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Resources {
-    /// The bound on bytes in flight; share one between conversions to bound them together.
+    /// The bound on bytes in flight. Share one between conversions to bound them together.
     pub budget: Option<Budget>,
-    /// The CPU workers; share one between conversions.
+    /// The CPU workers. Share one pool between conversions.
     pub pool: Option<Arc<CpuPool>>,
-    /// Most requests in flight; by default as many as the source finds worthwhile.
+    /// The most requests in flight. Default: as many as the source recommends.
     pub connections: Option<usize>,
 }
 

@@ -1,8 +1,8 @@
 //! One run of a conversion: the order of its steps.
 //!
 //! ```text
-//! admit ──▶ load the checkpoint ──▶ begin the target ──▶ transfer ──▶ judge ──▶ publish
-//! facts        (resume only)        layout, sink         all data     sizes     look, verify, name
+//! admit ──▶ load the checkpoint ──▶ begin the target ──▶ transfer ──▶ check ──▶ publish
+//! facts        (resume only)        layout, sink         all data     sizes     check, verify, rename
 //! ```
 
 use std::sync::Arc;
@@ -40,18 +40,18 @@ pub(super) struct Run<'a> {
     clock: TimingClock,
 }
 
-/// What is asked of a run.
+/// The options of a run.
 #[derive(Clone)]
 pub(super) struct RunOptions {
     pub(super) digest: bool,
     pub(super) verify: bool,
     pub(super) resume: bool,
     pub(super) stall: Option<Duration>,
-    /// Cancelled if the run is to stop. What was not published by then is undone from outside.
+    /// Cancelled to stop the run. The caller undoes a target that is not published by then.
     pub(super) cancel: Option<CancellationToken>,
 }
 
-/// What was published: format, variant and receipt.
+/// A published target: format, variant and receipt.
 type Published = (&'static str, String, Receipt);
 
 impl<'a> Run<'a> {
@@ -137,7 +137,7 @@ impl<'a> Run<'a> {
         };
         self.clock.charge(|timing| &mut timing.finish);
         let verdict = self.limits.judge(&sizes);
-        // A stream shows its sizes only now.
+        // The sizes of a stream are known only now.
         verdict.enforce()?;
         let shown = SourceProgress::of(&pipeline);
         let (warnings, source) = (pipeline.transfer.warnings(), pipeline.transfer.traffic());
@@ -164,7 +164,7 @@ impl<'a> Run<'a> {
         Ok(Report { image, sizes, verdict, warnings, target, digest, stats })
     }
 
-    /// What can be decided before a byte of data is read.
+    /// Checks everything that can be decided before any data is read.
     fn admit(&self, input: &Input) -> Result<ImageInfo> {
         let (image, sizes) = match input {
             Input::Disk(disk) => {
@@ -184,16 +184,14 @@ impl<'a> Run<'a> {
         self.limits.judge(&sizes).enforce()?;
         let read_back = self.writer.as_ref().map(|writer| writer.sink().capabilities().read_back);
         if self.options.verify && read_back == Some(ReadBack::Never) {
-            return Err(Error::new(
-                ErrorKind::DestinationUnsuitable,
-                "what is written there cannot be read back",
-            )
-            .hint("convert to a file, a device or S3, or do without --verify"));
+            return Err(Error::new(ErrorKind::DestinationUnsuitable, "the destination cannot be read back")
+                .hint("convert to a file, a device or S3, or omit --verify"));
         }
         Ok(image.clone())
     }
 
-    /// What an interrupted run left, if it was the same conversion. From here on this one saves checkpoints too.
+    /// Loads the checkpoint of an interrupted run, if it is for the same conversion. From here on this run saves
+    /// checkpoints too.
     async fn load_checkpoint(
         &mut self,
         disk: Option<&Disk>,
@@ -209,7 +207,7 @@ impl<'a> Run<'a> {
         Checkpointer::load(key, journal, sink, disk).await
     }
 
-    /// Continues from the state of an interrupted run. Returns how many bytes of content it had.
+    /// Resumes from the state of an interrupted run. Returns the bytes of content that it had processed.
     fn resume(&mut self, resumed: Resumed, pipeline: &mut Pipeline<ContentMeter>) -> Result<u64> {
         let (Some(writer), Some(checkpointer)) = (&mut self.writer, &mut self.checkpointer) else {
             return Err(Error::internal("a run continues without a checkpoint"));
@@ -217,7 +215,7 @@ impl<'a> Run<'a> {
         let continued = checkpointer.resume(resumed);
         let content = continued.content.content_bytes;
         if !pipeline.meter.resume(continued.content) {
-            return Err(Error::internal("a journal has another digest than its options"));
+            return Err(Error::internal("the digest of the journal does not match its options"));
         }
         writer.resume(continued.ends);
         if let Some(done) = continued.done {
@@ -226,7 +224,7 @@ impl<'a> Run<'a> {
         Ok(content)
     }
 
-    /// Everything from the source to the target: reading and writing go on side by side.
+    /// Transfers everything from the source to the target. Reading and writing overlap.
     async fn transfer(&mut self, pipeline: &mut Pipeline<ContentMeter>, workers: usize) -> Result<()> {
         let mut watch = self.options.stall.map(Watchdog::new);
         let mut reading = true;
@@ -271,7 +269,7 @@ impl<'a> Run<'a> {
                 },
                 watch = Watchdog::tick(&mut watch) => {
                     self.clock.charge_wait(wait);
-                    // A stream may go on without end and hold nothing.
+                    // A stream may be endless and contain no data.
                     self.admit_so_far(pipeline)?;
                     let writing = self.writer.as_ref().filter(|_| queues.writes > 0).map(Writer::written);
                     let zeroed = self.writer.as_ref().map_or(0, Writer::zeroed);
@@ -282,7 +280,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Passes on what the pipeline gave. False at its end.
+    /// Passes on an event of the pipeline. Returns false at its end.
     fn take(&mut self, event: PipelineEvent, pipeline: &mut Pipeline<ContentMeter>) -> Result<bool> {
         let checkpointer = self.checkpointer.as_mut();
         let Some(writer) = &mut self.writer else {
@@ -310,7 +308,7 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
-    /// Holds a stream to the limits while it comes. What is read by a map showed its sizes before.
+    /// Checks a stream against the limits while it is read. An image with a map was checked before.
     fn admit_so_far(&self, pipeline: &Pipeline<ContentMeter>) -> Result<()> {
         if pipeline.transfer.is_stream() {
             self.limits.admit_so_far(pipeline.transfer.object_bytes(), pipeline.meter.seen_bytes)?;
@@ -318,7 +316,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Completes the target: its end, a look at it, and its name.
+    /// Completes the target: writes its end, checks it, and publishes it.
     async fn publish(
         &mut self,
         virtual_bytes: u64,
@@ -353,7 +351,7 @@ impl<'a> Run<'a> {
         Ok((Some((layout.format(), layout.variant(), receipt)), looks))
     }
 
-    /// Bytes that the target took.
+    /// Bytes that the target accepted.
     fn written(&self) -> u64 {
         self.writer.as_ref().map_or(0, Writer::written)
     }
@@ -369,7 +367,7 @@ impl<'a> Run<'a> {
             jobs,
             writes: self.writer.as_ref().map_or(0, Writer::writes),
             backlog: self.writer.as_ref().map_or(0, Writer::backlog),
-            waits_for_room: pipeline.transfer.waits_for_room(),
+            waits_for_memory: pipeline.transfer.waits_for_memory(),
         }
     }
 }
@@ -381,7 +379,7 @@ async fn next_written(writer: &mut Option<Writer<'_>>) -> Result<()> {
     }
 }
 
-/// What a run reserves of the budget to its end, in bytes.
+/// The memory that a run reserves from the budget until its end, in bytes.
 struct MemoryShares {
     /// Buffers of the sink.
     sink: u64,
@@ -405,21 +403,21 @@ impl MemoryShares {
 }
 
 impl QueueDepths {
-    /// What a run waits for that would take more than it has.
+    /// The reason why a run waits for memory.
     fn wait(&self, workers: usize) -> WaitReason {
         match self {
             _ if self.jobs >= workers => WaitReason::Cpu,
             _ if self.reads > 0 => WaitReason::Source,
             _ if self.jobs > 0 => WaitReason::Cpu,
-            // Memory that is missing then is held by what is being written.
+            // The missing memory is held by the writes under way.
             _ if self.writes > 0 => WaitReason::Destination,
-            _ if self.waits_for_room => WaitReason::Memory,
+            _ if self.waits_for_memory => WaitReason::Memory,
             _ => WaitReason::Source,
         }
     }
 }
 
-/// Awaits `work`, or ends once `cancel` is cancelled.
+/// Awaits `work`, or ends when `cancel` is cancelled.
 async fn unless<T>(cancel: Option<&CancellationToken>, work: impl Future<Output = Result<T>>) -> Result<T> {
     match cancel {
         None => work.await,
@@ -427,7 +425,7 @@ async fn unless<T>(cancel: Option<&CancellationToken>, work: impl Future<Output 
     }
 }
 
-/// The error of a run that was told to stop.
+/// The error of a run that was cancelled.
 pub(super) fn cancelled() -> Error {
-    Error::new(ErrorKind::Cancelled, "stopped before it was done")
+    Error::new(ErrorKind::Cancelled, "the conversion was cancelled")
 }

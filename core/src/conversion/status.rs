@@ -1,4 +1,4 @@
-//! How a run stands, told to whoever watches it: progress over a channel, and metrics.
+//! Reports the state of a run: progress over a channel, and metrics.
 
 use std::time::Instant;
 
@@ -9,14 +9,14 @@ use crate::conversion::metrics::{QueueDepths, RunMetrics, RunSnapshot};
 use crate::engine::Pipeline;
 use crate::progress::{Phase, Progress};
 
-/// Tells how one run stands.
+/// Reports the state of one run.
 pub(super) struct Status {
     progress: Option<Sender<Progress>>,
     metrics: RunMetrics,
     started: Instant,
 }
 
-/// What is shown of the source while a run goes on.
+/// The progress of the source.
 #[derive(Clone, Copy, Default)]
 pub(super) struct SourceProgress {
     done: u64,
@@ -36,12 +36,12 @@ impl Status {
         Self { progress, metrics: RunMetrics::new(), started: Instant::now() }
     }
 
-    /// Seconds since the run began.
+    /// Seconds since the start of the run.
     pub(super) fn elapsed(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
     }
 
-    /// Shows the progress. `written` are the bytes that the target took.
+    /// Reports the progress. `written` are the bytes that the target accepted.
     pub(super) fn show(&self, phase: Phase, source: SourceProgress, written: u64) {
         let Some(progress) = &self.progress else { return };
         let elapsed_s = self.elapsed();
@@ -61,12 +61,12 @@ impl Status {
         });
     }
 
-    /// True if the metrics are to be told again.
+    /// True if it is time to update the metrics.
     pub(super) fn is_due(&self) -> bool {
         self.metrics.is_due()
     }
 
-    /// Tells the metrics.
+    /// Updates the metrics.
     pub(super) fn tell(&mut self, pipeline: &Pipeline<ContentMeter>, written: u64, queues: QueueDepths) {
         self.metrics.tell(RunSnapshot {
             source: pipeline.transfer.traffic(),
@@ -76,7 +76,7 @@ impl Status {
         });
     }
 
-    /// Tells the metrics what the target took in the end.
+    /// Records the bytes that the target accepted in total.
     pub(super) fn wrote(&mut self, bytes: u64) {
         self.metrics.wrote(bytes);
     }

@@ -1,33 +1,33 @@
-//! Where the time of a run went.
+//! Measures how the time of a run is spent.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Where the time of a run went, in seconds; together it is the whole of it, from the first look at the facts to the
-/// answer. Opening the source comes before. Reading, computing and writing go on side by side: each moment counts for
-/// what the run could not do without, and nothing else was ready.
+/// The time of a run by activity, in seconds. The sum is the whole duration, from the first check of the sizes to the
+/// result; opening the source is not included. Reading, computing and writing overlap: each moment counts for the
+/// activity that the run was waiting for.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 #[non_exhaustive]
 pub struct Timing {
-    /// Before the first byte: what the target's layout needs to know of the map, and making room for it.
+    /// Before the first byte: walking the map for the target's layout, and preparing the target.
     pub plan: f64,
     /// Waiting for the source.
     pub source: f64,
-    /// Decoding, hashing, encoding, and all else that keeps processors busy.
+    /// Decoding, hashing, encoding, and other CPU work.
     pub cpu: f64,
-    /// Waiting for the destination to take what is ready.
+    /// Waiting for the destination to accept data that is ready.
     pub destination: f64,
-    /// Waiting for room in a budget that other runs hold.
+    /// Waiting for memory that other runs hold in a shared budget.
     pub memory: f64,
-    /// Writing what comes last, and publishing; synchronising a file is a part of it.
+    /// Writing the last part and publishing. Includes syncing a file.
     pub finish: f64,
     /// Reading the target back.
     pub verify: f64,
 }
 
 impl Timing {
-    /// Each part with its name.
+    /// Each field with its name.
     pub fn parts(&self) -> [(&'static str, f64); 7] {
         [
             ("plan", self.plan),
@@ -41,7 +41,7 @@ impl Timing {
     }
 }
 
-/// What a run waits for at a moment.
+/// The reason why a run waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum WaitReason {
     Source,
@@ -50,11 +50,11 @@ pub(crate) enum WaitReason {
     Memory,
 }
 
-/// Counts where time goes.
+/// Measures how the time of a run is spent.
 #[derive(Debug)]
 pub(super) struct TimingClock {
     timing: Timing,
-    /// Up to when it is counted.
+    /// The time up to which everything is charged.
     at: Instant,
 }
 
@@ -68,13 +68,14 @@ impl TimingClock {
         now.duration_since(std::mem::replace(&mut self.at, now)).as_secs_f64()
     }
 
-    /// What was not counted yet was a part of this.
+    /// Charges the time since the last charge to `part`.
     pub(super) fn charge(&mut self, part: impl FnOnce(&mut Timing) -> &mut f64) {
         let lap = self.lap();
         *part(&mut self.timing) += lap;
     }
 
-    /// What was not counted yet was a wait. Shorter ones are work: of the executor, and of this run.
+    /// Charges the time since the last charge to a wait. Very short waits count as work, of the executor and of this
+    /// run.
     pub(super) fn charge_wait(&mut self, wait: WaitReason) {
         const WORK: f64 = Duration::from_micros(5).as_secs_f64();
         let lap = self.lap();

@@ -1,4 +1,4 @@
-//! Reading a target back through its own reader: what the guest will see is what was read from the source.
+//! Verification: reads a target back through its own reader, and compares its digest with that of the source.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::layout::{Layout, Order};
 use crate::limits::ImageLimit;
 use crate::sink::{Receipt, Sink};
 
-/// Reads the target of `len` bytes back and compares digests. It may stand still for `stall`.
+/// Reads the target of `len` bytes back and compares digests. Fails if it makes no progress for `stall`.
 ///
 /// # Errors
-/// `verification_failed`: it cannot be read, or is another disk.
+/// `verification_failed` if the target cannot be read, or has another digest.
 pub(crate) async fn check(
     layout: &dyn Layout,
     sink: &dyn Sink,
@@ -53,18 +53,18 @@ pub(crate) async fn check(
     let found = meter.digest(transfer.virtual_bytes().unwrap_or_default())?;
     match found {
         Some(found) if found == expected => Ok(()),
-        Some(found) => {
-            Err(failed(format!("read back, its digest is sha256:{found} and should be sha256:{expected}")))
-        }
+        Some(found) => Err(failed(format!("its digest is sha256:{found}, expected sha256:{expected}"))),
         None => Err(Error::internal("a target was read back without a digest")),
     }
 }
 
-/// Takes back a target that was published and failed; the error says what became of it.
+/// Retracts a published target that failed verification. The error says what happened to it.
 pub(crate) async fn taken_back(error: Error, sink: &dyn Sink, receipt: &Receipt) -> Error {
     let (became, hint) = match sink.retract(receipt).await {
         Ok(true) => ("it was deleted".to_owned(), "convert it again"),
-        Ok(false) => ("it is not ours any more, and was left".to_owned(), "look at what is there now"),
+        Ok(false) => {
+            ("it was replaced by another object, which was not deleted".to_owned(), "check what is there now")
+        }
         Err(left) => (format!("deleting it failed: {}", left.message()), "delete it"),
     };
     error.followed_by(became).hint(hint)

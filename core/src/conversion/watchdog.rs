@@ -1,14 +1,14 @@
-//! Ending a run in which nothing moves any more.
+//! Ends a run that makes no progress.
 
 use std::time::Duration;
 
 use crate::engine::Transfer;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Ends a run in which nothing moves any more.
+/// Ends a run that makes no progress.
 ///
-/// It counts its own ticks, not the time: a process that was stopped for a while, or got no processor, saw nothing
-/// move since it did not look.
+/// It counts its own ticks and not the time. A process that was stopped for a while, or got no CPU time, could not
+/// observe any progress.
 pub(crate) struct Watchdog {
     timeout: Duration,
     ticks: tokio::time::Interval,
@@ -17,14 +17,14 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Ticks without a change that make a stall.
+    /// The number of ticks without a change that count as a stall.
     const TICKS: u32 = 8;
 
     pub(crate) fn new(timeout: Duration) -> Self {
         let each = (timeout / Self::TICKS).max(Duration::from_millis(1));
         let mut ticks = tokio::time::interval(each);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // The first tick of an interval comes at once, and counts as one with a change.
+        // The first tick of an interval completes at once, and counts as one with a change.
         Self { timeout, ticks, seen: [u64::MAX; 5], idle: 0 }
     }
 
@@ -38,8 +38,9 @@ impl Watchdog {
         }
     }
 
-    /// Whether something moved since the last tick. `transfer` is what is read, `writing` are the bytes that the sink took, while writes
-    /// are under way, `done` are the guest bytes that came, `zeroed` those of the target that were zeroed.
+    /// Checks for progress since the last tick. `transfer` is the reading side. `writing` are the bytes that the sink
+    /// accepted, while writes are under way. `done` are the guest bytes that were processed, `zeroed` the target
+    /// bytes that were zeroed.
     pub(crate) fn look(
         &mut self,
         transfer: Option<&Transfer>,
@@ -51,8 +52,8 @@ impl Watchdog {
         let mapped = transfer.map_or(0, Transfer::mapped_bytes);
         let written = writing.unwrap_or(0);
         let seen = [fetched, mapped, written, done, zeroed];
-        // Whoever holds the room that this one waits for is watched itself, from the first byte to the last.
-        let others_turn = writing.is_none() && transfer.is_some_and(Transfer::waits_for_room);
+        // The run that holds the memory this one waits for has its own watchdog.
+        let others_turn = writing.is_none() && transfer.is_some_and(Transfer::waits_for_memory);
         if seen != self.seen || others_turn {
             (self.seen, self.idle) = (seen, 0);
             return Ok(());
@@ -64,9 +65,11 @@ impl Watchdog {
         let (kind, what) = match writing {
             Some(_) => (
                 ErrorKind::DestinationUnavailable,
-                format!("the destination took nothing after {written} bytes"),
+                format!("the destination accepted nothing after {written} bytes"),
             ),
-            None => (ErrorKind::SourceUnavailable, format!("the source gave nothing after {fetched} bytes")),
+            None => {
+                (ErrorKind::SourceUnavailable, format!("the source delivered nothing after {fetched} bytes"))
+            }
         };
         Err(Error::new(kind, format!("{what}, for {} seconds", self.timeout.as_secs_f64())))
     }

@@ -1,8 +1,8 @@
-//! What stands between the pipeline and the sink: parts go to the layout, and what it asks for goes to the sink.
+//! Connects the pipeline to the sink: parts go to the layout, and the layout's writes go to the sink.
 //!
 //! ```text
 //! part ──▶ layout ──▶ waiting writes (bounded) ──▶ writes in flight ──▶ sink
-//!                           └── head and tail are kept, to look at the target before it is published
+//!                           └── head and tail are recorded, to check the target before it is published
 //! ```
 
 use std::collections::VecDeque;
@@ -22,30 +22,30 @@ use crate::layout::{Layout, LayoutFacts, LayoutInput, Part, Write, Writes, alloc
 use crate::sink::{Sink, SinkHint};
 use crate::source::BoxFuture;
 
-/// Bytes that may wait for the sink before nothing more is taken from the source: enough to keep it busy, few enough to
-/// be in the caches still when their turn comes.
+/// The most bytes that wait for the sink before reading pauses: enough to keep the sink busy, few enough to stay in
+/// the CPU caches.
 pub(super) const BACKLOG_BYTES: u64 = 8 << 20;
 
-/// A target that may become larger than this has its map walked first if the sink gathers parts: they are equal, at most
-/// 10,000, and as small as the largest possible target allows.
+/// If a target may become larger than this and the sink collects parts, its map is walked first. All parts have the
+/// same size and there are at most 10,000, so their size follows from the largest possible target.
 const WORTH_A_WALK: u64 = 10_000 * (8 << 20);
 
 /// Writes one target: a layout and the sink below it.
 pub(super) struct Writer<'a> {
     layout: Box<dyn Layout>,
     sink: &'a dyn Sink,
-    /// The layout's first writes, taken one at a time.
+    /// The layout's first writes, issued one at a time.
     first: Writes,
     waiting: VecDeque<Write>,
     /// Bytes in `waiting`.
     backlog: u64,
-    /// No more than this waits.
+    /// The bound on `backlog`.
     most: u64,
     in_flight: FuturesUnordered<BoxFuture<'a, Result<()>>>,
     ends: HeadTailRecorder,
-    /// Bytes of the target that were zeroed: a device may take long over what it does not count as written.
+    /// Bytes of the target that were zeroed. A device may spend long on zeroing, which it does not count as written.
     zeroed: Arc<AtomicU64>,
-    /// Bytes of the writes that were answered, for a sink that does not count them itself.
+    /// Bytes of completed writes, for a sink that does not count bytes itself.
     answered: Arc<AtomicU64>,
 }
 
@@ -73,7 +73,7 @@ impl<'a> Writer<'a> {
         self.sink
     }
 
-    /// Bytes that the target took.
+    /// Bytes that the target accepted.
     pub(super) fn written(&self) -> u64 {
         written(self.sink, &self.answered)
     }
@@ -83,17 +83,18 @@ impl<'a> Writer<'a> {
         self.zeroed.load(Ordering::Relaxed)
     }
 
-    /// Head and tail of what is written so far.
+    /// Head and tail of the bytes written so far.
     pub(super) fn ends(&self) -> &HeadTailRecorder {
         &self.ends
     }
 
-    /// Continues with the head and tail that an interrupted run wrote.
+    /// Resumes with the head and tail that an interrupted run wrote.
     pub(super) fn resume(&mut self, ends: HeadTailRecorder) {
         self.ends = ends;
     }
 
-    /// Prepares layout and sink, which may hold `memory` bytes. A stream has no `disk`, and a raw one no `known` size.
+    /// Prepares layout and sink, which may hold `memory` bytes. A stream has no `disk`, and a raw stream has no
+    /// `known` size.
     pub(super) async fn begin(
         &mut self,
         disk: Option<&Disk>,
@@ -116,7 +117,7 @@ impl<'a> Writer<'a> {
             };
         }
         let output = layout.output_size(&facts)?;
-        // A device is changed by `prepare`: what the layout refuses, it refuses before.
+        // `prepare` changes a device, so the layout must refuse before it.
         self.first = layout.begin(&facts)?;
         self.most = most;
         self.sink
@@ -128,7 +129,7 @@ impl<'a> Writer<'a> {
             .await
     }
 
-    /// Starts as many of the waiting writes as the sink finds worth having.
+    /// Starts waiting writes, as many as the sink recommends in flight.
     pub(super) fn start_writes(&mut self) {
         let most = self.sink.capabilities().in_flight.max(1);
         while self.in_flight.len() < most
@@ -141,7 +142,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// True if every write was answered and none waits.
+    /// True if every write is complete and none waits.
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.waiting.is_empty()
     }
@@ -161,7 +162,7 @@ impl<'a> Writer<'a> {
         self.backlog < self.most
     }
 
-    /// The answer to one of the writes under way. Dropping the future loses nothing.
+    /// Waits for one of the writes under way. Dropping the future loses nothing.
     pub(super) async fn next_written(&mut self) -> Result<()> {
         match self.in_flight.next().await {
             Some(written) => written,
@@ -183,7 +184,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Gives the layout what an interrupted run placed once more: its bytes are in the target.
+    /// Gives the layout again what an interrupted run placed. Its bytes are in the target.
     pub(super) fn replay(
         &mut self,
         done: GuestRange,
@@ -195,7 +196,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Has the layout write what it gathers, so that all that was placed is written.
+    /// Makes the layout write its buffered data, so that everything that was placed is written.
     pub(super) fn flush(&mut self, checkpointer: Option<&mut Checkpointer<'_>>) {
         let writes = self.layout.flush();
         if let Some(checkpointer) = checkpointer {
@@ -214,7 +215,7 @@ impl<'a> Writer<'a> {
         self.waiting.extend(writes);
     }
 
-    /// Zeros after the end of a disk of `source` bytes, if the target has a larger one and takes bytes.
+    /// Zeros after the end of a disk of `source` bytes, if the target's disk is larger and the layout takes bytes.
     pub(super) fn zeros_after(&self, source: u64) -> Result<Option<Part>> {
         let written = self.layout.virtual_bytes(source)?;
         let zeros = GuestRange::first(written).skip(source);
@@ -222,8 +223,8 @@ impl<'a> Writer<'a> {
             .then_some(Part::Zero(zeros)))
     }
 
-    /// Completes the target of a disk of `virtual_bytes`: its last writes one after the other, and a look at it. Returns
-    /// its length and the warnings of the look.
+    /// Completes the target of a disk of `virtual_bytes`: issues the last writes one after the other and checks the
+    /// target. Returns its length and the warnings of the check.
     pub(super) async fn complete(
         &mut self,
         virtual_bytes: u64,
@@ -253,7 +254,7 @@ fn no_map(layout: &dyn Layout) -> Error {
     Error::new(
         ErrorKind::DestinationUnsuitable,
         format!(
-            "a {} {} in one pass needs the source's map first, and a stream has none",
+            "a {} {} in one pass needs the block map of the source, and a stream has none",
             layout.variant(),
             layout.format()
         ),
@@ -261,19 +262,19 @@ fn no_map(layout: &dyn Layout) -> Error {
     .hint("name the source by its path or URL, or write raw or streamOptimized VMDK")
 }
 
-/// Bytes that `sink` took, or else those of the writes that it answered.
+/// Bytes that `sink` accepted, or the bytes of its completed writes if it does not count.
 fn written(sink: &dyn Sink, answered: &AtomicU64) -> u64 {
     sink.written().unwrap_or_else(|| answered.load(Ordering::Relaxed))
 }
 
-/// Does one step, and counts what it wrote and zeroed.
+/// Performs one step, and counts the bytes that it wrote and zeroed.
 async fn apply(
     sink: &dyn Sink,
     write: Write,
     answered: Arc<AtomicU64>,
     zeroed: Arc<AtomicU64>,
 ) -> Result<()> {
-    /// Zeroed at once: what a slow disk does in seconds, so that the run is not taken for one that stands still.
+    /// The most bytes zeroed at once. A slow disk does this in seconds, so the run is not mistaken for a stalled one.
     const AT_ONCE: u64 = 1 << 30;
     match write {
         Write::Bytes(at, pieces) => {

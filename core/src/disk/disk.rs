@@ -1,4 +1,4 @@
-//! An opened image: its info, what is remarkable of it, and its block map.
+//! An opened image: its info, its warnings and its block map.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -11,37 +11,36 @@ use crate::disk::extent::{Coded, Extent, ExtentKind, MAX_UNIT_BYTES, Tally};
 use crate::error::{Error, Refusal, Result, Warning};
 use crate::source::{BoxFuture, Source, Traffic};
 
-/// The most extents in one answer of [`BlockMap::extents`]: it bounds the memory of a walk, however fragmented
-/// the image is.
+/// The most extents in one answer of [`BlockMap::extents`]. It bounds the memory of a walk over a fragmented image.
 pub const BATCH_EXTENTS: usize = 16_384;
 
-/// Most guest bytes in one answer that may be read of stored bytes which the answer named before. No writer stores two parts
-/// of a disk in one place. A small object that does would be read for hours.
+/// The most guest bytes in one answer that may be mapped to stored bytes which the same answer maps more than once.
+/// No known writer stores two parts of a disk in one place. A small crafted object could otherwise be read for hours.
 const MOST_REPEATED: u64 = 128 << 20;
 
-/// Which stored bytes are which guest bytes: the common trait of every format.
+/// Maps guest bytes to stored bytes. Every format implements this trait.
 ///
-/// It loads the tables that it needs lazily and in bulk (all that a window needs at once, neighbours in one
-/// request), keeps no more than a bounded part of them, and never touches data. Its methods take `&self`, so that
-/// several walks can go on at once.
+/// A map loads its tables lazily and in bulk: all tables that a window needs at once, with adjacent ones in one
+/// request. It caches a bounded part of them, and never reads data. Its methods take `&self`, so that several walks
+/// can run at once.
 pub trait BlockMap: Send + Sync {
-    /// Extents in guest order that cover `window` from its start on.
+    /// Returns extents in guest order that cover `window` from its start on.
     ///
-    /// * The first extent holds `window.start()`. They follow each other without gap or overlap, and neighbours
-    ///   that are one are joined ([`crate::disk::extent::Extents`]).
-    /// * Extents are clipped to the window, but for coded units, which stay whole: the first may begin before the
-    ///   window and the last end after it.
-    /// * An answer may stop before the window's end, after at least one extent, to stay bounded in memory: about
-    ///   [`BATCH_EXTENTS`] extents. It does no extra I/O to lengthen a run.
+    /// * The first extent contains `window.start()`. Extents follow each other without gap or overlap, and adjacent
+    ///   extents that can be merged are merged ([`Extents`](crate::disk::extent::Extents)).
+    /// * Extents are clipped to the window, except coded units, which stay whole: the first may begin before the
+    ///   window and the last may end after it.
+    /// * An answer may stop before the window's end, after at least one extent, to bound its memory: at about
+    ///   [`BATCH_EXTENTS`] extents. A map does no extra I/O to extend the last extent.
     ///
-    /// The window lies within the disk and is not empty: [`Disk::extents`] checks that.
+    /// The window is within the disk and is not empty: [`Disk::extents`] checks that.
     ///
     /// # Errors
-    /// `malformed` or `truncated` with the place of the entry that is wrong; the `source_*` codes.
+    /// `malformed` or `truncated` with the offset of the invalid entry; the `source_*` codes.
     fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>>;
 
-    /// The guest bytes that are mapped to stored data, where that is known without reading a table: all of them in
-    /// images that have no tables.
+    /// The guest bytes that are mapped to stored data, if that is known without reading a table: all of them in
+    /// formats without tables.
     fn allocated_without_tables(&self) -> Option<u64>;
 }
 
@@ -51,16 +50,16 @@ pub trait BlockMap: Send + Sync {
 pub struct ImageInfo {
     /// Name of the format as the command line spells it: `raw`, `vhd`, `qcow2`, `vmdk`.
     pub format: &'static str,
-    /// Which kind of it, in the format's own words, such as `dynamic`, `v3` or `streamOptimized`.
+    /// The variant, in the format's own words, such as `dynamic`, `v3` or `streamOptimized`.
     pub variant: String,
     /// Size of the disk that the guest sees, in bytes.
     pub virtual_bytes: u64,
-    /// Size of the format's unit (cluster, block, grain) in bytes, where it has one.
+    /// Size of the format's unit (cluster, block, grain) in bytes, if it has one.
     pub cluster_bytes: Option<u64>,
-    /// What the image uses, in the format's own words.
+    /// Features that the image uses, in the format's own words.
     pub features: Vec<String>,
-    /// SHA-256 over the source's length, head and tail as read at open (of a stream: over its head): what identifiers of
-    /// targets are derived from.
+    /// SHA-256 over the source's length, head and tail as read at open (for a stream: over its head). Identifiers of
+    /// targets are derived from it.
     pub fingerprint: [u8; 32],
 }
 
@@ -73,17 +72,17 @@ setters!(ImageInfo {
    fingerprint: [u8; 32],
 });
 
-/// Warnings that can still be added while an image is read. Each code stands once, with the message said first.
+/// A list of warnings that can grow while an image is read. Each code appears once, with the first message.
 #[derive(Clone, Debug, Default)]
 pub struct Warnings(Arc<Mutex<Vec<Warning>>>);
 
 impl Warnings {
-    /// None yet.
+    /// An empty list.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a warning, unless one of its code is there.
+    /// Adds a warning, unless the list has one with its code.
     pub fn add(&self, warning: Warning) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.iter().all(|known| known.code != warning.code) {
@@ -91,7 +90,7 @@ impl Warnings {
         }
     }
 
-    /// Adds a warning in the place of the one with its code, if there is one: the same fact, with more known of it.
+    /// Replaces the warning with the same code, or adds it: the same fact, with more detail.
     pub fn replace(&self, warning: Warning) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match all.iter_mut().find(|known| known.code == warning.code) {
@@ -100,7 +99,7 @@ impl Warnings {
         }
     }
 
-    /// All so far.
+    /// All warnings so far.
     pub fn list(&self) -> Vec<Warning> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -116,9 +115,9 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A disk of `files`, the first of which is the one that was opened, mapped by `map`.
+    /// A disk of `files`, mapped by `map`. The first file is the one that was opened.
     ///
-    /// `warnings` is shared with the map, which may add to it while it is walked.
+    /// `warnings` is shared with the map, which may add warnings during a walk.
     pub fn new(
         info: ImageInfo,
         files: Vec<Arc<dyn Source>>,
@@ -129,7 +128,7 @@ impl Disk {
         Self { info, files, map, warnings, refusals }
     }
 
-    /// A disk that is described but not opened further: every read or walk of it answers the first of `refusals`.
+    /// A disk that is described but cannot be read: every read or walk fails with the first of `refusals`.
     pub fn refused(
         info: ImageInfo,
         files: Vec<Arc<dyn Source>>,
@@ -139,14 +138,14 @@ impl Disk {
         Self::new(info, files, Box::new(Unmapped), warnings, refusals)
     }
 
-    /// The same disk, with the fingerprint of what it was opened from.
+    /// Sets the fingerprint of the object that the disk was opened from.
     #[must_use]
     pub fn with_fingerprint(mut self, fingerprint: [u8; 32]) -> Self {
         self.info.fingerprint = fingerprint;
         self
     }
 
-    /// Its facts.
+    /// The facts of the image.
     pub fn info(&self) -> &ImageInfo {
         &self.info
     }
@@ -158,32 +157,32 @@ impl Disk {
 
     /// Stored size of all its files together, in bytes.
     pub fn object_bytes(&self) -> u64 {
-        // Lengths are what servers say. More than 64 bits hold is more than any limit allows.
+        // Lengths come from servers, so the sum saturates: 2⁶⁴ - 1 is above every limit.
         self.files.iter().fold(0, |sum, file| sum.saturating_add(file.len()))
     }
 
-    /// Its files; the first is the one that was opened.
+    /// The files of the image. The first is the one that was opened.
     pub fn files(&self) -> &[Arc<dyn Source>] {
         &self.files
     }
 
-    /// The file of that index.
+    /// The file with that index.
     ///
     /// # Errors
-    /// `internal` if there is none: a block map gave an index that it did not get.
+    /// `internal` if there is none: the block map returned an index that it did not get.
     pub fn file(&self, index: FileIndex) -> Result<&Arc<dyn Source>> {
         let position = usize::try_from(index.0).ok();
         position.and_then(|position| self.files.get(position)).ok_or_else(|| {
-            Error::internal(format!("a block map names file {} of {}", index.0, self.files.len()))
+            Error::internal(format!("the block map refers to file {} of {}", index.0, self.files.len()))
         })
     }
 
-    /// What was remarkable so far. Walking the map or reading data may add to it.
+    /// Warnings so far. Walking the map or reading data may add more.
     pub fn warnings(&self) -> &Warnings {
         &self.warnings
     }
 
-    /// What other commands than `info` answer for this image; empty for one that can be read.
+    /// The errors that reading this image fails with. Empty for an image that can be read.
     pub fn refusals(&self) -> &[Refusal] {
         &self.refusals
     }
@@ -199,21 +198,21 @@ impl Disk {
         }
     }
 
-    /// The guest bytes that are mapped to stored data, where no table must be read to know.
+    /// The guest bytes that are mapped to stored data, if that is known without reading a table.
     pub fn allocated_without_tables(&self) -> Option<u64> {
         self.map.allocated_without_tables()
     }
 
-    /// What was asked of all its files so far, opening included.
+    /// Traffic of all files so far, opening included.
     pub fn traffic(&self) -> Traffic {
         self.files.iter().fold(Traffic::default(), |sum, file| sum + file.traffic())
     }
 
-    /// Extents that cover `window` from its start on, as [`BlockMap::extents`] promises. The part of the window
-    /// after the end of the disk is left out; an empty window has no extents.
+    /// Returns extents that cover `window` from its start on, as [`BlockMap::extents`] specifies. The part of the
+    /// window after the end of the disk is left out; an empty window has no extents.
     ///
     /// # Errors
-    /// The disk's refusal; those of [`BlockMap::extents`]; `internal` if the map breaks its promise.
+    /// The disk's refusal; those of [`BlockMap::extents`]; `internal` if the map breaks its contract.
     pub async fn extents(&self, window: GuestRange) -> Result<Vec<Extent>> {
         self.admit()?;
         let Some(window) = window.intersection(GuestRange::first(self.virtual_bytes())) else {
@@ -222,7 +221,11 @@ impl Disk {
         let extents = self.map.extents(window).await?;
         let mut at = match extents.first() {
             Some(first) if first.guest.start() <= window.start() => first.guest.start(),
-            _ => return Err(Error::internal(format!("the block map of {window:?} does not begin there"))),
+            _ => {
+                return Err(Error::internal(format!(
+                    "the block map's answer for {window:?} does not begin there"
+                )));
+            }
         };
         for extent in &extents {
             if extent.guest.start() != at || extent.guest.is_empty() {
@@ -250,7 +253,7 @@ impl Disk {
         Ok(extents)
     }
 
-    /// Checks that an answer does not name the same stored bytes again and again.
+    /// Checks that an answer does not map too many guest bytes to the same stored bytes.
     fn check_repeated(&self, extents: &[Extent]) -> Result<()> {
         let lengths = |wanted: fn(&ExtentKind) -> bool| {
             let chosen = extents.iter().filter(move |extent| wanted(&extent.kind));
@@ -269,7 +272,8 @@ impl Disk {
         if more > MOST_REPEATED {
             return Err(repeated(more));
         }
-        // Of coded units nobody knows. They are looked into if there is much more of them than what is stored.
+        // The stored size of coded units is not known in advance. They are checked if there is much more of them than
+        // stored bytes.
         if lengths(|kind| matches!(kind, ExtentKind::Coded(_))) <= MOST_REPEATED.max(object.saturating_mul(8))
         {
             return Ok(());
@@ -288,19 +292,19 @@ impl Disk {
         Ok(())
     }
 
-    /// The guest bytes of `range`, in one piece: for partition tables, file-system signatures and tests, not for
-    /// bulk data.
+    /// Reads the guest bytes of `range` into one buffer. Meant for partition tables, file-system signatures and
+    /// tests, not for bulk data.
     ///
     /// # Errors
-    /// `usage` if the range is longer than 16 MiB or passes the end of the disk; those of the map, the source
-    /// and the codecs.
+    /// `usage` if the range is longer than 16 MiB or passes the end of the disk; errors of the map, the source and
+    /// the codecs.
     pub async fn read(&self, range: GuestRange) -> Result<Bytes> {
         const LONGEST: u64 = 16 << 20;
         if range.len() > LONGEST || range.end().get() > self.virtual_bytes() {
             return Err(Error::new(
                 crate::error::ErrorKind::Usage,
                 format!(
-                    "guest bytes {range} were asked for, of {} and at most {LONGEST}",
+                    "cannot read guest bytes {range}: the disk has {} bytes, and one read is at most {LONGEST}",
                     self.virtual_bytes()
                 ),
             ));
@@ -329,7 +333,7 @@ impl Disk {
                 let len = in_memory(wanted.len())?;
                 match (out.get_mut(to..to + len), unit.get(from..from + len)) {
                     (Some(out), Some(unit)) => out.copy_from_slice(unit),
-                    _ => return Err(Error::internal("an extent is shorter than it says")),
+                    _ => return Err(Error::internal("an extent is shorter than its range")),
                 }
             }
         }
@@ -337,12 +341,12 @@ impl Disk {
     }
 }
 
-/// A length that the address space holds: [`Disk::read`] and [`MAX_UNIT_BYTES`] bound it far below.
+/// Converts a length that is far below the address space: [`Disk::read`] and [`MAX_UNIT_BYTES`] bound it.
 fn in_memory(bytes: u64) -> Result<usize> {
     usize::try_from(bytes).map_err(|_| Error::out_of_memory(bytes))
 }
 
-/// Where `part` begins in `whole`, which contains it.
+/// The offset of `part` in `whole`, which contains it.
 fn distance(whole: GuestRange, part: GuestRange) -> Result<usize> {
     let offset = whole.offset_of(part.start());
     in_memory(offset.ok_or_else(|| Error::internal(format!("guest bytes {part} are not in {whole}")))?)
@@ -354,7 +358,7 @@ impl fmt::Debug for Disk {
     }
 }
 
-/// The map of a disk that is only described.
+/// The map of a refused disk.
 struct Unmapped;
 
 impl BlockMap for Unmapped {

@@ -1,4 +1,4 @@
-//! Extents: what a block map says of a run of guest bytes.
+//! Extents: where a block map says that runs of guest bytes are stored.
 
 use std::fmt;
 use std::ops::Range;
@@ -9,60 +9,60 @@ use bytes::Bytes;
 use crate::address::{FileIndex, GuestOffset, GuestRange, StoredRange};
 use crate::error::{Result, Warning};
 
-/// The most guest bytes of one coded unit. The largest that exists in the wild is a QCOW2 cluster of 2 MiB and a
-/// VHD block of 4 MiB; a reader refuses larger ones, or cuts them into units of this size where it can. It bounds
-/// what must be in memory at once, whatever a header claims.
+/// The most guest bytes of one coded unit. The largest units in practice are QCOW2 clusters of 2 MiB and VHD blocks
+/// of 4 MiB. A reader refuses larger units, or splits them into units of this size if it can. This bounds the memory
+/// for one unit, whatever a header claims.
 pub const MAX_UNIT_BYTES: u64 = 4 << 20;
 
-/// Where bytes lie: which stored object, and where in it.
+/// A location of stored bytes: the object, and the range in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Stored {
-    /// Which of the disk's files.
+    /// The file of the disk.
     pub file: FileIndex,
-    /// Which bytes of it.
+    /// The bytes of that file.
     pub range: StoredRange,
 }
 
 /// A run of the guest's disk and where its bytes are.
 #[derive(Clone, Debug)]
 pub struct Extent {
-    /// Which guest bytes; never empty.
+    /// The guest bytes; never empty.
     pub guest: GuestRange,
-    /// Where they are.
+    /// Where they are stored.
     pub kind: ExtentKind,
 }
 
-/// Where the bytes of an extent are.
+/// Where the bytes of an extent are stored.
 #[derive(Clone, Debug)]
 pub enum ExtentKind {
     /// Stored verbatim, in a range as long as the extent.
     Data(Stored),
-    /// As [`Data`](Self::Data), and the source knows that range to be a hole of a sparse file: zeros that need
-    /// not be read. The image still maps them: they count as allocated.
+    /// Like [`Data`](Self::Data), but the source reports the range as a hole of a sparse file: zeros that need not be
+    /// read. The image maps the bytes, so they count as allocated.
     Sparse(Stored),
     /// A unit that must be decoded as a whole.
     Coded(Coded),
-    /// Said to be zero by the image.
+    /// The image marks the bytes as zero.
     Zero,
-    /// Not mapped by the image: reads as zeros.
+    /// Not mapped by the image; reads as zeros.
     Hole,
 }
 
 /// A stored unit that must be decoded as a whole: a compressed cluster or grain, a VHD block with its sector bitmap.
 ///
-/// The guest range of its extent is at most [`MAX_UNIT_BYTES`] long and is the whole unit, clipped to the disk.
+/// The guest range of its extent is the whole unit, clipped to the disk, and at most [`MAX_UNIT_BYTES`] long.
 #[derive(Clone, Debug)]
 pub struct Coded {
-    /// The stored bytes that the codec takes.
+    /// The stored bytes that the codec decodes.
     pub stored: Stored,
     /// How to decode them.
     pub codec: Arc<dyn Codec>,
 }
 
-/// How the stored bytes of a [`Coded`] unit carry its guest bytes.
+/// How the stored bytes of a [`Coded`] unit represent its guest bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Payload {
-    /// As they are, after a prefix of this many bytes; what is masked out reads zero.
+    /// Verbatim, after a prefix of this many bytes. Masked parts read as zero.
     Plain {
         /// Length of the prefix in bytes.
         prefix: u64,
@@ -71,34 +71,34 @@ pub enum Payload {
     Compressed,
 }
 
-/// How a stream is compressed.
+/// The compression of a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Compression {
-    /// Deflate (RFC 1951), without anything around it.
+    /// Raw deflate (RFC 1951), without a zlib or gzip wrapper.
     Deflate,
     /// One or more zstd frames (RFC 8878).
     Zstd,
 }
 
-/// Where a unit's compressed stream lies in its stored bytes: exact from its first byte to its last, end marker
-/// included, and it decodes to exactly the unit.
+/// The compressed stream of a unit within its stored bytes: the exact range from its first byte to its last, end
+/// marker included. The stream decodes to exactly the unit.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CompressedStream {
-    /// How it is compressed.
+    /// The compression of the stream.
     pub compression: Compression,
-    /// Which of the stored bytes it is.
+    /// The range of the stored bytes.
     pub bytes: Range<usize>,
-    /// As [`SourceStream::window_bits`].
+    /// See [`SourceStream::window_bits`].
     pub window_bits: Option<u8>,
 }
 
-/// The compressed stream that a source has for a unit, for a target that stores it unchanged.
+/// The compressed stream of a unit in the source, for a target that stores it unchanged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SourceStream {
-    /// Exact from its first byte to its last, end marker included.
+    /// The exact bytes of the stream, end marker included.
     pub bytes: Bytes,
-    /// The window that the stream declares, as its power of two: matches reach back `1 << window_bits` bytes at most. `None` if
-    /// the source does not say.
+    /// The window that the stream declares, as its power of two: matches reach back at most `1 << window_bits` bytes.
+    /// `None` if the source does not declare it.
     pub window_bits: Option<u8>,
 }
 
@@ -106,17 +106,18 @@ pub struct SourceStream {
 ///
 /// Pure and cheap to share: one instance serves all units of its kind, from many threads at once.
 pub trait Codec: Send + Sync + fmt::Debug {
-    /// How the guest bytes are carried.
+    /// How the stored bytes represent the guest bytes.
     fn payload(&self) -> Payload;
 
-    /// Fills all of `out`, which is as long as `guest` and holds anything, from `stored`.
+    /// Decodes `stored` and fills all of `out`, which is as long as `guest`. The initial content of `out` is
+    /// undefined.
     ///
-    /// What was remarkable is counted in `tally`, which a caller sums up over all units. Where the unit is a compressed
-    /// stream that stands for itself, the answer says where it lies, so that it can be carried over as it is.
+    /// Findings are counted in `tally`, which the caller sums up over all units. If the unit is a self-contained
+    /// compressed stream, its range is returned, so that a target can store the stream unchanged.
     ///
     /// # Errors
-    /// `malformed` if the unit does not decode to exactly the guest bytes asked for. Offsets in the error, if
-    /// any, are of the stored object only where the codec knows them; else the caller adds the place of the unit.
+    /// `malformed` if the unit does not decode to exactly the requested guest bytes. An offset in the error is of the
+    /// stored object, and set only if the codec knows it. Otherwise the caller adds the offset of the unit.
     fn decode(
         &self,
         guest: GuestRange,
@@ -129,26 +130,26 @@ pub trait Codec: Send + Sync + fmt::Debug {
     /// engine then uses that range and does not call [`decode`](Self::decode).
     fn verbatim_range(&self, stored: &[u8], len: usize) -> Option<Range<usize>>;
 
-    /// The warning that a tally over many units amounts to.
+    /// The warning for a tally over many units, if any.
     fn warning(&self, tally: &Tally) -> Option<Warning>;
 }
 
-/// What decoding found remarkable: how often, and where first. Summing tallies does not depend on their order.
+/// Findings of decoding: the number, and the first address. The sum of tallies does not depend on their order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tally {
-    /// How many (for a VHD: sectors whose bit hides data).
+    /// The number of findings (for a VHD: sectors whose bitmap bit hides data).
     pub count: u64,
-    /// The lowest guest address of one.
+    /// The lowest guest address of a finding.
     pub first: Option<GuestOffset>,
 }
 
 impl Tally {
-    /// Counts one more, at `place`.
+    /// Counts one more finding, at `place`.
     pub fn add(&mut self, place: GuestOffset) {
         self.merge(&Self { count: 1, first: Some(place) });
     }
 
-    /// Adds what another tally counted.
+    /// Adds the findings of another tally.
     pub fn merge(&mut self, other: &Self) {
         self.count = self.count.saturating_add(other.count);
         self.first = match (self.first, other.first) {
@@ -164,17 +165,17 @@ impl Extent {
         Self { guest, kind }
     }
 
-    /// True if the guest bytes are zeros without reading anything.
+    /// True if the guest bytes are known to be zero without reading anything.
     pub fn is_zero(&self) -> bool {
         matches!(self.kind, ExtentKind::Zero | ExtentKind::Hole | ExtentKind::Sparse(_))
     }
 
-    /// True if the image maps the guest bytes to stored bytes: what `allocated_bytes` counts.
+    /// True if the image maps the guest bytes to stored bytes. `allocated_bytes` counts these.
     pub fn is_allocated(&self) -> bool {
         matches!(self.kind, ExtentKind::Data(_) | ExtentKind::Sparse(_) | ExtentKind::Coded(_))
     }
 
-    /// The stored bytes that must be fetched for it.
+    /// The stored bytes that must be fetched for the extent.
     pub fn to_fetch(&self) -> Option<Stored> {
         match &self.kind {
             ExtentKind::Data(stored) => Some(*stored),
@@ -183,7 +184,7 @@ impl Extent {
         }
     }
 
-    /// The part of the extent inside `window`; a coded unit stays whole. `None` if they do not meet.
+    /// The part of the extent inside `window`; a coded unit stays whole. `None` if they do not intersect.
     pub fn clip(&self, window: GuestRange) -> Option<Self> {
         let guest = self.guest.intersection(window)?;
         let skip = self.guest.offset_of(guest.start())?;
@@ -200,9 +201,9 @@ impl Extent {
         })
     }
 
-    /// Takes `next` in if the two are one: neighbours of one kind whose stored bytes, if any, follow each other. Coded
-    /// units never are.
-    fn take_in(&mut self, next: &Self) -> bool {
+    /// Merges `next` into this extent if possible: both must be adjacent, of one kind, and have adjacent stored
+    /// bytes, if any. Coded units are never merged.
+    fn merge(&mut self, next: &Self) -> bool {
         if self.guest.end() != next.guest.start() {
             return false;
         }
@@ -224,7 +225,7 @@ impl Extent {
     }
 }
 
-/// Collects extents in guest order, joining neighbours that are one.
+/// Collects extents in guest order and merges adjacent ones.
 #[derive(Debug, Default)]
 pub struct Extents(Vec<Extent>);
 
@@ -234,28 +235,28 @@ impl Extents {
         Self::default()
     }
 
-    /// Appends an extent that begins where the last one ends. An empty one is left out.
+    /// Appends an extent that begins at the end of the last one. An empty extent is left out.
     pub fn push(&mut self, extent: Extent) {
         if extent.guest.is_empty() {
             return;
         }
         debug_assert!(self.0.last().is_none_or(|last| last.guest.end() == extent.guest.start()));
-        if !self.0.last_mut().is_some_and(|last| last.take_in(&extent)) {
+        if !self.0.last_mut().is_some_and(|last| last.merge(&extent)) {
             self.0.push(extent);
         }
     }
 
-    /// How many there are.
+    /// The number of extents.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// True if there is none.
+    /// True if there are no extents.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Address after the last extent.
+    /// The address after the last extent.
     pub fn end(&self) -> Option<GuestOffset> {
         self.0.last().map(|last| last.guest.end())
     }
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_that_are_one_become_one() {
+    fn adjacent_extents_of_one_kind_are_merged() {
         let mut extents = Extents::new();
         extents.push(data(0, 100, 10));
         extents.push(data(10, 110, 10));
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn clipping_cuts_the_stored_bytes_alike() {
+    fn clipping_also_cuts_the_stored_bytes() {
         let window = GuestRange::new(GuestOffset::new(4), 3).unwrap();
         let cut = data(0, 100, 10).clip(window).unwrap();
         assert_eq!(cut.guest, window);

@@ -12,35 +12,36 @@ use crate::source::BoxFuture;
 
 /// An image that is read in one pass.
 pub trait ImageStream: Send {
-    /// The facts known so far; `virtual_bytes` is final only once [`next`](Self::next) has given its last piece where
-    /// [`virtual_bytes_known`](Self::virtual_bytes_known) is false.
+    /// The facts known so far. If [`virtual_bytes_known`](Self::virtual_bytes_known) is false, `virtual_bytes` is
+    /// final only after [`next`](Self::next) has returned the last piece.
     fn info(&self) -> &ImageInfo;
 
-    /// False for a raw stream, whose size shows at its end.
+    /// False for a raw stream, whose size is known only at its end.
     fn virtual_bytes_known(&self) -> bool;
 
-    /// Bytes taken from the stream so far.
+    /// Bytes read from the stream so far.
     fn stored_bytes(&self) -> u64;
 
-    /// What was remarkable so far.
+    /// The warnings so far.
     fn warnings(&self) -> Vec<Warning>;
 
-    /// The next piece, in stored order, or `None` at the end. No guest byte is in two pieces; what is in none is zero.
+    /// The next piece, in stored order, or `None` at the end. Pieces do not overlap; guest bytes in no piece are
+    /// zero.
     ///
     /// # Errors
-    /// `malformed`, `truncated`, the `source_*` codes. After an error, and after the end, there is nothing more.
+    /// `malformed`, `truncated`, the `source_*` codes. After an error or the end there are no more pieces.
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Piece>>>;
 }
 
-/// Stored bytes in hand, and the guest bytes that they are for.
+/// Stored bytes in memory, with their guest range.
 #[derive(Clone, Debug)]
 pub struct Piece {
     /// The guest bytes.
     pub guest: GuestRange,
-    /// The stored bytes: the guest bytes themselves, or what `codec` makes them from.
+    /// The stored bytes: either the guest bytes themselves, or the input of `codec`.
     pub bytes: Bytes,
-    /// How to decode, where it must be decoded.
+    /// The codec, if the bytes must be decoded.
     pub codec: Option<Arc<dyn Codec>>,
-    /// Where the bytes lay, for messages.
+    /// The stored offset of the bytes, for messages.
     pub stored_at: u64,
 }

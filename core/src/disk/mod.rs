@@ -4,7 +4,7 @@
 //! Disk ── info, warnings, refusals
 //!   └── BlockMap ──window──▶ [Extent]      where each run of guest bytes is stored
 //!                              └── Walk    the whole map, for listing
-//! ImageStream ──▶ [Piece]                  the same for an image that is read in one pass
+//! ImageStream ──▶ [Piece]                  the same, for an image that is read in one pass
 //! ```
 
 mod disk;

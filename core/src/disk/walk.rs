@@ -1,29 +1,29 @@
-//! A whole disk's map, as a person or another program reads it.
+//! The map of a whole disk, for people and other programs.
 //!
-//! [`BlockMap::extents`](crate::disk::disk::BlockMap::extents) answers a window at a time and speaks of codecs. A [`Walk`]
-//! goes from the first guest byte to the last in bounded memory, and says of each stretch only whether it is data,
-//! compressed, zero or a hole, and where its bytes lie.
+//! [`BlockMap::extents`](crate::disk::disk::BlockMap::extents) answers one window at a time and exposes codecs. A
+//! [`Walk`] goes from the first guest byte to the last in bounded memory. For each stretch it reports only whether it
+//! is data, compressed, zero or a hole, and where its bytes are stored.
 
 use crate::address::{GuestOffset, GuestRange};
 use crate::disk::disk::Disk;
 use crate::disk::extent::{Extent, ExtentKind, Payload, Stored};
 use crate::error::Result;
 
-/// What a stretch of the guest disk is.
+/// The kind of a stretch of the guest disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StretchKind {
-    /// Stored as it is.
+    /// Stored verbatim.
     Data,
     /// A compressed unit.
     Compressed,
-    /// Said to be zero by the image.
+    /// The image marks the bytes as zero.
     Zero,
     /// Not mapped, or a hole of a sparse file: reads as zeros.
     Hole,
 }
 
 impl StretchKind {
-    /// The word in the JSON.
+    /// The name in the JSON documents.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Data => "data",
@@ -34,14 +34,15 @@ impl StretchKind {
     }
 }
 
-/// A stretch of the guest disk, and where its bytes lie.
+/// A stretch of the guest disk, and where its bytes are stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stretch {
-    /// Which guest bytes; never empty.
+    /// The guest bytes; never empty.
     pub guest: GuestRange,
-    /// What they are.
+    /// The kind of the bytes.
     pub kind: StretchKind,
-    /// The stored bytes: as long as `guest` for data, those of the unit for compressed ones, `None` for zeros and holes.
+    /// The stored bytes: as long as `guest` for data, the stored unit for compressed stretches, `None` for zeros and
+    /// holes.
     pub stored: Option<Stored>,
 }
 
@@ -62,7 +63,7 @@ impl Stretch {
         Self { guest: extent.guest, kind, stored }
     }
 
-    /// This stretch and `next`, its neighbour, as one, where they are.
+    /// Merges this stretch with its neighbour `next`, if possible.
     fn joined(&self, next: &Self) -> Option<Self> {
         if self.kind != next.kind || self.kind == StretchKind::Compressed {
             return None;
@@ -82,18 +83,18 @@ impl Stretch {
 
 /// Walks the map of a disk from its first byte to its last.
 ///
-/// The stretches cover the disk without gap or overlap, and neighbours that could be one are one, but for compressed
-/// units. Nothing but tables is read.
+/// The stretches cover the disk without gap or overlap. Adjacent stretches are merged if possible, except compressed
+/// units. Only tables are read.
 #[derive(Debug)]
 pub struct Walk<'a> {
     disk: &'a Disk,
     at: GuestOffset,
-    /// The last stretch so far, which the next batch may lengthen.
+    /// The last stretch so far. The next batch may extend it.
     held: Option<Stretch>,
 }
 
 impl<'a> Walk<'a> {
-    /// A walk of `disk` that has not begun.
+    /// A walk of `disk`, at its start.
     pub fn new(disk: &'a Disk) -> Self {
         Self { disk, at: GuestOffset::ZERO, held: None }
     }
@@ -102,7 +103,7 @@ impl<'a> Walk<'a> {
     /// [`BATCH_EXTENTS`](crate::disk::disk::BATCH_EXTENTS).
     ///
     /// # Errors
-    /// The disk's refusal; those of its map.
+    /// The disk's refusal; errors of its map.
     pub async fn next(&mut self) -> Result<Option<Vec<Stretch>>> {
         let end = GuestOffset::new(self.disk.virtual_bytes());
         let mut done = Vec::new();
@@ -123,11 +124,11 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// How much of each of `cells` equal parts of the disk is mapped to stored data, from 0 to 1: the strip of `info`. No
-/// data is read. `None` if more than `most_bytes` of tables would have to be read.
+/// The share of each of `cells` equal parts of the disk that is mapped to stored data, from 0 to 1. `info` draws it
+/// as a strip. No data is read. `None` if more than `most_bytes` of tables would have to be read.
 ///
 /// # Errors
-/// The disk's refusal; those of its map.
+/// The disk's refusal; errors of its map.
 pub async fn occupancy(disk: &Disk, cells: usize, most_bytes: u64) -> Result<Option<Vec<f64>>> {
     disk.admit()?;
     let size = disk.virtual_bytes();
@@ -172,7 +173,7 @@ mod tests {
     use crate::disk::disk::{BlockMap, ImageInfo, Warnings};
     use crate::source::{BoxFuture, MemorySource, Source};
 
-    /// Answers one extent of 10 bytes at a time, so that everything must be joined across answers.
+    /// Returns one extent of 10 bytes at a time, so that everything must be merged across answers.
     struct OneAtATime(fn(u64) -> ExtentKind);
 
     impl BlockMap for OneAtATime {
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn neighbours_are_one_across_answers_and_a_sparse_file_is_a_hole() {
+    async fn stretches_merge_across_answers_and_a_sparse_range_is_a_hole() {
         let disk = disk(100, |at| match at {
             0..30 => ExtentKind::Data(stored(at + 7)),
             30..40 => ExtentKind::Data(stored(1000)),
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn occupancy_counts_what_is_mapped_in_each_part() {
+    async fn occupancy_counts_mapped_bytes_in_each_part() {
         let disk = disk(80, |at| match at {
             20..50 => ExtentKind::Data(stored(at)),
             _ => ExtentKind::Hole,

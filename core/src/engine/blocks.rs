@@ -1,7 +1,7 @@
-//! From runs of guest bytes to whole 4 KiB blocks, and to guest order.
+//! Assembles runs of guest bytes into whole 4 KiB blocks, and sorts them into guest order.
 //!
-//! Units smaller than a block, or that do not begin at one, give fragments; they are put together here. Most images
-//! never make one.
+//! Units that are smaller than a block, or not aligned to one, produce fragments, which are assembled here. Most
+//! images never produce one.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::engine::types::GuestItem;
 use crate::error::{Error, Result};
 use crate::layout::Scanned;
 
-/// Blocks of which a part is there.
+/// Blocks that have arrived in part.
 pub(super) struct Blocks {
     partial: BTreeMap<u64, Partial>,
     end: Option<u64>,
@@ -31,17 +31,17 @@ impl Blocks {
         Self { partial: BTreeMap::new(), end, zero_leaf }
     }
 
-    /// Size of the disk, once it is known.
+    /// Size of the disk, if it is known.
     pub(super) fn end(&self) -> Option<u64> {
         self.end
     }
 
-    /// The size of the disk became known.
+    /// Sets the size of the disk, which has become known.
     pub(super) fn set_end(&mut self, end: u64) {
         self.end = Some(end);
     }
 
-    /// Guest bytes that are less than a block.
+    /// Adds guest bytes that are less than a block.
     pub(super) fn fragment(&mut self, guest: GuestRange, bytes: &[u8], ready: &mut VecDeque<GuestItem>) {
         let (start, _) = block_of(guest.start());
         let partial = self
@@ -57,7 +57,7 @@ impl Blocks {
         }
     }
 
-    /// A run of zeros from the map.
+    /// Adds a run of zeros from the map.
     pub(super) fn zeros(&mut self, range: GuestRange, ready: &mut VecDeque<GuestItem>) {
         const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
         let (head, body, tail) = split(range, self.end);
@@ -71,7 +71,7 @@ impl Blocks {
         }
     }
 
-    /// The end: the disk's last block may be short, and only now known to be.
+    /// Ends the disk. Its last block may be short, which may only be known now.
     pub(super) fn finish(&mut self, ready: &mut VecDeque<GuestItem>) -> Result<()> {
         let end = self.end.unwrap_or(0);
         let whole: Vec<u64> = self.partial.keys().copied().collect();
@@ -97,8 +97,8 @@ impl Blocks {
     }
 }
 
-/// The whole blocks of `range`, and what is less than a block before and after them. The last block of the disk is
-/// whole although it may be short.
+/// Splits `range` into its whole blocks, and the fragments before and after them. The last block of the disk counts
+/// as whole even if it is short.
 pub(super) fn split(range: GuestRange, end: Option<u64>) -> (GuestRange, GuestRange, GuestRange) {
     let aligned = |at: GuestOffset| at.is_aligned(BLOCK);
     let head = if aligned(range.start()) { 0 } else { block_of(range.start()).1 - range.start().get() };
@@ -111,12 +111,12 @@ pub(super) fn split(range: GuestRange, end: Option<u64>) -> (GuestRange, GuestRa
     (head, body, tail)
 }
 
-/// Holds items back until what lies before them is there.
+/// Holds items back until everything before them has arrived.
 #[derive(Default)]
 pub(super) struct InOrder {
     waiting: BTreeMap<GuestOffset, GuestItem>,
     frontier: u64,
-    /// What never comes.
+    /// Ranges that never arrive.
     done: Arc<[GuestRange]>,
 }
 
@@ -125,7 +125,7 @@ impl InOrder {
         Self { done, ..Self::default() }
     }
 
-    /// Takes what is ready in any order and leaves what is ready in order.
+    /// Takes items in any order from `ready`, and leaves those that are next in guest order.
     pub(super) fn sort(&mut self, ready: &mut VecDeque<GuestItem>) {
         for item in ready.drain(..) {
             self.waiting.insert(item.guest().start(), item);
@@ -143,7 +143,7 @@ impl InOrder {
         }
     }
 
-    /// The end: nothing may be left.
+    /// Ends the disk: no item may be left.
     pub(super) fn finish(&self) -> Result<()> {
         if self.waiting.is_empty() {
             return Ok(());
@@ -152,7 +152,7 @@ impl InOrder {
     }
 }
 
-/// The start of the block that holds `at`, and of the one after it.
+/// The start of the block that contains `at`, and of the next block.
 pub(super) fn block_of(at: GuestOffset) -> (u64, u64) {
     let start = at.get() - at.get() % crate::digest::BLOCK;
     (start, start.saturating_add(crate::digest::BLOCK))

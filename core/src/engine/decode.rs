@@ -1,4 +1,4 @@
-//! What a CPU worker does: decode, put guest neighbours together, scan and hash. About 1 MiB a job.
+//! The jobs of the CPU workers: decode, merge guest neighbours, scan and hash. A job is about 1 MiB.
 
 use std::sync::Arc;
 
@@ -13,23 +13,23 @@ use crate::error::Result;
 use crate::layout::Scanned;
 use crate::memory::{Buffer, Reservation};
 
-/// Pieces that one worker decodes.
+/// The pieces that one job decodes.
 pub(super) struct Job {
     pieces: Vec<Piece>,
     reserved: Reservation,
 }
 
-/// What a job made.
+/// The output of a job.
 pub(super) struct Decoded {
-    /// Whole blocks.
+    /// Runs of whole blocks.
     pub(super) scanned: Vec<Scanned>,
     /// Guest bytes that are less than a block.
     pub(super) fragments: Vec<(GuestRange, Bytes)>,
-    /// What the codecs found remarkable.
+    /// The findings of the codecs.
     pub(super) remarks: Vec<(Arc<dyn Codec>, Tally)>,
 }
 
-/// Cuts fetched pieces into jobs; plain pieces are cut at multiples of [`JOB`] of the guest's disk.
+/// Splits fetched pieces into jobs. Plain pieces are split at multiples of [`JOB`] on the guest's disk.
 pub(super) fn cut(fetched: Fetched) -> Vec<Job> {
     let mut reserved = fetched.reserved;
     let mut jobs = Vec::new();
@@ -70,8 +70,8 @@ pub(super) fn cut(fetched: Fetched) -> Vec<Job> {
 }
 
 impl Job {
-    /// Decodes, scans and, with `zero_leaf`, hashes. `end` is the disk's size where it is known. Streams that `passthrough` asks
-    /// for go along.
+    /// Decodes and scans, and hashes if `zero_leaf` is given. `end` is the disk's size, if it is known. Streams that
+    /// `passthrough` selects are included in the output.
     pub(super) fn run(
         mut self,
         end: Option<u64>,
@@ -135,7 +135,7 @@ impl Job {
     }
 }
 
-/// A unit whose guest bytes are stored verbatim is plain bytes from here on.
+/// Turns a unit whose guest bytes are stored verbatim into plain bytes.
 fn take_verbatim(piece: Piece) -> Piece {
     let len = piece.guest.len() as usize;
     let range = piece.codec.as_ref().and_then(|codec| codec.verbatim_range(&piece.bytes, len));

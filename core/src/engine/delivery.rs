@@ -1,15 +1,15 @@
-//! The parts of a request that are decoded while the rest of it is still arriving.
+//! Splits a request into parts that are decoded while the rest of it is still arriving.
 //!
-//! Requests are long, since each costs a round trip, and jobs are short, since they must fit a core's cache. If a request
-//! were handed over whole, those that share a link would complete nearly together, and the processors would wait for the
-//! link first and the link for the processors at the end.
+//! Requests are long, since each costs a round trip. Jobs are short, since they must fit into a core's cache. If
+//! whole requests were handed over, the requests that share a link would complete nearly together: the processors
+//! would first wait for the link, and at the end the link would wait for the processors.
 
 use crate::address::StoredRange;
 use crate::disk::Piece;
 use crate::engine::plan::{Fetch, FetchPart};
 use crate::engine::types::JOB;
 
-/// Stored bytes that are handed over at once, and what they are for.
+/// Stored bytes that are handed over at once, with the parts that they contain.
 #[derive(Debug)]
 pub(super) struct Delivery {
     pub(super) range: StoredRange,
@@ -23,13 +23,13 @@ impl Delivery {
         Some(Self { range: StoredRange::between(start, end), parts })
     }
 
-    /// Bytes that its coded parts decode to.
+    /// The bytes that its coded parts decode to.
     pub(super) fn decoded(&self) -> u64 {
         let coded = self.parts.iter().filter(|part| part.codec.is_some());
         coded.map(|part| part.guest.len()).fold(0, u64::saturating_add)
     }
 
-    /// The pieces of it, of which `bytes` are the stored bytes.
+    /// The pieces of the delivery, whose stored bytes are `bytes`.
     pub(super) fn pieces(self, bytes: &bytes::Bytes) -> Vec<Piece> {
         let start = self.range.start().get();
         let piece = |part: FetchPart| {
@@ -50,7 +50,8 @@ pub(super) fn whole(fetch: Fetch) -> Vec<Delivery> {
     Delivery::of(fetch.parts).into_iter().collect()
 }
 
-/// Deliveries of about one job each, by stored address. Where units share sectors, deliveries overlap by these.
+/// Deliveries of about one job each, by stored address. If units share sectors, their deliveries overlap by these
+/// sectors.
 pub(super) fn by_job(fetch: Fetch) -> Vec<Delivery> {
     let mut deliveries = Vec::new();
     let mut open: Vec<FetchPart> = Vec::new();
@@ -65,7 +66,7 @@ pub(super) fn by_job(fetch: Fetch) -> Vec<Delivery> {
     };
     let mut parts = fetch.parts.into_iter().peekable();
     while let Some(mut part) = parts.next() {
-        // Plain bytes are cut where jobs are.
+        // Plain bytes are split at the boundaries of jobs.
         while part.codec.is_none() {
             let to_edge = JOB - part.guest.start().get() % JOB;
             if part.guest.len() <= to_edge {
@@ -78,7 +79,7 @@ pub(super) fn by_job(fetch: Fetch) -> Vec<Delivery> {
         }
         add(part, parts.peek().is_none());
     }
-    // Plain bytes that two places of the guest share may have been cut so that a later delivery begins first.
+    // Plain bytes that two guest ranges share may be split so that a later delivery begins first.
     deliveries.sort_by_key(|delivery| delivery.range);
     deliveries
 }

@@ -1,13 +1,13 @@
-//! From guest bytes in guest order to a target's units, encoded on the CPU workers.
+//! Encodes guest bytes, in guest order, into a target's units on the CPU workers.
 //!
 //! ```text
-//! items ──▶ gather: whole units, those of zeros left out ──▶ batches of about 1 MiB ──▶ encode, side by side
+//! items ──▶ gather whole units, drop zero units ──▶ batches of about 1 MiB ──▶ encode in parallel
 //!                                                                                          │
 //!                                                    layout, in guest order ◀──────────────┘
 //! ```
 //!
-//! Whole units are slices of what was decoded. A unit that comes in parts is put together in memory of its own, so that
-//! nothing of an item is held while more items are waited for: room of the budget goes back whatever comes next.
+//! Whole units are slices of the decoded data. A unit that arrives in parts is assembled in a buffer of its own. No
+//! item is then held while more items are awaited, so its budget is released whatever comes next.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -25,7 +25,7 @@ use crate::local::CpuPool;
 use crate::memory::Buffer;
 use crate::source::BoxFuture;
 
-/// Guest bytes of one batch.
+/// Guest bytes per batch.
 const BATCH: u64 = 1 << 20;
 
 /// Units on their way to the layout.
@@ -34,13 +34,13 @@ pub(crate) struct Encoding {
     pool: Arc<CpuPool>,
     unit: u64,
     most: usize,
-    /// A unit that came in part, and the guest address up to which it did.
+    /// A unit that has arrived in part, and the guest address up to which it has.
     partial: Option<(u64, Buffer)>,
     batch: Vec<Gathered>,
     jobs: FuturesOrdered<BoxFuture<'static, Result<Vec<Encoded>>>>,
 }
 
-/// A unit as the source has it.
+/// A unit before encoding.
 struct Gathered {
     unit: u64,
     bytes: Bytes,
@@ -56,12 +56,12 @@ impl Encoding {
         Self { encoder, pool, unit, most, partial: None, batch: Vec::new(), jobs: FuturesOrdered::new() }
     }
 
-    /// The streams that the encoder would carry over.
+    /// The source streams that the encoder can store unchanged.
     pub(crate) fn passthrough(&self) -> Option<Passthrough> {
         self.encoder.passthrough().map(|compression| Passthrough { compression, unit: self.unit })
     }
 
-    /// Guest bytes of a unit.
+    /// Guest bytes per unit.
     pub(crate) fn unit(&self) -> u64 {
         self.unit
     }
@@ -71,22 +71,22 @@ impl Encoding {
         self.jobs.len()
     }
 
-    /// True if nothing more should be given to it before something was taken.
+    /// True if nothing more should be pushed before something is taken out.
     pub(crate) fn is_full(&self) -> bool {
         self.jobs.len() >= self.most
     }
 
-    /// Takes the next item of the disk, in guest order.
+    /// Adds the next item of the disk, in guest order.
     pub(crate) fn push(&mut self, item: GuestItem) -> Result<()> {
         let GuestItem::Data(data) = item else {
-            // What is zero needs no unit, and fills up one that was begun.
+            // Zeros need no unit. In a partial unit they are already there, since it starts as zeros.
             return Ok(());
         };
         let mut streams = data.streams.iter().peekable();
         let mut runs = data.ranges().filter(|(_, zero)| !zero).peekable();
         let mut next = data.guest.start();
         while let Some((run, _)) = runs.peek() {
-            // A unit that was looked at already may reach into this run.
+            // The last unit that was handled may extend into this run.
             let at = run.start().max(next);
             if at >= run.end() {
                 runs.next();
@@ -129,7 +129,7 @@ impl Encoding {
         Ok(())
     }
 
-    /// The unit that was begun is whole, since another one comes.
+    /// Completes the partial unit, since another unit begins.
     fn flush_partial(&mut self, next: u64) {
         if let Some((unit, buffer)) = self.partial.take_if(|(unit, _)| *unit < next) {
             self.gather(Gathered { unit, bytes: buffer.freeze(), stream: None });
@@ -143,7 +143,7 @@ impl Encoding {
         }
     }
 
-    /// Gives what was gathered to the workers. Nothing may be kept while the next items are waited for.
+    /// Gives the gathered units to the workers. Nothing may be held while the next items are awaited.
     pub(crate) fn flush(&mut self) {
         if self.batch.is_empty() {
             return;
@@ -152,7 +152,7 @@ impl Encoding {
         self.jobs.push_back(Box::pin(self.pool.run(move || encode(&*encoder, batch))));
     }
 
-    /// The end of the disk.
+    /// Ends the disk.
     pub(crate) fn finish(&mut self) {
         self.flush_partial(u64::MAX);
         self.flush();
@@ -167,14 +167,14 @@ impl Encoding {
     }
 }
 
-/// What a worker does.
+/// The job of a worker.
 fn encode(encoder: &dyn Encoder, batch: Vec<Gathered>) -> Result<Vec<Encoded>> {
     let (size, most) = (encoder.unit_bytes() as usize, encoder.most_bytes());
     let mut out = Buffer::new(most * batch.len())?;
     let mut used = 0;
     let mut encoded = Vec::with_capacity(batch.len());
     for Gathered { unit, bytes, stream } in batch {
-        // The scan was by blocks of 4 KiB, and units may be smaller.
+        // The scan used blocks of 4 KiB, and units may be smaller.
         if is_zero(&bytes) {
             continue;
         }
@@ -197,7 +197,9 @@ fn encode(encoder: &dyn Encoder, batch: Vec<Gathered>) -> Result<Vec<Encoded>> {
                 used += len;
             }
             Coding::Coded(len) => {
-                return Err(Error::internal(format!("unit {unit} became {len} bytes, of at most {most}")));
+                return Err(Error::internal(format!(
+                    "unit {unit} was encoded to {len} bytes, and the limit is {most}"
+                )));
             }
         }
     }
@@ -217,7 +219,7 @@ mod tests {
     use super::*;
     use crate::disk::Compression;
 
-    /// A unit is stored as its first byte and its length, or plain where the first byte is 0xff.
+    /// A test encoding: a unit is stored as its first byte and its length, or plain if the first byte is 0xff.
     #[derive(Debug)]
     struct First(u64);
 
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn units_are_whole_whatever_they_come_in_and_zeros_are_left_out() {
+    async fn units_are_assembled_from_any_items_and_zero_units_are_left_out() {
         let pool = Arc::new(CpuPool::new(2).unwrap());
         let mut encoding = Encoding::new(Arc::new(First(65536)), pool, 8 << 20);
         let mut half = vec![0; 32768];
@@ -300,7 +302,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_goes_with_its_unit_unless_it_does_not_suit() {
+    async fn a_stream_is_passed_through_if_the_encoder_accepts_it() {
         let pool = Arc::new(CpuPool::new(1).unwrap());
         let mut encoding = Encoding::new(Arc::new(First(4096)), pool, 1 << 20);
         let mut data = Scanned::new(GuestOffset::new(8192), vec![5; 5 * 4096].into(), None);
@@ -321,7 +323,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn units_smaller_than_a_block_are_looked_at_one_by_one() {
+    async fn units_smaller_than_a_block_are_scanned_one_by_one() {
         let pool = Arc::new(CpuPool::new(1).unwrap());
         let mut encoding = Encoding::new(Arc::new(First(512)), pool, 1 << 20);
         let mut bytes = vec![0; 12288];

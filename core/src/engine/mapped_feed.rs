@@ -1,4 +1,4 @@
-//! Feeding a transfer from a disk: windows of its map, planned, fetched side by side.
+//! Feeds a transfer from a disk: its map is read in windows, which are planned and fetched concurrently.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -20,26 +20,26 @@ use crate::memory::{Budget, Reservation};
 use crate::ranges::without;
 use crate::source::BoxFuture;
 
-/// Most extents in a window: it bounds what the map of a window costs in memory.
+/// The most extents in a window. It bounds the memory for the map of a window.
 const EXTENTS: usize = 65_536;
-/// Most extents in a window that do not begin and end at a block: each may hold a partial block of 4 KiB.
+/// The most extents in a window that are not aligned to blocks. Each may hold a partial block of 4 KiB.
 const UNALIGNED: usize = 2048;
 
-/// Stored bytes of the first window, and guest bytes of its first look at the map: data flows while the tables of the
-/// rest are read.
+/// Stored bytes of the first window, and guest bytes of its first map look-up: data flows while the other tables are
+/// read.
 const FIRST: u64 = 64 << 20;
 const FIRST_LOOK: u64 = 1 << 30;
-/// The mean length of its requests below which it is not worth having.
+/// A window should not make requests with a smaller mean length than this.
 const SMALL: u64 = 1 << 20;
-/// Shortest request that a longer one is cut into where a transfer begins and ends: two units of 2 MiB with what stands
-/// before them.
+/// The shortest request that results from splitting a longer one at the start and end of a transfer: two units of 2
+/// MiB, with their prefixes.
 const TAPERED: u64 = (4 << 20) + (64 << 10);
-/// So many requests abreast share a link where a transfer begins and ends; more would only make more of them.
+/// The number of requests that share a link at the start and end of a transfer. More would only add requests.
 const ABREAST: usize = 4;
 
-/// Of the bytes that a window needs, at most one in so many is read through gaps on top.
+/// One in this many bytes that a window needs may additionally be read through gaps.
 const WASTE: u64 = 128;
-/// And this many bytes once: small images are read whole rather than in bits.
+/// Additional gap bytes, once per image: small images are read whole instead of in many small requests.
 const WASTE_ONCE: u64 = 512 << 10;
 
 pub(super) struct MappedFeed {
@@ -49,47 +49,48 @@ pub(super) struct MappedFeed {
     done: Arc<[GuestRange]>,
     reserved: u64,
     connections: usize,
-    /// Some of the files are across a network.
+    /// True if any of the files is across a network.
     remote: bool,
     mapped_to: GuestOffset,
     allocated: u64,
     mapping: Option<BoxFuture<'static, Result<Window>>>,
-    /// Fetches for which there is no room yet, in groups that get theirs at once.
+    /// Fetches that wait for memory, in groups that get it at once.
     groups: VecDeque<Group>,
     admission: Option<BoxFuture<'static, Result<Reservation>>>,
     admitted: VecDeque<(Request, Reservation)>,
     reads: FuturesUnordered<BoxFuture<'static, Result<()>>>,
-    /// What the reads brought, and nobody took yet.
+    /// Data that the reads have delivered and nobody has taken yet.
     arrived: Arrived,
     verifying: Option<BoxFuture<'static, Result<()>>>,
     verified: bool,
 }
 
-/// What reads brought. Reads are polled by the feed alone, so nobody ever waits for the lock.
+/// Delivered data. Only the feed polls the reads, so nobody ever waits for the lock.
 type Arrived = Arc<Mutex<Vec<Fetched>>>;
 
-/// One request, and what of it is handed over as soon as it has come.
+/// One request, and the deliveries that are handed over as they arrive.
 struct Request {
     file: FileIndex,
     deliveries: Vec<Delivery>,
 }
 
 impl Request {
-    /// A local source reads all of a range before it gives any, and holds the memory of all as long as a part is in use.
+    /// A local source reads a whole range before it delivers anything, and holds all of its memory as long as a part
+    /// is in use.
     fn new(disk: &Disk, fetch: Fetch) -> Result<Self> {
         let file = fetch.file;
         let remote = disk.file(file)?.capabilities().remote;
         Ok(Self { file, deliveries: if remote { by_job(fetch) } else { whole(fetch) } })
     }
 
-    /// Memory that it takes: what it reads and what that decodes to.
+    /// The memory of the request: the bytes that it reads and those that they decode to.
     fn bytes(&self) -> u64 {
         let each = self.deliveries.iter().map(|each| each.range.len().saturating_add(each.decoded()));
         each.fold(0, u64::saturating_add)
     }
 }
 
-/// Requests that get their room at once.
+/// Requests that get their memory at once.
 struct Group {
     requests: Vec<Request>,
     bytes: u64,
@@ -101,7 +102,7 @@ impl Group {
     }
 }
 
-/// A part of the map, planned.
+/// A planned part of the map.
 struct Window {
     end: GuestOffset,
     allocated: u64,
@@ -111,7 +112,7 @@ struct Window {
 
 impl MappedFeed {
     pub(super) fn new(disk: Arc<Disk>, options: &TransferOptions) -> Self {
-        // What maps all of the disk without a table lies as it is.
+        // If the whole disk is mapped without a table, it is stored verbatim.
         if options.done.is_empty() && disk.allocated_without_tables() == Some(disk.virtual_bytes()) {
             disk.files().iter().for_each(|file| file.expect_all());
         }
@@ -148,18 +149,18 @@ impl MappedFeed {
         self.mapped_to.get()
     }
 
-    /// True if nothing can be asked of the sources before others give room back.
-    pub(super) fn waits_for_room(&self) -> bool {
+    /// True if no request can be made until others release memory.
+    pub(super) fn waits_for_memory(&self) -> bool {
         self.admission.is_some() && self.reads.is_empty() && self.mapping.is_none()
     }
 
-    /// Requests under way, those for tables as one.
+    /// Requests under way. Those for tables count as one.
     pub(super) fn under_way(&self) -> usize {
         self.reads.len() + usize::from(self.mapping.is_some()) + usize::from(self.verifying.is_some())
     }
 
-    /// One round. With a `backlog` of what was read before, nothing more is asked for, but over a network: there, a pause
-    /// is a part of the link that is lost, and the budget bounds what waits.
+    /// One round. If decoded data waits (`backlog`), a local source is not read further. A remote source is: a pause
+    /// would waste bandwidth, and the budget bounds the waiting data.
     pub(super) fn advance(
         &mut self,
         cx: &mut Context<'_>,
@@ -169,7 +170,7 @@ impl MappedFeed {
     ) -> Result<Fed> {
         let mut moved = false;
         if self.mapping.is_none() && !self.mapped_all() && self.groups.len() <= self.ahead() {
-            debug_assert!(self.reserved < self.budget.total(), "no run reserves all of it");
+            debug_assert!(self.reserved < self.budget.total(), "a run cannot reserve the whole budget");
             let budget = self.budget.total().saturating_sub(self.reserved);
             let (disk, done) = (Arc::clone(&self.disk), Arc::clone(&self.done));
             self.mapping = Some(Box::pin(window(disk, self.mapped_to, done, budget, self.order)));
@@ -181,7 +182,7 @@ impl MappedFeed {
             moved = true;
             let window = window?;
             self.mapped_to = window.end;
-            // Windows do not overlap, so that the sum fits.
+            // Windows do not overlap, so the sum fits.
             self.allocated += window.allocated;
             zeros.extend(window.zeros);
             let requests = window.fetches.into_iter().map(|fetch| Request::new(&self.disk, fetch));
@@ -240,7 +241,7 @@ impl MappedFeed {
         self.verify(cx)
     }
 
-    /// How many requests are worth having in flight now: a source may find out on the way.
+    /// The recommended number of requests in flight. A source may change it during the transfer.
     fn in_flight(&self) -> usize {
         let worth = self.disk.files().iter().map(|file| file.capabilities().in_flight).max();
         worth.unwrap_or(1).clamp(1, self.connections)
@@ -250,7 +251,7 @@ impl MappedFeed {
         self.mapped_to.get() >= self.disk.virtual_bytes()
     }
 
-    /// How many groups may wait before the next window is mapped.
+    /// The number of groups that may wait before the next window is mapped.
     fn ahead(&self) -> usize {
         match self.order {
             Order::Any => self.in_flight().max(ABREAST),
@@ -258,7 +259,7 @@ impl MappedFeed {
         }
     }
 
-    /// After the last read: the sources must still be what they were.
+    /// After the last read: checks that the sources have not changed.
     fn verify(&mut self, cx: &mut Context<'_>) -> Result<Fed> {
         if self.verified {
             return Ok(Fed::Ended);
@@ -287,7 +288,7 @@ fn remote(disk: &Disk) -> bool {
     disk.files().iter().any(|file| file.capabilities().remote)
 }
 
-/// Makes one request, and puts what it brings into `arrived`.
+/// Makes one request, and puts its data into `arrived`.
 async fn read(disk: Arc<Disk>, request: Request, mut reserved: Reservation, arrived: Arrived) -> Result<()> {
     let ranges: Vec<StoredRange> = request.deliveries.iter().map(|delivery| delivery.range).collect();
     let mut deliveries: Vec<Option<Delivery>> = request.deliveries.into_iter().map(Some).collect();
@@ -310,7 +311,7 @@ async fn read(disk: Arc<Disk>, request: Request, mut reserved: Reservation, arri
     }
 }
 
-/// Maps from `from` on, as far as a window goes, and plans what is not `done` of it.
+/// Maps from `from` on, as far as a window reaches, and plans the part of it that is not `done`.
 async fn window(
     disk: Arc<Disk>,
     from: GuestOffset,
@@ -318,7 +319,7 @@ async fn window(
     budget: u64,
     order: Order,
 ) -> Result<Window> {
-    // In guest order all of a window is in memory at once, and the next one is fetched meanwhile.
+    // In guest order a whole window is in memory at once, while the next one is fetched.
     let most = match order {
         Order::Guest => budget / 3,
         Order::Any => (budget * 4).max(1 << 30),
@@ -330,7 +331,8 @@ async fn window(
     if first && remote && order == Order::Any {
         mapped.collect(&disk, FIRST.min(most), FIRST_LOOK).await?;
         let soon = mapped.plan(&disk, budget, once);
-        // Of a fragmented image a small window is many small requests: only a wide one is read in its order.
+        // A small window of a fragmented image makes many small requests. Only a wide window can be read efficiently
+        // in stored order.
         let worth = mapped.needed() / SMALL + ABREAST as u64;
         fetches = Some(soon).filter(|fetches| fetches.len() as u64 <= worth);
     }
@@ -353,22 +355,22 @@ struct Mapped {
     at: GuestOffset,
     done: Arc<[GuestRange]>,
     extents: Vec<Extent>,
-    /// What reading and decoding them takes.
+    /// The memory for reading and decoding its extents.
     bytes: u64,
     unaligned: usize,
     allocated: u64,
 }
 
 impl Mapped {
-    /// Goes on until there are `most` bytes, or as many extents as a window may have. `look` is how much of the disk is
-    /// looked at first.
+    /// Maps on until `most` bytes or the largest number of extents is reached. `look` is the size of the first map
+    /// look-up.
     async fn collect(&mut self, disk: &Disk, most: u64, mut look: u64) -> Result<()> {
         let end = GuestOffset::new(disk.virtual_bytes());
         let full =
             |this: &Self| this.bytes >= most || this.unaligned >= UNALIGNED || this.extents.len() >= EXTENTS;
         while self.at < end && !full(self) {
             let to = self.at.checked_add(look).map_or(end, |to| to.min(end));
-            // If there is little, the looks become wider.
+            // If the look-up found little, the next ones are wider.
             look = look.saturating_mul(4);
             for mut extent in disk.extents(GuestRange::between(self.at, to)).await? {
                 let left = most.saturating_sub(self.bytes).max(BLOCK);
@@ -405,7 +407,8 @@ impl Mapped {
         Ok(())
     }
 
-    /// What is to be read of `extent`: all, in nearly every run. A coded unit is read whole where any of it is wanted.
+    /// The parts of `extent` that must be read: all of it in nearly every run. A coded unit is read whole if any part
+    /// is needed.
     fn wanted(&self, extent: &Extent) -> Vec<Extent> {
         let coded = matches!(extent.kind, ExtentKind::Coded(_));
         let left = without(extent.guest, &self.done).filter_map(|range| extent.clip(range));
@@ -417,7 +420,7 @@ impl Mapped {
         self.extents.iter().filter_map(Extent::to_fetch).map(|stored| stored.range.len()).sum()
     }
 
-    /// The requests for it, with `once` bytes of gaps more than a share of what it needs.
+    /// The requests, with at most a share of the needed bytes plus `once` bytes of gaps.
     fn plan(&self, disk: &Disk, budget: u64, once: u64) -> Vec<Fetch> {
         plan(&self.extents, self.needed() / WASTE + once, |file| {
             let can = disk.file(file).map(|file| file.capabilities());

@@ -1,4 +1,4 @@
-//! The engine: from a disk's map to scanned guest blocks and encoded units.
+//! The engine turns a disk's map into scanned guest blocks and encoded units.
 //!
 //! ```text
 //! mapped_feed ─┐

@@ -1,4 +1,5 @@
-//! Everything between the source and the layout: items are counted as they come, and encoded where the target compresses.
+//! Everything between the source and the layout: items are metered as they arrive, and encoded if the target
+//! compresses.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -11,31 +12,31 @@ use crate::engine::types::GuestItem;
 use crate::error::Result;
 use crate::layout::Part;
 
-/// What every item is shown to before it goes on, in the order in which the items come.
+/// Observes every item before it is passed on, in the order of arrival.
 pub(crate) trait ItemMeter {
     /// Takes an item into account.
     ///
     /// # Errors
-    /// Those that are to end the transfer, such as `content_too_large`.
+    /// Errors that end the transfer, such as `content_too_large`.
     fn add(&mut self, item: &GuestItem) -> Result<()>;
 }
 
-/// The parts of a disk as a layout takes them.
+/// The parts of a disk, in the form that a layout takes.
 pub(crate) struct Pipeline<M> {
     pub(crate) transfer: Transfer,
     pub(crate) meter: M,
     encoding: Option<Encoding>,
     ready: VecDeque<Part>,
     ended: bool,
-    /// What was taken from the transfer and has to wait; `None` is its end.
+    /// An item that was taken from the transfer and must wait; `Some(None)` is the end of the transfer.
     held: Option<Option<GuestItem>>,
-    /// Behind what was taken last: in guest order, how far the disk is.
+    /// The address after the last item: in guest order, the progress on the disk.
     at: u64,
-    /// What an earlier run placed, and is not read: before the next item after it comes the notice of it.
+    /// The range that an earlier run placed and that is not read. It is reported before the next item after it.
     done: Option<GuestRange>,
-    /// What lies before was counted by an earlier run.
+    /// Everything before this address was counted by an earlier run.
     counted_to: u64,
-    /// Everything before the next item is to come out first.
+    /// If set, everything before the next item must come out first.
     draining: Option<Draining>,
     wants_pause: bool,
 }
@@ -46,15 +47,15 @@ enum Draining {
     Done(GuestRange),
 }
 
-/// What comes next.
+/// The next event of a pipeline.
 pub(crate) enum PipelineEvent {
     /// A part for the layout.
     Part(Part),
-    /// Here comes what an earlier run placed, which is not read.
+    /// Here is the range that an earlier run placed, which is not read.
     Done(GuestRange),
-    /// As it was asked for: all that was taken came out, in guest order up to there.
+    /// The requested pause: everything that was taken has come out, in guest order up to this address.
     Paused(GuestOffset),
-    /// The disk is covered.
+    /// The disk is complete.
     End,
 }
 
@@ -75,26 +76,26 @@ impl<M: ItemMeter> Pipeline<M> {
         }
     }
 
-    /// In guest order: `done` was placed by an earlier run, and what lies before its end was counted.
+    /// In guest order: `done` was placed by an earlier run, and everything before its end was counted.
     pub(crate) fn resume_after(&mut self, done: GuestRange) {
         self.counted_to = done.end().get();
         self.done = Some(done);
     }
 
-    /// The next part. Dropping the future loses nothing.
+    /// The next event. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// Those of the transfer; `content_too_large`.
+    /// Errors of the transfer; `content_too_large`.
     pub(crate) async fn next(&mut self) -> Result<PipelineEvent> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Asks for [`PipelineEvent::Paused`], soon, unless the end comes before. What comes after it begins a unit.
+    /// Requests [`PipelineEvent::Paused`], soon, unless the pipeline ends before. After the pause, a new unit begins.
     pub(crate) fn pause(&mut self) {
         self.wants_pause = true;
     }
 
-    /// Requests to the source and jobs of the CPU workers that are under way.
+    /// Requests to the source and CPU jobs that are under way.
     pub(crate) fn under_way(&self) -> (usize, usize) {
         let (reads, jobs) = self.transfer.under_way();
         (reads, jobs + self.encoding.as_ref().map_or(0, Encoding::jobs))
@@ -122,7 +123,7 @@ impl<M: ItemMeter> Pipeline<M> {
                         moved = true;
                         self.take(item)?;
                     }
-                    // What waits for more would hold the room that it waits for.
+                    // A partial batch holds memory that the transfer may be waiting for.
                     Poll::Pending => self.encoding.iter_mut().for_each(Encoding::flush),
                 }
             }
@@ -167,7 +168,7 @@ impl<M: ItemMeter> Pipeline<M> {
         self.encoding.as_ref().map_or(1, Encoding::unit)
     }
 
-    /// Whether no unit has come in part.
+    /// True if no unit has arrived in part.
     fn begins_unit(&self) -> bool {
         self.at.is_multiple_of(self.unit())
     }

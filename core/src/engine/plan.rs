@@ -1,14 +1,15 @@
-//! From extents to requests: a pure function.
+//! Plans requests for extents: a pure function.
 //!
-//! The extents of a window are sorted by where they are stored, neighbours become one request, and a gap is read
-//! through only where that is cheaper than asking around it, the smallest first and no more than the window may waste.
-//! A coded unit is never split between two requests. What is longer than a request is cut at multiples of its length in the
-//! object: stores keep large objects in parts, and a request that stays within one is answered faster.
+//! The extents of a window are sorted by stored offset, and adjacent ones become one request. A gap is read through
+//! only if that is cheaper than another request: the smallest gaps first, and at most as many bytes as the window may
+//! waste. A coded unit is never split between two requests. Data longer than a request is split at multiples of the
+//! request length in the object: stores keep large objects in parts, and a request within one part is answered
+//! faster.
 //!
 //! ```text
 //!  guest order    A ── B ── C ── D            extents of the window
-//!  stored order   C · B A ········· D         sorted, `·` is what nobody needs
-//!  fetches        [C·BA]            [D]       small gap read through, large one not
+//!  stored order   C · B A ········· D         sorted; `·` are bytes that nobody needs
+//!  fetches        [C·BA]            [D]       small gap read through, large gap not
 //! ```
 
 use std::sync::Arc;
@@ -17,43 +18,43 @@ use crate::address::{FileIndex, GuestRange, StoredRange};
 use crate::digest::BLOCK;
 use crate::disk::{Codec, Extent, ExtentKind};
 
-/// What a plan is made for.
+/// The limits of a plan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RequestLimits {
-    /// Longest request in bytes; a single coded unit may be longer. Plain data that is longer is cut at multiples of it.
+    /// Longest request in bytes. A single coded unit may be longer. Longer plain data is split at multiples of this.
     pub bytes: u64,
-    /// Most bytes that the coded units of one request decode to; a single unit may decode to more.
+    /// The most bytes that the coded units of one request decode to. A single unit may decode to more.
     pub decoded: u64,
     /// A gap of at most this many bytes is read through.
     pub gap: u64,
 }
 
-/// A part of a fetch: stored bytes and the guest bytes that they are for.
+/// A part of a fetch: stored bytes, and the guest bytes that they contain.
 #[derive(Clone, Debug)]
 pub struct FetchPart {
     /// The guest bytes.
     pub guest: GuestRange,
     /// The stored bytes, within the fetch.
     pub stored: StoredRange,
-    /// How to decode them, where they are coded.
+    /// The codec, if the part is coded.
     pub codec: Option<Arc<dyn Codec>>,
 }
 
 /// One ranged request.
 #[derive(Clone, Debug)]
 pub struct Fetch {
-    /// Of which of the disk's files.
+    /// The file of the disk.
     pub file: FileIndex,
-    /// Which bytes.
+    /// The bytes of that file.
     pub range: StoredRange,
-    /// What they are for, by stored address.
+    /// The parts of the fetch, by stored address.
     pub parts: Vec<FetchPart>,
-    /// Bytes that the coded parts decode to.
+    /// The bytes that the coded parts decode to.
     pub decoded: u64,
 }
 
-/// Turns the extents of a window into requests, by stored address. `request` gives the limits for each file; at most
-/// `waste` bytes of gaps are read through in all.
+/// Turns the extents of a window into requests, by stored address. `request` returns the limits for each file. At
+/// most `waste` bytes of gaps are read through in total.
 pub fn plan(extents: &[Extent], waste: u64, request: impl Fn(FileIndex) -> RequestLimits) -> Vec<Fetch> {
     let mut parts: Vec<(FileIndex, FetchPart)> = Vec::with_capacity(extents.len());
     for extent in extents {
@@ -84,7 +85,8 @@ pub fn plan(extents: &[Extent], waste: u64, request: impl Fn(FileIndex) -> Reque
             place(&mut fetches, file, part, &limits);
             continue;
         }
-        // Plain data may be cut anywhere: what the open request has room for goes there, the rest into further ones.
+        // Plain data may be split anywhere: the open request takes what fits, and the rest goes into further
+        // requests.
         let mut rest = part;
         loop {
             let from = match fetches.last() {
@@ -138,7 +140,7 @@ fn bridged(
     bridged
 }
 
-/// For each part, where the run ends that it is in: neighbours, and what lies after gaps that are read through.
+/// For each part, the end of the run that contains it: adjacent parts, and parts after gaps that are read through.
 fn ends(parts: &[(FileIndex, FetchPart)], bridged: &[bool]) -> Vec<u64> {
     let mut ends: Vec<u64> = Vec::with_capacity(parts.len());
     let mut behind: Option<(FileIndex, u64, u64, bool)> = None;
@@ -155,7 +157,7 @@ fn ends(parts: &[(FileIndex, FetchPart)], bridged: &[bool]) -> Vec<u64> {
     ends
 }
 
-/// What holds for one part.
+/// The limits for one part.
 struct Limits {
     request: RequestLimits,
     bridged: bool,
@@ -163,7 +165,7 @@ struct Limits {
 }
 
 impl Limits {
-    /// Where a request for plain data that begins at `start` is cut, if it goes on so far.
+    /// Where a request for plain data that begins at `start` is split, if it is long enough.
     fn cut(&self, start: u64) -> u64 {
         let most = self.request.bytes.max(1);
         let whole = start.saturating_add(most);
@@ -171,7 +173,7 @@ impl Limits {
             return whole;
         }
         let aligned = whole.saturating_sub(whole % most);
-        // A request for the few bytes before a multiple is not worth it; the one after the next ends at one.
+        // A request for the few bytes before a multiple is not worth it. The request then ends at the next multiple.
         if aligned.saturating_sub(start) >= most / 8 {
             aligned
         } else {
@@ -180,8 +182,8 @@ impl Limits {
     }
 }
 
-/// True if `part` begins inside `last`, right after it, or after a gap to be read through, and there is room for at
-/// least a byte of it.
+/// True if `part` begins inside `last`, directly after it, or after a gap that is read through, and at least one byte
+/// of it still fits.
 fn joins(last: &Fetch, file: FileIndex, part: &FetchPart, limits: &Limits) -> bool {
     let start = part.stored.start();
     last.file == file
@@ -209,7 +211,7 @@ fn place(fetches: &mut Vec<Fetch>, file: FileIndex, part: FetchPart, limits: &Li
 }
 
 impl Fetch {
-    /// Cuts it into one of at most `bytes`, or of one coded unit that is longer, and the rest.
+    /// Splits it into a fetch of at most `bytes` (or one longer coded unit), and the rest.
     #[must_use]
     pub fn split_at(self, bytes: u64) -> (Self, Option<Self>) {
         let Self { file, range, parts, .. } = self;
@@ -224,7 +226,7 @@ impl Fetch {
                 later.push(part);
             } else {
                 let keep = edge.saturating_sub(part.stored.start().get());
-                // A block in two requests would have to be put together again.
+                // A block in two requests would have to be assembled from fragments.
                 let over = part.guest.start().get().saturating_add(keep) % BLOCK;
                 let keep = if keep > over { keep - over } else { keep };
                 let (stored, stored_later) = part.stored.split_at(keep);
@@ -237,7 +239,7 @@ impl Fetch {
     }
 
     fn of(file: FileIndex, mut parts: Vec<FetchPart>, within: StoredRange) -> Self {
-        // If parts lie over each other, a later one may begin before the place that an earlier one was cut at.
+        // If parts overlap, a later one may begin before the address at which an earlier one was split.
         parts.sort_by_key(|part| (part.stored, part.guest));
         let start = parts.first().map_or(within.start(), |part| part.stored.start());
         let end = parts.iter().map(|part| part.stored.end()).max().unwrap_or(start);
@@ -247,10 +249,10 @@ impl Fetch {
     }
 }
 
-/// Makes the requests at the edges of a transfer shorter, `abreast` of which are under way at once.
+/// Splits the requests at the edges of a transfer into shorter ones, `abreast` of which are under way at once.
 ///
-/// At its `start`, what comes in together is then done one after the other, and the processors have something to do soon.
-/// At its `end`, the link is busy to the last and little is left to do when the last byte has come.
+/// At its `start`, requests then complete one after the other, and the processors soon have work. At its `end`, the
+/// link stays busy and little work is left when the last byte arrives.
 pub fn taper(fetches: Vec<Fetch>, abreast: usize, least: u64, start: bool, end: bool) -> Vec<Fetch> {
     let abreast = abreast.max(1) as u64;
     let longest = fetches.iter().map(|fetch| fetch.range.len()).max().unwrap_or(0);
@@ -316,7 +318,7 @@ mod tests {
         }
     }
 
-    /// Extents over a guest disk whose units lie shuffled in the store, with gaps between them.
+    /// Extents over a guest disk whose units are stored in shuffled order, with gaps between them.
     fn extents() -> impl Strategy<Value = Vec<Extent>> {
         let unit = (1u64..40, 0u64..6, 0u32..4, any::<u32>());
         proptest::collection::vec(unit, 1..60).prop_map(|units| {
@@ -394,7 +396,7 @@ mod tests {
         }
     }
 
-    /// Where requests for `len` bytes stored from `start` on are cut, in MiB, and how long they are.
+    /// Where requests for `len` bytes stored from `start` on are split, and how long they are, in MiB.
     fn cuts(start: u64, len: u64) -> Vec<(u64, u64)> {
         let stored = StoredRange::new(StoredOffset::new(start << 20), len << 20).unwrap();
         let range = Stored { file: FileIndex(0), range: stored };
@@ -408,7 +410,7 @@ mod tests {
     fn sequential_data_is_cut_at_multiples_of_the_length_of_a_request() {
         assert_eq!(cuts(0, 20), [(0, 8), (8, 8), (16, 4)]);
         assert_eq!(cuts(3, 20), [(3, 5), (8, 8), (16, 7)]);
-        assert_eq!(cuts(5, 8), [(5, 8)], "what fits one request is one");
+        assert_eq!(cuts(5, 8), [(5, 8)], "data that fits into one request is one request");
         assert_eq!(cuts(7, 20), [(7, 1), (8, 8), (16, 8), (24, 3)]);
     }
 
@@ -425,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_once_for_two_places_is_within_its_request_wherever_that_is_cut() {
+    fn data_shared_by_two_guest_ranges_is_within_its_request_wherever_it_is_split() {
         let stored = Stored { file: FileIndex(0), range: StoredRange::first(8 << 20) };
         let guest = |mib: u64| GuestRange::new(GuestOffset::new(mib << 20), 8 << 20).unwrap();
         let extents = [0, 8].map(|mib| Extent::new(guest(mib), ExtentKind::Data(stored)));
@@ -437,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_at_the_edges_are_shorter_and_lose_nothing() {
+    fn requests_at_the_edges_are_shorter_and_complete() {
         let stored = StoredRange::first(128 << 20);
         let range = Stored { file: FileIndex(0), range: stored };
         let extents = [Extent::new(GuestRange::first(128 << 20), ExtentKind::Data(range))];

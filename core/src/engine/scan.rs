@@ -1,6 +1,6 @@
-//! One pass over hot guest bytes: which 4 KiB blocks are zero, and the hash of each that is not.
+//! Scans guest bytes in one pass: finds the 4 KiB blocks that are zero, and hashes the others.
 //!
-//! The blocks of the zero scan are the leaves of the digest, so both come from the same pass, on a CPU worker.
+//! The blocks of the zero scan are the leaves of the digest. Both come from the same pass, on a CPU worker.
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use crate::layout::{BlockRun, Scanned};
 
 const BLOCK_BYTES: usize = BLOCK as usize;
 
-/// True if every byte is zero. Runs at the speed of memory: it looks at 256 bytes between two branches.
+/// True if every byte is zero. Runs at memory speed: it checks 256 bytes between two branches.
 pub fn is_zero(bytes: &[u8]) -> bool {
     let (chunks, rest) = bytes.as_chunks::<256>();
     chunks.iter().all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
@@ -18,7 +18,7 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 }
 
 impl Scanned {
-    /// Scans `bytes`, which begin at `start`. Blocks are hashed where `zero_leaf`, the hash of a block of zeros, is given.
+    /// Scans `bytes`, which begin at `start`. Hashes the blocks if `zero_leaf`, the hash of a zero block, is given.
     pub fn new(start: GuestOffset, bytes: Bytes, zero_leaf: Option<Hash>) -> Self {
         let blocks = bytes.len().div_ceil(BLOCK_BYTES);
         let mut runs: Vec<BlockRun> = Vec::new();
@@ -36,7 +36,7 @@ impl Scanned {
         Self { guest, bytes, runs, leaves, streams: Vec::new() }
     }
 
-    /// The runs with their guest ranges.
+    /// The runs with their guest ranges; true for zeros.
     pub fn ranges(&self) -> impl Iterator<Item = (GuestRange, bool)> + '_ {
         let mut rest = self.guest;
         self.runs.iter().map(move |run| {
@@ -46,10 +46,10 @@ impl Scanned {
         })
     }
 
-    /// The part within `range`, which begins at a block's start, and ends at a block's end or where this one does. Streams of
-    /// units that are not wholly in it are left out.
+    /// The part within `range`. The range begins at the start of a block, and ends at the end of a block or of these
+    /// bytes. Streams of units that are not wholly in it are left out.
     pub(crate) fn part(&self, range: GuestRange) -> Self {
-        debug_assert!(self.guest.contains(range), "a part lies within");
+        debug_assert!(self.guest.contains(range), "the range must be within the scanned bytes");
         let skip = range.start().get() - self.guest.start().get();
         let runs = self.ranges().filter_map(|(run, zero)| {
             let bytes = run.intersection(range)?.len();
@@ -67,9 +67,9 @@ impl Scanned {
         }
     }
 
-    /// The bytes of `range`, which lies within.
+    /// The bytes of `range`, which must be within `guest`.
     pub fn slice(&self, range: GuestRange) -> Bytes {
-        debug_assert!(self.guest.contains(range), "a part lies within");
+        debug_assert!(self.guest.contains(range), "the range must be within the scanned bytes");
         let skip = (range.start().get() - self.guest.start().get()) as usize;
         self.bytes.slice(skip..skip + range.len() as usize)
     }
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_single_byte_anywhere_is_seen() {
+    fn a_single_byte_anywhere_is_found() {
         let mut bytes = vec![0; 4096 + 77];
         assert!(is_zero(&bytes));
         for place in [0, 255, 256, 4095, 4096, 4096 + 76] {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_what_a_scan_of_it_alone_would_be() {
+    fn a_part_equals_a_scan_of_it_alone() {
         let mut bytes = vec![0; 4096 * 7 + 100];
         [5000, 4096 * 2, 4096 * 5 + 7, 4096 * 7 + 99].into_iter().for_each(|at: usize| bytes[at] = 1);
         let bytes = Bytes::from(bytes);

@@ -1,7 +1,8 @@
-//! Feeding a transfer from an image that is read in one pass.
+//! Feeds a transfer from an image that is read in one pass.
 //!
-//! What never comes is zero, and that shows only at the end. To hold little until then, a gap is taken for zeros as soon as
-//! there are too many gaps after it, and in guest order at once: whatever waited after it would fill the budget.
+//! Guest bytes that never arrive are zero, which is certain only at the end. To bound memory until then, a gap is
+//! treated as zeros as soon as there are too many gaps after it; in guest order immediately, since waiting data would
+//! fill the budget.
 
 use std::task::{Context, Poll};
 
@@ -14,12 +15,13 @@ use crate::memory::{Budget, Reservation};
 use crate::ranges::RangeSet;
 use crate::source::{BoxFuture, Traffic};
 
-/// Stored bytes that are gathered before they go on together.
+/// Stored bytes that are collected before they are passed on together.
 const GATHER: u64 = 1 << 20;
-/// Pieces that are gathered at most, however small: a line that drips must not fill the memory with what describes it.
+/// The most pieces that are collected, however small: their descriptions must not fill the memory if data arrives
+/// slowly.
 const PIECES: usize = 4096;
-/// Most separate runs of guest bytes that are remembered, and so how far out of order a stream may be. The ends of each
-/// may keep two blocks of the digest open, of up to 4 KiB.
+/// The most separate runs of guest bytes that are remembered, which limits how far out of order a stream may be. The
+/// ends of each run may keep two blocks of the digest open, of up to 4 KiB.
 const RUNS: usize = 4096;
 
 type Pulled = (Box<dyn ImageStream>, Result<(Vec<Piece>, bool)>);
@@ -77,12 +79,12 @@ impl StreamFeed {
         self.virtual_bytes
     }
 
-    /// True if nothing can be asked of the stream before others give room back.
-    pub(super) fn waits_for_room(&self) -> bool {
+    /// True if the stream cannot be read until others release memory.
+    pub(super) fn waits_for_memory(&self) -> bool {
         self.admission.is_some()
     }
 
-    /// One where it is read from now.
+    /// 1 while the stream is being read.
     pub(super) fn under_way(&self) -> usize {
         usize::from(self.pulling.is_some())
     }
@@ -124,12 +126,12 @@ impl StreamFeed {
         self.look(&*stream);
         let (pieces, more) = pulled?;
         let Some(mut reserved) = self.reserved.take() else {
-            return Err(Error::internal("a stream was read without room for it"));
+            return Err(Error::internal("a stream was read without reserved memory"));
         };
         let mut held = Vec::with_capacity(pieces.len());
         for piece in pieces {
             zeros.extend(self.covered.add(piece.guest)?);
-            // Pieces do not overlap, so that the sum fits.
+            // Pieces do not overlap, so the sum fits.
             self.allocated += piece.guest.len();
             let bytes = reserved.split(piece.bytes.len() as u64).hold(piece.bytes);
             held.push(Piece { bytes, ..piece });
@@ -149,7 +151,7 @@ impl StreamFeed {
     }
 }
 
-/// Takes pieces off the stream until there are enough for a job.
+/// Takes pieces from the stream until there are enough for a job.
 async fn pull(mut stream: Box<dyn ImageStream>) -> Pulled {
     let pulled = async {
         let mut pieces: Vec<Piece> = Vec::new();
@@ -165,34 +167,34 @@ async fn pull(mut stream: Box<dyn ImageStream>) -> Pulled {
     (stream, pulled)
 }
 
-/// Which guest bytes came.
+/// The guest bytes that have arrived.
 struct Covered {
-    /// After `closed`, without touching it.
+    /// Runs after `closed` that do not touch it.
     runs: RangeSet,
     most: usize,
-    /// Every byte before came or was taken for zero.
+    /// Every byte before this has arrived or was treated as zero.
     closed: u64,
 }
 
 impl Covered {
-    /// Nothing yet; as soon as there are `most` runs, the first gap is closed.
+    /// Empty. As soon as there are `most` runs, the first gap is closed.
     fn new(most: usize) -> Self {
         Self { runs: RangeSet::default(), most, closed: 0 }
     }
 
-    /// Bytes came. Returns the gap that this closes, which is zeros from now on.
+    /// Adds bytes that arrived. Returns the gap that this closes, which is zeros from now on.
     fn add(&mut self, range: GuestRange) -> Result<Option<GuestRange>> {
         if range.is_empty() {
             return Ok(None);
         }
         if range.start().get() < self.closed {
             return Err(Error::unsupported(format!(
-                "guest bytes {range} come twice in the stream, or long after those behind them"
+                "guest bytes {range} occur twice in the stream, or long after later guest bytes"
             ))
             .hint("give a path or a URL"));
         }
         if !self.runs.add_new(range) {
-            return Err(Error::malformed(format!("guest bytes {range} come twice")));
+            return Err(Error::malformed(format!("guest bytes {range} occur twice")));
         }
         if let Some(first) = self.runs.first()
             && first.start().get() <= self.closed
@@ -215,7 +217,9 @@ impl Covered {
     fn gaps(&self, size: u64) -> Result<Vec<GuestRange>> {
         let end = self.runs.list().map(|run| run.end().get()).find(|end| *end > size);
         if let Some(end) = Some(self.closed).filter(|closed| *closed > size).or(end) {
-            return Err(Error::malformed(format!("data up to {end} on a disk of {size} bytes")));
+            return Err(Error::malformed(format!(
+                "the image has data up to {end} on a disk of {size} bytes"
+            )));
         }
         Ok(self.runs.gaps(GuestRange::between(GuestOffset::new(self.closed), GuestOffset::new(size))))
     }
@@ -230,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_what_never_came_and_what_comes_twice_is_malformed() {
+    fn gaps_are_ranges_that_never_arrived_and_repeated_bytes_are_malformed() {
         let mut covered = Covered::new(9);
         for (start, end) in [(20, 30), (0, 10), (30, 40), (10, 15)] {
             covered.add(range(start, end)).unwrap();
@@ -242,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_runs_the_first_gap_is_taken_for_zeros_once() {
+    fn with_too_many_runs_the_first_gap_is_closed_once() {
         let mut covered = Covered::new(3);
         let add = |covered: &mut Covered, start, end| covered.add(range(start, end)).unwrap();
         assert_eq!(add(&mut covered, 0, 10), None);

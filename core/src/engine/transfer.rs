@@ -1,14 +1,15 @@
-//! The engine: guest bytes of a disk, fetched once, decoded on all cores, scanned, and given in whole blocks.
+//! The transfer: guest bytes of a disk are fetched once, decoded on all cores, scanned, and returned in whole blocks.
 //!
 //! ```text
-//!  map ──window──▶ plan ──group──▶ room ──▶ reads ──▶ jobs ──▶ blocks ──▶ (guest order) ──▶ items
-//!       1 ahead                 in turn    in flight  CPU pool  assembled     if asked
+//! map ──window──▶ plan ──group──▶ memory ──▶ reads ──▶ jobs ──▶ blocks ──▶ (guest order) ──▶ items
+//!       1 ahead                in order    in flight  CPU pool  assembled   if requested
 //! ```
 //!
-//! Everything is one state machine that is polled: no task is spawned, so dropping it drops every request under way.
-//! Memory is bounded by the [`Budget`]: a group of fetches starts once there is room for what it reads and what that
-//! decodes to, and the room goes back as the items made of it are dropped. For items in any order a group is one
-//! fetch; for items in guest order it is a whole window, since what comes early must wait for what lies before it.
+//! The whole transfer is one state machine that is polled. It spawns no task, so dropping it drops every request
+//! under way. The [`Budget`] bounds the memory: a group of fetches starts once memory is reserved for its input and
+//! its decoded output, and the memory is released as the items made of it are dropped. For items in any order, a
+//! group is one fetch. For items in guest order, it is a whole window, since data that arrives early must wait for
+//! the data before it.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -28,11 +29,11 @@ use crate::layout::Order;
 use crate::ranges::without;
 use crate::source::{BoxFuture, Traffic};
 
-/// Jobs a worker that may wait before nothing more is asked for: what lies in memory should still be in the caches, and
-/// reading faster than decoding gains nothing.
+/// Jobs per worker that may wait before reading pauses. Waiting data should still be in the CPU caches, and reading
+/// faster than decoding gains nothing.
 const BACKLOG: usize = 8;
 
-/// What gives the stored bytes.
+/// The part that delivers the stored bytes.
 enum Feed {
     Mapped(MappedFeed),
     Stream(StreamFeed),
@@ -40,7 +41,7 @@ enum Feed {
 
 /// The guest bytes of a disk, as a stream of [`GuestItem`]s that cover it exactly once.
 ///
-/// After an error there is nothing more. At the end the sources have confirmed that they did not change.
+/// After an error there are no more items. When it ends, the sources have confirmed that they did not change.
 pub struct Transfer {
     feed: Feed,
     jobs: FuturesUnordered<BoxFuture<'static, Result<decode::Decoded>>>,
@@ -59,7 +60,7 @@ impl Transfer {
         Self::new(Feed::Mapped(MappedFeed::new(disk, &options)), end, options)
     }
 
-    /// The guest bytes of an image that is read in one pass, in the order in which it has them.
+    /// The guest bytes of an image that is read in one pass, in stored order.
     pub fn of_stream(stream: Box<dyn ImageStream>, options: TransferOptions) -> Self {
         let end = stream.virtual_bytes_known().then(|| stream.info().virtual_bytes);
         Self::new(Feed::Stream(StreamFeed::new(stream, &options)), end, options)
@@ -78,20 +79,21 @@ impl Transfer {
         }
     }
 
-    /// The next item, or `None` when the disk is covered. Dropping the future loses nothing.
+    /// The next item, or `None` when the disk is complete. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// Those of the map, the sources and the codecs.
+    /// Errors of the map, the sources and the codecs.
     pub async fn next(&mut self) -> Result<Option<GuestItem>> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Size of the disk in bytes, once it is known.
+    /// Size of the disk in bytes, if it is known.
     pub fn virtual_bytes(&self) -> Option<u64> {
         self.blocks.end()
     }
 
-    /// Guest bytes that the image maps to stored data, as far as the map was walked: all of them at the end.
+    /// Guest bytes that the image maps to stored data, in the part of the map that was walked: all of them at the
+    /// end.
     pub fn allocated_bytes(&self) -> u64 {
         match &self.feed {
             Feed::Mapped(mapped) => mapped.allocated_bytes(),
@@ -99,7 +101,7 @@ impl Transfer {
         }
     }
 
-    /// Guest bytes whose place is known so far.
+    /// Guest bytes whose mapping is known so far.
     pub fn mapped_bytes(&self) -> u64 {
         match &self.feed {
             Feed::Mapped(mapped) => mapped.mapped_bytes(),
@@ -107,16 +109,16 @@ impl Transfer {
         }
     }
 
-    /// True if nothing goes on but waiting for room in a budget, which others hold, or the items given out.
-    pub(crate) fn waits_for_room(&self) -> bool {
+    /// True if the transfer only waits for memory, which is held by others or by the items returned so far.
+    pub(crate) fn waits_for_memory(&self) -> bool {
         self.jobs.is_empty()
             && match &self.feed {
-                Feed::Mapped(mapped) => mapped.waits_for_room(),
-                Feed::Stream(stream) => stream.waits_for_room(),
+                Feed::Mapped(mapped) => mapped.waits_for_memory(),
+                Feed::Stream(stream) => stream.waits_for_memory(),
             }
     }
 
-    /// Requests to the source that are under way, those for its tables as one, and jobs of the CPU workers.
+    /// Requests to the source that are under way (those for tables count as one), and jobs of the CPU workers.
     pub(crate) fn under_way(&self) -> (usize, usize) {
         let reads = match &self.feed {
             Feed::Mapped(mapped) => mapped.under_way(),
@@ -125,7 +127,7 @@ impl Transfer {
         (reads, self.jobs.len())
     }
 
-    /// Stored bytes of the image: of all its files together, or taken from the stream so far.
+    /// Stored bytes of the image: of all its files together, or read from the stream so far.
     pub fn object_bytes(&self) -> u64 {
         match &self.feed {
             Feed::Mapped(mapped) => mapped.disk().object_bytes(),
@@ -133,12 +135,12 @@ impl Transfer {
         }
     }
 
-    /// True if the image comes in one pass, and its size may show only at its end.
+    /// True if the image is read in one pass. Its size may be known only at its end.
     pub(crate) fn is_stream(&self) -> bool {
         matches!(self.feed, Feed::Stream(_))
     }
 
-    /// What was asked of the sources so far.
+    /// Traffic of the sources so far.
     pub fn traffic(&self) -> Traffic {
         match &self.feed {
             Feed::Mapped(mapped) => mapped.disk().traffic(),
@@ -146,7 +148,7 @@ impl Transfer {
         }
     }
 
-    /// What was remarkable so far.
+    /// Warnings so far.
     pub fn warnings(&self) -> Vec<Warning> {
         let mut warnings = match &self.feed {
             Feed::Mapped(mapped) => mapped.disk().warnings().list(),
@@ -177,7 +179,7 @@ impl Transfer {
         }
     }
 
-    /// One round over everything under way; true if something moved.
+    /// One round over all work under way; true if something progressed.
     fn advance(&mut self, cx: &mut Context<'_>) -> Result<bool> {
         let mut moved = false;
         let mut fetched = Vec::new();
@@ -212,7 +214,7 @@ impl Transfer {
             moved = true;
         }
         if !self.options.done.is_empty() {
-            // A unit is decoded whole where any of it is wanted.
+            // A unit is decoded whole if any part of it is needed.
             let items = std::mem::take(&mut self.ready);
             let done = &self.options.done;
             let left =

@@ -1,4 +1,4 @@
-//! What the parts of the engine exchange.
+//! Types that the parts of the engine exchange.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use crate::layout::{Order, Scanned};
 use crate::local::CpuPool;
 use crate::memory::{Budget, Reservation};
 
-/// Guest bytes of one job: long enough that handing it over costs nothing, short enough to stay in a core's cache and
-/// to keep all cores busy to the end.
+/// Guest bytes of one job: large enough that the overhead is negligible, small enough to stay in a core's cache and
+/// to keep all cores busy until the end.
 pub(super) const JOB: u64 = 1 << 20;
 
-/// Which compressed streams of the source's units go along with what they decode to.
+/// Selects the compressed streams of the source's units that are kept along with the decoded data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Passthrough {
-    /// How they are compressed.
+    /// The compression of the streams.
     pub compression: Compression,
-    /// Guest bytes of a unit; it begins at a multiple of them.
+    /// Guest bytes of a unit, which begins at a multiple of them.
     pub unit: u64,
 }
 
@@ -28,39 +28,39 @@ impl Passthrough {
     }
 }
 
-/// How a transfer goes about its work.
+/// Options of a transfer.
 #[derive(Clone, Debug)]
 pub struct TransferOptions {
     /// The order of the items.
     pub order: Order,
-    /// The hash of a zero block, where blocks are to be hashed.
+    /// The hash of a zero block, if blocks must be hashed.
     pub zero_leaf: Option<Hash>,
-    /// Which compressed streams are wanted too.
+    /// The compressed streams that are kept too, if any.
     pub passthrough: Option<Passthrough>,
-    /// Most requests in flight; by default as many as the source finds worthwhile.
+    /// The most requests in flight. Default: as many as the source recommends.
     pub connections: Option<usize>,
     /// The bound on bytes in flight.
     pub budget: Budget,
-    /// Guest ranges that are not wanted: of whole blocks but at the disk's end, in order, none meeting another. The items
-    /// cover the rest.
+    /// Guest ranges that are not read. They consist of whole blocks (except at the disk's end), are in order, and do
+    /// not touch. The items cover the rest.
     pub done: Arc<[GuestRange]>,
-    /// How much of the budget the conversion itself keeps to the end, in bytes.
+    /// The bytes of the budget that the conversion itself reserves until its end.
     pub reserved: u64,
-    /// Where decoding, hashing and scanning run.
+    /// The pool that decodes, hashes and scans.
     pub pool: Arc<CpuPool>,
 }
 
-/// A run of guest bytes, of whole 4 KiB blocks but for the last one of the disk.
+/// A run of guest bytes, in whole 4 KiB blocks except for the last block of the disk.
 #[derive(Clone, Debug)]
 pub enum GuestItem {
-    /// Known to be zeros without a look.
+    /// Zeros that are known without reading.
     Zero(GuestRange),
-    /// Bytes, scanned for blocks of zeros.
+    /// Bytes that were scanned for zero blocks.
     Data(Scanned),
 }
 
 impl GuestItem {
-    /// Which guest bytes.
+    /// The guest bytes.
     pub fn guest(&self) -> GuestRange {
         match self {
             Self::Zero(range) => *range,
@@ -68,7 +68,7 @@ impl GuestItem {
         }
     }
 
-    /// The part within `range`, of whole blocks.
+    /// The part within `range`, in whole blocks.
     pub(crate) fn part(&self, range: GuestRange) -> Self {
         match self {
             _ if range == self.guest() => self.clone(),
@@ -78,19 +78,19 @@ impl GuestItem {
     }
 }
 
-/// Stored bytes in hand, with the room for what they decode to.
+/// Stored bytes in memory, with the reservation for the data that they decode to.
 pub(super) struct Fetched {
     pub(super) pieces: Vec<Piece>,
     pub(super) reserved: Reservation,
 }
 
-/// How a round of a feed went.
+/// The result of a round of a feed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fed {
-    /// Something moved.
+    /// Something progressed.
     Moved,
     /// Everything waits.
     Waiting,
-    /// There is nothing more to come.
+    /// There is no more data.
     Ended,
 }

@@ -1,12 +1,12 @@
-//! Which units of a target a disk fills, from its map.
+//! Finds the units of a target that a disk fills, from its map.
 
 use crate::address::{GuestOffset, GuestRange};
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::layout::unit_map::UnitMap;
 
-/// Walks the whole map, some tables at a time: the guest bytes that are mapped to stored data, and the units of a target
-/// that they touch.
+/// Walks the whole map, some tables at a time. Returns the number of guest bytes that are mapped to stored data, and
+/// the units of a target that they touch.
 pub(crate) async fn allocation(disk: &Disk, unit: Option<u64>) -> Result<(u64, Option<UnitMap>)> {
     let mut units = unit.map(UnitMap::new);
     if let (Some(known), None) = (disk.allocated_without_tables(), &units) {
@@ -19,7 +19,7 @@ pub(crate) async fn allocation(disk: &Disk, unit: Option<u64>) -> Result<(u64, O
         for extent in disk.extents(GuestRange::between(at, end)).await? {
             at = extent.guest.end();
             if extent.is_allocated() {
-                // Extents do not overlap, so that the sum fits.
+                // Extents do not overlap, so the sum fits.
                 allocated += extent.guest.len();
             }
             if let (Some(units), false) = (&mut units, extent.is_zero()) {

@@ -8,13 +8,13 @@ use crate::layout::part::Part;
 use crate::layout::types::{LayoutFacts, LayoutInput, OutputSize, Write, Writes};
 use crate::source::{BoxFuture, HeadTail, Source};
 
-/// Places a disk in a target: the writer of one format.
+/// Places a disk in a target: the writer for one format.
 ///
-/// It is given every guest byte once, and answers with writes; it never waits and never sees the sink. Every byte of the
-/// target, from 0 to its length, is in exactly one [`Write`]; gaps are zeroed, not skipped. The order of the writes follows
-/// from the sink ([`WriteOrder`](crate::WriteOrder)):
+/// A layout gets every guest byte once, and returns writes. It never waits and never sees the sink. Every byte of the
+/// target, from 0 to its length, is in exactly one [`Write`]; gaps are zeroed, not skipped. The order of the writes
+/// depends on the sink ([`WriteOrder`](crate::WriteOrder)):
 ///
-/// * *packed*: units are appended in guest order as they come, zeros are left out, and what must be stored before them is
+/// * *packed*: units are appended in guest order, zeros are left out, and metadata that precedes the units is
 ///   written last;
 /// * *placed*, for a strictly sequential sink: all positions follow from the map ([`needs_map`](Self::needs_map)), and
 ///   everything is written front to back.
@@ -29,22 +29,23 @@ pub trait Layout: Send + Sync {
     /// same.
     fn options(&self) -> String;
 
-    /// What it is given.
+    /// The form in which the layout takes a disk.
     fn input(&self) -> LayoutInput;
 
-    /// Size in bytes of the unit that it allocates, if it has one.
+    /// Size in bytes of the unit that the layout allocates, if it has one.
     fn unit(&self) -> Option<u64>;
 
-    /// Whether [`begin`](Self::begin) needs [`LayoutFacts::map`].
+    /// Whether [`begin`](Self::begin) requires [`LayoutFacts::map`].
     fn needs_map(&self) -> bool;
 
-    /// Size in bytes that a disk of `source_bytes` is written with: the same, or larger if that was asked for.
+    /// The disk size in bytes that a disk of `source_bytes` is written with: the same, or larger if that was
+    /// requested.
     ///
     /// # Errors
-    /// `destination_unsuitable` if the format cannot keep that size exactly, or not at all.
+    /// `destination_unsuitable` if the format cannot represent that size exactly.
     fn virtual_bytes(&self, source_bytes: u64) -> Result<u64>;
 
-    /// Size of the target, if the size of the disk is known. Without a map every unit counts.
+    /// Size of the target, if the size of the disk is known. Without a map, every unit is assumed to hold data.
     ///
     /// # Errors
     /// `destination_unsuitable` if the format cannot hold the disk.
@@ -56,13 +57,13 @@ pub trait Layout: Send + Sync {
     /// `destination_unsuitable` if the format cannot hold the disk.
     fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes>;
 
-    /// Takes a part of the disk.
+    /// Places a part of the disk.
     ///
     /// # Errors
-    /// `destination_unsuitable` if the format cannot hold it.
+    /// `destination_unsuitable` if the format cannot hold the part.
     fn place(&mut self, part: Part) -> Result<Vec<Write>>;
 
-    /// Writes what the layout gathers. After that its state depends only on the lengths of what was placed, so that a
+    /// Writes buffered data. Afterwards, the layout's state depends only on the lengths of what was placed, so that a
     /// resumed run can rebuild it.
     fn flush(&mut self) -> Vec<Write>;
 
@@ -72,11 +73,11 @@ pub trait Layout: Send + Sync {
     /// `destination_unsuitable` if the format cannot hold a disk of that size.
     fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)>;
 
-    /// Checks the written target before it is published: it must be detected as this format and as no other, whatever the
-    /// guest has on its disk.
+    /// Checks the written target before it is published: it must be detected as this format and as no other, whatever
+    /// the guest's disk contains.
     ///
     /// # Errors
-    /// `destination_unsuitable` if others would take it for another format.
+    /// `destination_unsuitable` if other tools could take the target for another format.
     fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>>;
 
     /// Opens the target with the reader of its format.

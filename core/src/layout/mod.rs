@@ -1,4 +1,4 @@
-//! How a disk is placed in a target.
+//! Places a disk in a target.
 //!
 //! ```text
 //!            LayoutFacts           Part: zeros, bytes, or an encoded unit

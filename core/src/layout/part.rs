@@ -1,4 +1,4 @@
-//! The parts of a disk as a layout is given them.
+//! The parts of a disk that a layout gets.
 
 use bytes::Bytes;
 
@@ -6,57 +6,57 @@ use crate::address::GuestRange;
 use crate::digest::Hash;
 use crate::disk::SourceStream;
 
-/// What a layout is given.
+/// A part of a disk.
 #[derive(Clone, Debug)]
 pub enum Part {
     /// Guest bytes that are zeros.
     Zero(GuestRange),
-    /// Guest bytes, scanned for zeros.
+    /// Guest bytes that were scanned for zeros.
     Bytes(Scanned),
     /// A unit as the target stores it.
     Unit(Encoded),
 }
 
-/// A unit that holds other than zeros, encoded.
+/// An encoded unit that is not all zeros.
 #[derive(Clone, Debug)]
 pub struct Encoded {
-    /// Which one: its guest address divided by the unit's size.
+    /// The index of the unit: its guest address divided by the unit's size.
     pub unit: u64,
-    /// How its bytes carry it.
+    /// How the unit is encoded.
     pub coding: Coding,
-    /// Its bytes. A plain unit is whole, with zeros after the disk's end.
+    /// The encoded bytes. A plain unit is whole, padded with zeros after the disk's end.
     pub bytes: Bytes,
 }
 
-/// How the bytes of a unit carry it.
+/// How a unit is encoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Coding {
-    /// Verbatim: compressing would not have made it smaller.
+    /// Verbatim: compression would not have made it smaller.
     Plain,
-    /// As the encoder made them, in this many bytes.
+    /// Encoded in this many bytes.
     Coded(usize),
 }
 
-/// A run of blocks that are all zero, or all not.
+/// A run of blocks that are all zero, or all non-zero.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BlockRun {
-    /// How many bytes: whole blocks, but for the last one of the disk.
+    /// The length in bytes: whole blocks, except for the last block of the disk.
     pub bytes: u64,
-    /// True if they are zeros.
+    /// True if the blocks are zeros.
     pub zero: bool,
 }
 
-/// Guest bytes that were scanned. They begin at a block's start, and end at a block's end or at the disk's.
+/// Guest bytes that were scanned. They begin at the start of a block, and end at the end of a block or of the disk.
 #[derive(Clone, Debug)]
 pub struct Scanned {
-    /// Which guest bytes.
+    /// The range of guest bytes.
     pub guest: GuestRange,
     /// The bytes.
     pub bytes: Bytes,
-    /// What the scan found: runs that alternate and add up to the length.
+    /// The result of the scan: alternating runs that add up to the length.
     pub runs: Vec<BlockRun>,
-    /// The hash of each block, if hashes were asked for.
+    /// The hash of each block, if hashes were requested.
     pub leaves: Vec<Hash>,
-    /// Compressed streams that the source had for units within, if they were asked for, in guest order.
+    /// The source's compressed streams for units within the range, if they were requested, in guest order.
     pub streams: Vec<(GuestRange, SourceStream)>,
 }

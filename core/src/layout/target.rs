@@ -1,4 +1,4 @@
-//! A layout and where it is written.
+//! A layout and its sink.
 
 use crate::layout::layout::Layout;
 use crate::sink::Sink;
@@ -7,6 +7,6 @@ use crate::sink::Sink;
 pub struct Target {
     /// The format.
     pub layout: Box<dyn Layout>,
-    /// The place.
+    /// The destination.
     pub sink: Box<dyn Sink>,
 }

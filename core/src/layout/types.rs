@@ -1,4 +1,4 @@
-//! What a layout is told and asked for, and what it answers with.
+//! The inputs and outputs of a layout.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use crate::address::{TargetOffset, TargetRange};
 use crate::layout::encoder::Encoder;
 use crate::layout::unit_map::UnitMap;
 
-/// A step that a layout asks of the sink.
+/// A step that the sink performs for a layout.
 #[derive(Clone, Debug)]
 pub enum Write {
-    /// These pieces, one after the other, from this address.
+    /// Writes these pieces, one after the other, from this address on.
     Bytes(TargetOffset, Vec<Bytes>),
-    /// Zeros.
+    /// Writes zeros.
     Zero(TargetRange),
 }
 
@@ -26,7 +26,7 @@ impl Write {
         }
     }
 
-    /// How many bytes it holds.
+    /// The number of bytes of the step.
     pub(crate) fn bytes(&self) -> u64 {
         match self {
             Self::Bytes(_, pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
@@ -35,49 +35,51 @@ impl Write {
     }
 }
 
-/// Writes one after the other, each made when it is taken: tables of any size in bounded memory.
+/// A sequence of writes, each created when it is taken. Tables of any size need only bounded memory.
 pub type Writes = Box<dyn Iterator<Item = Write> + Send>;
 
-/// What a layout is told of the disk.
+/// The facts about a disk that a layout gets.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct LayoutFacts {
-    /// Size in bytes of the disk as it is written, [`Layout::virtual_bytes`](crate::Layout::virtual_bytes); `None` for a raw stream, whose size shows at
-    /// its end.
+    /// Size in bytes of the written disk, [`Layout::virtual_bytes`](crate::Layout::virtual_bytes). `None` for a
+    /// raw stream, whose size is known only at its end.
     pub virtual_bytes: Option<u64>,
-    /// What identifiers are derived from, beside format, options and size: [`ImageInfo::fingerprint`](crate::ImageInfo::fingerprint).
+    /// Identifiers are derived from it, and from format, options and size:
+    /// [`ImageInfo::fingerprint`](crate::ImageInfo::fingerprint).
     pub fingerprint: [u8; 32],
-    /// The units of [`Layout::unit`](crate::Layout::unit) that the map says to hold data. Always there for a layout that
-    /// [needs it](crate::Layout::needs_map); `None` if it was not walked.
+    /// The units of [`Layout::unit`](crate::Layout::unit) that hold data according to the map. Always set for a
+    /// layout that [needs it](crate::Layout::needs_map); `None` if the map was not walked.
     pub map: Option<UnitMap>,
 }
 
 setters!(LayoutFacts { virtual_bytes: Option<u64>, fingerprint: [u8; 32], map: Option<UnitMap> });
 
-/// What a target takes.
+/// The size of a target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutputSize {
-    /// Length of the target in bytes, at most.
+    /// Upper bound of the target's length in bytes.
     pub bytes: u64,
-    /// True if it is exactly that.
+    /// True if `bytes` is the exact length.
     pub exact: bool,
 }
 
-/// In which order items come.
+/// The order of items.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Order {
-    /// As they are ready: windows are wide and follow the stored order.
+    /// In any order, as they are ready: windows are large and follow the stored order.
     #[default]
     Any,
     /// By guest address, without gaps.
     Guest,
 }
 
-/// What a layout wants to be given.
+/// The form in which a layout takes a disk.
 #[derive(Clone, Debug)]
 pub enum LayoutInput {
-    /// [`Part::Zero`](crate::Part::Zero) and [`Part::Bytes`](crate::Part::Bytes), in that order.
+    /// [`Part::Zero`](crate::Part::Zero) and [`Part::Bytes`](crate::Part::Bytes), in this order.
     Bytes(Order),
-    /// [`Part::Unit`](crate::Part::Unit) in guest order, encoded by this on the CPU workers. Units of zeros are left out.
+    /// [`Part::Unit`](crate::Part::Unit) in guest order, encoded by this encoder on the CPU workers. Zero units are
+    /// left out.
     Units(Arc<dyn Encoder>),
 }

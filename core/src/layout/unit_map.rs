@@ -1,14 +1,14 @@
-//! Which units of a disk (clusters, blocks, grains) hold something: what the tables of a target are made from.
+//! The units of a disk (clusters, blocks, grains) that hold data. The tables of a target are built from this.
 
 use std::ops::Range;
 
 use crate::address::GuestRange;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A set of units of one size, as runs of neighbours in guest order.
+/// A set of units of one size, stored as runs of adjacent units in guest order.
 ///
-/// It takes memory by the run and not by the unit, so that nearly empty and nearly full disks cost nothing, however large
-/// they are.
+/// Its memory depends on the number of runs and not of units: nearly empty and nearly full disks are cheap, however
+/// large they are.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UnitMap {
     unit: u64,
@@ -16,7 +16,7 @@ pub struct UnitMap {
     count: u64,
 }
 
-/// Where neighbours begin, and how many units lie in the runs before them: the next run tells how many there are.
+/// The start of a run, and the number of units in the runs before it. The next run thus gives the length of this one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Run {
     start: u64,
@@ -24,11 +24,10 @@ struct Run {
 }
 
 impl UnitMap {
-    /// Most runs: 16 MiB of memory, however an image is made to have more, and a disk of 128 GiB in which every other 64 KiB
-    /// are there.
+    /// The most runs: 16 MiB of memory. A disk of 128 GiB in which every other 64 KiB block is set has that many.
     pub const MOST_RUNS: usize = 1 << 20;
 
-    /// None yet, of `unit` bytes each.
+    /// An empty set of units of `unit` bytes.
     pub fn new(unit: u64) -> Self {
         Self { unit: unit.max(1), runs: Vec::new(), count: 0 }
     }
@@ -47,10 +46,10 @@ impl UnitMap {
         self.unit
     }
 
-    /// Adds the units that `guest` touches. It does not begin before the last unit that is there.
+    /// Adds the units that `guest` touches. It must not begin before the last unit in the set.
     ///
     /// # Errors
-    /// `internal` if it does; `destination_unsuitable` if there are too many runs.
+    /// `internal` if it begins before the last unit; `destination_unsuitable` if there are too many runs.
     pub fn add(&mut self, guest: GuestRange) -> Result<()> {
         if guest.is_empty() {
             return Ok(());
@@ -75,7 +74,7 @@ impl UnitMap {
             _ if full => Err(Error::new(
                 ErrorKind::DestinationUnsuitable,
                 format!(
-                    "what the disk holds lies in more than {} separate runs of {} bytes",
+                    "the data of the disk is in more than {} separate runs of {} bytes",
                     Self::MOST_RUNS,
                     self.unit
                 ),
@@ -88,18 +87,18 @@ impl UnitMap {
         }
     }
 
-    /// How many units there are.
+    /// The number of units.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// After the last unit.
+    /// The index after the last unit.
     fn end(&self) -> Option<u64> {
         let last = self.runs.last()?;
         Some(last.start.saturating_add(self.count.saturating_sub(last.rank)))
     }
 
-    /// The runs from the one at `first` on, each with how many units lie before it.
+    /// The runs from index `first` on, each with the number of units before it.
     fn from(&self, first: usize) -> impl Iterator<Item = (Range<u64>, u64)> + '_ {
         let runs = self.runs.get(first..).unwrap_or_default();
         let next = runs.iter().skip(1).map(|run| run.rank).chain(std::iter::once(self.count));
@@ -108,30 +107,31 @@ impl UnitMap {
             .map(|(run, next)| (run.start..run.start.saturating_add(next.saturating_sub(run.rank)), run.rank))
     }
 
-    /// How many units lie before `unit`, if it is there.
+    /// The number of units before `unit`, if `unit` is in the set.
     pub fn rank(&self, unit: u64) -> Option<u64> {
         let (run, rank) = self.runs_from(unit).next()?;
         Some(rank.saturating_add(unit.checked_sub(run.start)?))
     }
 
-    /// The last unit.
+    /// The index of the last unit.
     pub fn last(&self) -> Option<u64> {
         self.end().map(|end| end.saturating_sub(1))
     }
 
-    /// The units in guest order, as runs of neighbours.
+    /// The units in guest order, as runs of adjacent units.
     pub fn runs(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.from(0).map(|(run, _)| run)
     }
 
-    /// As [`runs`](Self::runs), but for those that end at `unit` or before it; each with how many units lie before it.
+    /// Like [`runs`](Self::runs), without those that end at `unit` or before it. Each run comes with the number of
+    /// units before it.
     pub fn runs_from(&self, unit: u64) -> impl Iterator<Item = (Range<u64>, u64)> + '_ {
-        // The last that begins at the unit or before it may hold it.
+        // The last run that begins at the unit or before it may contain the unit.
         let first = self.runs.partition_point(|run| run.start <= unit).saturating_sub(1);
         self.from(first).skip_while(move |(run, _)| run.end <= unit)
     }
 
-    /// As [`runs`](Self::runs), for who makes tables from them later.
+    /// Like [`runs`](Self::runs), but owned.
     pub fn into_runs(self) -> impl Iterator<Item = Range<u64>> + Send {
         let mut at = 0;
         std::iter::from_fn(move || {
@@ -141,8 +141,8 @@ impl UnitMap {
         })
     }
 
-    /// How many groups of `units` neighbours each, such as the entries of one table, hold any: which tables a two-level
-    /// map needs.
+    /// The number of groups of `units` adjacent units that contain any. A group can be the entries of one table; this
+    /// is then the number of tables that a two-level map needs.
     pub fn groups(&self, units: u64) -> u64 {
         let units = units.max(1);
         let (mut groups, mut next) = (0u64, 0u64);
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_those_that_hold_any() {
+    fn groups_are_counted_if_they_contain_a_unit() {
         let mut units = UnitMap::new(1);
         for (start, end) in [(0, 2), (3, 9), (9, 10), (40, 41), (47, 52)] {
             units.add(range(start, end)).unwrap();

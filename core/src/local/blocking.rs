@@ -1,4 +1,4 @@
-//! Blocking system calls, away from the workers that carry sockets and timers.
+//! Runs blocking system calls on threads apart from the workers that handle sockets and timers.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,17 +10,17 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Tells blocking work that nobody waits for it any more.
+/// Tells blocking work that its result is no longer needed.
 pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// To be asked between two system calls.
+    /// Must be called between two system calls.
     ///
     /// # Errors
-    /// `cancelled` once the future of the work was dropped.
+    /// `cancelled` if the future of the work was dropped.
     pub(crate) fn check(&self) -> Result<()> {
         if self.0.load(Ordering::Acquire) {
-            Err(Error::new(ErrorKind::Cancelled, "nobody waits for this work any more"))
+            Err(Error::new(ErrorKind::Cancelled, "the work was cancelled"))
         } else {
             Ok(())
         }
@@ -29,11 +29,11 @@ impl Stop {
 
 /// Runs `work` on a thread for blocking calls.
 ///
-/// Dropping the future takes work that did not begin out of the queue, and raises the [`Stop`] of work that did: what
-/// remains is the one system call that it is in.
+/// Dropping the future removes work that has not begun from the queue, and raises the [`Stop`] of work that has. At
+/// most the current system call then remains.
 ///
 /// # Errors
-/// Those of `work`; `cancelled` if the runtime shuts down.
+/// Errors of `work`; `cancelled` if the runtime is shutting down.
 ///
 /// # Panics
 /// Outside a tokio runtime.
@@ -60,17 +60,17 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 fn shuts_down() -> Error {
-    Error::new(ErrorKind::Cancelled, "the runtime shuts down")
+    Error::new(ErrorKind::Cancelled, "the runtime is shutting down")
 }
 
 fn panicked() -> Error {
     Error::internal("a blocking call panicked")
 }
 
-/// Blocking work that is done one piece after the other, in the order in which it is asked for.
+/// Runs blocking work one piece at a time, in the order of submission.
 ///
-/// One thread does what waits, and goes on to the next piece without another being woken. For what the kernel does one at
-/// a time anyway: threads that write to one file side by side spin for its lock, and win nothing.
+/// One thread works through the queue and continues with the next piece without waking another. Meant for work that
+/// the kernel serializes anyway: several threads that write to one file contend for its lock and gain nothing.
 #[derive(Default)]
 pub(crate) struct SerialQueue {
     state: Mutex<QueueState>,
@@ -80,7 +80,7 @@ pub(crate) struct SerialQueue {
 struct QueueState {
     waiting: VecDeque<(u64, Box<dyn FnOnce() + Send>)>,
     next: u64,
-    /// A thread does the work, or is about to.
+    /// True if a thread is working, or is about to.
     running: bool,
 }
 
@@ -95,10 +95,10 @@ impl SerialQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `work` in its turn. Dropping the future is as in [`blocking`].
+    /// Runs `work` when its turn comes. Dropping the future has the same effect as for [`blocking`].
     ///
     /// # Errors
-    /// Those of `work`; `cancelled` if the runtime shuts down.
+    /// Errors of `work`; `cancelled` if the runtime is shutting down.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -123,7 +123,8 @@ impl SerialQueue {
         let seen = Stop(Arc::clone(&stop));
         let (answer, answered) = oneshot::channel();
         let work = Box::new(move || {
-            // Whoever waits for the answer knows that nothing is held any more, nor by a panic that unwinds.
+            // When the caller gets the result, nothing that `work` captured is held any more, even after a panic that
+            // unwinds.
             let done = catch_unwind(AssertUnwindSafe(|| work(&seen)));
             let _ = answer.send(done.unwrap_or_else(|_| Err(panicked())));
         });
@@ -146,7 +147,8 @@ impl SerialQueue {
     }
 }
 
-/// The thread that does the work of a [`SerialQueue`]; where it never begins, nobody is left to wait for it.
+/// The thread that serves a [`SerialQueue`]. If it never starts, it is dropped, and every waiting caller gets an
+/// error.
 struct Worker {
     queue: Arc<SerialQueue>,
     left: bool,
@@ -186,7 +188,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_lane_does_one_thing_at_a_time_in_order() {
+    async fn a_serial_queue_runs_one_piece_at_a_time_in_order() {
         let queue = Arc::new(SerialQueue::default());
         let seen = Arc::new(Mutex::new(Vec::new()));
         let busy = Arc::new(AtomicBool::new(false));
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_dropped_is_not_begun_and_what_follows_is_done() {
+    async fn dropped_work_does_not_start_and_later_work_does() {
         let queue = Arc::new(SerialQueue::default());
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let held = Arc::new(());
@@ -219,7 +221,7 @@ mod tests {
         let kept = Arc::clone(&held);
         let mut second = Box::pin(queue.run(move |_| {
             drop(kept);
-            panic!("nobody waits for this");
+            panic!("this must not run");
             #[allow(unreachable_code)]
             Ok(())
         }));
@@ -227,7 +229,7 @@ mod tests {
         assert!(tokio::time::timeout(moment, &mut first).await.is_err());
         assert!(tokio::time::timeout(moment, &mut second).await.is_err());
         drop(second);
-        assert_eq!(Arc::strong_count(&held), 1, "it lets go of what it held");
+        assert_eq!(Arc::strong_count(&held), 1, "captured values are dropped");
         let third = queue.run(|_| Ok(3));
         drop(first);
         go.send(()).unwrap();
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lane_goes_on_after_a_panic() {
+    async fn a_serial_queue_continues_after_a_panic() {
         let queue = Arc::new(SerialQueue::default());
         let error = queue.run::<()>(|_| panic!("on purpose")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Internal);
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_lane_whose_runtime_is_gone() {
+    fn callers_get_an_error_if_the_runtime_is_gone() {
         let queue = Arc::new(SerialQueue::default());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let handle = runtime.handle().clone();

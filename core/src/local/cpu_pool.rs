@@ -1,8 +1,7 @@
-//! CPU workers, apart from the threads that carry sockets and timers.
+//! A pool of CPU workers, apart from the threads that handle sockets and timers.
 //!
-//! Inflating, hashing and scanning run here, in jobs of about 1 MiB, on as many threads as there are cores. The
-//! workers belong to the pool: dropping it lets the jobs under way end, skips those that nobody waits for any more, and
-//! joins the threads.
+//! Inflating, hashing and scanning run here in jobs of about 1 MiB, on one thread per core. The pool owns its
+//! workers. Dropping it lets running jobs end, skips jobs whose caller is gone, and joins the threads.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -15,7 +14,7 @@ use crate::error::{Error, Result};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A pool of CPU workers. Conversions may share one.
+/// A pool of CPU workers. Conversions can share one.
 #[derive(Debug)]
 pub struct CpuPool {
     jobs: Option<Sender<Job>>,
@@ -23,10 +22,10 @@ pub struct CpuPool {
 }
 
 impl CpuPool {
-    /// A pool of `threads` workers, at least one; 0 means one a core.
+    /// A pool of `threads` workers; 0 means one per core.
     ///
     /// # Errors
-    /// `internal` if the system gives no thread.
+    /// `internal` if the system cannot create a thread.
     pub fn new(threads: usize) -> Result<Self> {
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -39,21 +38,21 @@ impl CpuPool {
             std::thread::Builder::new().name(format!("diskferry-cpu-{number}")).spawn(move || work(&queue))
         };
         let workers = (0..threads).map(spawn).collect::<std::io::Result<_>>();
-        let workers =
-            workers.map_err(|error| Error::internal("no thread for a CPU worker").caused_by(error))?;
+        let workers = workers
+            .map_err(|error| Error::internal("cannot create a thread for a CPU worker").caused_by(error))?;
         Ok(Self { jobs: Some(jobs), workers })
     }
 
-    /// How many workers it has.
+    /// The number of workers.
     pub fn threads(&self) -> usize {
         self.workers.len()
     }
 
-    /// Has a worker run `job` and waits for its answer. Jobs start in the order they were given. Dropping the future
-    /// drops a job that has not started; one that has runs to its end, unheard.
+    /// Runs `job` on a worker and waits for its result. Jobs start in the order of submission. Dropping the future
+    /// drops a job that has not started; a running job continues to its end, and its result is discarded.
     ///
     /// # Errors
-    /// What the job answers; `internal` if it panics.
+    /// Errors of the job; `internal` if it panics.
     pub fn run<T, F>(&self, job: F) -> impl Future<Output = Result<T>> + Send + use<T, F>
     where
         T: Send + 'static,
@@ -63,8 +62,8 @@ impl CpuPool {
         let job = Box::new(move || {
             if !answer.is_closed() {
                 let done = catch_unwind(AssertUnwindSafe(job));
-                let done = done.unwrap_or_else(|_| Err(Error::internal("a CPU worker's job panicked")));
-                // Nobody listens any more where the caller was dropped meanwhile.
+                let done = done.unwrap_or_else(|_| Err(Error::internal("a job of a CPU worker panicked")));
+                // Fails if the caller was dropped meanwhile.
                 let _ = answer.send(done);
             }
         });
@@ -92,7 +91,7 @@ impl Drop for CpuPool {
     fn drop(&mut self) {
         self.jobs = None;
         for worker in self.workers.drain(..) {
-            // A worker cannot panic: jobs are caught.
+            // A worker cannot panic: panics of jobs are caught.
             let _ = worker.join();
         }
     }
@@ -103,7 +102,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_in_a_job_is_an_error_and_the_pool_lives_on() {
+    async fn a_panic_in_a_job_is_an_error_and_the_pool_continues() {
         let pool = CpuPool::new(1).unwrap();
         let failed = pool.run(|| -> Result<()> { panic!("on purpose") }).await;
         assert_eq!(failed.unwrap_err().kind(), crate::error::ErrorKind::Internal);

@@ -1,4 +1,4 @@
-//! How the bytes of local files are moved.
+//! How local files are read and written.
 
 use std::sync::Arc;
 
@@ -7,24 +7,25 @@ use crate::local::no_ring::Ring;
 #[cfg(feature = "io-uring")]
 use crate::local::ring::{Ring, shared_ring};
 
-/// How the bytes of local files and block devices are moved.
+/// How local files and block devices are read and written.
 ///
-/// Nothing chooses the ring by itself: on two cores it was measured to win nowhere, see PERFORMANCE.md. With files that are
-/// not in memory it takes less of the processor.
+/// The ring is never chosen automatically. On two cores it was measured to be no faster in any case, see
+/// PERFORMANCE.md. For files that are not in the page cache it takes less CPU time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum FileIo {
-    /// By `pread` and `pwritev` on threads for blocking calls.
+    /// With `pread` and `pwritev` on threads for blocking calls.
     #[default]
     Plain,
-    /// By io_uring, on the one ring of this process. If the kernel gives none (it is older than 5.6, or a policy
-    /// forbids it) it is [`Plain`](Self::Plain), without an error. Needs the feature `io-uring`.
+    /// With io_uring, on one ring shared by this process. If the kernel does not provide one (it is older than 5.6,
+    /// or a policy forbids it), [`Plain`](Self::Plain) is used instead, without an error. Needs the feature
+    /// `io-uring`.
     #[cfg(feature = "io-uring")]
     Ring,
 }
 
 impl FileIo {
-    /// The ring, if it is wanted and can be had. Starts it if need be, which waits for the kernel for a moment.
+    /// The ring, if it is wanted and available. Starts it if necessary, which briefly waits for the kernel.
     pub(crate) fn ring(self) -> Option<Arc<Ring>> {
         match self {
             Self::Plain => None,

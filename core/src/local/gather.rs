@@ -1,19 +1,19 @@
-//! What remains of pieces that a system call takes a part of.
+//! Tracks the rest of a list of pieces of which a system call took a part.
 
 use std::io::IoSlice;
 
 use bytes::Bytes;
 
-/// The most pieces in one call, as Linux has it (`IOV_MAX`).
+/// The most pieces in one call on Linux (`IOV_MAX`).
 const PIECES: usize = 1024;
 
-/// Zeros to write where they cannot be had otherwise.
+/// Zeros to write, if the file system or device cannot create them.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// The most zeros in one list: as much as one call is worth, so that giving up is noticed between two.
+/// The most zeros in one list: about the size of one call, so that cancellation is noticed between two.
 pub(crate) const MOST_ZEROS: u64 = 1 << 20;
 
-/// `len` zeros, at most [`MOST_ZEROS`] of them, without memory of their own.
+/// A list of `len` zeros, at most [`MOST_ZEROS`]. It allocates no buffer.
 pub(crate) fn zeros(len: u64) -> Vec<Bytes> {
     let page = Bytes::from_static(&ZEROS);
     let mut left = usize::try_from(len.min(MOST_ZEROS)).unwrap_or(ZEROS.len());
@@ -26,11 +26,11 @@ pub(crate) fn zeros(len: u64) -> Vec<Bytes> {
     pieces
 }
 
-/// A list of pieces, and how far it is done.
+/// A list of pieces, and the progress in it.
 pub(crate) struct Gather<'a> {
-    /// Where a piece remains, a byte of its first one does.
+    /// The remaining pieces. At least one byte of the first one remains.
     rest: &'a [Bytes],
-    /// How much of the first piece is done.
+    /// The bytes of the first piece that are done.
     skip: usize,
 }
 
@@ -45,7 +45,7 @@ impl<'a> Gather<'a> {
         self.rest.is_empty()
     }
 
-    /// What one call is asked to write: at least a byte where one remains, and at most `most`, which is not 0.
+    /// The slices for one call: at least one byte if any remains, and at most `most` bytes; `most` is not 0.
     pub(crate) fn slices(&self, most: usize) -> Vec<IoSlice<'a>> {
         let mut left = most;
         let mut slices = Vec::with_capacity(self.rest.len().min(PIECES));
@@ -61,8 +61,8 @@ impl<'a> Gather<'a> {
         slices
     }
 
-    /// What one call is asked to write where memory and lengths must be multiples of `align`, and `at`, where it begins in
-    /// the target, as well: none if the next piece is not so, or where that comes to less than `least` bytes.
+    /// The slices for one call whose addresses, lengths and target offset `at` must be multiples of `align`. Empty if
+    /// the next piece is not aligned, or if there are less than `least` bytes.
     pub(crate) fn aligned(&self, at: u64, align: usize, least: usize) -> Vec<IoSlice<'a>> {
         let mut slices = if at.is_multiple_of(align as u64) { self.slices(usize::MAX) } else { Vec::new() };
         let whole = |slice: &IoSlice<'_>| {
@@ -76,7 +76,7 @@ impl<'a> Gather<'a> {
         slices
     }
 
-    /// Goes on after the next `done` bytes.
+    /// Skips the next `done` bytes.
     pub(crate) fn advance(&mut self, done: usize) {
         self.skip += done;
         while let [first, others @ ..] = self.rest
@@ -94,7 +94,7 @@ mod tests {
     use crate::memory::Buffer;
 
     #[test]
-    fn short_writes_go_on_where_they_stopped() {
+    fn short_writes_continue_after_the_written_bytes() {
         let pieces = ["", "abc", "", "", "de", "fghij", ""].map(Bytes::from);
         for most in [1, 2, 4, 100] {
             for step in 1..12 {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_aligned_in_memory_and_in_the_target_is_asked_for_at_once() {
+    fn only_pieces_aligned_in_memory_and_target_are_written_directly() {
         let bytes = Buffer::new(256 << 10).unwrap().freeze();
         let lens = |pieces: &[Bytes], done, at| {
             let mut gather = Gather::new(pieces);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_are_as_many_as_asked_for_up_to_the_most() {
+    fn zeros_has_the_requested_length_up_to_the_limit() {
         for (asked, given) in [(0, 0), (1, 1), (100_000, 100_000), (u64::MAX, MOST_ZEROS)] {
             let pieces = zeros(asked);
             assert_eq!(pieces.iter().map(|piece| piece.len() as u64).sum::<u64>(), given);

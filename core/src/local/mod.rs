@@ -1,4 +1,4 @@
-//! What the local machine does for the engine: blocking system calls, io_uring, and the CPU workers.
+//! Services of the local machine: blocking system calls, io_uring, and CPU workers.
 
 mod blocking;
 mod cpu_pool;

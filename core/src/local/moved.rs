@@ -1,9 +1,9 @@
 //! The outcome of a read or write by the ring.
 
-/// What a request brought, and what it was given back.
+/// The result of a request, with its returned buffers.
 #[derive(Debug)]
 pub(crate) struct Moved<T> {
     pub(crate) data: T,
-    /// How many bytes from the start are done. If these are not all of them, the plain call tells why.
+    /// The number of bytes that are done, from the start. If some are missing, the plain call reports why.
     pub(crate) done: usize,
 }

@@ -1,4 +1,4 @@
-//! Stands for the ring in builds without io_uring: there is none, so nothing is ever asked of it.
+//! Replaces the ring in builds without io_uring. No ring exists there, so its methods are never called.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::local::moved::Moved;
 use crate::memory::Buffer;
 
-/// No value of it exists.
+/// Has no values.
 #[derive(Debug)]
 pub(crate) enum Ring {}
 

@@ -1,11 +1,11 @@
 //! One budget for all bytes in flight.
 //!
-//! Memory is reserved at once for all that a step needs, input and decoded output together, before the step starts, in
-//! the order of the plan. Whoever holds a reservation therefore never waits for more, and nothing can deadlock, even if
-//! many conversions share one budget. A reservation is returned when the bytes that it was made for are dropped.
+//! A step reserves all of its memory at once, input and decoded output together, before it starts. Steps reserve in
+//! the order of the plan. A step that holds a reservation never waits for more, so nothing can deadlock, even if many
+//! conversions share one budget. A reservation is returned when the bytes that it was made for are dropped.
 //!
 //! ```text
-//! ├── reserved for whole runs: at most 5/8 ──┼── always moves: at least 3/8 ──┤
+//! ├── reserved for whole runs: at most 5/8 ──┼── for single steps: at least 3/8 ──┤
 //! ```
 
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use crate::error::{Error, Result};
 /// Memory is counted in units of 4 KiB.
 const UNIT: u64 = 4096;
 
-/// A bound on the bytes in flight. Clones share it: that is how conversions do.
+/// A bound on the bytes in flight. Clones share it: conversions with clones of one budget are bounded together.
 #[derive(Clone, Debug)]
 pub struct Budget {
     units: Arc<Semaphore>,
-    /// The share of those who hold it while they wait for more.
+    /// The share for holders that wait for more memory.
     kept: Arc<Semaphore>,
     total: u64,
     used: Arc<Usage>,
@@ -36,7 +36,7 @@ struct Usage {
 }
 
 impl Budget {
-    /// The smallest that works: a few of the largest units, encoded and decoded.
+    /// The smallest budget that works: a few of the largest units, encoded and decoded.
     pub const SMALLEST: u64 = 16 << 20;
     /// The default of the command line.
     pub const DEFAULT: u64 = 256 << 20;
@@ -46,7 +46,7 @@ impl Budget {
         Self::of(bytes.max(Self::SMALLEST))
     }
 
-    /// Two budgets of half this one's size, apart from it, for two transfers that must not wait for each other.
+    /// Two separate budgets of half this one's size, for two transfers that must not wait for each other.
     pub(crate) fn halves(&self) -> [Self; 2] {
         [Self::of(self.total() / 2), Self::of(self.total() / 2)]
     }
@@ -58,12 +58,12 @@ impl Budget {
         Self { units, kept, total, used: Arc::default() }
     }
 
-    /// Its size in bytes.
+    /// The size in bytes.
     pub fn total(&self) -> u64 {
         self.total * UNIT
     }
 
-    /// Bytes that are reserved now.
+    /// The bytes that are reserved now.
     pub fn used(&self) -> u64 {
         self.used.now.load(Ordering::Relaxed)
     }
@@ -73,9 +73,9 @@ impl Budget {
         self.used.peak.load(Ordering::Relaxed)
     }
 
-    /// Reserves `bytes` as soon as they are free; requests are served in the order in which they are made. A request for
-    /// more than what nobody can [reserve for a run](Self::reserve_for_run) is answered with that: one step must always be
-    /// possible.
+    /// Reserves `bytes` as soon as they are free. Requests are served in order. At most the part of the budget that
+    /// is not [reserved for runs](Self::reserve_for_run) is granted, even if more is requested: a single step must
+    /// always be possible.
     ///
     /// # Errors
     /// `internal`: the budget is never closed.
@@ -93,9 +93,9 @@ impl Budget {
         Ok(Reservation { permit, used: Arc::clone(&self.used) })
     }
 
-    /// Reserves `bytes` for a whole run, such as the buffers of a sink, while more is reserved and returned. All runs together
-    /// hold at most five eighths of the budget this way, so that the rest always moves; a request for more is answered with
-    /// that much. A run asks for such a reservation once.
+    /// Reserves `bytes` for a whole run, such as for the buffers of a sink. The run can still reserve more for single
+    /// steps. All runs together hold at most five eighths of the budget this way, so that steps can always continue;
+    /// a request for more is granted that much. A run makes such a reservation at most once.
     ///
     /// # Errors
     /// See [`reserve`](Self::reserve).
@@ -109,14 +109,14 @@ impl Budget {
     }
 }
 
-/// Memory that is reserved from the beginning of a conversion to its end; dropping it returns it.
+/// Memory that is reserved for a whole conversion. Dropping it returns it.
 #[derive(Debug)]
 pub struct Reserved {
     _reservation: Reservation,
     _permit: OwnedSemaphorePermit,
 }
 
-/// Memory that is reserved; dropping it returns it.
+/// Memory that is reserved. Dropping it returns it.
 #[derive(Debug)]
 pub struct Reservation {
     permit: OwnedSemaphorePermit,
@@ -124,12 +124,12 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Splits off a reservation of `bytes`, or for all that is left of it.
+    /// Splits off a reservation of `bytes`, or of all that is left if that is less.
     pub fn split(&mut self, bytes: u64) -> Self {
         let units =
             usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX).min(self.permit.num_permits());
         let permit = self.permit.split(units);
-        // Cannot fail: there are at least so many.
+        // Cannot fail: the number of permits was bounded above.
         let permit = permit.unwrap_or_else(|| unreachable!("a reservation is split within its size"));
         Self { permit, used: Arc::clone(&self.used) }
     }
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn room_goes_back_with_the_last_slice() {
+    async fn memory_is_returned_with_the_last_slice() {
         let budget = Budget::new(Budget::SMALLEST);
         let mut reservation = budget.reserve(1 << 20).await.unwrap();
         let part = reservation.split(8192);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_is_kept_the_largest_step_is_possible() {
+    async fn the_largest_step_is_possible_whatever_runs_reserve() {
         let budget = Budget::new(Budget::SMALLEST);
         let kept = budget.reserve_for_run(u64::MAX).await.unwrap();
         let step = budget.reserve(u64::MAX).await.unwrap();

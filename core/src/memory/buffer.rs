@@ -1,8 +1,8 @@
-//! Large buffers that go back to the system, or to the next one who needs one.
+//! Large buffers that are reused or returned to the system.
 //!
-//! A general allocator keeps what it was given back, thread by thread: with many buffers of megabytes that were
-//! allocated on one thread and freed on another, a process holds a multiple of what it uses. These buffers are anonymous
-//! maps of their own. A few are kept for reuse, since touching new pages costs more than inflating into old ones.
+//! General allocators keep freed memory per thread: with many buffers of megabytes that are allocated on one thread
+//! and freed on another, a process holds a multiple of what it uses. These buffers are separate anonymous maps. A few
+//! are kept for reuse, since touching new pages costs more than inflating into old ones.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,11 +11,11 @@ use memmap2::MmapMut;
 
 use crate::error::{Error, Result};
 
-/// Shorter ones come from the allocator.
+/// Shorter buffers come from the allocator.
 const MAPPED: usize = 128 << 10;
-/// Lengths are rounded up to this, so that one fits another's place.
+/// Lengths are rounded up to this, so that buffers are interchangeable.
 const ROUND: usize = 64 << 10;
-/// Most bytes kept for reuse, in the whole process. It is what a process may hold above its budgets.
+/// Most bytes kept for reuse in the whole process, in addition to the budgets.
 const KEPT: usize = 24 << 20;
 
 static FREE: Mutex<Free> = Mutex::new(Free { maps: Vec::new(), bytes: 0 });
@@ -25,7 +25,7 @@ struct Free {
     bytes: usize,
 }
 
-/// A buffer of a fixed length. What it holds at first is not specified: zeros, or what an earlier user left.
+/// A buffer of a fixed length. Its initial content is unspecified: zeros, or data of an earlier use.
 #[derive(Debug)]
 pub struct Buffer {
     held: Held,
@@ -35,7 +35,7 @@ pub struct Buffer {
 #[derive(Debug)]
 enum Held {
     Small(Vec<u8>),
-    /// Taken only when dropped.
+    /// `None` only during drop.
     Mapped(Option<MmapMut>),
 }
 
@@ -43,7 +43,7 @@ impl Buffer {
     /// A buffer of `len` bytes.
     ///
     /// # Errors
-    /// `out_of_memory` if the system has no memory.
+    /// `out_of_memory` if the allocation fails.
     pub fn new(len: usize) -> Result<Self> {
         if len < MAPPED {
             return Ok(Self { held: Held::Small(vec![0; len]), len });
@@ -59,18 +59,18 @@ impl Buffer {
     /// A buffer for `bytes` bytes of a range.
     ///
     /// # Errors
-    /// `out_of_memory`, also if that is more than the address space.
+    /// `out_of_memory`, also if `bytes` exceeds the address space.
     pub fn for_bytes(bytes: u64) -> Result<Self> {
         Self::new(usize::try_from(bytes).map_err(|_| Error::out_of_memory(bytes))?)
     }
 
-    /// The buffer as bytes that can be shared; the memory goes back with the last slice of them.
+    /// Turns the buffer into bytes that can be shared. The memory is returned with the last slice of them.
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
 }
 
-/// `len` zeros that take no memory: their pages are never written, so the system has one for all of them.
+/// `len` zeros that take almost no memory: their pages are never written, so the system maps one zero page for all.
 ///
 /// # Errors
 /// See [`Buffer::new`].
@@ -95,7 +95,7 @@ pub(super) struct FillBuffer {
 }
 
 impl FillBuffer {
-    /// Nothing yet of `bytes` bytes.
+    /// An empty buffer with a capacity of `bytes` bytes.
     ///
     /// # Errors
     /// See [`Buffer::for_bytes`].
@@ -103,12 +103,12 @@ impl FillBuffer {
         Ok(Self { buffer: Buffer::for_bytes(bytes)?, filled: 0 })
     }
 
-    /// True if there is no room for more.
+    /// True if the buffer is full.
     pub(super) fn is_full(&self) -> bool {
         self.filled == self.buffer.len()
     }
 
-    /// Appends `bytes`, as far as there is room for them.
+    /// Appends `bytes`, as many as fit.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
         let taken = bytes.len().min(room.len());
@@ -116,13 +116,13 @@ impl FillBuffer {
         self.filled += taken;
     }
 
-    /// What was filled, as bytes that can be shared.
+    /// The filled part, as bytes that can be shared.
     pub(super) fn freeze(self) -> Bytes {
         self.buffer.freeze().slice(..self.filled)
     }
 }
 
-/// The kept map that fits best without wasting half of it.
+/// The smallest cached map that fits without wasting half of it.
 fn reuse(room: usize) -> Option<MmapMut> {
     let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
     let fits = |map: &MmapMut| map.len() >= room && map.len() / 2 <= room;
@@ -166,7 +166,7 @@ impl Drop for Buffer {
         let Held::Mapped(map) = &mut self.held else { return };
         let Some(map) = map.take() else { return };
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        // The oldest make room: the youngest are the ones that caches still hold.
+        // The oldest maps are unmapped first: the newest are most likely in the CPU caches.
         free.bytes += map.len();
         free.maps.push(map);
         while free.bytes > KEPT {
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_is_as_long_as_asked_and_its_memory_is_used_again() {
+    fn a_buffer_has_the_requested_length_and_its_memory_is_reused() {
         for len in [0, 1, MAPPED - 1, MAPPED, MAPPED + 1, 3 << 20] {
             let mut buffer = Buffer::new(len).unwrap();
             assert_eq!(buffer.len(), len);

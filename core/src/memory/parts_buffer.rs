@@ -1,4 +1,4 @@
-//! Buffers for the parts of a range that arrives from its start.
+//! Buffers for the parts of a range that arrives in order.
 
 use bytes::Bytes;
 
@@ -6,11 +6,12 @@ use crate::address::StoredRange;
 use crate::error::Result;
 use crate::memory::buffer::FillBuffer;
 
-/// Fills a buffer for each of several ranges, and gives it away when it is full. Only parts that have begun take memory.
+/// Fills a buffer for each of several ranges, and hands it over when it is full. Only parts that have begun take
+/// memory.
 pub struct PartsBuffer<'a> {
     parts: &'a [StoredRange],
     give: &'a mut (dyn FnMut(usize, Bytes) + Send),
-    /// Parts of which some bytes came, with their indexes.
+    /// Parts that have arrived incompletely, with their indexes.
     open: Vec<(usize, FillBuffer)>,
     begun: usize,
     start: u64,
@@ -18,17 +19,17 @@ pub struct PartsBuffer<'a> {
 }
 
 impl<'a> PartsBuffer<'a> {
-    /// For bytes that come from `start` on. The `parts` ascend by their starts, and none is empty.
+    /// Expects bytes from offset `start` on. The `parts` are sorted by their starts, and none is empty.
     pub fn new(start: u64, parts: &'a [StoredRange], give: &'a mut (dyn FnMut(usize, Bytes) + Send)) -> Self {
         Self { parts, give, open: Vec::new(), begun: 0, start, at: start }
     }
 
-    /// How many bytes came.
+    /// The number of bytes that have arrived.
     pub fn filled(&self) -> u64 {
         self.at - self.start
     }
 
-    /// The next `bytes` came.
+    /// Adds the next `bytes`.
     ///
     /// # Errors
     /// `out_of_memory`.
@@ -58,7 +59,7 @@ mod tests {
     use crate::address::StoredOffset;
 
     #[test]
-    fn each_part_is_given_when_its_last_byte_comes_whatever_the_pieces() {
+    fn each_part_is_handed_over_with_its_last_byte_for_all_piece_sizes() {
         let part = |start: u64, len: u64| StoredRange::new(StoredOffset::new(start), len).unwrap();
         // Neighbours, an overlap, one within another, and a gap.
         let parts = [part(100, 10), part(110, 20), part(125, 30), part(130, 5), part(200, 1), part(201, 9)];

@@ -1,14 +1,15 @@
-//! A block device as a target: written in place, and recognisable only when whole.
+//! A block device as a target. It is written in place, and looks empty until it is complete.
 //!
 //! ```text
-//! prepare  first MiB zeroed, flushed             from here on the old content is gone, and looks gone:
+//! prepare  first MiB zeroed, flushed             from here on the device looks empty:
 //! write    after the first MiB: to the device   no partition table, no file system, no image header
-//!          in the first MiB: kept in memory
+//!          in the first MiB: to memory
 //! finish   flush, first MiB written, flush
 //! ```
 //!
-//! What is whole pages in memory and on the device goes past the kernel's cache (`O_DIRECT`), which saves a copy of every
-//! byte and leaves nothing to wait for at the end; the rest goes through it. The kernel keeps the two apart by pages.
+//! Pages that are whole in memory and on the device bypass the page cache (`O_DIRECT`). This saves a copy of every
+//! byte and leaves nothing to sync at the end. Everything else goes through the page cache. The kernel keeps the two
+//! consistent per page.
 
 mod claim;
 
@@ -32,28 +33,28 @@ use crate::sink::sink::Sink;
 use crate::sink::types::{ReadBack, Receipt, SinkCapabilities, SinkHint, WriteOrder};
 use crate::source::{BoxFuture, FileSource, Source};
 
-/// What is zeroed first and written last, in bytes: partition tables, boot sectors, superblocks and image headers lie
-/// in it.
+/// The part that is zeroed first and written last, in bytes. Partition tables, boot sectors, superblocks and image
+/// headers are in it.
 pub const DEVICE_HEAD_BYTES: u64 = 1 << 20;
 
-/// The most bytes that may wait in the kernel's memory, about: closing the device waits for all of them, and so does
-/// giving up. A failing device also shows by then and not only at the end.
+/// About the most bytes that may wait in the page cache. Closing the device waits for all of them, and so does
+/// aborting. A failing device is also noticed after this many bytes and not only at the end.
 const BACKLOG: u64 = 256 << 20;
 
-/// No logical block of a device is longer, and no page of memory shorter.
+/// No logical block of a device is larger, and no page of memory is smaller.
 const PAGE: usize = 4096;
 
-/// What goes past the cache is waited for: with less than this at once a device is not kept busy.
+/// Direct writes are synchronous: with smaller ones a device is not kept busy.
 const LEAST_DIRECT: usize = 64 << 10;
 
-/// How a block device is written.
+/// Options for writing a block device.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct DeviceSinkOptions {
-    /// Wait for stable storage: after the old start is gone, before the new one is written, and after. Without it the
-    /// kernel still writes everything when the device is closed, and a failure of that is told to nobody.
+    /// Wait for stable storage: after the old head is zeroed, before the new head is written, and after that. Without
+    /// it, the kernel still writes everything when the device is closed, but nobody learns of a failure.
     pub sync: bool,
-    /// How its bytes are written, but for the first [`DEVICE_HEAD_BYTES`] and zeros: these are written by plain calls.
+    /// How the device is written. The first [`DEVICE_HEAD_BYTES`] and zeros are always written by plain calls.
     pub io: FileIo,
 }
 
@@ -65,26 +66,27 @@ impl Default for DeviceSinkOptions {
     }
 }
 
-/// True if `path` is a block device, or a link that leads to one: then a target is written with [`BlockDeviceSink`].
+/// True if `path` is a block device, or a link to one. Such a target is written with [`BlockDeviceSink`].
 pub fn is_block_device(path: impl AsRef<Path>) -> bool {
     std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device())
 }
 
-/// A block device being written, in place.
+/// A block device that is being written in place.
 ///
-/// Naming a device says that it is to be overwritten: nothing else asks for leave. It is this process's own from
-/// creation until the sink and the sources of [`read_back`](Sink::read_back) are dropped: one that is mounted, part of a
-/// volume, or held by another process is `destination_busy`. [`prepare`](Sink::prepare) refuses a device that is
-/// too small before it changes anything; then it zeroes the first [`DEVICE_HEAD_BYTES`] bytes, which are written last, so that a run
-/// that fails or is killed leaves a device that looks empty. What was on it before is not brought back.
+/// Naming a device is consent to overwrite it: there is no further confirmation. This process holds the device
+/// exclusively until the sink and the sources of [`read_back`](Sink::read_back) are dropped. A device that is
+/// mounted, part of a volume, or held by another process is `destination_busy`. [`prepare`](Sink::prepare) refuses a
+/// device that is too small before it changes anything. Then it zeroes the first [`DEVICE_HEAD_BYTES`] bytes, which
+/// are written last, so that a run that fails or is killed leaves a device that looks empty. The previous content is
+/// not restored.
 ///
-/// Zeros are made by the device where it can (which may free their room), and written where it cannot; they
-/// are never taken for granted. What lies after the target's length on a larger device, and after the first
-/// [`DEVICE_HEAD_BYTES`] bytes, stays as it was. The partitions that the kernel knows of are those of before until somebody has it look
+/// The device creates zeros itself if it can (which may free their space); otherwise they are written. It is never
+/// assumed to be zero. On a device larger than the target, bytes after the target's end and after the first
+/// [`DEVICE_HEAD_BYTES`] bytes are unchanged. The kernel keeps the old partitions until it is told to read the table
 /// again (`blockdev --rereadpt`).
 ///
-/// Its methods need a tokio runtime; dropping a write leaves at most the one system call that it is in, and the
-/// device is claimed until that ends.
+/// Its methods need a tokio runtime. After a write is dropped, at most its current system call continues, and the
+/// device stays claimed until that ends.
 #[derive(Debug)]
 pub struct BlockDeviceSink {
     inner: Arc<Inner>,
@@ -95,49 +97,50 @@ struct Inner {
     file: Arc<File>,
     url: String,
     options: DeviceSinkOptions,
-    /// None if it is written by plain calls.
+    /// `None` if the device is written by plain calls.
     ring: Option<Arc<Ring>>,
     /// Length of the device in bytes.
     len: u64,
-    /// The target's first bytes, zeros until they are written: [`DEVICE_HEAD_BYTES`] of them, or all of a device that is shorter.
+    /// The target's first bytes, zeros until they are written: [`DEVICE_HEAD_BYTES`] of them, or the whole device if
+    /// it is shorter.
     head: Mutex<Vec<u8>>,
     head_len: u64,
-    /// After the last byte that was told of.
+    /// The end of the last byte that was written or zeroed.
     end: AtomicU64,
     written: AtomicU64,
-    /// Bytes written since the device was last asked to store them.
+    /// Bytes written since the last sync.
     unsynced: AtomicU64,
-    /// The device once more, past the kernel's cache; none if it does not do that.
+    /// A second descriptor of the device for direct writes; `None` if the device does not support them.
     direct: Option<File>,
-    /// It refused what went past the cache: everything goes through it.
+    /// Set when the device refused a direct write: everything then goes through the page cache.
     cached: AtomicBool,
-    /// The device makes no zeros.
+    /// Set when the device cannot create zeros.
     plain: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// The device is as it was.
+    /// The device is unchanged.
     Claimed,
-    /// Its head is zeroed.
+    /// The head is zeroed.
     Ready,
-    /// Its head is being changed: anything may be there.
+    /// The head is being changed: its content is undefined.
     Torn,
     Published,
     Discarded,
 }
 
 impl BlockDeviceSink {
-    /// Looks whether the device `path` may be written, and changes nothing: to refuse before a source is even opened.
-    /// [`create`](Self::create) looks again.
+    /// Checks whether the device `path` may be written, and changes nothing. Allows a refusal before a source is
+    /// opened. [`create`](Self::create) checks again.
     ///
     /// # Errors
-    /// Those of [`create`](Self::create).
+    /// Errors of [`create`](Self::create).
     pub async fn admit(path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref().to_owned();
         blocking(move |stop| {
-            // Not open for writing: closing such a descriptor has udev look at the device again.
+            // Read-only, since closing a descriptor that is open for writing makes udev probe the device again.
             claim(&path, OFlags::RDONLY, stop)?;
             rustix::fs::accessat(CWD, &path, Access::WRITE_OK, AtFlags::EACCESS)
                 .map_err(|errno| failed("writing to", &path.display().to_string(), errno))
@@ -145,12 +148,11 @@ impl BlockDeviceSink {
         .await
     }
 
-    /// Claims the device `path`; symbolic links (`/dev/disk/by-id/…`) are followed. It is not changed yet.
+    /// Claims the device `path`. Symbolic links (`/dev/disk/by-id/…`) are followed. The device is not changed yet.
     ///
     /// # Errors
-    /// `destination_busy` if it is mounted or otherwise in use; `destination_forbidden` without the permission to
-    /// write, or where it is read-only; `destination_unsuitable` for what is no block device, or one of no length;
-    /// `destination_unavailable`.
+    /// `destination_busy` if it is mounted or in use; `destination_forbidden` without write permission, or if it is
+    /// read-only; `destination_unsuitable` if it is not a block device, or has length 0; `destination_unavailable`.
     pub async fn create(path: impl AsRef<Path>, options: DeviceSinkOptions) -> Result<Self> {
         let path = path.as_ref().to_owned();
         blocking(move |stop| {
@@ -187,12 +189,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A write that would end after the last address.
+/// The error for a write that would end after the last address.
 fn beyond(url: &str, at: TargetOffset, len: u64) -> Error {
     unsuitable(format!("{len} bytes at {at} of {url} end after the last address"))
 }
 
-/// For what is done to its end whoever waits for it.
+/// A stop check for work that must complete even if the caller is gone.
 fn to_its_end() -> Result<()> {
     Ok(())
 }
@@ -206,24 +208,24 @@ impl Inner {
         match state {
             state if state == wanted => Ok(()),
             State::Torn | State::Discarded => {
-                Err(Error::new(ErrorKind::Cancelled, format!("{} was given up", self.url)))
+                Err(Error::new(ErrorKind::Cancelled, format!("{} was aborted", self.url)))
             }
-            state => Err(Error::internal(format!("{} is {state:?} and was to be {wanted:?}", self.url))),
+            state => Err(Error::internal(format!("{} is {state:?}, expected {wanted:?}", self.url))),
         }
     }
 
-    /// Whether a target that ends at `end` fits the device.
+    /// Checks that a target that ends at `end` fits the device.
     fn fits(&self, end: u64, exact: bool) -> Result<()> {
         if end <= self.len {
             return Ok(());
         }
         let least = if exact { "" } else { "at least " };
         let message =
-            format!("the target takes {least}{end} bytes and the device {} has {}", self.url, self.len);
-        Err(unsuitable(message).hint("choose a larger device, or a format that takes less"))
+            format!("the target needs {least}{end} bytes, and the device {} has {}", self.url, self.len);
+        Err(unsuitable(message).hint("choose a larger device, or a format that needs less space"))
     }
 
-    /// Records bytes that are told of.
+    /// Records bytes that are written or zeroed.
     fn reach(&self, at: TargetOffset, len: u64) -> Result<()> {
         self.ready()?;
         let end = at.checked_add(len).ok_or_else(|| beyond(&self.url, at, len))?.get();
@@ -268,14 +270,14 @@ impl Inner {
         blocking(move |stop| if whole { inner.sync() } else { inner.put_on(at, &data, done, stop) }).await
     }
 
-    /// Writes pieces of which `done` bytes are written.
+    /// Writes pieces whose first `done` bytes are written already.
     fn put_on(&self, at: TargetOffset, pieces: &[Bytes], done: usize, stop: &Stop) -> Result<()> {
         let mut rest = Gather::new(pieces);
         rest.advance(done);
         self.put(rest, at.get().saturating_add(done as u64), &self.written, || stop.check())
     }
 
-    /// Records what is written, and keeps what lies in the head. Returns how many bytes that is.
+    /// Records the pieces, and stores the part that is in the head. Returns the length of that part.
     fn keep_head(&self, at: TargetOffset, pieces: &[Bytes]) -> Result<usize> {
         let len = pieces.iter().map(Bytes::len).sum::<usize>();
         self.reach(at, len as u64)?;
@@ -293,7 +295,7 @@ impl Inner {
         Ok(done)
     }
 
-    /// Records bytes that the kernel was given. True if it is time to have the device store them.
+    /// Records bytes that were written to the kernel. True if it is time for a sync.
     fn owes_sync(&self, wrote: usize) -> bool {
         let unsynced = self.unsynced.fetch_add(wrote as u64, Ordering::Relaxed).saturating_add(wrote as u64);
         self.options.sync && unsynced >= BACKLOG
@@ -301,12 +303,12 @@ impl Inner {
 
     fn zero(&self, range: TargetRange, stop: &Stop) -> Result<()> {
         self.reach(range.start(), range.len())?;
-        // Nothing was written there before, and the head begins as zeros.
+        // The rest was not written before, and the head starts as zeros.
         let rest = range.skip(self.head_len.saturating_sub(range.start().get()));
         self.clear(rest.start().get(), rest.end().get(), &self.written, || stop.check())
     }
 
-    /// Writes what remains of a list to the device.
+    /// Writes the rest of a list to the device.
     fn put(
         &self,
         mut rest: Gather<'_>,
@@ -327,7 +329,7 @@ impl Inner {
                 Ok(0) => return Err(failed("writing to", &self.url, Errno::IO)),
                 Ok(wrote) => wrote,
                 Err(Errno::INTR) => continue,
-                // Its blocks are longer than a page, or what lies below it does without.
+                // Its blocks are larger than a page, or a layer below does not support direct writes.
                 Err(Errno::INVAL | Errno::OPNOTSUPP) if direct.is_some() => {
                     self.cached.store(true, Ordering::Relaxed);
                     continue;
@@ -344,7 +346,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes the bytes from `at` up to `end` read as zeros, and counts those that had to be written.
+    /// Makes the bytes from `at` to `end` read as zeros, and counts those that had to be written.
     fn clear(
         &self,
         mut at: u64,
@@ -352,12 +354,12 @@ impl Inner {
         count: &AtomicU64,
         check: impl Fn() -> Result<()> + Copy,
     ) -> Result<()> {
-        /// The device is asked for multiples of this: no block and no page of memory is longer, so that no byte beside is
-        /// touched, not even in the kernel's cache.
+        /// The device is asked to zero multiples of this. No block and no page of memory is larger, so no adjacent
+        /// byte is touched, not even in the page cache.
         const GRAIN: u64 = 64 << 10;
-        /// The most that is asked for at once, so that giving up is noticed.
+        /// The most that is zeroed at once, so that cancellation is noticed.
         const MOST: u64 = 256 << 20;
-        // The kernel answers only when the bytes read as zeros, and otherwise that it cannot do it.
+        // The kernel reports success only if the bytes then read as zeros; otherwise it reports that it cannot do it.
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let last = end - end % GRAIN;
         let first = at.checked_next_multiple_of(GRAIN).filter(|first| *first < last);
@@ -398,14 +400,14 @@ impl Inner {
         Ok(())
     }
 
-    /// Zeroes the head on the device. The caller holds the state, so that nothing else changes it meanwhile.
+    /// Zeroes the head on the device. The caller holds the state, so that nothing else changes the head meanwhile.
     fn blank(&self, sync: bool) -> Result<()> {
         self.clear(0, self.head_len, &AtomicU64::new(0), to_its_end)?;
         if sync { self.sync() } else { Ok(()) }
     }
 
     fn sync(&self) -> Result<()> {
-        // Before, so that of several writers one waits and the others go on.
+        // Reset first, so that of several writers one syncs and the others continue.
         self.unsynced.store(0, Ordering::Relaxed);
         retry_on_intr(|| rustix::fs::fsync(&self.file)).map_err(|errno| failed("syncing", &self.url, errno))
     }
@@ -415,19 +417,19 @@ impl Inner {
         self.fits(len, true)?;
         let end = self.end.load(Ordering::Relaxed);
         if end > len {
-            let message = format!("{} was written up to {end} and is to be {len} bytes", self.url);
+            let message = format!("{} was written up to {end}, but its length is {len} bytes", self.url);
             return Err(Error::internal(message));
         }
         if self.options.sync {
             self.sync()?;
         }
-        // Held while publishing, so that giving up comes before or after it and never between.
+        // Held while publishing, so that an abort comes before or after it and never in between.
         let mut state = locked(&self.state);
         stop.check()?;
         self.must_be(*state, State::Ready)?;
         *state = State::Torn;
         if let Err(error) = self.publish(len) {
-            // Giving up tries once more where this fails.
+            // If this fails, aborting tries it once more.
             if self.blank(self.options.sync).is_ok() {
                 *state = State::Discarded;
             }
@@ -445,7 +447,7 @@ impl Inner {
         if self.options.sync { self.sync() } else { Ok(()) }
     }
 
-    /// Gives up what is not published. False if it is.
+    /// Undoes a target that is not published. Returns false if it is published.
     fn discard(&self) -> bool {
         self.discard_in(&mut locked(&self.state))
     }
@@ -454,7 +456,7 @@ impl Inner {
         if *state == State::Torn
             && let Err(error) = self.blank(self.options.sync)
         {
-            tracing::warn!(%error, "the start of a device that was given up could not be zeroed");
+            tracing::warn!(%error, "the start of an aborted device could not be zeroed");
         }
         if *state != State::Published {
             *state = State::Discarded;
@@ -465,7 +467,8 @@ impl Inner {
     fn read_back(&self, len: u64) -> Result<Arc<dyn Source>> {
         self.must_be(*locked(&self.state), State::Published)?;
         self.fits(len, true)?;
-        // What is stable is read from the device and not from memory; a kernel that does not want to gives what it has.
+        // Stable data is then read from the device and not from memory. If the kernel refuses, it reads what it has
+        // cached.
         let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
         let file = self.file.try_clone().map_err(|error| failed_io("reading back", &self.url, &error))?;
         let inner = Arc::new(FileSource::of_file(file, self.url.clone())?);
@@ -486,14 +489,14 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Only where changing the head failed is there something to do.
+        // There is something to do only if changing the head failed.
         self.discard();
     }
 }
 
 impl Drop for BlockDeviceSink {
     fn drop(&mut self) {
-        // Ends what still writes. A head that is being changed at this moment comes to its end, and nobody waits for it here.
+        // Stops all writers. A change of the head that is in progress completes, and is not awaited here.
         match self.inner.state.try_lock() {
             Ok(mut state) => drop(self.inner.discard_in(&mut state)),
             Err(TryLockError::Poisoned(state)) => drop(self.inner.discard_in(&mut state.into_inner())),
@@ -553,7 +556,7 @@ impl Sink for BlockDeviceSink {
         let inner = Arc::clone(&self.inner);
         Box::pin(async move {
             let again = Arc::clone(&inner);
-            // The error says only that the runtime ends: then it is done here.
+            // Fails only if the runtime is shutting down: then it is done here.
             blocking(move |_| Ok(inner.discard())).await.unwrap_or_else(|_| again.discard())
         })
     }
@@ -564,7 +567,7 @@ impl Sink for BlockDeviceSink {
     }
 
     fn retract(&self, _receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
-        // Held since, it is what it was.
+        // The device was held exclusively since, so it is still what was published.
         let inner = Arc::clone(&self.inner);
         Box::pin(blocking(move |_| inner.retract()))
     }

@@ -1,4 +1,4 @@
-//! A file as a target: written beside its name, published when whole.
+//! A file as a target. It is written under a temporary name, and published when it is complete.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -19,34 +19,34 @@ use crate::sink::sink::Sink;
 use crate::sink::types::{ReadBack, Receipt, SinkCapabilities, SinkHint, WriteOrder};
 use crate::source::{BoxFuture, FileSource, Source};
 
-/// No journal is longer.
+/// The longest journal that is read.
 const MOST_JOURNAL: u64 = 64 << 20;
 
-/// Whether room is taken before it is needed.
+/// Whether disk space is allocated in advance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Preallocation {
-    /// What is zero stays a hole.
+    /// Zeros become holes.
     #[default]
     Off,
-    /// The whole length has its room, as `fallocate` gives it: a full disk shows at the start.
+    /// The whole length is allocated with `fallocate`: a full disk is reported at the start.
     Falloc,
 }
 
-/// How a file is written.
+/// Options for writing a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct FileSinkOptions {
-    /// Replace an existing file, in one step, when the new one is whole. The new one has the permissions of the old;
-    /// a symbolic link is replaced itself, not what it leads to.
+    /// Replace an existing file, atomically, when the new one is complete. The new file gets the permissions of the
+    /// old one. A symbolic link is replaced itself, not its target.
     pub force: bool,
-    /// Wait for stable storage before the file gets its name, and after.
+    /// Wait for stable storage before the file is published, and after.
     pub sync: bool,
-    /// Whether room is taken before it is needed.
+    /// Whether disk space is allocated in advance.
     pub preallocation: Preallocation,
-    /// How its bytes are written.
+    /// How the file is written.
     pub io: FileIo,
-    /// Take up what an interrupted run left ([`crate::conversion::Conversion::resume`]), and leave what is needed to go on when
-    /// this one is given up.
+    /// Continue the partial target of an interrupted run ([`crate::conversion::Conversion::resume`]), and keep the
+    /// partial target and its journal if this run is aborted.
     pub resume: bool,
 }
 
@@ -64,13 +64,13 @@ impl Default for FileSinkOptions {
     }
 }
 
-/// A file being written.
+/// A file that is being written.
 ///
-/// Bytes never written are holes. Until [`finish`](Sink::finish) the file is `.NAME.diskferry.partial` in the same
-/// directory, locked by this process: a second sink for the same name is `destination_busy`. Beside it is the journal,
-/// `.NAME.diskferry.journal`. What a killed process left is removed by the next one, or taken up where
-/// [`FileSinkOptions::resume`] says so. Its methods need a tokio runtime; dropping a write leaves at most the one
-/// system call that it is in, on a file that is gone with the sink.
+/// Bytes that are never written are holes. Until [`finish`](Sink::finish), the file is `.NAME.diskferry.partial` in
+/// the same directory, locked by this process: a second sink for the same name is `destination_busy`. The journal,
+/// `.NAME.diskferry.journal`, is next to it. The next run removes the partial file of a killed process, or continues
+/// it if [`FileSinkOptions::resume`] is set. Its methods need a tokio runtime. After a write is dropped, at most its
+/// current system call continues, on a file that is removed with the sink.
 #[derive(Debug)]
 pub struct FileSink {
     inner: Arc<Inner>,
@@ -81,19 +81,19 @@ struct Inner {
     file: Arc<File>,
     place: Place,
     options: FileSinkOptions,
-    /// None if it is written by plain calls.
+    /// `None` if the file is written by plain calls.
     ring: Option<Arc<Ring>>,
-    /// The kernel takes what is written to a file one call at a time.
+    /// The kernel serializes writes to one file.
     queue: Arc<SerialQueue>,
-    /// After the last byte written.
+    /// The end of the last byte that was written.
     end: AtomicU64,
     written: AtomicU64,
     state: Mutex<State>,
-    /// It has the bytes of an interrupted run, and nobody took them up yet.
+    /// True while the file contains the bytes of an interrupted run that no run has resumed yet.
     left: AtomicBool,
-    /// There is a journal with which another run can go on.
+    /// True if there is a journal, so that another run can continue.
     journal: AtomicBool,
-    /// How often it was to be written, and the last time that it was.
+    /// The number of saves that were requested, and the number of the last one that was written.
     saves: AtomicU64,
     saved: AtomicU64,
 }
@@ -106,17 +106,17 @@ enum State {
 }
 
 impl FileSink {
-    /// Looks whether a file may appear as `path`, and creates nothing: to refuse before a source is even opened.
-    /// [`create`](Self::create) looks again.
+    /// Checks whether a file may be created as `path`, and creates nothing. Allows a refusal before a source is
+    /// opened. [`create`](Self::create) checks again.
     ///
     /// # Errors
-    /// Those of [`create`](Self::create) that show in the name alone.
+    /// Errors of [`create`](Self::create) that depend on the name alone.
     pub async fn admit(path: impl AsRef<Path>, force: bool) -> Result<()> {
         let path = path.as_ref().to_owned();
         blocking(move |_| Place::find(&path)?.admit(force).map(drop)).await
     }
 
-    /// Begins a file that is to appear as `path`.
+    /// Starts a file that will be published as `path`.
     ///
     /// # Errors
     /// `destination_exists` (without `force`), `destination_busy`, `destination_forbidden`, `destination_full`,
@@ -144,10 +144,10 @@ impl FileSink {
                 saves: AtomicU64::new(0),
                 saved: AtomicU64::new(0),
             };
-            // From here on, dropping it removes the file.
+            // From here on, dropping the sink removes the file.
             let sink = Self { inner: Arc::new(inner) };
             let inner = &sink.inner;
-            // A file that was finished and gone again since the first look must not make us do all the work in vain.
+            // Another run may have published the file since the first check: refuse now and not after all the work.
             inner.place.admit(inner.options.force)?;
             if let Some(mode) = mode {
                 let changed = inner.file.set_permissions(Permissions::from_mode(mode));
@@ -168,9 +168,9 @@ impl Inner {
     fn open(&self) -> Result<()> {
         match *self.state() {
             State::Open => Ok(()),
-            State::Published => Err(Error::internal(format!("{} was finished before", self.place.url()))),
+            State::Published => Err(Error::internal(format!("{} is already finished", self.place.url()))),
             State::Discarded => {
-                Err(Error::new(ErrorKind::Cancelled, format!("{} was given up", self.place.url())))
+                Err(Error::new(ErrorKind::Cancelled, format!("{} was aborted", self.place.url())))
             }
         }
     }
@@ -179,20 +179,20 @@ impl Inner {
         let url = self.place.url();
         retry(|| rustix::fs::ftruncate(&self.file, len))
             .map_err(|errno| match errno {
-                // So says a file system for a length that its files cannot have.
+                // Some file systems return this for a length that their files cannot have.
                 Errno::INVAL => Errno::FBIG,
                 errno => errno,
             })
-            .map_err(|errno| failed(&format!("giving {len} bytes to"), url, errno))?;
+            .map_err(|errno| failed(&format!("setting the length of {len} bytes of"), url, errno))?;
         if self.options.preallocation == Preallocation::Falloc && len > 0 {
             let taken = retry(|| rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len));
             taken.map_err(|errno| match errno {
                 Errno::OPNOTSUPP | Errno::NOSYS => Error::new(
                     ErrorKind::DestinationUnsuitable,
-                    format!("the file system of {url} cannot take room in advance"),
+                    format!("the file system of {url} cannot allocate space in advance"),
                 )
                 .hint("use preallocation=off"),
-                errno => failed(&format!("taking room for {len} bytes of"), url, errno),
+                errno => failed(&format!("allocating {len} bytes for"), url, errno),
             })?;
         }
         Ok(())
@@ -217,7 +217,7 @@ impl Inner {
         }
     }
 
-    /// Writes pieces of which `done` bytes are written.
+    /// Writes pieces whose first `done` bytes are written already.
     fn write(&self, at: TargetOffset, pieces: &[Bytes], done: usize, stop: &Stop) -> Result<()> {
         self.open()?;
         let len = pieces.iter().map(|piece| piece.len() as u64).sum();
@@ -225,14 +225,14 @@ impl Inner {
             let message = format!("{len} bytes at {at} of {} end after the last address", self.place.url());
             return Err(Error::new(ErrorKind::DestinationUnsuitable, message));
         }
-        // `done` is a part of `len`.
+        // Cannot overflow: `done` is a part of `len`.
         let mut at = at.get() + done as u64;
         let mut rest = Gather::new(pieces);
         rest.advance(done);
         while !rest.is_empty() {
             stop.check()?;
             let wrote = match rustix::io::pwritev(&self.file, &rest.slices(usize::MAX), at) {
-                // A file takes something or fails; this keeps a broken one from holding us for ever.
+                // A file accepts bytes or fails. This avoids an endless loop on a broken file system.
                 Ok(0) => return Err(failed("writing to", self.place.url(), Errno::IO)),
                 Ok(wrote) => wrote,
                 Err(Errno::INTR) => continue,
@@ -250,7 +250,9 @@ impl Inner {
         let end = self.end.load(Ordering::Relaxed);
         let url = self.place.url();
         if end > len {
-            return Err(Error::internal(format!("{url} was written up to {end} and is to be {len} bytes")));
+            return Err(Error::internal(format!(
+                "{url} was written up to {end}, but its length is {len} bytes"
+            )));
         }
         self.give_length(len)?;
         stop.check()?;
@@ -258,18 +260,18 @@ impl Inner {
             retry(|| rustix::fs::fsync(&self.file)).map_err(|errno| failed("syncing", url, errno))?;
         }
         {
-            // Held while publishing, so that giving up comes before or after it and never between.
+            // Held while publishing, so that an abort comes before or after it and never in between.
             let mut state = self.state();
             stop.check()?;
             if *state != State::Open {
-                return Err(Error::new(ErrorKind::Cancelled, format!("{url} was given up")));
+                return Err(Error::new(ErrorKind::Cancelled, format!("{url} was aborted")));
             }
             self.place.publish(&self.file, self.options.force)?;
             *state = State::Published;
-            // Without its partial file it says nothing; the next run removes one that stays.
+            // Without its partial file a journal is meaningless; the next run removes one that remains.
             let _ = self.place.remove_journal();
         }
-        // What is published is nobody's any more.
+        // A published file is not locked any more.
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
         if self.options.sync {
             self.place.sync(&self.file, self.options.force)?;
@@ -278,12 +280,12 @@ impl Inner {
         Ok(Receipt { url: url.to_owned(), bytes: len, written, etag: None })
     }
 
-    /// Whether another run is to continue with it.
+    /// Whether the partial file is kept, so that another run can continue it.
     fn stays(&self) -> bool {
         self.options.resume && self.journal.load(Ordering::Relaxed)
     }
 
-    /// Begins anew: what is never written must read as zeros.
+    /// Starts over: bytes that are never written must read as zeros.
     fn drop_saved(&self) -> Result<()> {
         self.journal.store(false, Ordering::Relaxed);
         self.left.store(false, Ordering::Relaxed);
@@ -293,23 +295,23 @@ impl Inner {
         emptied.map_err(|errno| failed("emptying", self.place.url(), errno))
     }
 
-    /// Gives up what is not published. False if it is.
+    /// Undoes a target that is not published. Returns false if it is published.
     fn discard(&self) -> bool {
         let mut state = self.state();
         if *state == State::Open {
             *state = State::Discarded;
             if self.stays() {
-                // It waits for whoever continues with it.
+                // The file is kept for the run that continues it.
                 let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
                 return true;
             }
-            // The journal first: it means something only while the file is there.
+            // The journal first: it is meaningful only while the file exists.
             let removed = self.place.remove_journal().and_then(|()| self.place.remove(&self.file));
             if let Err(error) = removed {
-                tracing::warn!(%error, "a partial file stays behind");
+                tracing::warn!(%error, "a partial file could not be removed");
             }
-            // The room comes back now, not when the last write that is under way has closed the file. One that has a
-            // name somewhere is left alone: it may have been published by a call whose answer was lost.
+            // The disk space is released now, not when the last write under way closes the file. A file that still
+            // has a name is not truncated: it may have been published by a call whose result was lost.
             if self.file.metadata().is_ok_and(|meta| meta.nlink() == 0) {
                 let _ = rustix::fs::ftruncate(&self.file, 0);
             }
@@ -320,7 +322,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // For a sink that was made and never handed over, since the future that made it was dropped.
+        // Needed for a sink that was created but never returned, since the future that created it was dropped.
         self.discard();
     }
 }
@@ -362,10 +364,10 @@ impl Journal for FileSink {
                 retry(|| rustix::fs::fdatasync(&inner.file))
                     .map_err(|errno| failed("syncing", inner.place.url(), errno))?;
             }
-            // Held, so that none appears beside a file that is published or given up meanwhile.
+            // Held, so that no journal appears next to a file that is published or aborted meanwhile.
             let held = inner.state();
             stop.check()?;
-            // A later one says all that this one does.
+            // A later save contains everything that this one does.
             if *held != State::Open || inner.saved.load(Ordering::Relaxed) > turn {
                 return Ok(());
             }
@@ -408,10 +410,10 @@ impl Sink for FileSink {
         let inner = Arc::clone(&self.inner);
         Box::pin(blocking(move |_| {
             if inner.left.load(Ordering::Relaxed) {
-                // Nobody asked for it.
+                // The caller did not ask to resume.
                 inner.drop_saved()?;
             }
-            // A length that is only an upper bound may be far from what is needed.
+            // A length that is only an upper bound may be far from the real one.
             match expected.most_bytes {
                 Some(len) if expected.exact => inner.give_length(len),
                 _ => Ok(()),
@@ -433,7 +435,7 @@ impl Sink for FileSink {
     }
 
     fn zero(&self, _range: TargetRange) -> BoxFuture<'_, Result<()>> {
-        // What is never written is a hole, and reads as zeros.
+        // Bytes that are never written are holes, and read as zeros.
         Box::pin(async { self.inner.open() })
     }
 
@@ -446,7 +448,7 @@ impl Sink for FileSink {
         let inner = Arc::clone(&self.inner);
         Box::pin(async move {
             let again = Arc::clone(&inner);
-            // The error says only that the runtime ends: then it is done here.
+            // Fails only if the runtime is shutting down: then it is done here.
             blocking(move |_| Ok(inner.discard())).await.unwrap_or_else(|_| again.discard())
         })
     }
@@ -463,7 +465,7 @@ impl Sink for FileSink {
     }
 
     fn retract(&self, _receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
-        // It was read back before it was published.
+        // The target was read back before it was published.
         Box::pin(async { Ok(false) })
     }
 }

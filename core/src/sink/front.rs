@@ -1,4 +1,4 @@
-//! The front of a source that is longer than what was written to it: a device read back.
+//! The first bytes of a source that is longer than the target written to it: a device that is read back.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::address::StoredRange;
 use crate::error::Result;
 use crate::source::{BoxFuture, Capabilities, Identity, Segment, Source, Traffic, check_range};
 
-/// The first `len` bytes of a source. `expect_all` is not forwarded: the rest is never read.
+/// The first `len` bytes of a source. `expect_all` is not forwarded, since the rest is never read.
 #[derive(Debug)]
 pub(super) struct Front {
     pub(super) inner: Arc<dyn Source>,

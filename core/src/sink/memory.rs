@@ -1,4 +1,4 @@
-//! A target in memory: for tests and small images.
+//! A target in memory, for tests and small images.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +10,7 @@ use crate::sink::sink::Sink;
 use crate::sink::types::{ReadBack, Receipt, SinkCapabilities, WriteOrder};
 use crate::source::{BoxFuture, MemorySource, Source};
 
-/// A sink into memory. Clones share the target, so that one can be kept to look at it.
+/// A sink into memory. Clones share the target, so that a clone can read it afterwards.
 #[derive(Clone, Debug, Default)]
 pub struct MemorySink(Arc<Mutex<State>>);
 
@@ -27,7 +27,7 @@ impl MemorySink {
         Self::default()
     }
 
-    /// The target, once it was published.
+    /// The target, after it was published.
     pub fn published(&self) -> Option<Vec<u8>> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.published.then(|| state.bytes.clone())
@@ -56,7 +56,7 @@ impl Sink for MemorySink {
     fn write(&self, at: TargetOffset, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let full = || Error::new(ErrorKind::DestinationFull, "a target beyond the address space");
+            let full = || Error::new(ErrorKind::DestinationFull, "the target exceeds the address space");
             let mut at = usize::try_from(at.get()).map_err(|_| full())?;
             for piece in pieces {
                 let end = at.checked_add(piece.len()).ok_or_else(full)?;
@@ -79,8 +79,9 @@ impl Sink for MemorySink {
         Box::pin(async move {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let bytes = usize::try_from(len);
-            let bytes = bytes
-                .map_err(|_| Error::new(ErrorKind::DestinationFull, "a target beyond the address space"))?;
+            let bytes = bytes.map_err(|_| {
+                Error::new(ErrorKind::DestinationFull, "the target exceeds the address space")
+            })?;
             state.bytes.resize(bytes, 0);
             state.published = true;
             Ok(Receipt { url: self.url().to_owned(), bytes: len, written: state.written, etag: None })
@@ -99,8 +100,9 @@ impl Sink for MemorySink {
 
     fn read_back(&self, _len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
         Box::pin(async move {
-            let bytes =
-                self.published().ok_or_else(|| Error::internal("read back before it was published"))?;
+            let bytes = self
+                .published()
+                .ok_or_else(|| Error::internal("the target was read back before it was published"))?;
             Ok(Arc::new(MemorySource::new("memory:", bytes)) as Arc<dyn Source>)
         })
     }

@@ -1,4 +1,4 @@
-//! Where the bytes of a target go.
+//! Destinations of the bytes of a target.
 //!
 //! A [`Sink`] is one target being written. Its [`Journal`], if it has one, lets a later run continue the target.
 

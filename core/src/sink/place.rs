@@ -1,4 +1,4 @@
-//! Where a file will appear: claimed beside its name, published in one step.
+//! The name of a target file: claimed through a temporary file next to it, and published in one step.
 //!
 //! ```text
 //! claim    create .NAME.diskferry.partial, lock it       killed here: the lock is gone with the process, and the
@@ -6,11 +6,11 @@
 //! publish  rename it to NAME, not over another file
 //! ```
 //!
-//! A journal lies beside it, `.NAME.diskferry.journal`: with it, the next run can continue with the partial file. It counts only
-//! while that is there, and whoever holds the lock owns it too.
+//! A journal, `.NAME.diskferry.journal`, can be next to the partial file: with it, the next run can continue the
+//! partial file. It is valid only while the partial file exists, and belongs to the process that holds the lock.
 //!
-//! One name for all runs makes the second run meet the first one's lock. All calls are relative to the directory
-//! that was opened at the start, so a directory that is renamed meanwhile does not lead elsewhere.
+//! All runs use the same partial name, so a second run meets the lock of the first. All calls are relative to the
+//! directory that was opened at the start, so renaming the directory meanwhile has no effect.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// A directory, the name to appear in it, and the name until then.
+/// A directory, the final name in it, and the partial name.
 #[derive(Debug)]
 pub(super) struct Place {
     dir: OwnedFd,
@@ -36,7 +36,7 @@ pub(super) struct Place {
     url: String,
 }
 
-/// Looks at a name, not at what a symbolic link leads to, and opens nothing.
+/// Inspects a name itself, without following a symbolic link and without opening the file.
 const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Place {
@@ -53,7 +53,7 @@ impl Place {
         };
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = match rustix::fs::open(parent, OFlags::RDONLY | flags, Mode::empty()) {
-            // One may write in a directory and not list it; then it cannot be synced by itself.
+            // A directory may be writable and not readable; then it cannot be synced by itself.
             Err(Errno::ACCESS) => rustix::fs::open(parent, OFlags::PATH | flags, Mode::empty()),
             opened => opened,
         };
@@ -74,10 +74,11 @@ impl Place {
         &self.url
     }
 
-    /// Checks what is under the name now: nothing, or with `force` a regular file, whose permissions are given.
+    /// Checks what exists under the name: it must be nothing, or with `force` a regular file, whose permissions are
+    /// returned.
     pub(super) fn admit(&self, force: bool) -> Result<Option<u32>> {
         let Some(found) = self.look(&self.name)? else { return Ok(None) };
-        // A link that leads nowhere stands for itself.
+        // A dangling link counts as existing.
         let meta = if found.is_symlink() {
             let flags = OFlags::PATH | OFlags::CLOEXEC;
             rustix::fs::openat(&self.dir, &self.name, flags, Mode::empty())
@@ -105,10 +106,10 @@ impl Place {
         }
     }
 
-    /// The partial file that a dead process left with a journal, made this process's own until it is closed.
+    /// Claims the partial file that a dead process left together with a journal. It is locked until it is closed.
     pub(super) fn claim_left(&self) -> Result<Option<File>> {
         let Some((file, meta)) = self.open_left()? else { return Ok(None) };
-        // Somebody else's would be read and written with this user's rights.
+        // A file of another user must not be read or written with this user's permissions.
         let ours = meta.uid() == rustix::process::geteuid().as_raw() && meta.nlink() == 1;
         let journal = self.look(&self.journal)?.is_some_and(|meta| meta.is_file());
         match lock(&file) {
@@ -118,10 +119,10 @@ impl Place {
         }
     }
 
-    /// Creates the partial file, and makes it this process's own until it is closed. What a dead process left is removed.
+    /// Creates the partial file and locks it until it is closed. The file of a dead process is removed.
     pub(super) fn claim(&self) -> Result<File> {
-        /// Two runs that begin at once can take each other's new file for a dead one's, and then one of them goes
-        /// round again; each round takes another run out, so that few rounds are enough.
+        /// Two runs that start at once can mistake each other's new file for that of a dead process. One of them then
+        /// retries. Each round eliminates a run, so a few rounds are enough.
         const ROUNDS: usize = 16;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for _ in 0..ROUNDS {
@@ -134,18 +135,18 @@ impl Place {
                             return Ok(file);
                         }
                         Ok(()) | Err(Errno::WOULDBLOCK) => {}
-                        // A file system without locks: the exclusive creation is what keeps others out.
+                        // The file system has no locks: the exclusive creation protects the file.
                         Err(_) => return Ok(file),
                     }
                 }
                 Err(Errno::EXIST) => self.clear()?,
-                Err(errno) => return Err(failed("creating a file beside", &self.url, errno)),
+                Err(errno) => return Err(failed("creating a partial file for", &self.url, errno)),
             }
         }
-        Err(self.busy("other runs come and go"))
+        Err(self.busy("other conversions create and remove it concurrently"))
     }
 
-    /// Removes a partial file that nobody holds.
+    /// Removes a partial file that no process has locked.
     fn clear(&self) -> Result<()> {
         let Some((file, _)) = self.open_left()? else { return Ok(()) };
         match lock(&file) {
@@ -155,7 +156,7 @@ impl Place {
         }
     }
 
-    /// The partial file that is there, a regular file.
+    /// The existing partial file, if it is a regular file.
     fn open_left(&self) -> Result<Option<(File, Metadata)>> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.dir, &self.partial, flags, Mode::empty()) {
@@ -165,12 +166,15 @@ impl Place {
         };
         let meta = file.metadata().map_err(|error| failed_io("looking at", &self.url, &error))?;
         if !meta.is_file() {
-            return Err(unsuitable(format!("{:?} is in the way of {}", self.partial, self.url)));
+            return Err(unsuitable(format!(
+                "the partial file {:?} of {} is not a regular file",
+                self.partial, self.url
+            )));
         }
         Ok(Some((file, meta)))
     }
 
-    /// What the journal holds, if there is one of at most `most` bytes.
+    /// The content of the journal, if there is one of at most `most` bytes.
     pub(super) fn read_journal(&self, most: u64) -> Result<Option<Vec<u8>>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.dir, &self.journal, flags, Mode::empty()) {
@@ -189,13 +193,13 @@ impl Place {
         Ok(Some(bytes))
     }
 
-    /// Replaces the journal in one step, and brings it to stable storage if asked.
+    /// Replaces the journal in one step, and syncs it if requested.
     pub(super) fn write_journal(&self, bytes: &[u8], sync: bool) -> Result<()> {
         let doing = "writing the journal of";
         let new = self.new_journal();
         self.unlink(&new)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // It says nothing that the partial file does not, and nobody else has a use for it.
+        // Readable by the owner only: nobody else has a use for it.
         let file = rustix::fs::openat(&self.dir, &new, flags, Mode::from_raw_mode(0o600));
         let mut file = File::from(file.map_err(|errno| failed(doing, &self.url, errno))?);
         let written = file.write_all(bytes).and_then(|()| if sync { file.sync_data() } else { Ok(()) });
@@ -234,10 +238,11 @@ impl Place {
         Ok(())
     }
 
-    /// Returns the partial file, which is `file`, its name: in one step, and without `force` never over another file.
+    /// Publishes the partial file, which is `file`: in one step, and without `force` never over another file.
     pub(super) fn publish(&self, file: &File, force: bool) -> Result<()> {
         if !self.is_partial(file)? {
-            let message = format!("the partial file of {} was removed or replaced by somebody", self.url);
+            let message =
+                format!("the partial file of {} was removed or replaced by another process", self.url);
             return Err(Error::new(ErrorKind::DestinationUnavailable, message));
         }
         let renamed = if force {
@@ -251,16 +256,17 @@ impl Place {
         };
         renamed.map_err(|errno| match errno {
             Errno::EXIST => self.exists(),
-            errno => failed("giving its name to", &self.url, errno),
+            errno => failed("renaming the partial file to", &self.url, errno),
         })
     }
 
-    /// Publishes where renaming cannot be told not to replace (network and user-space file systems): a second link
-    /// never replaces; without links either, by looking first, which leaves a moment for another to slip in.
+    /// Publishes on network and user-space file systems that cannot rename without replacing. A second link never
+    /// replaces. If links are not available either, the name is checked before renaming, which leaves a short race.
     fn publish_otherwise(&self) -> rustix::io::Result<()> {
         match rustix::fs::linkat(&self.dir, &self.partial, &self.dir, &self.name, AtFlags::empty()) {
             Ok(()) => {
-                // The file is whole and in place: a second name that stays for the next run to remove is no failure.
+                // The file is complete and in place. A second name that remains is not a failure: the next run
+                // removes it.
                 let _ = rustix::fs::unlinkat(&self.dir, &self.partial, AtFlags::empty());
                 Ok(())
             }
@@ -273,12 +279,12 @@ impl Place {
         }
     }
 
-    /// Brings the name to stable storage. If that fails, the name of a file that replaced none is taken back.
+    /// Syncs the name. If that fails, the name of a file that replaced no other is removed again.
     pub(super) fn sync(&self, file: &File, force: bool) -> Result<()> {
         let synced = match rustix::fs::fsync(&self.dir) {
-            // The directory may not be read, so all of the file system it is.
+            // The directory is not readable, so the whole file system is synced.
             Err(Errno::BADF) => rustix::fs::syncfs(file),
-            // A file system that cannot sync directories.
+            // The file system cannot sync directories.
             Err(Errno::INVAL) => Ok(()),
             synced => synced,
         };
@@ -290,7 +296,7 @@ impl Place {
         })
     }
 
-    /// What is under `name`, itself and not what it links to.
+    /// The metadata of `name`, without following a link.
     fn look(&self, name: &OsStr) -> Result<Option<Metadata>> {
         match rustix::fs::openat(&self.dir, name, LOOK, Mode::empty()) {
             Ok(file) => {
@@ -312,14 +318,16 @@ impl Place {
     }
 
     fn busy(&self, why: &str) -> Error {
-        Error::new(ErrorKind::DestinationBusy, format!("{} is taken: {why}", self.url))
-            .hint(format!("wait for it; if there is none, remove {:?} there", self.partial))
+        Error::new(ErrorKind::DestinationBusy, format!("{} is in use: {why}", self.url)).hint(format!(
+            "wait for the other conversion; if there is none, remove {:?} in the same directory",
+            self.partial
+        ))
     }
 }
 
-/// The name beside `name`; a digest stands for one that would become too long.
+/// The temporary name for `name`. A digest replaces a name that would become too long.
 fn name_beside(name: &OsStr, what: &str) -> OsString {
-    /// One byte less than a name may have, for a journal that is being replaced.
+    /// One byte less than the limit for a name, for the new journal that replaces an old one.
     const LONGEST: usize = 254;
     let build = |middle: &OsStr| {
         let mut beside = OsString::from(".");
@@ -349,7 +357,7 @@ fn unsuitable(message: String) -> Error {
     Error::new(ErrorKind::DestinationUnsuitable, message)
 }
 
-/// A system call on a destination that failed.
+/// The error for a failed system call on a destination.
 pub(super) fn failed(doing: &str, url: &str, errno: Errno) -> Error {
     let kind = match errno {
         Errno::NOSPC | Errno::DQUOT | Errno::FBIG => ErrorKind::DestinationFull,
@@ -375,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_rename_cannot_be_told_not_to_replace_a_link_does_not() {
+    fn without_rename_noreplace_a_link_never_replaces() {
         let dir = tempfile::tempdir().unwrap();
         let place = at(&dir);
         let file = place.claim().unwrap();
@@ -389,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_own_partial_file_is_removed() {
+    fn only_its_own_partial_file_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let place = at(&dir);
         let file = place.claim().unwrap();
@@ -400,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_system_says_has_its_code() {
+    fn system_errors_have_their_codes() {
         for (errno, kind) in [
             (Errno::NOSPC, ErrorKind::DestinationFull),
             (Errno::DQUOT, ErrorKind::DestinationFull),

@@ -1,9 +1,9 @@
-//! Where the bytes of a target land.
+//! The trait of destinations.
 //!
-//! A [`Sink`] is one target being written: a file, a block device, standard output, an S3 upload. It appears under its
-//! name only when it is complete: [`Sink::finish`] publishes, everything else leaves nothing behind. Two places cannot do
-//! that fully: a block device is overwritten, and looks empty until its target is complete; what went to standard output
-//! cannot be taken back.
+//! A [`Sink`] is one target that is being written: a file, a block device, standard output, an S3 upload. The target
+//! appears under its name only when it is complete: [`Sink::finish`] publishes it, and in all other cases nothing
+//! remains. Two destinations cannot fully guarantee that: a block device is overwritten, and looks empty until its
+//! target is complete; data that went to standard output cannot be taken back.
 
 use std::sync::Arc;
 
@@ -15,21 +15,22 @@ use crate::sink::journal::Journal;
 use crate::sink::types::{Receipt, SinkCapabilities, SinkHint};
 use crate::source::{BoxFuture, Source};
 
-/// One target being written.
+/// One target that is being written.
 ///
-/// Dropping a sink that was not finished undoes it as far as that can be done without waiting; [`abort`](Self::abort)
-/// waits. After an error of `write` or `zero` the only call that makes sense is `abort`.
+/// Dropping a sink that was not finished undoes it as far as possible without waiting; [`abort`](Self::abort) waits.
+/// After an error of `write` or `zero`, only `abort` may be called.
 ///
-/// A sink of your own needs six methods; the others say what a place can do beyond that. Wrappers forward all of them.
+/// An implementation needs six methods; the others describe optional abilities. Wrappers must forward all of them.
 pub trait Sink: Send + Sync {
-    /// The URL or path as a person may see it.
+    /// The URL or path, fit to be shown.
     fn url(&self) -> &str;
 
-    /// What it can do.
+    /// The capabilities of the sink.
     fn capabilities(&self) -> SinkCapabilities;
 
-    /// Writes `pieces`, one after the other, from `at` on. They hold memory of the budget that they were read in: a sink
-    /// drops them before it answers, and copies what it gathers into memory of its own ([`SinkHint::memory`]).
+    /// Writes `pieces`, one after the other, from `at` on. The pieces hold memory of the budget that they were read
+    /// in. A sink drops them before it completes, and copies data that it buffers into memory of its own
+    /// ([`SinkHint::memory`]).
     ///
     /// # Errors
     /// The `destination_*` codes. If the future is dropped, any of the bytes may have been written.
@@ -41,57 +42,58 @@ pub trait Sink: Send + Sync {
     /// The `destination_*` codes.
     fn zero(&self, range: TargetRange) -> BoxFuture<'_, Result<()>>;
 
-    /// Returns the target its final length, waits for stable storage if asked, and publishes it under its name. Called once,
-    /// after every write was answered. A sparse sink was told of every byte from 0 to `len` or reads it as zero; any other
-    /// was told of every one.
+    /// Sets the final length, waits for stable storage if requested, and publishes the target under its name. Called
+    /// once, after every write is complete. For a sparse sink, bytes from 0 to `len` that were not written read as
+    /// zero. For any other sink, every byte was written or zeroed.
     ///
     /// # Errors
     /// The `destination_*` codes; nothing is published then.
     fn finish(&self, len: u64) -> BoxFuture<'_, Result<Receipt>>;
 
-    /// Gives up: nothing stays behind, and what was under the name before is still there (a block device looks empty;
-    /// standard output ends where it is).
+    /// Aborts: no part of the target remains, and a previous object under the name is unchanged (a block device looks
+    /// empty; standard output just ends).
     ///
-    /// It comes before or after the publishing and never in between. Returns false if the target was published already,
-    /// which is not undone; then the answer of [`finish`](Self::finish) stands.
+    /// It takes effect before or after publishing and never in between. Returns false if the target was published
+    /// already, which is not undone; then the result of [`finish`](Self::finish) is valid.
     fn abort(&self) -> BoxFuture<'_, bool>;
 
-    /// Called once, before the first write. Checks whether the target can be that large, and allocates it if asked. A
-    /// place without a limit of its own has nothing to check.
+    /// Called once, before the first write. Checks whether the destination can hold the target, and allocates space
+    /// if requested. A destination without limits has nothing to check.
     ///
     /// # Errors
-    /// `destination_unsuitable` if the place can never hold it; `destination_full`, and the other `destination_*` codes.
+    /// `destination_unsuitable` if the destination can never hold the target; `destination_full`, and the other
+    /// `destination_*` codes.
     fn prepare(&self, expected: SinkHint) -> BoxFuture<'_, Result<()>> {
         let _ = expected;
         Box::pin(async { Ok(()) })
     }
 
-    /// Bytes really written so far, if the sink counts them. Otherwise those of the writes that it answered are taken.
+    /// Bytes written so far, if the sink counts them. Otherwise the bytes of completed writes are used.
     fn written(&self) -> Option<u64> {
         None
     }
 
-    /// Its journal, if it can be continued after this process was killed.
+    /// Its journal, if the target can be continued after this process was killed.
     fn journal(&self) -> Option<&dyn Journal> {
         None
     }
 
-    /// The target as a source, to be read back: before [`finish`](Self::finish), after every write was answered, or after
-    /// it, as [`SinkCapabilities::read_back`] says. It is `len` bytes long.
+    /// The target as a source, to be read back. Called before [`finish`](Self::finish), after every write is
+    /// complete, or after it: see [`SinkCapabilities::read_back`]. The target is `len` bytes long.
     ///
     /// # Errors
-    /// `destination_unsuitable` if it cannot be read back; the `destination_*` codes. The source itself answers the
-    /// `source_*` codes.
+    /// `destination_unsuitable` if it cannot be read back; the `destination_*` codes. The returned source itself
+    /// fails with `source_*` codes.
     fn read_back(&self, len: u64) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
-        let message = format!("the {len} bytes that went to {} cannot be read back", self.url());
+        let message = format!("the {len} bytes written to {} cannot be read back", self.url());
         Box::pin(async { Err(Error::new(ErrorKind::DestinationUnsuitable, message)) })
     }
 
-    /// Takes back what was published and turned out wrong, if it is still what `receipt` says. Returns false if it is not,
-    /// or if this place cannot take anything back.
+    /// Deletes a published target that turned out wrong, if it is still the one that `receipt` describes. Returns
+    /// false if it is not, or if the destination does not support this.
     ///
     /// # Errors
-    /// The `destination_*` codes: it may still be there.
+    /// The `destination_*` codes: the target may still exist.
     fn retract(&self, receipt: &Receipt) -> BoxFuture<'_, Result<bool>> {
         let _ = receipt;
         Box::pin(async { Ok(false) })

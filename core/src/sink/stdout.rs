@@ -1,7 +1,8 @@
-//! Standard output as a target: front to back, and not to be taken back.
+//! Standard output as a target. It is written front to back, and cannot be undone.
 //!
-//! A blocking write to a pipe cannot be called off, and a runtime that waits for its threads would hang on a reader that
-//! does not read. So the thread waits in `poll` for room *or* for a bell, and writes only what there is room for:
+//! A blocking write to a pipe cannot be cancelled, and a runtime that waits for its threads would hang if the reader
+//! stops reading. The thread therefore waits in `poll` for space *or* for a bell, and writes only as much as there is
+//! space for:
 //!
 //! ```text
 //! write() ──spawns──▶ poll(output, bell) ──ready──▶ write ──▶ again, until all is written
@@ -28,9 +29,9 @@ use crate::source::BoxFuture;
 
 /// Standard output, or another descriptor that is written from front to back: a pipe, a socket, a file.
 ///
-/// A file is written from where it stands, and is not synced. What was written cannot be taken back: giving up ends the
-/// output where it is. A write that is dropped leaves the target torn at an unknown place, so it gives up the sink.
-/// Its methods need a tokio runtime.
+/// A file is written from its current position, and is not synced. Written data cannot be taken back: an abort just
+/// ends the output. A dropped write leaves the target torn at an unknown position, so it aborts the sink. The methods
+/// need a tokio runtime.
 #[derive(Debug)]
 pub struct StdoutSink {
     inner: Arc<Inner>,
@@ -40,11 +41,11 @@ pub struct StdoutSink {
 struct Inner {
     url: String,
     output: OwnedFd,
-    /// Rung once, when the sink is given up.
+    /// Rung once, when the sink is aborted.
     bell: OwnedFd,
-    /// Most bytes of one call that certainly does not block once `poll` has said that there is room.
+    /// The most bytes in one call that is guaranteed not to block after `poll` reports space.
     most: usize,
-    /// Also where the next write belongs.
+    /// The bytes written, which is also the offset of the next write.
     written: AtomicU64,
     /// Held while writing.
     turn: Mutex<()>,
@@ -75,9 +76,9 @@ impl StdoutSink {
     /// Those of [`new`](Self::new).
     pub fn over(output: OwnedFd, url: &str) -> Result<Self> {
         if output.is_terminal() {
-            let message = format!("{url} is a terminal, and an image is not for reading");
+            let message = format!("{url} is a terminal, and an image is binary data");
             return Err(Error::new(ErrorKind::DestinationUnsuitable, message)
-                .hint("redirect standard output to a file or pipe it on"));
+                .hint("redirect standard output to a file, or pipe it to another program"));
         }
         let flags = rustix::fs::fcntl_getfl(&output).map_err(|errno| failed("looking at", url, errno))?;
         if flags & OFlags::ACCMODE == OFlags::RDONLY {
@@ -91,7 +92,7 @@ impl StdoutSink {
             _ => (output, flags),
         };
         if kind == FileType::Fifo {
-            // A pipe holds 64 KiB by default, and each write wakes two processes: ask for more, and live with a refusal.
+            // A pipe holds 64 KiB by default, and each write wakes two processes: request more, and ignore a refusal.
             let _ = rustix::pipe::fcntl_setpipe_size(&output, 1 << 20);
         }
         let waits = matches!(kind, FileType::Fifo | FileType::Socket) && !flags.contains(OFlags::NONBLOCK);
@@ -109,7 +110,7 @@ impl StdoutSink {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Runs `work`, and gives up the sink where that is dropped before its end.
+    /// Runs `work`, and aborts the sink if the future is dropped before it ends.
     fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Inner, &Stop) -> Result<T> + Send + 'static,
@@ -134,8 +135,8 @@ impl StdoutSink {
     }
 }
 
-/// A pipe opened once more, without blocking: a flag that this process alone sees, while one set on the descriptor that
-/// it was given would be seen by all who share it. If that cannot be, it is written in small pieces.
+/// Opens a pipe again in non-blocking mode. The flag is then seen by this process alone; set on the original descriptor,
+/// it would affect everyone who shares it. If that fails, the pipe is written in small pieces.
 fn own(output: OwnedFd, flags: OFlags) -> (OwnedFd, OFlags) {
     let path = format!("/proc/self/fd/{}", output.as_raw_fd());
     let wanted = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -153,16 +154,16 @@ impl Inner {
     fn open(&self) -> Result<()> {
         match *self.state() {
             State::Open => Ok(()),
-            State::Finished => Err(Error::internal(format!("{} was finished before", self.url))),
+            State::Finished => Err(Error::internal(format!("{} is already finished", self.url))),
             State::GivenUp => Err(self.given_up()),
         }
     }
 
     fn given_up(&self) -> Error {
-        Error::new(ErrorKind::Cancelled, format!("writing to {} was given up", self.url))
+        Error::new(ErrorKind::Cancelled, format!("writing to {} was aborted", self.url))
     }
 
-    /// Gives up what is not finished. False if it is.
+    /// Aborts if it is not finished. Returns false if it is.
     fn give_up(&self) -> bool {
         let mut state = self.state();
         if *state == State::Open {
@@ -173,15 +174,16 @@ impl Inner {
         *state != State::Finished
     }
 
-    /// Checks that bytes for `at` are the next ones, and that they are the only ones.
+    /// Checks that a write at `at` is the next one, and the only one.
     fn turn(&self, at: TargetOffset) -> Result<MutexGuard<'_, ()>> {
         self.open()?;
-        let turn = self.turn.try_lock().map_err(|_| {
-            Error::internal(format!("{} takes one write after the other and got two at once", self.url))
-        })?;
+        let turn = self
+            .turn
+            .try_lock()
+            .map_err(|_| Error::internal(format!("{} accepts one write at a time, and got two", self.url)))?;
         let written = self.written.load(Ordering::Relaxed);
         if at.get() != written {
-            let message = format!("{} was written up to {written} and cannot go on at {at}", self.url);
+            let message = format!("{} was written up to {written} and cannot continue at {at}", self.url);
             return Err(Error::internal(message));
         }
         Ok(turn)
@@ -209,13 +211,13 @@ impl Inner {
             stop.check()?;
             self.poll(None)?;
             match rustix::io::writev(&self.output, &rest.slices(self.most)) {
-                // What takes nothing and does not fail would hold us for ever.
+                // A descriptor that accepts nothing and does not fail would cause an endless loop.
                 Ok(0) => return Err(failed("writing to", &self.url, Errno::IO)),
                 Ok(wrote) => {
                     self.written.fetch_add(wrote as u64, Ordering::Relaxed);
                     rest.advance(wrote);
                 }
-                // Room for less than a page is no room for a pipe: `poll` says when there is more.
+                // A pipe with less than a page of space accepts nothing: `poll` reports when there is more.
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(Errno::PIPE | Errno::CONNRESET) => return Err(self.reader_gone()),
                 Err(errno) => return Err(failed("writing to", &self.url, errno)),
@@ -224,7 +226,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Waits until there is room, or until writing would fail; at most for `timeout`. True if the reader is gone.
+    /// Waits at most `timeout` until there is space, or until writing would fail. True if the reader is gone.
     fn poll(&self, timeout: Option<&Timespec>) -> Result<bool> {
         loop {
             let mut fds = [PollFd::new(&self.output, PollFlags::OUT), PollFd::new(&self.bell, PollFlags::IN)];
@@ -247,16 +249,16 @@ impl Inner {
     fn reader_gone(&self) -> Error {
         let whose = if self.url == "-" { "standard output" } else { &self.url };
         let written = self.written.load(Ordering::Relaxed);
-        let message = format!("the reader of {whose} went away after {written} bytes");
+        let message = format!("the reader of {whose} closed it after {written} bytes");
         Error::new(ErrorKind::DestinationUnavailable, message).retry(false)
     }
 
     fn finish(&self, len: u64) -> Result<Receipt> {
-        /// Only to see what is there already.
+        /// Only checks the current state.
         const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         let written = self.written.load(Ordering::Relaxed);
         drop(self.turn(TargetOffset::new(len))?);
-        // What a pipe still holds goes with its reader. One that leaves later cannot be noticed.
+        // Data that is still in a pipe is lost with its reader. A reader that exits later cannot be noticed.
         if self.poll(Some(&AT_ONCE))? {
             return Err(self.reader_gone());
         }

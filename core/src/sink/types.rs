@@ -1,39 +1,39 @@
-//! What a sink can do, what it is told before the first write, and what it published.
+//! Capabilities of a sink, hints for it, and the receipt of a published target.
 
-/// In which order a sink takes writes and zeros.
+/// The order in which a sink accepts writes and zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WriteOrder {
-    /// Any, also several at once, as long as no two overlap.
+    /// In any order, also several at once, as long as no two overlap.
     Any,
-    /// By address, each beginning where the last one ended; but the target's first bytes, however many, may be left
-    /// out and come last, by address among themselves.
+    /// By address, each beginning at the end of the previous one. The target's first bytes, however many, may be left
+    /// out and come last, ordered by address among themselves.
     Ascending,
-    /// By address, each beginning where the last one ended.
+    /// By address, each beginning at the end of the previous one.
     Sequential,
 }
 
 /// When a target can be read back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReadBack {
-    /// Never: what was written is gone.
+    /// Never: written data is not accessible.
     Never,
     /// Before it is published.
     Before,
-    /// Once it is published.
+    /// After it is published.
     After,
 }
 
-/// What a sink can do.
+/// The capabilities of a sink.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct SinkCapabilities {
-    /// In which order it takes writes.
+    /// The order in which it accepts writes.
     pub order: WriteOrder,
     /// True if bytes never written read as zeros, and [`Sink::zero`](crate::Sink::zero) costs nothing there.
     pub sparse: bool,
-    /// True if it gathers what is written in memory of its own: [`SinkHint::memory`] says how much it may hold.
+    /// True if it buffers writes in memory of its own, which [`SinkHint::memory`] limits.
     pub buffers: bool,
-    /// Most writes worth having in flight at once.
+    /// The recommended number of writes in flight.
     pub in_flight: usize,
     /// When the target can be read back.
     pub read_back: ReadBack,
@@ -59,23 +59,24 @@ setters!(SinkCapabilities {
     read_back: ReadBack
 });
 
-/// What a sink is told before the first write.
+/// Facts about the target that a sink gets before the first write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct SinkHint {
-    /// The most bytes that the target can take, where that is known.
+    /// The largest possible length of the target in bytes, if it is known.
     pub most_bytes: Option<u64>,
-    /// True if it will be exactly as many.
+    /// True if that is the exact length.
     pub exact: bool,
-    /// Bytes of memory that a sink which buffers may hold at any time.
+    /// The most bytes of memory that a buffering sink may hold at any time.
     pub memory: u64,
 }
 
 setters!(SinkHint { most_bytes: Option<u64>, exact: bool, memory: u64 });
 
-/// What a sink that buffers may hold of a budget of `budget` bytes: a quarter of a large one, half of a small one.
+/// The memory that a buffering sink gets of a budget of `budget` bytes: a quarter of a large one, half of a small
+/// one.
 pub const fn memory_of(budget: u64) -> u64 {
-    /// Up to here it is half.
+    /// Up to this budget it is half.
     const HALF: u64 = 64 << 20;
     let (quarter, half) = (budget / 4, budget / 2);
     if half <= HALF {
@@ -87,7 +88,7 @@ pub const fn memory_of(budget: u64) -> u64 {
     }
 }
 
-/// The smallest budget of which a sink may hold `memory` bytes.
+/// The smallest budget of which a sink gets `memory` bytes.
 pub const fn budget_for(memory: u64) -> u64 {
     if memory_of(memory.saturating_mul(2)) >= memory {
         memory.saturating_mul(2)
@@ -96,15 +97,15 @@ pub const fn budget_for(memory: u64) -> u64 {
     }
 }
 
-/// What was published.
+/// The receipt of a published target.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Receipt {
-    /// The URL or path as a person may see it.
+    /// The URL or path, fit to be shown.
     pub url: String,
     /// Length of the target in bytes.
     pub bytes: u64,
-    /// Bytes that were really written (holes and zeros for free left out).
+    /// Bytes that were actually written, without holes and zeros that cost nothing.
     pub written: u64,
     /// The entity tag of an object.
     pub etag: Option<String>,
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_budget_for_a_sink_gives_it_what_it_asked_for() {
+    fn a_budget_for_a_sink_grants_the_requested_memory() {
         for memory in [1, 5 << 20, 16 << 20, 64 << 20, (64 << 20) + 1, 1 << 30] {
             let budget = budget_for(memory);
             assert!(memory_of(budget) >= memory, "{memory}");

@@ -1,16 +1,16 @@
-//! Bytes that come in one pass, such as standard input.
+//! Bytes that are read in one pass, such as standard input.
 
 use bytes::Bytes;
 
 use crate::error::Result;
 use crate::source::source::BoxFuture;
 
-/// Bytes that come one after the other.
+/// A sequence of bytes.
 pub trait ByteStream: Send {
-    /// What a person knows it as, such as `-`.
+    /// The name to show, such as `-`.
     fn url(&self) -> &str;
 
-    /// The next bytes, at most `most` of them and at least one, or none at the end.
+    /// The next bytes: at least one and at most `most`, or none at the end.
     ///
     /// # Errors
     /// The `source_*` codes.

@@ -14,18 +14,18 @@ use crate::source::types::{Capabilities, Identity, Segment, Traffic};
 
 /// A regular file or a block device.
 ///
-/// Every read confirms that the file is the one that was opened (inode, length, time of modification), so a change is
-/// `source_changed` at the next read and not only at the end. Its methods need a tokio runtime, whose threads for
-/// blocking calls they use; dropping a read leaves at most the one system call that it is in.
+/// Every read checks that the file is unchanged since it was opened (inode, length, modification time). A change is
+/// therefore `source_changed` at the next read and not only at the end. The methods need a tokio runtime, and use its
+/// threads for blocking calls. After a read is dropped, at most its current system call continues.
 #[derive(Debug)]
 pub struct FileSource {
     local: Arc<LocalFile>,
-    /// None if it is read by plain calls.
+    /// `None` if the file is read by plain calls.
     ring: Option<Arc<Ring>>,
 }
 
 impl FileSource {
-    /// Opens what `path` names; symbolic links are followed.
+    /// Opens the file `path`; symbolic links are followed.
     ///
     /// # Errors
     /// `source_not_found`, `source_forbidden`, `source_unavailable`; `usage` for a directory, a FIFO or the like.
@@ -33,19 +33,19 @@ impl FileSource {
         Self::open_with(path, FileIo::default()).await
     }
 
-    /// Like [`open`](Self::open), and says how it is read.
+    /// Like [`open`](Self::open), with a choice of how the file is read.
     ///
     /// # Errors
-    /// Those of [`open`](Self::open).
+    /// Errors of [`open`](Self::open).
     pub async fn open_with(path: impl AsRef<Path>, io: FileIo) -> Result<Self> {
         let path = path.as_ref().to_owned();
         blocking(move |_| LocalFile::open(&path).map(|local| Self::over(local, io.ring()))).await
     }
 
-    /// A file that is open already, shown as `url`.
+    /// A file that is already open, shown as `url`.
     ///
     /// # Errors
-    /// Those of [`open`](Self::open).
+    /// Errors of [`open`](Self::open).
     pub(crate) fn of_file(file: std::fs::File, url: String) -> Result<Self> {
         LocalFile::of_file(file, url).map(|local| Self::over(local, None))
     }
@@ -69,8 +69,8 @@ impl Source for FileSource {
     }
 
     fn capabilities(&self) -> Capabilities {
-        // 2 MiB make the call and the change of threads cheap beside the copy; a disk reads 128 KiB in the time that
-        // another request costs it.
+        // With 2 MiB the costs of the call and of changing threads are small compared to the copy. A disk reads 128
+        // KiB in the time of another request.
         Capabilities { request_bytes: 2 << 20, gap_bytes: 128 << 10, in_flight: 4, remote: false }
     }
 
@@ -107,7 +107,7 @@ impl Source for FileSource {
     }
 }
 
-/// The segments of a local file. Only what lies in it is asked of the file system.
+/// The segments of a local file. The file system is only asked about ranges within the file.
 pub(super) fn segments(local: &Arc<LocalFile>, range: StoredRange) -> BoxFuture<'_, Result<Vec<Segment>>> {
     let Some(within) = range.intersection(StoredRange::first(local.len())) else {
         return Box::pin(async move { Ok(all_data(range)) });

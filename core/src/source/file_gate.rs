@@ -1,4 +1,4 @@
-//! The gate to the files beside a local image.
+//! The gate to the files next to a local image.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::source::source::{BoxFuture, Source};
 
 /// Opens regular files in one directory, and nothing else.
 ///
-/// The directory is held open from the start: a name is looked up in that directory, whatever its path means later.
+/// The directory is opened once: names are looked up in it, even if its path later refers to another directory.
 /// Symbolic links are not followed.
 #[derive(Debug)]
 pub struct FileGate {
@@ -29,8 +29,8 @@ pub struct FileGate {
 }
 
 impl FileGate {
-    /// A gate to what lies in the directory of `image`, as that path is written: where `image` is a symbolic link, its
-    /// own directory.
+    /// A gate to the directory of `image`, as that path is written: if `image` is a symbolic link, the directory that
+    /// contains the link.
     ///
     /// # Errors
     /// `source_not_found`, `source_forbidden`, `source_unavailable`.
@@ -53,7 +53,7 @@ impl FileGate {
         .await
     }
 
-    /// Reads the siblings through memory maps; see [`MapSource`] for what that asks of the embedder.
+    /// Reads siblings through memory maps; see [`MapSource`] for the conditions.
     #[cfg(feature = "mmap")]
     #[must_use]
     pub fn mmap(mut self, mmap: bool) -> Self {

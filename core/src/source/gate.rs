@@ -1,21 +1,22 @@
-//! The gate: the only way by which a name in an image can lead to bytes.
+//! The gate: the only way for a name in an image to lead to bytes.
 
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::source::{BoxFuture, Source};
 
-/// A name that may be opened beside an image: one plain file name.
+/// The name of a file next to an image that may be opened: one plain file name.
 ///
-/// No separator of any system, no drive or scheme (`:`), no control character, not `.` or `..`, at most 255 bytes.
+/// It has no separator of any operating system, no drive or scheme (`:`), no control character, is not `.` or `..`,
+/// and is at most 255 bytes long.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SiblingName(String);
 
 impl SiblingName {
-    /// Takes a name that an image states.
+    /// Checks a name from an image.
     ///
     /// # Errors
-    /// `external_data_refused` if it is anything but a plain name.
+    /// `external_data_refused` if it is not a plain file name.
     pub fn new(name: &str) -> Result<Self> {
         let plain = !name.is_empty()
             && name.len() <= 255
@@ -27,7 +28,7 @@ impl SiblingName {
         } else {
             Err(Error::new(
                 ErrorKind::ExternalDataRefused,
-                format!("the image names {name:?}, which is not a plain file name beside it"),
+                format!("the image refers to {name:?}, which is not a plain file name"),
             )
             .hint("only files in the same directory or under the same prefix are opened"))
         }
@@ -39,16 +40,16 @@ impl SiblingName {
     }
 }
 
-/// Hands out what lies beside an image: the only way by which a name in an image can lead to bytes.
+/// Opens files next to an image: the only way for a name in an image to lead to bytes.
 pub trait Gate: Send + Sync {
-    /// Opens the sibling of that name.
+    /// Opens the sibling with that name.
     ///
     /// # Errors
-    /// `external_data_refused` if the caller does not open siblings; the `source_*` codes.
+    /// `external_data_refused` if the caller does not allow siblings; the `source_*` codes.
     fn open(&self, name: &SiblingName) -> BoxFuture<'_, Result<Arc<dyn Source>>>;
 }
 
-/// The gate that opens nothing: the default.
+/// The default gate, which opens nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClosedGate;
 
@@ -57,7 +58,7 @@ impl Gate for ClosedGate {
         let error = Error::new(
             ErrorKind::ExternalDataRefused,
             format!(
-                "the image keeps data in {:?} beside it, and siblings are not opened here",
+                "the image keeps data in the file {:?} next to it, and opening such files is not allowed here",
                 name.as_str()
             ),
         );

@@ -1,11 +1,11 @@
-//! The head and the tail of an object, read once and kept.
+//! The head and the tail of an object, read once and cached.
 //!
 //! ```text
-//! ├─ head, 128 KiB ─┤·········· read when asked for ··········├─ tail, 65 KiB ─┤
+//! ├─ head, 128 KiB ─┤·········· read when requested ··········├─ tail, 65 KiB ─┤
 //! ```
 //!
-//! Detection, headers, footers and small tables are answered from them. [`HeadTail`] is the bytes; [`HeadTailSource`] is a
-//! source that answers from them. A target has a `HeadTail` too, recorded while it is written.
+//! They answer detection, headers, footers and small tables. [`HeadTail`] holds the bytes; [`HeadTailSource`] is a
+//! source that uses them. A target has a `HeadTail` too, recorded while it is written.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -28,9 +28,9 @@ pub struct HeadTail {
 }
 
 impl HeadTail {
-    /// Length of the head in bytes. As long as what opening an S3 object brings with it.
+    /// Length of the head in bytes: as much as opening an S3 object reads.
     pub const HEAD: u64 = 128 << 10;
-    /// Length of the tail in bytes: a VHD's footer with up to 64 KiB of zeros after it.
+    /// Length of the tail in bytes: a VHD footer followed by up to 64 KiB of zeros.
     pub const TAIL: u64 = (64 << 10) + 1024;
 
     /// Head and tail of an object of `len` bytes, shown as `url`.
@@ -40,7 +40,7 @@ impl HeadTail {
     pub fn new(url: &str, len: u64, head: Bytes, tail: Bytes) -> Result<Self> {
         if (head.len() as u64).checked_add(tail.len() as u64).is_none_or(|held| held > len) {
             return Err(Error::internal(format!(
-                "{} and {} bytes are kept of {len}",
+                "head and tail have {} and {} bytes, and the object has {len}",
                 head.len(),
                 tail.len()
             )));
@@ -48,7 +48,7 @@ impl HeadTail {
         Ok(Self { url: url.to_owned(), len, head, tail })
     }
 
-    /// Where the tail of an object of `len` bytes begins. No byte is in both head and tail.
+    /// The start of the tail of an object of `len` bytes. No byte is in both head and tail.
     pub(crate) fn tail_start_of(len: u64) -> u64 {
         len.saturating_sub(Self::TAIL).max(Self::HEAD.min(len))
     }
@@ -83,13 +83,13 @@ impl HeadTail {
         &self.tail
     }
 
-    /// Where the tail begins.
+    /// The offset at which the tail begins.
     pub fn tail_start(&self) -> StoredOffset {
-        // `new` checked that it is not longer than the object.
+        // Cannot underflow: `new` checked that the tail is not longer than the object.
         StoredOffset::new(self.len - self.tail.len() as u64)
     }
 
-    /// The bytes of `range`, if all of them are in the head or in the tail.
+    /// The bytes of `range`, if all of them are in the head or all in the tail.
     pub fn get(&self, range: StoredRange) -> Option<Bytes> {
         let within = |bytes: &Bytes, base: StoredOffset| {
             let start = usize::try_from(range.start().checked_sub(base)?).ok()?;
@@ -100,7 +100,7 @@ impl HeadTail {
     }
 }
 
-/// A source whose head and tail were read once: what lies there is not asked for again.
+/// A source whose head and tail are read once: ranges within them need no further request.
 #[derive(Debug)]
 pub struct HeadTailSource {
     inner: Arc<dyn Source>,
@@ -108,7 +108,7 @@ pub struct HeadTailSource {
 }
 
 impl HeadTailSource {
-    /// Reads head and tail, in at most two requests; one if they meet.
+    /// Reads head and tail in at most two requests, or in one if they touch.
     ///
     /// # Errors
     /// The `source_*` codes.
@@ -125,8 +125,8 @@ impl HeadTailSource {
         Ok(Self { inner, ends })
     }
 
-    /// Reads a range of which at most a part is kept. Over a network only the rest is asked for, which costs a copy; a
-    /// local source is faster read again.
+    /// Reads a range that is partly cached at most. Over a network only the missing part is requested, which costs a
+    /// copy; a local source is read again, which is faster.
     async fn read_around(&self, range: StoredRange) -> Result<Bytes> {
         check_range(self, range)?;
         let head = range.intersection(StoredRange::first(self.ends.head.len() as u64));
@@ -141,17 +141,17 @@ impl HeadTailSource {
         let between = if between.is_empty() { Bytes::new() } else { self.inner.read(between).await? };
         let all = self.with_ends(range, between);
         if all.len() as u64 != range.len() {
-            return Err(Error::internal(format!("{} bytes came together for {range}", all.len())));
+            return Err(Error::internal(format!("{} bytes were assembled for {range}", all.len())));
         }
         Ok(all)
     }
 
-    /// What lies between the ends: the rest is here.
+    /// The range between head and tail, which is not cached.
     fn between(&self) -> StoredRange {
         StoredRange::between(StoredOffset::new(self.ends.head.len() as u64), self.ends.tail_start())
     }
 
-    /// The bytes of `range`, of which `between` are those that are not kept.
+    /// The bytes of `range`. `between` are those that are not cached.
     fn with_ends(&self, range: StoredRange, between: Bytes) -> Bytes {
         if between.len() as u64 == range.len() {
             return between;
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn head_and_tail_are_asked_for_once() {
+    fn head_and_tail_are_requested_once() {
         let len = (HeadTail::HEAD + HeadTail::TAIL + 5000) as usize;
         let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
         let recording = Arc::new(Recording::new(Arc::new(MemorySource::new("x", bytes.clone()))));
@@ -246,7 +246,7 @@ mod tests {
                 assert_eq!(kept.read(range).await.unwrap(), &bytes[start..start + size]);
             }
         });
-        assert_eq!(recording.reads().len(), 3, "head, tail, and the one range that lies between them");
+        assert_eq!(recording.reads().len(), 3, "head, tail, and the one range between them");
     }
 
     /// A source across a network.
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn over_a_network_only_what_is_not_kept_is_asked_for() {
+    fn over_a_network_only_uncached_bytes_are_requested() {
         let len = HeadTail::HEAD + HeadTail::TAIL + 5000;
         let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
         let far = Far { inner: MemorySource::new("x", bytes.clone()) };
@@ -290,7 +290,7 @@ mod tests {
             recording.reads()[before..].iter().map(|range| (range.start().get(), range.len())).collect();
         let head = HeadTail::HEAD;
         assert_eq!(asked, [(head, 5000), (head, 5000), (head, 1), (head + 4000, 1000)]);
-        // A range past the end is the source's to refuse.
+        // The source must refuse a range past the end.
         let beyond = StoredRange::new(StoredOffset::new(len - 10), 20).unwrap();
         let error = block_on(kept.read(beyond)).unwrap_err();
         assert_eq!(error.kind(), crate::error::ErrorKind::Truncated);

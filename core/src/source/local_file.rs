@@ -1,4 +1,4 @@
-//! What all local sources share: an open file that is noticed to change.
+//! The common part of local sources: an open file whose changes are detected.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -20,7 +20,7 @@ use crate::source::gate::SiblingName;
 use crate::source::source::SEGMENTS;
 use crate::source::types::{Identity, Segment, Traffic};
 
-/// An open regular file or block device, and what it looked like when it was opened.
+/// An open regular file or block device, and its metadata when it was opened.
 #[derive(Debug)]
 pub(super) struct LocalFile {
     file: Arc<File>,
@@ -33,16 +33,17 @@ pub(super) struct LocalFile {
     bytes: AtomicU64,
 }
 
-/// Where the name is looked up again.
+/// The directory in which the name is looked up again.
 #[derive(Debug)]
 enum Place {
-    /// It has no name that others could take.
+    /// The file has no name that could be reused.
     Open,
     Path(PathBuf),
     Beside(Arc<OwnedFd>, SiblingName),
 }
 
-/// What a change shows in. A block device's node tells nothing of its content: there it is only which device it is.
+/// The metadata that shows a change. The node of a block device says nothing about its content: it only identifies
+/// the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Stamp {
     device: u64,
@@ -66,13 +67,13 @@ fn modified(meta: &Metadata) -> i128 {
     i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec())
 }
 
-/// Not blocking: opening a FIFO must not wait for somebody who writes to it.
+/// Non-blocking: opening a FIFO must not wait for a writer.
 const OPEN: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
-/// Looks at a name without opening what it names.
+/// Inspects a name without opening the file.
 const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 impl LocalFile {
-    /// Opens what `path` names; symbolic links are followed.
+    /// Opens the file `path`; symbolic links are followed.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let url = path.display().to_string();
         let opened = rustix::fs::open(path, OPEN, Mode::empty());
@@ -80,7 +81,7 @@ impl LocalFile {
         Self::of(file, Place::Path(path.to_owned()), url)
     }
 
-    /// A file that is open already.
+    /// A file that is already open.
     pub(super) fn of_file(file: File, url: String) -> Result<Self> {
         Self::of(file, Place::Open, url)
     }
@@ -92,12 +93,12 @@ impl LocalFile {
             meta.len()
         } else if kind.is_block_device() {
             rustix::fs::seek(&file, SeekFrom::End(0))
-                .map_err(|errno| failed("asking for the length of", &url, errno))?
+                .map_err(|errno| failed("getting the length of", &url, errno))?
         } else {
             let (what, hint) = if kind.is_dir() {
                 ("a directory", "name the image in it")
             } else {
-                ("neither a file nor a block device", "pipe it in and name the source `-`")
+                ("neither a file nor a block device", "pipe it to standard input and name the source `-`")
             };
             return Err(Error::new(ErrorKind::Usage, format!("{url} is {what}")).hint(hint));
         };
@@ -109,7 +110,7 @@ impl LocalFile {
         let refused = |what| {
             Error::new(
                 ErrorKind::ExternalDataRefused,
-                format!("the image names {:?} beside it, which is {what}", name.as_str()),
+                format!("the image refers to {:?} next to it, which is {what}", name.as_str()),
             )
             .hint("only regular files in the image's directory are opened")
         };
@@ -158,24 +159,24 @@ impl LocalFile {
         }
     }
 
-    /// Counts a request that brought `bytes`.
+    /// Counts a request that returned `bytes` bytes.
     pub(super) fn count(&self, bytes: u64) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// All bytes of `range`, which lies within the file. They are given only where the file is unchanged afterwards:
-    /// a writer sets the time before the bytes, so what was read is what was opened.
+    /// Reads all bytes of `range`, which must be within the file. They are returned only if the file is unchanged
+    /// afterwards: a writer sets the modification time before the bytes, so the bytes are those of the opened file.
     pub(super) fn read(&self, range: StoredRange, stop: &Stop) -> Result<Bytes> {
         self.read_on(range, Self::buffer(range)?, 0, stop)
     }
 
-    /// Room for `range`.
+    /// A buffer for `range`.
     pub(super) fn buffer(range: StoredRange) -> Result<Buffer> {
         Buffer::for_bytes(range.len())
     }
 
-    /// Continues with a [`read`](Self::read) of which `filled` bytes are there.
+    /// Continues a [`read`](Self::read) whose first `filled` bytes are present.
     pub(super) fn read_on(
         &self,
         range: StoredRange,
@@ -189,7 +190,7 @@ impl LocalFile {
             let at = range.start().get() + filled as u64;
             match rustix::io::pread(&self.file, &mut buffer[filled..], at) {
                 Ok(0) => {
-                    return Err(self.changed(&format!("it ends at {at}, and was {} bytes long", self.len)));
+                    return Err(self.changed(&format!("it ends at {at}, and had {} bytes", self.len)));
                 }
                 Ok(more) => filled += more,
                 Err(Errno::INTR) => {}
@@ -201,14 +202,15 @@ impl LocalFile {
         self.whole(range, buffer)
     }
 
-    /// What was read, where it is what was opened.
+    /// The bytes that were read, if the file is unchanged.
     pub(super) fn whole(&self, range: StoredRange, buffer: Buffer) -> Result<Bytes> {
         self.count(range.len());
         self.unchanged()?;
         Ok(buffer.freeze())
     }
 
-    /// Data and holes from the start of `range` on, as the file system tells them. One that cannot tell says "data".
+    /// Data and holes from the start of `range` on, as the file system reports them. A file system without this
+    /// information reports data.
     pub(super) fn segments(&self, range: StoredRange, stop: &Stop) -> Result<Vec<Segment>> {
         let mut found = Vec::new();
         let mut at = range.start();
@@ -216,7 +218,7 @@ impl LocalFile {
             stop.check()?;
             let data = match rustix::fs::seek(&self.file, SeekFrom::Data(at.get())) {
                 Ok(data) => StoredOffset::new(data),
-                // No data up to the end of the file.
+                // There is no data up to the end of the file.
                 Err(Errno::NXIO) => range.end(),
                 Err(_) => at,
             };
@@ -233,32 +235,32 @@ impl LocalFile {
             found.push(Segment { range: StoredRange::between(at, end), hole });
             at = end;
         }
-        // Otherwise what lies after the new end of a file that shrank would pass for a hole.
+        // Otherwise bytes after the new end of a truncated file would be taken for a hole.
         self.unchanged()?;
         Ok(found)
     }
 
-    /// Confirms that the open file is as it was.
+    /// Checks that the open file is unchanged.
     pub(super) fn unchanged(&self) -> Result<()> {
         let meta = self.file.metadata().map_err(|error| failed_io("looking at", &self.url, &error))?;
         let now = Stamp::of(&meta);
         match (self.stamp.content, now.content) {
             _ if now == self.stamp => Ok(()),
             (Some((was, _)), Some((is, _))) if was != is => {
-                Err(self.changed(&format!("it was {was} bytes long and is {is}")))
+                Err(self.changed(&format!("it had {was} bytes and has {is}")))
             }
             _ => Err(self.changed("it was written to")),
         }
     }
 
-    /// Confirms that the open file is as it was, and that its name still leads to it.
+    /// Checks that the open file is unchanged, and that its name still refers to it.
     pub(super) fn verify(&self) -> Result<()> {
         self.unchanged()?;
         if self.stamp.content.is_none() {
             let len = rustix::fs::seek(&self.file, SeekFrom::End(0))
-                .map_err(|errno| failed("asking for the length of", &self.url, errno))?;
+                .map_err(|errno| failed("getting the length of", &self.url, errno))?;
             if len != self.len {
-                return Err(self.changed(&format!("it was {} bytes long and is {len}", self.len)));
+                return Err(self.changed(&format!("it had {} bytes and has {len}", self.len)));
             }
         }
         let found = match &self.place {
@@ -274,7 +276,11 @@ impl LocalFile {
             Err(errno) => return Err(failed("looking at", &self.url, errno)),
         };
         let meta = meta.map_err(|error| failed_io("looking at", &self.url, &error))?;
-        if Stamp::of(&meta) == self.stamp { Ok(()) } else { Err(self.changed("another file has its name")) }
+        if Stamp::of(&meta) == self.stamp {
+            Ok(())
+        } else {
+            Err(self.changed("its name refers to another file"))
+        }
     }
 
     fn changed(&self, how: &str) -> Error {
@@ -282,7 +288,7 @@ impl LocalFile {
     }
 }
 
-/// A system call on a source that failed.
+/// The error for a failed system call on a source.
 pub(super) fn failed(doing: &str, url: &str, errno: Errno) -> Error {
     let (kind, retry) = match errno {
         Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::LOOP => (ErrorKind::SourceNotFound, false),
@@ -305,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_system_says_has_its_code() {
+    fn system_errors_have_their_codes() {
         for (errno, kind, retryable) in [
             (Errno::NOENT, ErrorKind::SourceNotFound, false),
             (Errno::ACCESS, ErrorKind::SourceForbidden, false),

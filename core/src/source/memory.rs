@@ -1,4 +1,4 @@
-//! Bytes in memory as a source: for tests, fuzzers and small images. Needs no runtime.
+//! A source in memory, for tests, fuzzers and small images. It needs no runtime.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -62,7 +62,8 @@ impl Source for MemorySource {
             check_range(self, range)?;
             let bounds =
                 usize::try_from(range.start().get()).ok().zip(usize::try_from(range.end().get()).ok());
-            let (start, end) = bounds.ok_or_else(|| Error::internal("memory beyond the address space"))?;
+            let (start, end) =
+                bounds.ok_or_else(|| Error::internal("the range exceeds the address space"))?;
             self.requests.fetch_add(1, Ordering::Relaxed);
             self.read.fetch_add(range.len(), Ordering::Relaxed);
             Ok(self.bytes.slice(start..end))

@@ -1,9 +1,8 @@
 //! Local files read through a memory map.
 //!
-//! Reading copies nothing: the bytes handed out are the page cache's. That has a price that only the embedder can
-//! accept, so it is a choice and never a default: where somebody shortens the file meanwhile, touching the pages that
-//! are gone kills the process with `SIGBUS`. Each read looks at the length first, which makes that unlikely and not
-//! impossible.
+//! Reading copies nothing: the returned bytes are in the page cache. This has a risk that only the embedder can
+//! accept, so it is never the default: if another process shortens the file meanwhile, touching the missing pages
+//! kills this process with `SIGBUS`. Each read checks the length first, which makes that unlikely but not impossible.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,13 +21,13 @@ use crate::source::types::{Capabilities, Identity, Segment, Traffic};
 #[derive(Debug)]
 pub struct MapSource {
     local: Arc<LocalFile>,
-    /// None if there is no byte.
+    /// `None` if the file is empty.
     map: Option<Arc<Mmap>>,
-    /// The whole map; it keeps it alive, and so does each slice of it.
+    /// The whole map, which is kept alive by this and by each slice of it.
     bytes: Bytes,
 }
 
-/// The map as an owner of bytes.
+/// Owns the map for `Bytes`.
 struct Pages(Arc<Mmap>);
 
 impl AsRef<[u8]> for Pages {
@@ -38,10 +37,11 @@ impl AsRef<[u8]> for Pages {
 }
 
 impl MapSource {
-    /// Opens and maps what `path` names; symbolic links are followed.
+    /// Opens and maps the file `path`; symbolic links are followed.
     ///
     /// # Errors
-    /// Those of [`FileSource::open`](super::file::FileSource::open); `source_unavailable` if it cannot be mapped.
+    /// Errors of [`FileSource::open`](super::file::FileSource::open); `source_unavailable` if the file cannot be
+    /// mapped.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         blocking(move |_| LocalFile::open(&path).and_then(Self::over)).await
@@ -54,7 +54,7 @@ impl MapSource {
             Err(_) => {
                 return Err(Error::new(
                     crate::error::ErrorKind::SourceUnavailable,
-                    format!("{} is {} bytes long, too long to be mapped", local.url(), local.len()),
+                    format!("{} has {} bytes, which is too long for a memory map", local.url(), local.len()),
                 )
                 .retry(false)
                 .hint("read it without --mmap"));
@@ -68,12 +68,12 @@ impl MapSource {
 /// Maps all `len` bytes, shared and read-only.
 #[allow(unsafe_code)]
 fn map(local: &LocalFile, len: usize) -> Result<Mmap> {
-    // SAFETY: the map is read-only and lives as long as the last `Bytes` made of it, which owns it. What the compiler
-    // must be able to rely on is that the bytes do not change while they are borrowed, and that cannot be enforced on
-    // a file that others may write. It is a condition of this source, said to the embedder who chooses it: nobody
-    // writes to or shortens the file meanwhile. If somebody does, every read and `verify` compare length and time
-    // and fail with `source_changed`; nothing here trusts a byte to be the same when read twice for memory safety
-    // (parsers copy what they check); and a page that is gone ends the process with `SIGBUS`, it reads no other memory.
+    // SAFETY: the map is read-only and lives as long as the last `Bytes` made of it, which owns it. The compiler must
+    // be able to rely on the bytes not changing while they are borrowed. This cannot be enforced for a file that
+    // others may write, so it is a documented condition for the embedder: nobody writes to or shortens the file
+    // meanwhile. If somebody does, every read and `verify` compare length and time and fail with `source_changed`. No
+    // code relies on a byte being the same when read twice for memory safety (parsers copy the bytes that they
+    // check). A missing page ends the process with `SIGBUS`; it does not read other memory.
     let mapped = unsafe { MmapOptions::new().len(len).map(&**local.file()) };
     mapped.map_err(|error| {
         failed_io("mapping", local.url(), &error).retry(false).hint("read it without --mmap")
@@ -94,7 +94,7 @@ impl Source for MapSource {
     }
 
     fn capabilities(&self) -> Capabilities {
-        // A request costs nothing but its bookkeeping; a page is the least that is read anyway.
+        // A request has almost no cost; whole pages are read anyway.
         Capabilities { request_bytes: 2 << 20, gap_bytes: 4 << 10, in_flight: 4, remote: false }
     }
 
@@ -109,9 +109,9 @@ impl Source for MapSource {
             let bounds =
                 usize::try_from(range.start().get()).ok().zip(usize::try_from(range.end().get()).ok());
             let (start, end) =
-                bounds.ok_or_else(|| Error::internal("a map is longer than the address space"))?;
+                bounds.ok_or_else(|| Error::internal("the range exceeds the address space"))?;
             if let Some(map) = &self.map {
-                // Starts reading ahead and waits for nothing. It is advice: that it fails changes nothing.
+                // Starts read-ahead without waiting. It is only advice, so a failure does not matter.
                 let _ = map.advise_range(Advice::WillNeed, start, end - start);
             }
             self.local.count(range.len());

@@ -1,4 +1,4 @@
-//! Where the bytes of an image come from.
+//! Sources of the bytes of an image.
 //!
 //! A [`Source`] is random access to one stored object, a [`ByteStream`] is a single pass over one, and a [`Gate`] opens
 //! the files next to an image.

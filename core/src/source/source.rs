@@ -1,7 +1,7 @@
-//! Random-access bytes of a stored object.
+//! The trait of sources.
 //!
-//! A [`Source`] is what an image is read from: a file, an S3 object, a URL. Its contract is
-//! small: exact ranged reads, an identity that shows changes, and the cost of a request. Wrappers compose on it.
+//! An image is read from a [`Source`]: a file, an S3 object, a URL. The contract is small: exact ranged reads, an
+//! identity that shows changes, and the cost of a request. Wrappers can be composed.
 
 use std::fmt;
 use std::future::Future;
@@ -19,12 +19,11 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Random-access bytes of one stored object.
 ///
-/// Reading is exact: a source gives all bytes of the range or an error, and only ever bytes of the object that was
-/// opened. If it notices that the object changed, that is `source_changed`. Dropping a future of it stops the request.
-/// Many reads may be under way at once.
+/// Reads are exact: a source returns all bytes of the range or an error, and only bytes of the object that was
+/// opened. If it detects that the object changed, it fails with `source_changed`. Dropping a future stops its
+/// request. Many reads may be in flight at once.
 ///
-/// A source of your own needs five methods; the others say what a source may know beyond that. Wrappers forward all of
-/// them.
+/// An implementation needs five methods; the others describe optional abilities. Wrappers must forward all of them.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -62,33 +61,34 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// }
 /// ```
 pub trait Source: Send + Sync + fmt::Debug {
-    /// The URL or path as a person may see it: no credentials, no signed query.
+    /// The URL or path, fit to be shown: no credentials, no signed query.
     fn url(&self) -> &str;
 
-    /// Stored length in bytes.
+    /// Length of the object in bytes.
     fn len(&self) -> u64;
 
-    /// What tells the object from a changed one.
+    /// The identity, which distinguishes the object from a changed one.
     fn identity(&self) -> &Identity;
 
-    /// What a request costs here.
+    /// The cost of requests.
     fn capabilities(&self) -> Capabilities;
 
-    /// All bytes of `range`.
+    /// Reads all bytes of `range`.
     ///
     /// # Errors
     /// `truncated` if the range passes the end; the `source_*` codes.
     fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>>;
 
-    /// Reads `parts` with one request, and calls `give` with the index and the bytes of each as soon as the last of them has
-    /// come: a long request is then decoded while it arrives. The parts ascend by their starts, none is empty, and they may
-    /// overlap; bytes between them are read and dropped. Each is given once. After an error, what was given stays valid.
+    /// Reads `parts` with one request. Calls `give` with the index and the bytes of each part as soon as its last
+    /// byte has arrived, so that a long request is decoded while it arrives. The parts are sorted by their starts,
+    /// are not empty, and may overlap; bytes between them are read and dropped. Each part is given once. After an
+    /// error, the parts given so far remain valid.
     ///
-    /// By default all of it is [read](Self::read) before any is given, and the memory of all is in use as long as that of a
-    /// part is.
+    /// The default implementation [reads](Self::read) everything before it gives any part. The memory of all parts is
+    /// then in use as long as that of one.
     ///
     /// # Errors
-    /// Those of [`read`](Self::read).
+    /// Errors of [`read`](Self::read).
     fn read_parts<'a>(
         &'a self,
         parts: &'a [StoredRange],
@@ -98,7 +98,7 @@ pub trait Source: Send + Sync + fmt::Debug {
             let Some(all) = covering(parts) else { return Ok(()) };
             let bytes = self.read(all).await?;
             if bytes.len() as u64 != all.len() {
-                return Err(Error::internal(format!("a source gave {} bytes for {all:?}", bytes.len())));
+                return Err(Error::internal(format!("a source returned {} bytes for {all:?}", bytes.len())));
             }
             for (index, part) in parts.iter().enumerate() {
                 let skip = (part.start().get() - all.start().get()) as usize;
@@ -108,21 +108,21 @@ pub trait Source: Send + Sync + fmt::Debug {
         })
     }
 
-    /// True if there are no bytes.
+    /// True if the object is empty.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What was asked of the object so far, opening it included, if the source counts that itself; otherwise nothing. A
-    /// source that makes more requests than it is asked for, such as retries, counts them. Others are counted by the
-    /// wrapper in which an image is opened, [`HeadTailSource`](crate::HeadTailSource).
+    /// The traffic so far, opening included, if the source counts it itself; otherwise zero. A source that makes more
+    /// requests than it receives, such as retries, counts them. Other sources are counted by the wrapper in which an
+    /// image is opened, [`HeadTailSource`](crate::HeadTailSource).
     fn traffic(&self) -> Traffic {
         Traffic::default()
     }
 
-    /// What is known, without reading, of which bytes are a hole of a sparse file: segments that cover `range` from its
-    /// start, in order, possibly not to its end. One answer has at most 4096 segments, and at least one if the range is
-    /// not empty. A source that knows nothing answers one segment of data.
+    /// Reports which bytes are known to be a hole of a sparse file, without reading them. The segments cover `range`
+    /// from its start, in order, possibly not to its end. One answer has at most 4096 segments, and at least one if
+    /// the range is not empty. A source without this information returns one segment of data.
     ///
     /// # Errors
     /// The `source_*` codes.
@@ -130,12 +130,12 @@ pub trait Source: Send + Sync + fmt::Debug {
         Box::pin(async move { Ok(all_data(range)) })
     }
 
-    /// Says, before the first long read, that all of the object is going to be read. A source that can compare the whole
-    /// with a checksum prepares for that, and compares in [`verify`](Self::verify).
+    /// Announces, before the first long read, that the whole object will be read. A source that can compare it with a
+    /// checksum prepares for that, and compares in [`verify`](Self::verify).
     fn expect_all(&self) {}
 
-    /// Confirms, after the last read, that the object is still the one that was opened. A source whose reads confirm that
-    /// each has nothing to add.
+    /// Checks, after the last read, that the object is still the one that was opened. A source whose reads all check
+    /// that has nothing to add.
     ///
     /// # Errors
     /// `source_changed`.
@@ -198,21 +198,21 @@ impl<S: Source + ?Sized> Source for Arc<S> {
 /// The most segments in one answer of [`Source::segments`].
 pub const SEGMENTS: usize = 4096;
 
-/// The shortest range that has all of `parts`.
+/// The shortest range that contains all of `parts`.
 pub fn covering(parts: &[StoredRange]) -> Option<StoredRange> {
     let start = parts.iter().map(|part| part.start()).min()?;
     let end = parts.iter().map(|part| part.end()).max()?;
     Some(StoredRange::between(start, end))
 }
 
-/// The check that every source makes of a range before it reads.
+/// Checks a range before it is read. Every source makes this check.
 ///
 /// # Errors
-/// `truncated` if the range passes the object's end.
+/// `truncated` if the range passes the end of the object.
 pub fn check_range(source: &dyn Source, range: StoredRange) -> Result<()> {
     if range.end().get() > source.len() {
         return Err(Error::truncated(format!(
-            "bytes {range} were asked for and the object ends at {}",
+            "cannot read bytes {range}: the object ends at {}",
             source.len()
         ))
         .at(range.start()));
@@ -220,12 +220,12 @@ pub fn check_range(source: &dyn Source, range: StoredRange) -> Result<()> {
     Ok(())
 }
 
-/// One answer of [`Source::segments`] for a source that knows of no hole.
+/// The answer of [`Source::segments`] for a source that knows of no hole.
 pub(crate) fn all_data(range: StoredRange) -> Vec<Segment> {
     if range.is_empty() { Vec::new() } else { vec![Segment { range, hole: false }] }
 }
 
-/// Reads up to `len` bytes from `start`, fewer where the object ends before.
+/// Reads up to `len` bytes from `start`, fewer if the object ends before.
 ///
 /// # Errors
 /// The `source_*` codes.

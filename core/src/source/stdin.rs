@@ -1,10 +1,10 @@
 //! Standard input as a stream.
 //!
-//! A blocking read of a pipe cannot be called off, and a runtime that waits for its threads would hang on it. So the
-//! thread waits in `poll` for the input *or* for a bell, and reads only what is there:
+//! A blocking read of a pipe cannot be cancelled, and a runtime that waits for its threads would hang. The thread
+//! therefore waits in `poll` for input *or* for a bell, and reads only what is available:
 //!
 //! ```text
-//! next() ──spawns──▶ poll(input, bell) ──ready──▶ read ──▶ bytes, kept until asked for
+//! next() ──spawns──▶ poll(input, bell) ──ready──▶ read ──▶ bytes, held until requested
 //! drop   ──rings───────────────▲
 //! ```
 
@@ -26,15 +26,15 @@ use crate::source::source::BoxFuture;
 
 /// Standard input, or another descriptor that is read from front to back: a pipe, a socket, a file.
 ///
-/// [`next`](ByteStream::next) may be dropped and called again, and no byte is lost. Dropping the stream ends the
-/// thread that waits for input. It needs a tokio runtime.
+/// A dropped [`next`](ByteStream::next) loses no byte. Dropping the stream ends the thread that waits for input. The
+/// methods need a tokio runtime.
 #[derive(Debug)]
 pub struct StandardInput {
     url: String,
     fds: Arc<Fds>,
     running: Option<JoinHandle<Result<Bytes>>>,
     left: Bytes,
-    /// How many bytes came.
+    /// The number of bytes that have arrived.
     came: u64,
     stall: Option<Duration>,
 }
@@ -43,7 +43,7 @@ pub struct StandardInput {
 #[derive(Clone, Copy)]
 enum Wait {
     No,
-    /// For the first byte: as long as that, or as it takes.
+    /// For the first byte: at most for this time, or without a limit.
     First(Option<Duration>),
 }
 
@@ -63,12 +63,12 @@ impl StandardInput {
         Self::over(input.map_err(|error| failed_io("opening", "standard input", &error))?, "-")
     }
 
-    /// Another descriptor, shown as `url`. It is read from where it stands.
+    /// Another descriptor, shown as `url`. It is read from its current position.
     ///
     /// # Errors
     /// `source_unavailable` if the system has no descriptor left.
     pub fn over(input: OwnedFd, url: &str) -> Result<Self> {
-        // A pipe holds 64 KiB by default, and each read wakes two processes: ask for more, and live with a refusal.
+        // A pipe holds 64 KiB by default, and each read wakes two processes: request more, and ignore a refusal.
         let _ = rustix::pipe::fcntl_setpipe_size(&input, 1 << 20);
         let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| failed("waiting for", url, errno))?;
@@ -76,8 +76,8 @@ impl StandardInput {
         Ok(Self { url: url.to_owned(), fds, running: None, left: Bytes::new(), came: 0, stall: None })
     }
 
-    /// Gives up with `source_unavailable` if it is asked for bytes and none come for so long. Without it, and where
-    /// this is `None`, it waits.
+    /// Fails with `source_unavailable` if no byte arrives for this time after a request. By default, and with `None`,
+    /// it waits without a limit.
     #[must_use]
     pub fn stall_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.stall = timeout;
@@ -105,7 +105,7 @@ impl ByteStream for StandardInput {
                 self.running = None;
                 self.left = joined.map_err(|error| {
                     let kind = if error.is_cancelled() { ErrorKind::Cancelled } else { ErrorKind::Internal };
-                    Error::new(kind, format!("reading {} was broken off", self.url)).caused_by(error)
+                    Error::new(kind, format!("reading {} was cancelled", self.url)).caused_by(error)
                 })??;
                 self.came = self.came.saturating_add(self.left.len() as u64);
             }
@@ -118,7 +118,7 @@ fn silent(url: &str, came: u64, stall: Option<Duration>) -> Error {
     let seconds = stall.unwrap_or_default().as_secs_f64();
     Error::new(
         ErrorKind::SourceUnavailable,
-        format!("{url} gave nothing after {came} bytes, for {seconds} seconds"),
+        format!("{url} delivered nothing after {came} bytes, for {seconds} seconds"),
     )
 }
 
@@ -133,9 +133,9 @@ impl Drop for StandardInput {
 }
 
 impl Fds {
-    /// Up to `most` bytes: all that are there when the first ones are. `None` if none came for as long as `stall`.
+    /// Up to `most` bytes: all that are available together with the first one. `None` if none arrived within `stall`.
     fn read(&self, url: &str, most: usize, stall: Option<Duration>) -> Result<Option<Bytes>> {
-        /// The most that one answer holds, however much is asked for.
+        /// The most bytes in one answer, whatever is requested.
         const LONGEST: usize = 4 << 20;
         let most = most.min(LONGEST);
         let mut buffer = Vec::with_capacity(most);
@@ -150,22 +150,22 @@ impl Fds {
             match rustix::io::read(&self.input, spare_capacity(&mut buffer)) {
                 Ok(0) => break,
                 Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
-                // What was read before goes out first; the failure shows again at the next read.
+                // The bytes before are returned first; the failure recurs at the next read.
                 Err(_) if !buffer.is_empty() => break,
                 Err(errno) => return Err(failed("reading", url, errno)),
             }
         }
-        // A trickle must not hold the room that a flood would need.
+        // A few bytes must not hold the memory of a large buffer.
         if buffer.len() < most / 2 {
             buffer.shrink_to_fit();
         }
         Ok(Some(Bytes::from(buffer)))
     }
 
-    /// Whether there is input, or its end.
+    /// Waits for input or its end. True if there is either.
     fn ready(&self, url: &str, wait: Wait) -> Result<bool> {
         const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-        /// A process that was stopped for a while heard nothing since it did not listen: that costs it one of these.
+        /// A process that was stopped for a while could not observe input: that costs it one of these ticks.
         const TICKS: u32 = 8;
         let (timeout, mut ticks) = match wait {
             Wait::No => (Some(AT_ONCE), 1),
@@ -189,7 +189,7 @@ impl Fds {
             }
             let [input, bell] = fds;
             if !bell.revents().is_empty() {
-                return Err(Error::new(ErrorKind::Cancelled, format!("reading {url} was given up")));
+                return Err(Error::new(ErrorKind::Cancelled, format!("reading {url} was cancelled")));
             }
             if input.revents().contains(PollFlags::NVAL) {
                 return Err(failed("reading", url, Errno::BADF));

@@ -1,17 +1,17 @@
-//! What a source says about itself: what a change is noticed by, what a request costs, and what was asked so far.
+//! The facts about a source: its identity, the cost of requests, and the traffic so far.
 
 use crate::address::StoredRange;
 
-/// A run of stored bytes that is known to be a hole, or else holds data.
+/// A run of stored bytes that is either known to be a hole, or may hold data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Segment {
-    /// Which bytes.
+    /// The stored bytes.
     pub range: StoredRange,
-    /// True if they are zeros that need not be read.
+    /// True if the bytes are zeros that need not be read.
     pub hole: bool,
 }
 
-/// What an object is recognised by.
+/// The identity of an object, which shows whether it changed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Identity {
@@ -25,15 +25,16 @@ pub struct Identity {
 
 setters!(Identity { etag: Option<String>, version_id: Option<String>, file: Option<(u64, u64, i128)> });
 
-/// What a request costs at a source, for the planner.
+/// The cost of requests to a source, for the planner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// The best length of one request, in bytes: long enough that its fixed cost does not matter.
     pub request_bytes: u64,
-    /// A gap of at most this many bytes between two needed ranges is cheaper read through than asked around.
+    /// A gap of at most this many bytes between two needed ranges is read through, which is cheaper than another
+    /// request.
     pub gap_bytes: u64,
-    /// Most requests worth having in flight at once.
+    /// The recommended number of requests in flight.
     pub in_flight: usize,
     /// True if a request crosses a network.
     pub remote: bool,
@@ -47,15 +48,15 @@ impl Default for Capabilities {
 
 setters!(Capabilities { request_bytes: u64, gap_bytes: u64, in_flight: usize, remote: bool });
 
-/// What was asked of a source so far.
+/// The traffic of a source so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Traffic {
-    /// Requests made, those that failed and were made again included.
+    /// Requests made, including those that failed and were retried.
     pub requests: u64,
-    /// Bytes of content received, those of broken answers included.
+    /// Bytes of content received, including those of incomplete responses.
     pub bytes: u64,
-    /// Requests made again after a failure.
+    /// Requests that were retries.
     pub retries: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Sources around sources. Each forwards every method and changes one thing.
+//! Wrappers around sources. Each forwards every method and changes one thing.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -23,7 +23,7 @@ macro_rules! forward {
 }
 pub(super) use forward;
 
-/// Counts what is asked of a source that does not count that itself.
+/// Counts the traffic of a source that does not count it itself.
 #[derive(Debug)]
 pub struct Counted {
     inner: Arc<dyn Source>,
@@ -32,7 +32,7 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// Counts what is read from `inner` from now on.
+    /// Counts reads of `inner` from now on.
     pub fn new(inner: Arc<dyn Source>) -> Self {
         Self { inner, requests: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
@@ -78,7 +78,7 @@ impl Source for Counted {
     }
 }
 
-/// Writes down every range that is read: a test instrument for what a plan really asks for.
+/// Records every range that is read. Used by tests to check which requests a plan makes.
 #[derive(Debug)]
 pub struct Recording {
     inner: Arc<dyn Source>,
@@ -86,12 +86,12 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Records what is read from `inner`.
+    /// Records reads of `inner`.
     pub fn new(inner: Arc<dyn Source>) -> Self {
         Self { inner, reads: Mutex::new(Vec::new()) }
     }
 
-    /// The ranges read so far, in the order asked.
+    /// The ranges read so far, in order.
     pub fn reads(&self) -> Vec<StoredRange> {
         self.reads.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -120,7 +120,7 @@ impl Source for Recording {
     }
 }
 
-/// Fails the reads that a rule picks: a test instrument.
+/// Fails reads that a rule selects. Used by tests.
 pub struct Failing {
     inner: Arc<dyn Source>,
     rule: Box<dyn Fn(u64, StoredRange) -> Option<Error> + Send + Sync>,
@@ -128,7 +128,8 @@ pub struct Failing {
 }
 
 impl Failing {
-    /// `rule` is asked for every read with its number, from 0 on, and its range; an error that it gives is the answer.
+    /// `rule` is called for every read with its number, from 0 on, and its range. If it returns an error, the read
+    /// fails with it.
     pub fn new(
         inner: Arc<dyn Source>,
         rule: impl Fn(u64, StoredRange) -> Option<Error> + Send + Sync + 'static,

@@ -1,4 +1,5 @@
-//! Block devices as targets, over loop devices of the kernel: what they hold, refuse and look like half-way.
+//! Block devices as targets, on loop devices of the kernel: their content, their errors, and their state after an
+//! abort.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -29,7 +30,7 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// A file system of its own, gone at the end.
+/// A mounted file system, unmounted at the end.
 struct Mount(tempfile::TempDir);
 
 impl Mount {
@@ -46,7 +47,7 @@ impl Drop for Mount {
     }
 }
 
-/// A loop device over a file, gone at the end.
+/// A loop device over a file, detached at the end.
 struct Loop {
     path: PathBuf,
     _dir: tempfile::TempDir,
@@ -64,7 +65,7 @@ impl Loop {
         Self { path, _dir: dir, _mount: None }
     }
 
-    /// Over a file in a file system of the kernel's memory.
+    /// Over a file in a tmpfs.
     fn over(len: u64, mount: Mount) -> Self {
         let path = Self::attach(&mount.0.path().join("disk"), len, &[]);
         Self { path, _dir: tempfile::tempdir().unwrap(), _mount: Some(mount) }
@@ -84,7 +85,7 @@ impl Loop {
         std::fs::read(&self.path).unwrap()
     }
 
-    /// Something from before: no byte of it is zero.
+    /// The previous content: no byte of it is zero.
     fn fill(&self, len: u64) -> Vec<u8> {
         let old = pattern(usize::try_from(len).unwrap(), 0xc0de);
         let file = self.open();
@@ -93,7 +94,7 @@ impl Loop {
         old
     }
 
-    /// As the kernel counts what reached the device, in units of 512 bytes.
+    /// The kernel's count of sectors written to the device, in units of 512 bytes.
     fn sectors_written(&self) -> u64 {
         let name = self.path.file_name().unwrap().to_str().unwrap();
         let text = std::fs::read_to_string(format!("/sys/block/{name}/stat")).unwrap();
@@ -106,8 +107,8 @@ impl Loop {
         rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok()
     }
 
-    /// Waits until nobody holds it: a process that another test begins has, until it runs its own program, all that was
-    /// open here when it began.
+    /// Waits until nobody holds the device: a process that another test spawns holds all inherited descriptors until
+    /// it executes its program.
     fn becomes_free(&self) -> bool {
         for _ in 0..400 {
             if self.is_free() {
@@ -131,7 +132,7 @@ impl Loop {
     async fn refused(&self) -> Error {
         let created = BlockDeviceSink::create(&self.path, DeviceSinkOptions::default()).await;
         let error = created.map(drop).expect_err("it is refused");
-        let admitted = BlockDeviceSink::admit(&self.path).await.expect_err("it is refused at the first look");
+        let admitted = BlockDeviceSink::admit(&self.path).await.expect_err("admit must refuse it");
         assert_eq!((admitted.kind(), admitted.message()), (error.kind(), error.message()));
         error
     }
@@ -163,7 +164,7 @@ fn is_blank(content: &[u8]) -> bool {
     content.iter().take(1 << 20).all(|byte| *byte == 0)
 }
 
-/// A device that holds something else whenever a sink is made for it.
+/// A device that holds previous content whenever a sink is created for it.
 struct Bench {
     device: Loop,
     len: u64,
@@ -189,14 +190,14 @@ impl Stage for Bench {
 
     fn leftovers(&self) -> BoxFuture<'_, Vec<String>> {
         Box::pin(async {
-            // The last system call of a sink that was dropped holds the device until its end.
+            // The last system call of a dropped sink holds the device until it ends.
             for _ in 0..1000 {
                 if self.device.is_free() {
                     return Vec::new();
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            vec!["the device is claimed still".to_owned()]
+            vec!["the device is still claimed".to_owned()]
         })
     }
 
@@ -209,7 +210,7 @@ async fn check(device: Loop, len: u64, sync: bool) {
     let mut bench = Bench { device, len, sync, io: FileIo::Plain };
     for io in [FileIo::Plain, FileIo::Ring] {
         bench.io = io;
-        // Within the head for the most part, and beyond it.
+        // Mostly within the head, and partly after it.
         for unit in [192 << 10, 700_001] {
             check_sink(&bench, unit).await;
         }
@@ -227,12 +228,12 @@ async fn a_device_sink_conforms_without_sync_on_many_threads() {
 }
 
 #[tokio::test]
-async fn a_device_that_makes_no_zeros_conforms() {
+async fn a_device_that_cannot_create_zeros_conforms() {
     check(Loop::over(12 * MIB, Mount::new(&["-t", "ramfs"], "ramfs")), 12 * MIB, true).await;
 }
 
 #[tokio::test]
-async fn a_device_of_long_sectors_conforms() {
+async fn a_device_with_large_sectors_conforms() {
     check(Loop::with(12 * MIB, &["--sector-size", "4096"]), 12 * MIB, true).await;
 }
 
@@ -266,7 +267,7 @@ async fn a_device_of_the_exact_size_fits() {
 }
 
 #[tokio::test]
-async fn where_only_a_bound_is_known_the_write_that_does_not_fit_is_refused() {
+async fn with_only_an_upper_bound_a_write_that_does_not_fit_is_refused() {
     for io in [FileIo::Plain, FileIo::Ring] {
         let device = Loop::new(2 * MIB);
         let old = device.fill(2 * MIB);
@@ -290,7 +291,7 @@ async fn where_only_a_bound_is_known_the_write_that_does_not_fit_is_refused() {
 }
 
 #[tokio::test]
-async fn nothing_is_changed_before_it_is_prepared() {
+async fn a_device_is_unchanged_until_it_is_prepared() {
     let device = Loop::new(2 * MIB);
     let old = device.fill(2 * MIB);
     BlockDeviceSink::admit(&device.path).await.unwrap();
@@ -304,13 +305,13 @@ async fn nothing_is_changed_before_it_is_prepared() {
 }
 
 #[tokio::test]
-async fn the_first_mebibyte_is_zero_until_the_end_and_what_lies_behind_the_target_stays() {
+async fn the_first_mebibyte_is_zero_until_the_end_and_bytes_after_the_target_are_unchanged() {
     for io in [FileIo::Plain, FileIo::Ring] {
         let device = Loop::new(4 * MIB);
         let old = device.fill(4 * MIB);
         let sink = device.sink_by(io).await;
         sink.prepare(at_most(3 * MIB)).await.unwrap();
-        assert!(is_blank(&device.content()), "the old start is gone first");
+        assert!(is_blank(&device.content()), "the old start must be zeroed first");
         let truth = pattern((5 << 20) / 2, 5);
         write(&sink, 0, truth.clone()).await.unwrap();
         let half = device.content();
@@ -318,14 +319,14 @@ async fn the_first_mebibyte_is_zero_until_the_end_and_what_lies_behind_the_targe
         sink.finish(truth.len() as u64).await.unwrap();
         let content = device.content();
         assert!(content[..truth.len()] == truth && content[truth.len()..] == old[truth.len()..]);
-        assert!(!sink.abort().await, "what is published stays");
+        assert!(!sink.abort().await, "a published target cannot be aborted");
         drop(sink);
         assert!(device.content() == content && device.becomes_free());
     }
 }
 
 #[tokio::test]
-async fn whole_pages_pass_the_cache_and_lie_beside_what_went_through_it() {
+async fn direct_and_cached_writes_are_consistent() {
     for sector in ["512", "4096"] {
         let device = Loop::with(16 * MIB, &["--sector-size", sector]);
         device.fill(16 * MIB);
@@ -341,7 +342,8 @@ async fn whole_pages_pass_the_cache_and_lie_beside_what_went_through_it() {
         sink.write(TargetOffset::new(4 * MIB), vec![pages.slice(4 << 20..6 << 20)]).await.unwrap();
         let direct = device.sectors_written() - before;
         assert!(direct >= 4096, "{direct} sectors were written before anything was flushed");
-        // The rest in steps that end within pages as often as at their ends, from behind to the front.
+        // The rest is written from the end to the start, in steps that end within pages as often as at page
+        // boundaries.
         let steps = [65536, 4096, 512, 131_072, 3584, 262_144, 1000, 3096, 700_000];
         let mut ends = vec![6 << 20];
         while *ends.last().unwrap() < 16 << 20 {
@@ -372,7 +374,7 @@ async fn a_short_target_is_followed_by_zeros_up_to_the_first_mebibyte() {
     assert!(content[1 << 20..] == old[1 << 20..]);
 }
 
-/// Zeros at all alignments beside bytes that must stay.
+/// Zeros at all alignments next to bytes that must not change.
 async fn zeros_beside_data(device: &Loop) -> u64 {
     let old = device.fill(8 * MIB);
     let sink = device.sink().await;
@@ -394,7 +396,7 @@ async fn zeros_beside_data(device: &Loop) -> u64 {
     let written = sink.written().unwrap();
     sink.finish(8 * MIB).await.unwrap();
     drop(sink);
-    // Not from the kernel's memory.
+    // Read from the device and not from the page cache.
     let file = device.open();
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     assert!(device.content() == truth);
@@ -402,17 +404,17 @@ async fn zeros_beside_data(device: &Loop) -> u64 {
 }
 
 #[tokio::test]
-async fn zeros_are_zeros_on_the_device_and_touch_nothing_beside() {
+async fn zeros_reach_the_device_and_change_no_adjacent_byte() {
     let written = zeros_beside_data(&Loop::new(8 * MIB)).await;
     assert!(written < 5 * 65_536, "{written} bytes of zeros written that the device could make");
     let device = Loop::over(8 * MIB, Mount::new(&["-t", "ramfs"], "ramfs"));
     let written = zeros_beside_data(&device).await;
     let told = 70_000 - 3 + 65_536 + 131_071 + 1 + MIB + 4097 + MIB;
-    assert_eq!(written, told, "all zeros behind the head are written where the device makes none");
+    assert_eq!(written, told, "zeros after the head are written if the device cannot create them");
 }
 
 #[tokio::test]
-async fn a_long_run_of_zeros_costs_no_writing() {
+async fn a_long_run_of_zeros_is_not_written() {
     const LEN: u64 = 1 << 30;
     let device = Loop::new(LEN);
     device.open().write_all_at(b"old", LEN / 2).unwrap();
@@ -428,7 +430,7 @@ async fn a_long_run_of_zeros_costs_no_writing() {
 }
 
 #[tokio::test]
-async fn a_device_in_use_is_busy_and_left_alone() {
+async fn a_device_in_use_is_busy_and_unchanged() {
     let device = Loop::new(8 * MIB);
     run(command("mkfs.ext2").arg("-q").arg(&device.path));
     let old = device.content();
@@ -447,7 +449,7 @@ async fn a_device_in_use_is_busy_and_left_alone() {
     rustix::fs::flock(&other, FlockOperation::LockExclusive).unwrap();
     let error = device.refused().await;
     assert_eq!(error.kind(), ErrorKind::DestinationBusy, "locked: {error:?}");
-    // As udev does: for a moment.
+    // As udev does, for a moment.
     let let_go = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(60));
         drop(other);
@@ -458,9 +460,9 @@ async fn a_device_in_use_is_busy_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_device_that_is_held_for_a_moment_is_waited_for() {
+async fn a_device_that_is_held_for_a_moment_is_retried() {
     let device = Loop::new(2 * MIB);
-    // A process that this one begins holds what is open here until it runs its own program.
+    // A spawned process holds the open descriptors of this one until it executes its program.
     let others = std::thread::spawn(|| {
         for _ in 0..200 {
             assert!(command("true").status().unwrap().success());
@@ -481,11 +483,11 @@ async fn a_read_only_device_is_forbidden() {
 }
 
 #[test]
-fn without_permission_it_is_forbidden() {
+fn a_device_without_permission_is_forbidden() {
     let device = Loop::new(2 * MIB);
     let thread = std::thread::spawn(move || {
         let (gid, uid) = (Gid::from_raw(65534), Uid::from_raw(65534));
-        // Of this thread only, and of the threads that it begins.
+        // Affects only this thread and the threads that it starts.
         rustix::thread::set_thread_groups(&[]).unwrap();
         rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
         rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
@@ -498,7 +500,7 @@ fn without_permission_it_is_forbidden() {
 }
 
 #[tokio::test]
-async fn a_link_is_followed_and_what_is_no_device_is_refused() {
+async fn a_link_is_followed_and_other_files_are_refused() {
     let device = Loop::new(2 * MIB);
     let dir = tempfile::tempdir().unwrap();
     let link = dir.path().join("link");
@@ -531,8 +533,8 @@ async fn a_link_is_followed_and_what_is_no_device_is_refused() {
 #[tokio::test]
 async fn a_device_that_fails_is_unavailable_and_looks_empty() {
     for io in [FileIo::Plain, FileIo::Ring] {
-        // Its file system has no room for all of it, which the kernel tells when it writes it out: at once for what goes past its
-        // cache, which depends on where in memory it lies, else at the end.
+        // Its file system has no space for all of it, which the kernel reports on write-back: immediately for direct
+        // writes, which depend on the alignment in memory, otherwise at the end.
         let device = Loop::over(16 * MIB, Mount::new(&["-t", "tmpfs", "-o", "size=4m"], "tmpfs"));
         let sink = device.sink_by(io).await;
         sink.prepare(exactly(16 * MIB)).await.unwrap();
@@ -551,7 +553,7 @@ async fn a_device_that_fails_is_unavailable_and_looks_empty() {
 }
 
 #[tokio::test]
-async fn what_was_published_reads_back_as_a_source_until_it_is_taken_back() {
+async fn a_published_device_reads_back_until_it_is_retracted() {
     for io in [FileIo::Plain, FileIo::Ring] {
         let device = Loop::new(4 * MIB);
         device.fill(4 * MIB);
@@ -567,7 +569,7 @@ async fn what_was_published_reads_back_as_a_source_until_it_is_taken_back() {
         let beyond = source.read(StoredRange::first(3_000_002)).await.unwrap_err();
         assert_eq!(beyond.kind(), ErrorKind::Truncated);
         assert!(sink.retract(&receipt).await.unwrap());
-        assert!(!sink.retract(&receipt).await.unwrap(), "there is nothing left to take back");
+        assert!(!sink.retract(&receipt).await.unwrap(), "there is nothing left to retract");
         let content = device.content();
         assert!(is_blank(&content) && content[1 << 20..3_000_001] == truth[1 << 20..]);
         drop(sink);
@@ -601,7 +603,7 @@ fn a_killed_process_leaves_a_device_that_is_free_and_looks_empty() {
 }
 
 #[tokio::test]
-async fn a_failing_device_shows_long_before_the_end() {
+async fn a_failing_device_is_noticed_long_before_the_end() {
     for io in [FileIo::Plain, FileIo::Ring] {
         const LEN: u64 = 1 << 30;
         let device = Loop::over(LEN, Mount::new(&["-t", "tmpfs", "-o", "size=4m"], "tmpfs"));
@@ -614,7 +616,7 @@ async fn a_failing_device_shows_long_before_the_end() {
                 Ok(()) => at += 32 * MIB,
                 Err(error) => break error,
             }
-            assert!(at < LEN / 2, "nothing noticed after {at} bytes");
+            assert!(at < LEN / 2, "no error after {at} bytes");
         };
         let kinds = [ErrorKind::DestinationUnavailable, ErrorKind::DestinationFull];
         assert!(kinds.contains(&error.kind()), "{error:?}");

@@ -1,4 +1,4 @@
-//! What is particular to files as targets: names, locks, full and forbidden places.
+//! Properties of file targets: names, locks, full disks and permissions.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
@@ -19,7 +19,7 @@ fn options() -> FileSinkOptions {
     FileSinkOptions::default()
 }
 
-/// Written by either way.
+/// With each kind of I/O.
 fn by(io: FileIo) -> FileSinkOptions {
     let mut options = options();
     options.io = io;
@@ -57,7 +57,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// A file system of its own, gone at the end.
+/// A mounted file system, unmounted at the end.
 struct Mount(tempfile::TempDir);
 
 impl Mount {
@@ -85,7 +85,7 @@ impl Drop for Mount {
 }
 
 #[tokio::test]
-async fn a_file_is_under_its_name_only_when_whole() {
+async fn a_file_gets_its_name_only_when_complete() {
     for io in [FileIo::Plain, FileIo::Ring] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk.raw");
@@ -96,11 +96,11 @@ async fn a_file_is_under_its_name_only_when_whole() {
         assert_eq!(names(dir.path()), ["disk.raw"]);
         assert_eq!((receipt.bytes, receipt.written), (1 << 20, 4));
         let meta = std::fs::metadata(&path).unwrap();
-        assert!(meta.len() == 1 << 20 && meta.blocks() * 512 <= 64 << 10, "what was not written is a hole");
+        assert!(meta.len() == 1 << 20 && meta.blocks() * 512 <= 64 << 10, "unwritten bytes must be holes");
         assert_eq!(sink.finish(1 << 20).await.unwrap_err().kind(), ErrorKind::Internal);
         sink.abort().await;
         drop(sink);
-        assert_eq!(names(dir.path()), ["disk.raw"], "what is published stays");
+        assert_eq!(names(dir.path()), ["disk.raw"], "a published target cannot be aborted");
     }
 }
 
@@ -117,7 +117,7 @@ async fn an_existing_file_is_replaced_only_by_force_and_only_at_the_end() {
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
     sink.finish(3).await.unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"new");
-    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600, "nobody may read more than before");
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600, "permissions must not widen");
     assert_eq!(names(dir.path()), ["disk.raw"]);
 }
 
@@ -135,7 +135,7 @@ async fn a_file_that_appears_meanwhile_is_not_replaced() {
 }
 
 #[tokio::test]
-async fn of_two_that_want_the_name_at_the_same_moment_one_gets_it_and_keeps_it() {
+async fn of_two_concurrent_publishers_exactly_one_succeeds() {
     for _ in 0..100 {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk.raw");
@@ -163,7 +163,7 @@ async fn of_two_that_want_the_name_at_the_same_moment_one_gets_it_and_keeps_it()
 }
 
 #[tokio::test]
-async fn a_partial_file_that_was_taken_away_or_swapped_is_not_published() {
+async fn a_partial_file_that_was_removed_or_swapped_is_not_published() {
     let dir = tempfile::tempdir().unwrap();
     let partial = dir.path().join(".disk.raw.diskferry.partial");
     for swap in [false, true] {
@@ -175,7 +175,7 @@ async fn a_partial_file_that_was_taken_away_or_swapped_is_not_published() {
         let error = sink.finish(0).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DestinationUnavailable, "{error:?}");
         sink.abort().await;
-        assert_eq!(partial.exists(), swap, "what is not ours is not removed");
+        assert_eq!(partial.exists(), swap, "a file of another process must not be removed");
         assert!(!dir.path().join("disk.raw").exists());
     }
 }
@@ -201,7 +201,7 @@ async fn a_second_sink_for_the_same_name_is_busy_until_the_first_ends() {
 }
 
 #[tokio::test]
-async fn what_a_dead_process_left_blocks_nothing_and_is_removed() {
+async fn the_partial_file_of_a_dead_process_is_removed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk.raw");
     std::fs::write(dir.path().join(".disk.raw.diskferry.partial"), "of a process that was killed").unwrap();
@@ -211,7 +211,7 @@ async fn what_a_dead_process_left_blocks_nothing_and_is_removed() {
 }
 
 #[tokio::test]
-async fn nothing_in_the_place_of_the_partial_file_is_written_through() {
+async fn links_and_other_files_under_the_partial_name_are_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let partial = dir.path().join(".disk.raw.diskferry.partial");
     let victim = dir.path().join("victim");
@@ -227,7 +227,7 @@ async fn nothing_in_the_place_of_the_partial_file_is_written_through() {
 }
 
 #[test]
-fn of_many_that_begin_at_once_exactly_one_gets_the_name() {
+fn of_many_concurrent_sinks_exactly_one_gets_the_name() {
     const MANY: usize = 8;
     for round in 0..20 {
         let dir = tempfile::tempdir().unwrap();
@@ -254,7 +254,7 @@ fn of_many_that_begin_at_once_exactly_one_gets_the_name() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_said_so_and_leaves_nothing() {
+async fn a_full_disk_is_reported_and_leaves_nothing() {
     for io in [FileIo::Plain, FileIo::Ring] {
         let mount = Mount::tmpfs("size=1m");
         let path = mount.path().join("disk.raw");
@@ -269,7 +269,7 @@ async fn a_full_disk_is_said_so_and_leaves_nothing() {
         taking.preallocation = Preallocation::Falloc;
         let sink = FileSink::create(&path, taking.clone()).await.unwrap();
         let error = sink.prepare(exactly(2 << 20)).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::DestinationFull, "room is taken at the start: {error:?}");
+        assert_eq!(error.kind(), ErrorKind::DestinationFull, "space is allocated at the start: {error:?}");
         drop(sink);
         let sink = FileSink::create(&path, taking).await.unwrap();
         let error = sink.finish(2 << 20).await.unwrap_err();
@@ -277,16 +277,16 @@ async fn a_full_disk_is_said_so_and_leaves_nothing() {
         drop(sink);
         assert!(names(mount.path()).is_empty());
 
-        publish(&path, "there is room again", options()).await.unwrap();
+        publish(&path, "there is space again", options()).await.unwrap();
         let sink = FileSink::create(&path, forced()).await.unwrap();
         sink.prepare(exactly(1 << 30)).await.unwrap();
         sink.finish(1 << 30).await.unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 30, "holes need no room");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 30, "holes need no space");
     }
 }
 
 #[tokio::test]
-async fn a_length_that_no_file_can_have_is_noticed_at_the_start() {
+async fn a_length_that_no_file_can_have_is_refused_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let sink = FileSink::create(&dir.path().join("disk.raw"), options()).await.unwrap();
     let error = sink.prepare(exactly(u64::MAX)).await.unwrap_err();
@@ -296,7 +296,7 @@ async fn a_length_that_no_file_can_have_is_noticed_at_the_start() {
 }
 
 #[tokio::test]
-async fn room_taken_in_advance_is_really_taken() {
+async fn preallocated_space_is_really_allocated() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk.raw");
     let mut options = options();
@@ -313,12 +313,12 @@ async fn a_read_only_file_system_is_forbidden() {
     assert_eq!(error.kind(), ErrorKind::DestinationForbidden, "{error:?}");
 }
 
-/// Runs `check` as a user for whom permissions count: root, as whom tests may run, is not asked for any.
+/// Runs `check` as a user to whom permissions apply. Tests may run as root, who is not subject to them.
 fn as_nobody(check: impl AsyncFnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
         if rustix::process::geteuid().is_root() {
             let (gid, uid) = (Gid::from_raw(65534), Uid::from_raw(65534));
-            // Of this thread only, and of the threads that it begins.
+            // Affects only this thread and the threads that it starts.
             rustix::thread::set_thread_groups(&[]).unwrap();
             rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
             rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
@@ -329,7 +329,7 @@ fn as_nobody(check: impl AsyncFnOnce() + Send + 'static) {
 }
 
 #[test]
-fn what_may_not_be_written_or_read_is_forbidden() {
+fn missing_permissions_are_forbidden() {
     as_nobody(async || {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk.raw");
@@ -356,7 +356,11 @@ fn what_may_not_be_written_or_read_is_forbidden() {
         let sink = FileSink::create(&lost, options()).await.unwrap();
         mode(0o500);
         let error = sink.finish(0).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::DestinationForbidden, "lost on the way: {error:?}");
+        assert_eq!(
+            error.kind(),
+            ErrorKind::DestinationForbidden,
+            "permission lost during the run: {error:?}"
+        );
         mode(0o700);
         sink.abort().await;
         assert_eq!(names(dir.path()), ["disk.raw"]);
@@ -364,7 +368,7 @@ fn what_may_not_be_written_or_read_is_forbidden() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_file_is_unsuitable() {
+async fn names_of_other_kinds_of_files_are_unsuitable() {
     let dir = tempfile::tempdir().unwrap();
     let fifo = dir.path().join("fifo");
     assert!(command("mkfifo").arg(&fifo).status().unwrap().success());
@@ -388,7 +392,7 @@ async fn what_cannot_be_a_file_is_unsuitable() {
 }
 
 #[tokio::test]
-async fn a_block_device_is_left_alone() {
+async fn a_block_device_is_not_replaced() {
     let found = std::fs::read_dir("/sys/class/block").unwrap().find_map(|entry| {
         let path = Path::new("/dev").join(entry.unwrap().file_name());
         path.exists().then_some(path)
@@ -400,7 +404,7 @@ async fn a_block_device_is_left_alone() {
 }
 
 #[tokio::test]
-async fn by_force_a_link_is_replaced_and_not_what_it_leads_to() {
+async fn with_force_a_link_is_replaced_and_not_its_target() {
     let dir = tempfile::tempdir().unwrap();
     let (old, link) = (dir.path().join("old"), dir.path().join("link"));
     std::fs::write(&old, "old").unwrap();
@@ -437,7 +441,7 @@ async fn a_directory_that_is_renamed_meanwhile_keeps_its_file() {
 }
 
 #[tokio::test]
-async fn a_source_may_be_replaced_by_what_is_made_of_it() {
+async fn a_source_may_be_replaced_by_its_conversion() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk.raw");
     std::fs::write(&path, "old").unwrap();
@@ -451,7 +455,7 @@ async fn a_source_may_be_replaced_by_what_is_made_of_it() {
 }
 
 #[tokio::test]
-async fn finishing_shorter_than_what_was_written_is_our_defect() {
+async fn finishing_shorter_than_the_written_bytes_is_internal() {
     let dir = tempfile::tempdir().unwrap();
     let sink = FileSink::create(dir.path().join("disk.raw"), options()).await.unwrap();
     write(&sink, 10, "bytes").await.unwrap();
@@ -485,7 +489,7 @@ fn a_killed_process_leaves_no_lock_and_no_file_under_the_name() {
 }
 
 #[tokio::test]
-async fn what_an_interrupted_run_left_does_not_show_where_nobody_asks_for_it() {
+async fn bytes_of_an_interrupted_run_are_dropped_without_resume() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(".disk.raw.diskferry.partial"), [9; 10_000]).unwrap();
     std::fs::write(dir.path().join(".disk.raw.diskferry.journal"), "how").unwrap();

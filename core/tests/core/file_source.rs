@@ -1,4 +1,4 @@
-//! What is particular to local sources: holes, changes, refusals, siblings.
+//! Properties of local sources: holes, changes, refusals, siblings.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, symlink};
@@ -55,7 +55,7 @@ async fn all_segments(source: &dyn Source) -> Vec<(u64, u64, bool)> {
 }
 
 #[tokio::test]
-async fn holes_are_seen_where_seeking_and_punching_left_them() {
+async fn holes_from_seeking_and_punching_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk");
     let sparse = File::create(&path).unwrap();
@@ -78,7 +78,7 @@ async fn holes_are_seen_where_seeking_and_punching_left_them() {
         let cut = source.segments(range(1000 * KIB + 1, 100 * KIB)).await.unwrap();
         assert_eq!(cut[0].range, range(1000 * KIB + 1, 24 * KIB - 1));
         assert_eq!((cut.len(), cut[2].range, cut[2].hole), (3, range(1088 * KIB, 12 * KIB + 1), true));
-        assert_eq!(source.traffic().bytes, 0, "nothing was read for it");
+        assert_eq!(source.traffic().bytes, 0, "segments must not read data");
     }
 }
 
@@ -100,8 +100,8 @@ async fn an_answer_of_segments_is_bounded_however_fragmented_the_file_is() {
 }
 
 #[tokio::test]
-async fn what_has_no_holes_to_tell_is_data() {
-    // The kernel's own files cannot seek to holes.
+async fn a_file_without_hole_information_is_data() {
+    // Files in procfs cannot seek to holes.
     let source = FileSource::open("/proc/self/status").await.unwrap();
     assert_eq!((source.len(), all_segments(&source).await), (0, Vec::new()));
     let dir = tempfile::tempdir().unwrap();
@@ -110,7 +110,7 @@ async fn what_has_no_holes_to_tell_is_data() {
 }
 
 #[tokio::test]
-async fn a_change_is_seen_at_the_next_read_and_by_verify() {
+async fn a_change_is_detected_by_the_next_read_and_by_verify() {
     type Change = fn(&Path);
     let changes: [(&str, bool, Change); 6] = [
         ("grown", true, |path| File::options().append(true).open(path).unwrap().set_len(900_000).unwrap()),
@@ -141,10 +141,7 @@ async fn a_change_is_seen_at_the_next_read_and_by_verify() {
                 let error = source.segments(range(0, 500_000)).await.expect_err(what);
                 assert_eq!(error.kind(), ErrorKind::SourceChanged, "{what}: {error:?}");
             } else {
-                assert!(
-                    read.unwrap() == pattern(500_000, 1),
-                    "{what}: the file that was opened is still read"
-                );
+                assert!(read.unwrap() == pattern(500_000, 1), "{what}: the opened file is still read");
             }
             let error = source.verify().await.expect_err(what);
             assert_eq!(error.kind(), ErrorKind::SourceChanged, "{what}: {error:?}");
@@ -154,7 +151,7 @@ async fn a_change_is_seen_at_the_next_read_and_by_verify() {
 }
 
 #[tokio::test]
-async fn what_is_not_an_image_file_is_refused_at_once() {
+async fn files_of_other_kinds_are_refused_at_open() {
     let dir = tempfile::tempdir().unwrap();
     let fifo = dir.path().join("fifo");
     run("mkfifo", &[], &fifo);
@@ -214,7 +211,7 @@ async fn the_gate_opens_plain_files_of_its_directory_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_gate_keeps_the_directory_that_it_was_made_for() {
+async fn the_gate_keeps_its_directory_after_a_rename() {
     let dir = tempfile::tempdir().unwrap();
     let (images, moved) = (dir.path().join("images"), dir.path().join("moved"));
     std::fs::create_dir(&images).unwrap();
@@ -228,11 +225,11 @@ async fn the_gate_keeps_the_directory_that_it_was_made_for() {
     part.verify().await.unwrap();
     std::fs::remove_file(moved.join("part")).unwrap();
     symlink(images.join("part"), moved.join("part")).unwrap();
-    assert_ne!(part.verify().await.map_err(|error| error.kind()), Ok(()), "a link took its place");
+    assert_ne!(part.verify().await.map_err(|error| error.kind()), Ok(()), "a link replaced it");
 }
 
 #[tokio::test]
-async fn a_block_device_is_read_whole_and_its_end_is_known() {
+async fn a_block_device_is_read_to_its_known_end() {
     let dir = tempfile::tempdir().unwrap();
     let bytes = pattern(1 << 20, 1);
     let path = file(&dir, "disk", &bytes);

@@ -1,23 +1,23 @@
-//! The import graph of the sources: rooms stand on each other in one direction, and nothing runs in a circle.
+//! Checks the import graph of the sources: folders import in one direction, and there are no import cycles.
 //!
-//! A file's imports are its `use` trees and the paths `crate::…` that it spells out. An import that leads to a folder's
-//! `mod.rs` is followed to the file that the name is re-exported from, so that a folder's face is not taken for its
-//! content. Modules of unit tests count as code: a test stands where its code does.
+//! A file's imports are its `use` trees and the `crate::…` paths in its code. An import from a folder's `mod.rs` is
+//! followed to the file that defines the name, since `mod.rs` only re-exports it. Modules of unit tests count as part
+//! of their file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The crates that are checked, by their folder from the root of the workspace. For each, its folders from top to bottom:
-/// a folder may import those after it, and none before it.
+/// The checked crates, by their folder in the workspace. For each, its folders from top to bottom: a folder may import
+/// those after it in the list, and none before it.
 const CRATES: &[(&str, &[&str])] = &[("core", CORE), ("formats", FORMATS), ("s3io", S3IO)];
 const CORE: &[&str] = &["conversion", "engine", "layout", "sink", "disk", "source", "local", "memory"];
-/// The formats themselves are neighbours: a fixed VHD is written as RAW is, and RAW looks for the footer of a VHD.
+/// The formats have no order: a fixed VHD is written like RAW, and RAW looks for the footer of a VHD.
 const FORMATS: &[&str] = &["partition", "codec"];
 const S3IO: &[&str] = &["server", "sink", "object", "concurrency", "connection"];
 
 /// The source files of one crate.
 struct Tree {
-    /// By module path, such as `source::file`; the root is the empty path.
+    /// Files by module path, such as `source::file`; the root is the empty path.
     modules: BTreeMap<String, Module>,
 }
 
@@ -25,9 +25,9 @@ struct Module {
     /// Relative to `src`.
     path: String,
     is_face: bool,
-    /// What it names of its own crate, as full module paths.
+    /// Names that the file uses from its own crate, as full module paths.
     imports: Vec<Vec<String>>,
-    /// What a face hands on: from the name to the path that it comes from.
+    /// The re-exports of a `mod.rs`: from the name to its original path.
     exports: BTreeMap<String, Vec<String>>,
 }
 
@@ -100,7 +100,7 @@ fn leaves(tree: &str) -> Vec<Vec<String>> {
     out
 }
 
-/// Whether the module in `folder` has a child of that name.
+/// Whether the module in `folder` has a child with that name.
 fn is_child(folder: &Path, name: &str) -> bool {
     folder.join(format!("{name}.rs")).exists() || folder.join(name).is_dir()
 }
@@ -132,7 +132,7 @@ impl Tree {
                 if !(line.is_empty() || line.starts_with("pub")) {
                     continue;
                 }
-                // `use super::*` of a module of tests that is in the file itself.
+                // `use super::*` in a test module inside the file.
                 let nested = before.rsplit('\n').next().is_some_and(|line| line.starts_with("    "));
                 for leaf in leaves(tree) {
                     let full = match leaf.first().map(String::as_str) {
@@ -174,7 +174,7 @@ impl Tree {
         Self { modules }
     }
 
-    /// The module that a path leads to, through the re-exports of faces.
+    /// The module that a path leads to, through re-exports.
     fn resolve(&self, path: &[String], depth: usize) -> Option<&str> {
         let (end, module) = (0..=path.len())
             .rev()
@@ -187,7 +187,7 @@ impl Tree {
         }
     }
 
-    /// Who imports whom, by module path. Faces that only hand on import nobody.
+    /// The imports of each module. A `mod.rs` that only re-exports has none.
     fn graph(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let mut graph = BTreeMap::new();
         for (name, module) in &self.modules {
@@ -201,7 +201,7 @@ impl Tree {
     }
 }
 
-/// Sets of nodes that reach each other, of two or more.
+/// Sets of two or more nodes that reach each other.
 fn circles<'a>(graph: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> Vec<Vec<&'a str>> {
     let reach = |from: &'a str| {
         let mut seen = BTreeSet::new();
@@ -245,7 +245,7 @@ fn no_circle_spans_folders_and_none_has_more_than_two_files() {
         let tree = tree(name);
         for circle in circles(&tree.graph()) {
             let folders: BTreeSet<&str> = circle.iter().map(|module| folder(module)).collect();
-            assert!(folders.len() == 1 && circle.len() <= 2, "{name}: a circle of {circle:?}");
+            assert!(folders.len() == 1 && circle.len() <= 2, "{name}: a cycle of {circle:?}");
         }
     }
 }
@@ -265,7 +265,7 @@ fn a_file_takes_from_the_face_of_its_folder_only_what_is_defined_there() {
                 let handed_on = face.is_some_and(|face| face.exports.contains_key(last));
                 assert!(
                     !(prefix.join("::") == own && handed_on),
-                    "{name}/src/{path} imports {last} through the face of its own folder"
+                    "{name}/src/{path} imports {last} through the `mod.rs` of its own folder"
                 );
             }
         }
@@ -291,7 +291,7 @@ fn the_folders_of_a_crate_import_each_other_in_one_direction() {
 }
 
 #[test]
-fn the_checker_sees_what_it_looks_for() {
+fn the_checker_finds_cycles_and_imports() {
     let paths = |text| leaves(text).iter().map(|leaf| leaf.join("::")).collect::<Vec<_>>();
     assert_eq!(paths("crate::{a::{self, B as C}, d}"), ["crate::a", "crate::a::B", "crate::d"]);
     let graph = BTreeMap::from([

@@ -1,4 +1,4 @@
-//! The tests of the crate from outside. One binary, so that they link once.
+//! Integration tests of the crate, in one binary so that they link once.
 
 mod device_sink;
 mod engine;

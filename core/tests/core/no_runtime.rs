@@ -1,4 +1,4 @@
-//! What a conversion answers where it cannot run at all.
+//! The errors of a conversion that cannot run.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ fn disk() -> Disk {
 fn without_a_runtime_a_conversion_is_an_error() {
     let mut run = pin!(Conversion::reading(disk()).run());
     let Poll::Ready(ended) = run.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
-        panic!("it waits for a runtime that is not there")
+        panic!("it waits for a missing runtime")
     };
     assert_eq!(ended.unwrap_err().kind(), ErrorKind::Usage);
 }

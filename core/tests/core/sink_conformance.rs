@@ -1,4 +1,4 @@
-//! One suite, every sink of this crate.
+//! Runs the conformance suite for every sink of this crate.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl Stage for Dir {
 
     fn leftovers(&self) -> BoxFuture<'_, Vec<String>> {
         Box::pin(async {
-            // A creation that was dropped is undone by the thread it runs on, which this lets come to its end.
+            // A dropped creation is undone by the thread that it runs on: lets that complete.
             let mut names = Vec::new();
             for _ in 0..1000 {
                 let entries = std::fs::read_dir(self.dir.path()).unwrap();
@@ -74,7 +74,7 @@ async fn a_file_sink_conforms_without_sync_on_many_threads() {
 }
 
 #[tokio::test]
-async fn a_file_sink_with_its_room_taken_in_advance_conforms() {
+async fn a_file_sink_with_preallocation_conforms() {
     let mut options = replacing();
     options.preallocation = Preallocation::Falloc;
     check(options).await;

@@ -1,4 +1,4 @@
-//! One suite, every source of this crate.
+//! Runs the conformance suite for every source of this crate.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,7 +11,7 @@ use diskferry_core::{
     FileGate, FileIo, FileSource, Gate, HeadTailSource, MapSource, MemorySource, SiblingName, Source,
 };
 
-/// Bytes with zeros in them, some of which a file can have as holes.
+/// Bytes with zeros, some of which a file can store as holes.
 fn truths() -> Vec<Vec<u8>> {
     let mut long = pattern(700_000, 1);
     long[64 << 10..192 << 10].fill(0);
@@ -19,7 +19,7 @@ fn truths() -> Vec<Vec<u8>> {
     vec![Vec::new(), vec![7], pattern(512, 2), pattern(4097, 3), long, vec![0; 300_001]]
 }
 
-/// Writes what is not zero, so that the rest is holes.
+/// Writes only non-zero bytes, so that the rest are holes.
 fn write_sparse(path: &Path, truth: &[u8]) {
     let file = File::create(path).unwrap();
     file.set_len(truth.len() as u64).unwrap();

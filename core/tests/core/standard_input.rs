@@ -1,4 +1,4 @@
-//! Standard input as a stream: pieces, ends, and readers that go away.
+//! Standard input as a stream: pieces, ends, and dropped readers.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -17,7 +17,7 @@ async fn read_all(input: &mut StandardInput, most: usize) -> Vec<u8> {
         }
         all.extend_from_slice(&bytes);
     }
-    assert!(input.next(most).await.unwrap().is_empty(), "the end stays the end");
+    assert!(input.next(most).await.unwrap().is_empty(), "the end must be permanent");
     all
 }
 
@@ -39,7 +39,7 @@ async fn a_pipe_is_read_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_redirected_file_is_read_from_where_it_stands() {
+async fn a_redirected_file_is_read_from_its_current_position() {
     let bytes = pattern(100_000, 1);
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&bytes).unwrap();
@@ -49,7 +49,7 @@ async fn a_redirected_file_is_read_from_where_it_stands() {
 }
 
 #[tokio::test]
-async fn what_is_there_is_given_without_waiting_for_more() {
+async fn available_bytes_are_returned_without_waiting_for_more() {
     let (reader, mut writer) = std::io::pipe().unwrap();
     let mut input = StandardInput::over(reader.into(), "-").unwrap();
     writer.write_all(b"first").unwrap();
@@ -72,8 +72,8 @@ async fn a_dropped_call_loses_no_byte() {
 }
 
 #[test]
-fn a_reader_that_goes_away_leaves_no_thread_that_waits() {
-    // Gone while the thread is still on its way to its wait, and while it is in it.
+fn a_dropped_stream_leaves_no_waiting_thread() {
+    // Dropped while the thread is about to wait, and while it waits.
     for pause in [0, 1, 50].map(Duration::from_millis) {
         let (reader, _writer) = std::io::pipe().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -82,13 +82,13 @@ fn a_reader_that_goes_away_leaves_no_thread_that_waits() {
             assert!(futures_util::poll!(input.next(1000)).is_pending());
             std::thread::sleep(pause);
         });
-        // Waits for its threads, and would for ever if one of them still waited for input.
+        // Waits for its threads, which would block if one of them still waited for input.
         drop(runtime);
     }
 }
 
 #[tokio::test]
-async fn a_descriptor_that_does_not_block_is_waited_for() {
+async fn a_non_blocking_descriptor_is_polled() {
     let (reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
     reader.set_nonblocking(true).unwrap();
     let mut input = StandardInput::over(reader.into(), "-").unwrap();
@@ -99,7 +99,7 @@ async fn a_descriptor_that_does_not_block_is_waited_for() {
 }
 
 #[tokio::test]
-async fn input_that_stays_silent_is_given_up() {
+async fn silent_input_fails_after_the_stall_timeout() {
     let (reader, mut writer) = std::io::pipe().unwrap();
     let timeout = Some(Duration::from_millis(40));
     let mut input = StandardInput::over(reader.into(), "-").unwrap().stall_timeout(timeout);
@@ -107,15 +107,15 @@ async fn input_that_stays_silent_is_given_up() {
     assert_eq!(input.next(1000).await.unwrap(), "bytes");
     let error = input.next(1000).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceUnavailable);
-    assert_eq!(error.message(), "- gave nothing after 5 bytes, for 0.04 seconds");
-    // Asked again, it waits again.
+    assert_eq!(error.message(), "- delivered nothing after 5 bytes, for 0.04 seconds");
+    // The next call waits again.
     writer.write_all(b"late").unwrap();
     drop(writer);
     assert_eq!(read_all(&mut input, 1000).await, b"late");
 }
 
 #[tokio::test]
-async fn a_directory_is_no_input() {
+async fn a_directory_is_refused_as_input() {
     let dir = tempfile::tempdir().unwrap();
     let mut input = StandardInput::over(File::open(dir.path()).unwrap().into(), "-").unwrap();
     assert_eq!(input.next(1000).await.unwrap_err().kind(), ErrorKind::Usage);

@@ -1,4 +1,4 @@
-//! Standard output as a target: pipes, files, sockets, and readers that go away or do not read.
+//! Standard output as a target: pipes, files, sockets, and readers that exit or do not read.
 
 use std::fs::File;
 use std::io::{PipeReader, Read, Seek, SeekFrom, Write};
@@ -32,7 +32,7 @@ fn over(output: impl Into<OwnedFd>) -> StdoutSink {
     StdoutSink::over(output.into(), "-").unwrap()
 }
 
-/// A new output for every sink, and who reads it.
+/// A new output for every sink, with its reader.
 struct Outputs {
     open: fn() -> (OwnedFd, JoinHandle<Vec<u8>>),
     last: Mutex<Option<JoinHandle<Vec<u8>>>>,
@@ -92,7 +92,7 @@ async fn a_socket_conforms() {
 }
 
 #[tokio::test]
-async fn a_socket_that_does_not_block_conforms() {
+async fn a_non_blocking_socket_conforms() {
     check(|| {
         let (reader, writer) = UnixStream::pair().unwrap();
         writer.set_nonblocking(true).unwrap();
@@ -102,7 +102,7 @@ async fn a_socket_that_does_not_block_conforms() {
 }
 
 #[tokio::test]
-async fn a_redirected_file_is_written_from_where_it_stands() {
+async fn a_redirected_file_is_written_from_its_current_position() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(b"before").unwrap();
     let sink = over(file.try_clone().unwrap());
@@ -121,7 +121,7 @@ async fn a_redirected_file_is_written_from_where_it_stands() {
 }
 
 #[tokio::test]
-async fn what_is_not_the_next_byte_is_a_defect_and_is_not_written() {
+async fn an_out_of_order_write_is_internal_and_not_written() {
     let (reader, writer) = std::io::pipe().unwrap();
     let reader = reading(reader);
     let sink = over(writer);
@@ -140,7 +140,7 @@ async fn what_is_not_the_next_byte_is_a_defect_and_is_not_written() {
 }
 
 #[tokio::test]
-async fn a_reader_that_goes_away_is_told_and_not_tried_again() {
+async fn a_reader_that_exits_is_reported_and_not_retryable() {
     async fn check(output: OwnedFd, leave: impl FnOnce()) {
         let sink = over(output);
         write(&sink, 0, "first").await.unwrap();
@@ -150,7 +150,7 @@ async fn a_reader_that_goes_away_is_told_and_not_tried_again() {
             Ok(()) => panic!("nobody reads it"),
         };
         assert_eq!(error.kind(), ErrorKind::DestinationUnavailable, "{error:?}");
-        assert!(error.message().contains("the reader of standard output went away"), "{error:?}");
+        assert!(error.message().contains("the reader of standard output closed it"), "{error:?}");
         assert!(!error.is_retryable());
         assert!(sink.abort().await);
     }
@@ -158,7 +158,7 @@ async fn a_reader_that_goes_away_is_told_and_not_tried_again() {
     check(writer.into(), || drop(reader)).await;
     let (reader, writer) = UnixStream::pair().unwrap();
     check(writer.into(), || drop(reader)).await;
-    // Gone while the write waits for it.
+    // The reader exits while the write waits for it.
     let (mut reader, writer) = std::io::pipe().unwrap();
     let (leaving, left) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -172,7 +172,7 @@ async fn a_reader_that_goes_away_is_told_and_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_reader_that_left_before_the_end_has_not_read_it() {
+async fn a_reader_that_exits_before_the_end_is_an_error() {
     let (reader, writer) = std::io::pipe().unwrap();
     let sink = over(writer);
     write(&sink, 0, "all of it").await.unwrap();
@@ -181,16 +181,16 @@ async fn a_reader_that_left_before_the_end_has_not_read_it() {
     assert_eq!(error.kind(), ErrorKind::DestinationUnavailable, "{error:?}");
 }
 
-/// A pipe that nobody reads, and the write that waits for it.
+/// A pipe that nobody reads, and a write that waits for it.
 fn stuck(check: impl AsyncFnOnce(StdoutSink), output: OwnedFd) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(check(over(output)));
-    // Waits for its threads, and would for ever if one of them still waited for the reader.
+    // Waits for its threads, which would block if one of them still waited for the reader.
     drop(runtime);
 }
 
 #[test]
-fn a_write_that_is_dropped_leaves_no_thread_that_waits() {
+fn a_dropped_write_leaves_no_waiting_thread() {
     let pipe = || -> (Box<dyn std::any::Any>, OwnedFd) {
         let (reader, writer) = std::io::pipe().unwrap();
         (Box::new(reader), writer.into())
@@ -200,7 +200,7 @@ fn a_write_that_is_dropped_leaves_no_thread_that_waits() {
         (Box::new(reader), writer.into())
     };
     for open in [pipe, socket] {
-        // Gone while the thread is still on its way to its wait, and while it is in it.
+        // Dropped while the thread is about to wait, and while it waits.
         for pause in [0, 1, 50].map(Duration::from_millis) {
             let (_reader, output) = open();
             stuck(
@@ -229,7 +229,7 @@ fn a_write_that_is_dropped_leaves_no_thread_that_waits() {
 }
 
 #[tokio::test]
-async fn giving_up_ends_a_write_that_waits() {
+async fn an_abort_ends_a_waiting_write() {
     let (_reader, writer) = std::io::pipe().unwrap();
     let sink = over(writer);
     let written = write(&sink, 0, pattern(4 << 20, 1));
@@ -243,7 +243,7 @@ async fn giving_up_ends_a_write_that_waits() {
 }
 
 #[tokio::test]
-async fn the_flags_of_a_shared_descriptor_stay_as_they_were() {
+async fn the_flags_of_a_shared_descriptor_are_unchanged() {
     let (reader, writer) = std::io::pipe().unwrap();
     let before = rustix::fs::fcntl_getfl(&writer).unwrap();
     let reader = reading(reader);
@@ -256,7 +256,7 @@ async fn the_flags_of_a_shared_descriptor_stay_as_they_were() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_written_to_is_refused() {
+async fn descriptors_not_open_for_writing_are_refused() {
     let directory = File::open(tempfile::tempdir().unwrap().path()).unwrap();
     let (reader, _writer): (PipeReader, _) = std::io::pipe().unwrap();
     for output in [OwnedFd::from(directory), OwnedFd::from(reader)] {
@@ -269,7 +269,7 @@ async fn what_cannot_be_written_to_is_refused() {
 }
 
 #[test]
-fn a_terminal_is_refused_with_what_to_do() {
+fn a_terminal_is_refused_with_a_hint() {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&master).unwrap();

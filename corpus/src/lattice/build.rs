@@ -1,6 +1,6 @@
-//! What builds the images: bytes at places, and the few codes that formats put around them.
+//! Builds images: writes bytes at offsets, and the few encodings that formats use.
 
-/// Bytes that grow as they are written to.
+/// A byte buffer that grows when it is written to.
 #[derive(Clone, Default)]
 pub(super) struct Image(pub(super) Vec<u8>);
 
@@ -34,7 +34,7 @@ impl Image {
     }
 }
 
-/// A guest's bytes: none zero, no two sectors alike, and no table or mark of any format anywhere.
+/// Guest bytes: none is zero, no two sectors are equal, and no table or magic of any format occurs.
 pub(super) fn guest(len: usize) -> Vec<u8> {
     (0..len)
         .map(|at| if at % 512 == 0 { 0x20 | (at / 512 % 32) as u8 } else { 0x60 | (at % 29) as u8 })

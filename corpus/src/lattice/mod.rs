@@ -1,15 +1,15 @@
-//! The lattice of malformed headers: every field of every on-disk structure that a reader sees, at every value that has
-//! broken a reader somewhere, and what must come of it.
+//! The lattice of malformed headers: every field of every on-disk structure that a reader sees, with every value that
+//! has broken a reader somewhere, and the expected outcome.
 //!
 //! ```text
-//! base: a small sound image  ×  structure: its fields, byte for byte  ×  value: 0, 1, sign bit, maximum, …  =  case
+//! base: a small valid image  ×  structure: its fields, byte for byte  ×  value: 0, 1, sign bit, maximum, …  =  case
 //! ```
 //!
-//! The images are built here by hand from the specifications; the readers that are judged by them have no part in it.
-//! A structure's fields cover it without gap, which is checked when the table is made, so that none is forgotten; each
-//! field says what must come of the five values that every number has, and of those that are bad for it alone (unaligned,
-//! past the end, overlapping, pointing at itself, a sum that overflows). Where a structure has a checksum it is made anew
-//! after the edit, so that the field is judged and not the sum; and beside it stands the case with the stale sum.
+//! The images are built here from the specifications, without any of the tested readers. The fields of a structure
+//! must cover it without gaps, which is checked when the table is built. Each field states the expected outcome for
+//! the five values that every number has, and for those that are invalid for it alone (unaligned, past the end,
+//! overlapping, self-referring, an overflowing sum). If a structure has a checksum, it is recomputed after the edit,
+//! so that the field is tested and not the checksum. A separate case has the stale checksum.
 
 mod build;
 mod descriptor;
@@ -24,58 +24,59 @@ use std::sync::Arc;
 
 pub use partition::{TableCase, tables};
 
-/// What is wrong with a value.
+/// The kind of an invalid value.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Value {
     /// 0.
     Zero,
     /// 1.
     One,
-    /// Only the highest bit.
+    /// Only the highest bit is set.
     SignBit,
     /// One less than the largest.
     BelowMaximum,
     /// All bits.
     Maximum,
-    /// The sum with the length of what it points at passes 2⁶⁴, or a product does.
+    /// The sum of the value and the length of what it points at exceeds 2⁶⁴, or a product does.
     Overflow,
-    /// No multiple of what it must be a multiple of.
+    /// Not a multiple of the required alignment.
     Unaligned,
-    /// Behind the end of the object, or just so that what it points at ends there.
+    /// After the end of the object, or so that what it points at ends after it.
     PastTheEnd,
     /// Points at another structure.
     Overlapping,
-    /// Points at the structure that it stands in, or at what that structure maps.
+    /// Points at the structure that contains it, or at what that structure maps.
     SelfReferring,
-    /// The least that is too much, or the most that is not.
+    /// The smallest invalid value, or the largest valid one.
     Boundary,
-    /// A value with a meaning of its own.
+    /// A value with a special meaning.
     Meaning,
-    /// The structure's checksum is that of before.
+    /// The checksum of the structure is not updated.
     Stale,
     /// The object ends where the structure begins.
     CutAtStart,
-    /// The object ends in its middle.
+    /// The object ends in the middle of the structure.
     CutInMiddle,
-    /// The object lacks its last byte.
+    /// The object lacks the last byte of the structure.
     CutOneShort,
-    /// The object is zeros from here to its end, as an unfinished download into a preallocated file is.
+    /// The object is zeros from here to its end, like an unfinished download into a preallocated file.
     ZeroedTail,
 }
 
-/// What must come of a case.
+/// The expected outcome of a case.
 #[derive(Clone, Copy)]
 pub enum Outcome {
-    /// It is refused.
+    /// The image is refused.
     Refused {
         /// The stable code of the error.
         code: &'static str,
-        /// What its message must contain.
+        /// A part of its message.
         says: &'static str,
-        /// The place that it must give, in bytes of the object that is damaged; none for what is said of the whole object.
+        /// The offset that it must have, in bytes of the damaged object; `None` if the error is about the whole
+        /// object.
         at: Option<u64>,
     },
-    /// It reads as the unharmed disk after this was done to it. The second argument is the damaged object.
+    /// It reads as the unharmed disk after this edit. The second argument is the damaged object.
     Reads(fn(&mut Vec<u8>, &[u8])),
 }
 
@@ -88,22 +89,22 @@ pub struct Case {
     pub structure: &'static str,
     /// The field of the structure.
     pub field: &'static str,
-    /// What is wrong with it.
+    /// The kind of the invalid value.
     pub value: Value,
-    /// What must come of it.
+    /// The expected outcome.
     pub outcome: Outcome,
     base: Arc<Base>,
-    /// Which of the files is damaged.
+    /// The index of the damaged file.
     file: usize,
     edits: Vec<(usize, Vec<u8>)>,
     seals: Vec<Seal>,
     cut: Option<usize>,
 }
 
-/// Makes the checksum of a structure anew, which begins with the bytes.
+/// Recomputes the checksum of a structure that begins at the start of the bytes.
 type Sum = fn(&mut [u8]);
 
-/// A checksum to be made anew: where its structure begins, and how.
+/// A checksum to recompute: the offset of its structure, and the function.
 type Seal = (usize, Sum);
 
 impl Case {
@@ -126,7 +127,7 @@ impl Case {
         )
     }
 
-    /// The name of the image that is damaged.
+    /// The name of the base image.
     pub fn image(&self) -> &'static str {
         self.base.name
     }
@@ -147,7 +148,7 @@ impl Case {
         files
     }
 
-    /// The disk that it must read as, or `None` where it is refused.
+    /// The disk that it must read as, or `None` if it is refused.
     pub fn disk(&self) -> Option<Vec<u8>> {
         match self.outcome {
             Outcome::Refused { .. } => None,
@@ -160,7 +161,7 @@ impl Case {
     }
 }
 
-/// An image before anything was done to it.
+/// An image before the edit.
 #[derive(Clone, Debug)]
 pub struct Unharmed {
     /// The format, as the command line spells it.
@@ -169,7 +170,7 @@ pub struct Unharmed {
     pub name: &'static str,
     /// The files with their names; the one to open comes first.
     pub files: Vec<(&'static str, Vec<u8>)>,
-    /// The disk that it reads as; empty where it is refused as it is.
+    /// The disk that it reads as; empty if it is refused even unharmed.
     pub disk: Vec<u8>,
 }
 
@@ -198,7 +199,7 @@ pub fn cases() -> Vec<Case> {
     all
 }
 
-/// A sound image.
+/// A valid image.
 struct Base {
     format: &'static str,
     name: &'static str,
@@ -212,7 +213,7 @@ impl Base {
     }
 }
 
-/// How a number is stored.
+/// The encoding of a number.
 #[derive(Clone, Copy)]
 enum Number {
     Le(usize),
@@ -246,7 +247,7 @@ const BE16: Number = Number::Be(2);
 const BE32: Number = Number::Be(4);
 const BE64: Number = Number::Be(8);
 
-/// What must come of a value, said relative to its field.
+/// The expected outcome of a value, relative to its field.
 #[derive(Clone, Copy)]
 enum Expect {
     Refused { code: &'static str, says: Option<&'static str>, at: Place },
@@ -261,7 +262,7 @@ enum Place {
 }
 
 impl Expect {
-    /// The message says this and not the field's name.
+    /// The message contains this text and not the field's name.
     const fn says(self, text: &'static str) -> Self {
         match self {
             Self::Refused { code, at, .. } => Self::Refused { code, says: Some(text), at },
@@ -269,7 +270,7 @@ impl Expect {
         }
     }
 
-    /// The error is at another place than the field.
+    /// The error has another offset than the field's.
     const fn at(self, place: usize) -> Self {
         match self {
             Self::Refused { code, says, .. } => Self::Refused { code, says, at: Place::Byte(place) },
@@ -285,9 +286,9 @@ const fn refused(code: &'static str) -> Expect {
 const MALFORMED: Expect = refused("malformed");
 const TRUNCATED: Expect = refused("truncated");
 const UNSUPPORTED: Expect = refused("unsupported_feature");
-/// The value is of no matter.
+/// The value has no effect.
 const SAME: Expect = Expect::Reads(|_, _| {});
-/// Nothing says any more what the object is: it is not what was declared.
+/// The magic is gone: the object is not in the declared format.
 const UNMARKED: Expect =
     Expect::Refused { code: "format_mismatch", says: Some("has no mark of it"), at: Place::Nowhere };
 
@@ -300,19 +301,19 @@ const fn all(expect: Expect) -> [Expect; 5] {
     [expect; 5]
 }
 
-/// A structure of an image, while its cases are written down.
+/// A structure of an image, while its cases are defined.
 struct Structure<'a> {
     out: &'a mut Vec<Case>,
     base: &'a Arc<Base>,
     file: usize,
     name: &'static str,
-    /// Where it lies, and its copies that are changed with it.
+    /// The offset of the structure, and of its copies that are changed with it.
     places: Vec<usize>,
     len: usize,
     seal: Option<(Sum, Expect)>,
-    /// How much of it is described.
+    /// The number of bytes that are described.
     described: usize,
-    /// The field that is described.
+    /// The current field.
     field: (&'static str, usize, Number),
 }
 
@@ -329,31 +330,31 @@ impl<'a> Structure<'a> {
         Self { out, base, file, name, places: vec![place], len, seal: None, described: 0, field }
     }
 
-    /// It lies in another than the first file.
+    /// The structure is not in the first file.
     fn in_file(mut self, file: usize) -> Self {
         self.file = file;
         self
     }
 
-    /// There is a copy that is changed likewise.
+    /// The structure has a copy that is changed in the same way.
     fn with_copy(mut self, place: usize) -> Self {
         self.places.push(place);
         self
     }
 
-    /// It has a checksum, made by `seal`; a stale one gives `stale`.
+    /// The structure has a checksum, computed by `seal`; a stale one must have the outcome `stale`.
     fn sealed(mut self, seal: Sum, stale: Expect) -> Self {
         self.seal = Some((seal, stale));
         self
     }
 
-    /// Only some of its fields are described: it is described in whole elsewhere.
+    /// Describes only some fields from `offset` on. The whole structure is described elsewhere.
     fn from(mut self, offset: usize) -> Self {
         self.described = offset;
         self
     }
 
-    /// The next field, and what must come of the five values.
+    /// Adds the next field, with the outcomes of the five values.
     fn number(&mut self, name: &'static str, number: Number, expect: [Expect; 5]) -> &mut Self {
         self.field = (name, self.described, number);
         self.described += number.len();
@@ -372,13 +373,13 @@ impl<'a> Structure<'a> {
         self
     }
 
-    /// One more value of that field.
+    /// Adds one more value of that field.
     fn and(&mut self, value: Value, number: u64, expect: Expect) -> &mut Self {
         let bytes = self.field.2.bytes(number);
         self.put(value, bytes, &[], expect)
     }
 
-    /// One more value of that field, where these numbers stand at these offsets of the structure.
+    /// Adds one more value of that field, if the structure has these numbers at these offsets.
     fn given(
         &mut self,
         value: Value,
@@ -390,7 +391,7 @@ impl<'a> Structure<'a> {
         self.put(value, bytes, others, expect)
     }
 
-    /// The next field, of bytes that are no number: all zero, one, the highest bit, almost full, full.
+    /// Adds the next field, of bytes that are not a number: all zero, one, the highest bit, almost full, full.
     fn bytes(&mut self, name: &'static str, len: usize, expect: [Expect; 5]) -> &mut Self {
         self.field = (name, self.described, BYTE);
         self.described += len;
@@ -414,7 +415,7 @@ impl<'a> Structure<'a> {
         self
     }
 
-    /// One more value of that field, of bytes that are no number.
+    /// Adds one more value of that field, of bytes that are not a number.
     fn and_bytes(&mut self, value: Value, bytes: &[u8], expect: Expect) -> &mut Self {
         self.put(value, bytes.to_vec(), &[], expect)
     }
@@ -450,7 +451,7 @@ impl<'a> Structure<'a> {
         self
     }
 
-    /// The object ends at its start, in its middle, and before its last byte.
+    /// The object ends at the start of the structure, in its middle, and before its last byte.
     fn cut(&mut self, expect: [Expect; 3]) -> &mut Self {
         let (place, len) = (self.places[0], self.len);
         let cuts = [
@@ -464,8 +465,8 @@ impl<'a> Structure<'a> {
         self
     }
 
-    /// The object is zeros from each of its sectors on. `expect` is given the place of that sector, and that of the first
-    /// zero: what lies before the sector may be zeros too.
+    /// The object is zeros from each of its sectors on. `expect` gets the offset of that sector and of the first
+    /// zero, since bytes before the sector may be zeros too.
     fn zeroed_tails(&mut self, expect: impl Fn(usize, usize) -> Expect) -> &mut Self {
         let image = self.base.files[self.file].1.clone();
         for at in (0..image.len()).step_by(512) {
@@ -513,7 +514,7 @@ impl<'a> Structure<'a> {
         });
     }
 
-    /// Every byte of it was described.
+    /// Checks that every byte is described.
     fn complete(&self) {
         assert_eq!(self.described, self.len, "fields of {} are missing", self.name);
     }

@@ -1,7 +1,7 @@
 //! Partition tables on a raw disk: the MBR, its extended boot records, the GPT.
 //!
-//! They decide about no byte that is converted. So nothing is refused: what comes of a case is which partitions are
-//! listed, and what is warned of.
+//! They do not affect any converted byte, so nothing is refused. The outcome of a case is the list of partitions and
+//! the warnings.
 
 use super::build::{Image, crc32};
 use super::{BYTE, LE16, LE32, LE64, Number, Value};
@@ -22,15 +22,16 @@ pub struct TableCase {
     pub value: Value,
     /// The disk.
     pub disk: Vec<u8>,
-    /// The name of the table that must be seen: `none`, `mbr`, `gpt`.
+    /// The expected kind of table: `none`, `mbr`, `gpt`.
     pub table: &'static str,
-    /// How many partitions must be listed.
+    /// The expected number of partitions.
     pub partitions: usize,
     /// The codes of the warnings, sorted.
     pub codes: Vec<&'static str>,
 }
 
-/// What must come of a value: partitions more or fewer than the sound disk has, and the warnings beside its own.
+/// The expected outcome of a value: the number of partitions more or fewer than on the valid disk, and the warnings
+/// in addition to its own.
 #[derive(Clone, Copy)]
 struct Seen(&'static str, usize, &'static [&'static str]);
 
@@ -123,18 +124,19 @@ pub fn tables() -> Vec<TableCase> {
     out
 }
 
-/// Both disks, zeros from each sector on. A table that is lost is told of as long as anything says that there was one.
+/// Both disks, with zeros from each sector on. A lost table is reported as long as any structure shows that there was
+/// one.
 fn zeroed_tails(out: &mut Vec<TableCase>) {
     let gpt = |sector: usize| match sector {
         0 => Seen("none", 0, &[]),
-        // The header is gone, or its entries, and the backup of both.
+        // The header or its entries are gone, and the backup of both.
         1 | 2 => Seen("gpt", 0, &[GPT, DAMAGED]),
-        // The backup alone.
+        // Only the backup is gone.
         _ => Seen("gpt", 1, &[GPT, DAMAGED]),
     };
     let mbr = |sector: usize| match sector {
         0 => Seen("none", 0, &[]),
-        // A container whose first record is blank is one that was never used.
+        // A container whose first record is blank was never used.
         _ if sector <= CHAIN[0] => Seen("mbr", 2, &[]),
         _ if sector <= CHAIN[1] => Seen("mbr", 3, &[DAMAGED]),
         _ => Seen("mbr", 4, &[]),
@@ -188,7 +190,7 @@ fn mbr(out: &mut Vec<TableCase>) {
     let code = Seen("none", 0, &[DAMAGED]);
     let beyond = Seen("mbr", 4, &[BEYOND]);
     let strange = Seen("mbr", 4, &[STRANGE]);
-    // Over the records of others, which are no file system.
+    // Overlaps the records of others, which are not a file system.
     let endless = Seen("mbr", 4, &[STRANGE, BEYOND, OVERLAP]);
     let mut table = Table::new(out, &disk, "MBR entry 1", 446);
     table
@@ -292,7 +294,7 @@ fn seal_header(header: &mut [u8]) {
 fn gpt(out: &mut Vec<TableCase>) {
     let disk = gpt_disk();
     let same = Seen("gpt", 1, &[GPT]);
-    // The backup is taken.
+    // The backup is used.
     let backup = Seen("gpt", 1, &[GPT, DAMAGED]);
     let beyond = Seen("gpt", 1, &[GPT, BEYOND]);
     let seal: fn(&mut [u8]) = |disk| seal_header(&mut disk[HEADER..HEADER + SECTOR]);
@@ -310,7 +312,7 @@ fn gpt(out: &mut Vec<TableCase>) {
     header
         .number("reserved", LE32, [same; 5])
         .number("my_lba", LE64, [backup, same, backup, backup, backup])
-        // 1 is its own.
+        // 1 is its own position.
         .number("alternate_lba", LE64, [backup, backup, beyond, beyond, beyond])
         .and(Value::PastTheEnd, SECTORS, beyond)
         .and(Value::Overlapping, 2, backup)
@@ -360,7 +362,7 @@ fn gpt(out: &mut Vec<TableCase>) {
 }
 
 impl Table<'_> {
-    /// The type of a partition: without one there is no partition.
+    /// The type of a partition. Type 0 means no partition.
     fn put_type(&mut self, same: Seen, none: Seen) {
         self.field = ("partition_type_guid", 0, 16);
         self.described = 16;

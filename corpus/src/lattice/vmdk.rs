@@ -1,4 +1,4 @@
-//! VMDK: the hosted sparse extent, its directory and tables, alone and with redundant ones.
+//! VMDK: the hosted sparse extent, its directory and tables, with and without redundant copies.
 //!
 //! ```text
 //! sector  0       1 2         3          4 5     6 7 8      16 …        56
@@ -17,7 +17,7 @@ pub(super) const SECTOR: usize = 512;
 const GRAIN: usize = 4096;
 /// Entries of a table.
 const ENTRIES: usize = 16;
-/// Grains of the disk: the last is cut by its end.
+/// Grains of the disk: the last is shortened by its end.
 const GRAINS: usize = 18;
 const DISK: usize = 17 * GRAIN + 512;
 const CAPACITY: u64 = DISK as u64 / 512;
@@ -29,7 +29,7 @@ const STORED: usize = 16 * SECTOR;
 const USED: [usize; 5] = [0, 2, 15, 16, 17];
 const END: u64 = 56;
 
-/// Where the fields of a header are.
+/// Offsets of the header's fields.
 pub(super) mod field {
     pub(crate) const DESCRIPTOR_OFFSET: usize = 28;
     pub(crate) const GD_OFFSET: usize = 56;
@@ -68,7 +68,7 @@ pub(super) fn descriptor(create_type: &str, extents: &str) -> String {
     )
 }
 
-/// The disk: of 18 grains five are stored.
+/// The disk: 5 of 18 grains are stored.
 pub(super) fn disk() -> Vec<u8> {
     let mut disk = guest(DISK);
     for grain in (0..GRAINS).filter(|grain| !USED.contains(grain)) {
@@ -77,7 +77,7 @@ pub(super) fn disk() -> Vec<u8> {
     disk
 }
 
-/// The image, with redundant tables or without.
+/// The image, with or without redundant tables.
 fn image(redundant: bool, text: Option<&str>) -> Vec<u8> {
     let header = Header {
         version: 1,
@@ -122,7 +122,7 @@ pub(super) fn cases(out: &mut Vec<Case>) {
     zeroed_tails(out, &base, TABLES[1] + 4 * SECTOR);
 }
 
-/// Of an image whose tables end at `tables`. Of plain data that is zeros no format can tell.
+/// For an image whose tables end at `tables`. A format cannot distinguish plain zero data from missing data.
 fn zeroed_tails(out: &mut Vec<Case>, base: &Arc<Base>, tables: usize) {
     let lost = TRUNCATED.says("entries of them are missing");
     Structure::new(out, base, "sparse image", 0, END as usize * SECTOR).zeroed_tails(|at, first| match at {
@@ -223,7 +223,7 @@ fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
             [
                 MALFORMED, // Into the descriptor.
                 MALFORMED, TRUNCATED, TRUNCATED,
-                // At the end, as the footer of a stream says, and there is none.
+                // At the end, as the footer of a stream would say, but there is none.
                 MALFORMED,
             ],
         )
@@ -260,7 +260,7 @@ fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("grain directory entry 0", LE32, [first, MALFORMED, TRUNCATED, TRUNCATED, TRUNCATED])
         .and(Value::PastTheEnd, END, TRUNCATED)
         .and(Value::Overlapping, 2, MALFORMED)
-        // The other table, and a grain taken for one.
+        // The other table, and a grain that is taken for one.
         .and(
             Value::Overlapping,
             5,
@@ -313,7 +313,7 @@ fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
             LE32,
             [reads(|disk, _| disk[17 * GRAIN..].fill(0)), MALFORMED, TRUNCATED, TRUNCATED, TRUNCATED],
         )
-        // Only the disk's part of the last grain must be there.
+        // Only the disk's part of the last grain must exist.
         .and(Value::Boundary, END - 1, reads(|disk, _| disk[17 * GRAIN..].fill(0)))
         .cut([TRUNCATED.says("grain directory entry 1").at(DIRECTORY + 4); 3])
         .complete();
@@ -326,7 +326,7 @@ fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
         .cut([TRUNCATED.says("grain table entry 1").at(TABLES[1] + 4); 3]);
 }
 
-/// Whatever happens to one of the two, the other is used. Where both are gone, the first is blamed.
+/// If one of the two is damaged, the other is used. If both are, the first is reported.
 fn redundant(out: &mut Vec<Case>, base: &Arc<Base>) {
     for (name, shift) in [("primary directory", 0), ("redundant directory", 3 * SECTOR)] {
         Structure::new(out, base, name, DIRECTORY + shift, 8)
@@ -340,7 +340,7 @@ fn redundant(out: &mut Vec<Case>, base: &Arc<Base>) {
     let lost = [reads(|disk, _| disk[..GRAIN].fill(0)), SAME, SAME, SAME, SAME];
     for (name, shift, expect) in [("primary table", 0, lost), ("redundant table", 3 * SECTOR, all(SAME))] {
         Structure::new(out, base, name, TABLES[0] + shift, 4)
-            // An entry that says that nothing is there says nothing wrong.
+            // An entry that marks a hole is never wrong.
             .number("grain table entry 0", LE32, expect)
             .and(Value::PastTheEnd, END, SAME)
             .and(Value::SelfReferring, 4, SAME)

@@ -1,8 +1,8 @@
 //! Every format and variant that qemu-img can make, at several cluster, grain and disk sizes, each with its truth.
 //!
-//! A [`Recipe`] says how to make an image; [`Recipe::build`] makes it from a [`Base`] disk and gives a [`Case`]: the
-//! image's files, and the raw disk that a reader must give, byte for byte. Recipes are built one at a time so that a
-//! test never keeps more than one on the disk:
+//! A [`Recipe`] describes how to create an image. [`Recipe::build`] creates it from a [`Base`] disk and returns a
+//! [`Case`]: the image's files, and the raw disk that a reader must produce, byte for byte. Recipes are built one at
+//! a time, so that a test never stores more than one on disk:
 //!
 //! ```no_run
 //! use diskferry_corpus::oracle::matrix::{Base, recipes};
@@ -16,8 +16,8 @@
 //! }
 //! ```
 //!
-//! The truth never comes from reading the image: it is the raw disk the image was made from, changed by the same
-//! `qemu-io` writes, cut or extended with zeros to the size that the format keeps.
+//! The expected disk never comes from reading the image: it is the raw disk that the image was created from, with the
+//! same `qemu-io` writes, cut or extended with zeros to the size that the format can represent.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,13 +41,13 @@ pub struct Base {
 }
 
 impl Base {
-    /// A disk with an MBR and an ext4 that is filled from this machine's `/usr/share`: real files, free space, holes
-    /// and an odd length. Made at `dir/base.raw`.
+    /// A disk with an MBR and an ext4 file system, filled from this machine's `/usr/share`: real files, free space,
+    /// holes and an odd length. Created at `dir/base.raw`.
     pub fn ext4(dir: &Path) -> Self {
         Self::ext4_holding(dir, 12 * MIB)
     }
 
-    /// As [`ext4`](Self::ext4), with so many bytes of files at most: for tests that write it often.
+    /// Like [`ext4`](Self::ext4), with at most this many bytes of files: for tests that write it often.
     pub fn ext4_holding(dir: &Path, bytes: u64) -> Self {
         let part = dir.join("base.part");
         set_len_new(&part, BASE_BYTES - MIB);
@@ -59,7 +59,7 @@ impl Base {
         Self::with_partition(dir, &part, "start=2048, type=83, bootable")
     }
 
-    /// A disk with an MBR and an NTFS that holds a few real files, of the same size.
+    /// A disk with an MBR and an NTFS file system with a few real files, of the same size.
     pub fn ntfs(dir: &Path) -> Self {
         let part = dir.join("base.part");
         set_len_new(&part, BASE_BYTES - MIB);
@@ -94,19 +94,20 @@ pub struct Recipe {
     pub options: Vec<String>,
     /// Flags of `qemu-img convert`, such as `-c`.
     pub flags: Vec<&'static str>,
-    /// Size of the guest disk that is asked for, in bytes: the base disk is cut or extended to it.
+    /// Requested size of the guest disk in bytes: the base disk is cut or extended to it.
     pub disk_bytes: u64,
-    /// `qemu-io` commands run on the image and on the truth alike.
+    /// `qemu-io` commands that are run on the image and on the expected disk.
     pub edits: Vec<&'static str>,
-    /// Further `qemu-img` calls on the image; `IMAGE` stands for its path. They leave the guest disk alone.
+    /// Further `qemu-img` calls on the image, in which `IMAGE` is replaced by its path. They do not change the guest
+    /// disk.
     pub after: Vec<Vec<&'static str>>,
-    /// A guest size that is put over the one in a QCOW2 header, where qemu would only write whole sectors.
+    /// A guest size that is written to a QCOW2 header, since qemu only writes whole sectors.
     pub header_size: Option<u64>,
     /// Whether the disk spans gibibytes (mostly holes): a test may read it from fewer sources.
     pub large: bool,
 }
 
-/// An image with its truth.
+/// An image with its expected disk.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// The recipe's name.
@@ -115,9 +116,9 @@ pub struct Case {
     pub format: &'static str,
     /// The file to open.
     pub image: PathBuf,
-    /// All files of the image, the one to open first. Where there are several, the others are its siblings.
+    /// All files of the image, the one to open first. The others are its siblings.
     pub files: Vec<PathBuf>,
-    /// The raw disk that a reader must give.
+    /// The raw disk that a reader must produce.
     pub truth: PathBuf,
     /// Its length: the exact size of the guest disk, in bytes.
     pub virtual_bytes: u64,
@@ -126,7 +127,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// The guest disk's digest, by the `fsverity` tool from the truth.
+    /// The guest disk's digest, computed by the `fsverity` tool.
     pub fn digest(&self) -> String {
         fsverity_digest(&self.truth)
     }
@@ -173,10 +174,11 @@ impl Recipe {
         self
     }
 
-    /// Makes the image and its truth in `dir`, which must be empty: an image's siblings are known by being there.
+    /// Creates the image and its expected disk in `dir`, which must be empty: the image's siblings are all other
+    /// files in it.
     ///
     /// # Panics
-    /// When a tool is missing or fails.
+    /// If a tool is missing or fails.
     pub fn build(&self, base: &Base, dir: &Path) -> Case {
         let truth = dir.join("truth.raw");
         tool("cp", &["--sparse=always", text(&base.raw), text(&truth)]);
@@ -193,7 +195,7 @@ impl Recipe {
         }
         let edit_format = qemu_format(self.format);
         qemu_io(&image, edit_format, &self.edits);
-        // Whether a write is stored compressed is the image's affair; a raw file cannot.
+        // Only an image can store a write compressed; a raw file cannot.
         let plain: Vec<String> = self.edits.iter().map(|e| e.replace("write -c ", "write ")).collect();
         qemu_io(&truth, "raw", &plain.iter().map(String::as_str).collect::<Vec<_>>());
         for call in &self.after {
@@ -286,7 +288,7 @@ fn qcow2() -> Vec<Recipe> {
     for size in ["16k", "64k", "2M"] {
         let cluster = format!("cluster_size={size}");
         let options = ["extended_l2=on", cluster.as_str()];
-        // Single sub-clusters are written, zeroed and dropped in clusters that are there and in clusters that are not.
+        // Single sub-clusters are written, zeroed and dropped in allocated and in unallocated clusters.
         let edits = ["write -P 5 23M 1k", "write -z 22M 512", "write -z -u 8M 70k", "write -P 6 9000448 3k"];
         all.push(
             Recipe::new("qcow2", &format!("extended-l2-{size}"), &options).flags(&["-S", "4k"]).edits(&edits),
@@ -306,7 +308,8 @@ fn qcow2() -> Vec<Recipe> {
         Recipe::new("qcow2", "extended-l2-preallocated", &["extended_l2=on", "preallocation=metadata"])
             .edits(&["write -P 4 20M 6k"]),
         Recipe::new("qcow2", "lazy-refcounts", &["lazy_refcounts=on"]).edits(&["write -P 8 20M 64k"]),
-        // qemu reads a discarded range as zeros, but a raw file keeps or drops it as it likes: written zeros agree.
+        // qemu reads a discarded range as zeros, but a raw file may keep or drop it. Written zeros are the same in
+        // both.
         Recipe::new("qcow2", "zero-clusters", &["cluster_size=64k"])
             .edits(&zeros)
             .edits(&["write -z 10M 256k"]),
@@ -339,7 +342,7 @@ fn qcow2() -> Vec<Recipe> {
 
 fn vmdk() -> Vec<Recipe> {
     let split = ["subformat=twoGbMaxExtentSparse"];
-    // A write across the seam of two extent files, and one at the end of the disk.
+    // A write across the boundary of two extent files, and one at the end of the disk.
     let seam = ["write -P 1 2147479552 8k", "write -P 2 2184179712 4k"];
     let mut all = Vec::new();
     for subformat in [
@@ -386,7 +389,7 @@ fn vmdk() -> Vec<Recipe> {
     all
 }
 
-/// Puts an exact size over the one in a QCOW2 header (offset 24, big-endian): qemu itself writes whole sectors only.
+/// Writes an exact size to a QCOW2 header (offset 24, big-endian): qemu itself writes whole sectors only.
 fn put_qcow2_size(image: &Path, bytes: u64) {
     use std::os::unix::fs::FileExt;
 
@@ -404,7 +407,7 @@ fn write(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
 
-/// Copies files from below `from` into one flat directory until they are `bytes` together.
+/// Copies files from below `from` into one flat directory, up to a total of `bytes`.
 fn some_files(from: &Path, to: &Path, bytes: u64) {
     fs::create_dir_all(to).unwrap_or_else(|e| panic!("{}: {e}", to.display()));
     for (i, path) in first_files(from, bytes).iter().enumerate() {
@@ -412,7 +415,7 @@ fn some_files(from: &Path, to: &Path, bytes: u64) {
     }
 }
 
-/// The first readable regular files below a directory, in the order of their names, `bytes` together at most.
+/// The first readable regular files below a directory, sorted by name, with a total of at most `bytes`.
 fn first_files(from: &Path, bytes: u64) -> Vec<PathBuf> {
     let (mut found, mut total, mut dirs) = (Vec::new(), 0, vec![from.to_owned()]);
     while let Some(dir) = dirs.pop() {

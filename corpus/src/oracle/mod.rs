@@ -1,7 +1,7 @@
-//! The tools that tests take the truth from. None of this is ours.
+//! External tools that tests compare with.
 //!
-//! Everything here panics when a tool is missing, and says how to install it: a test that cannot be judged has failed,
-//! it has not been skipped. A tool that fails panics with its own words.
+//! Everything here panics if a tool is missing, and says how to install it: a test without its oracle fails and is
+//! not skipped. If a tool fails, the panic contains its output.
 
 mod readers;
 mod run;
@@ -24,22 +24,22 @@ pub fn qemu_format(format: &str) -> &str {
     }
 }
 
-/// Runs `qemu-img` and gives what it printed on standard output.
+/// Runs `qemu-img` and returns its standard output.
 ///
 /// # Panics
-/// When it is missing or fails.
+/// If it is missing or fails.
 pub fn qemu_img(args: &[&str]) -> String {
     tool("qemu-img", args)
 }
 
-/// Runs `qemu-img`, which may fail, and gives what came of it.
+/// Runs `qemu-img`, which may fail, and returns the outcome.
 pub fn qemu_img_outcome(args: &[&str]) -> Outcome {
     capture("qemu-img", args)
 }
 
 /// Runs `qemu-io` commands on an image of a format (diskferry's name or qemu's).
 ///
-/// qemu-io's own exit code hides failed reads and writes, so its output is looked at too.
+/// qemu-io's exit code hides failed reads and writes, so its output is checked too.
 pub fn qemu_io(path: &Path, format: &str, commands: &[&str]) {
     for command in commands {
         let out = tool("qemu-io", &["-t", "unsafe", "-f", qemu_format(format), "-c", command, text(path)]);
@@ -51,7 +51,7 @@ pub fn qemu_io(path: &Path, format: &str, commands: &[&str]) {
     }
 }
 
-/// What `qemu-img info --output=json` says of an image of this format.
+/// The output of `qemu-img info --output=json` for an image of this format.
 pub fn qemu_info(path: &Path, format: &str) -> Value {
     let out = qemu_img(&["info", "--output=json", "-f", qemu_format(format), text(path)]);
     serde_json::from_str(&out).expect("qemu-img info prints JSON")
@@ -67,8 +67,8 @@ pub fn qemu_check(path: &Path, format: &str) {
     qemu_img(&["check", "-f", qemu_format(format), text(path)]);
 }
 
-/// Makes an image of a format (diskferry's name or qemu's) from a raw disk: `qemu-img convert` with `options` as its
-/// `-o` (`key=value`, each one) and further `flags` such as `-c`.
+/// Creates an image of a format (diskferry's name or qemu's) from a raw disk with `qemu-img convert`. `options` are
+/// passed with `-o` (`key=value` each), and `flags` are further flags such as `-c`.
 pub fn make(raw: &Path, format: &str, options: &[&str], flags: &[&str], path: &Path) {
     let joined = options.join(",");
     let mut args = vec!["convert", "-f", "raw", "-O", qemu_format(format)];
@@ -82,26 +82,26 @@ pub fn make(raw: &Path, format: &str, options: &[&str], flags: &[&str], path: &P
 
 /// Reads an image with qemu-img into a raw file at `out`.
 ///
-/// qemu's sizes are whole sectors: a guest disk of another length comes out rounded up.
+/// qemu's sizes are whole sectors: the size of another guest disk is rounded up.
 pub fn to_raw(path: &Path, format: &str, out: &Path) {
     qemu_img(&["convert", "-f", qemu_format(format), "-O", "raw", text(path), text(out)]);
 }
 
 /// The fs-verity digest (SHA-256, 4 KiB blocks, no salt) of a file as the `fsverity` tool computes it, in hexadecimal.
 ///
-/// The tool reads every byte, holes too: about a second a GiB.
+/// The tool reads every byte, including holes: about one second per GiB.
 pub fn fsverity_digest(path: &Path) -> String {
     let out = tool("fsverity", &["digest", "--compact", text(path)]);
     out.trim().rsplit(':').next().unwrap_or_default().to_owned()
 }
 
-/// Lets a file grow or shrink to a length; what is added reads as zeros and takes no space.
+/// Sets the length of a file. Added bytes read as zeros and take no space.
 pub fn set_len(path: &Path, bytes: u64) {
     let file = File::options().write(true).open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     file.set_len(bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
 
-/// The guest bytes of an image as qemu-img reads them. For disks that fit memory well.
+/// The guest bytes of an image as qemu-img reads them. Only for disks that fit into memory.
 pub fn guest_bytes(path: &Path, format: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let raw: PathBuf = dir.path().join("guest.raw");

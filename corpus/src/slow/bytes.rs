@@ -1,4 +1,4 @@
-//! Bytes and numbers at a place, where the image has them.
+//! Bytes and numbers at an offset, if the image has them.
 
 /// The `len` bytes from `at` on.
 pub(super) fn slice(image: &[u8], at: u64, len: u64) -> Option<&[u8]> {
@@ -7,7 +7,7 @@ pub(super) fn slice(image: &[u8], at: u64, len: u64) -> Option<&[u8]> {
     image.get(start..end)
 }
 
-/// The bytes from `at` on, at most `len` of them; none behind the end.
+/// The bytes from `at` on, at most `len` of them; none after the end.
 pub(super) fn up_to(image: &[u8], at: u64, len: u64) -> &[u8] {
     let rest = (image.len() as u64).saturating_sub(at);
     slice(image, at, len.min(rest)).unwrap_or_default()

@@ -7,15 +7,15 @@ use super::codec::{self, MOST_UNIT};
 use super::tail;
 
 const AT_THE_END: u64 = u64::MAX;
-/// Tables that are named by what is looked at of a directory at once.
+/// The tables of one page of a directory, which is checked at once.
 const PAGE: u64 = 64 << 10;
 const MARKER: u64 = 12;
-/// As far as the head and the tail of an object are looked at for a footer: a longer one may have more behind its head
-/// than anybody looks at.
+/// The length of the head and tail in which a footer is searched. A longer object may have more data after its head
+/// than is read.
 const HEAD: u64 = 128 << 10;
 const TAIL: u64 = (64 << 10) + 1024;
 
-/// What a header says.
+/// The content of a header.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Header {
     /// Sectors of the extent.
@@ -30,11 +30,11 @@ pub(super) struct Header {
     /// Byte addresses of the directory and of its copy.
     directory: u64,
     redundant: Option<u64>,
-    /// Where the embedded text lies, and its length, in bytes.
+    /// Offset and length of the embedded text, in bytes.
     pub(super) text: Option<(u64, u64)>,
-    /// Byte address of what comes behind the metadata in front.
+    /// Byte offset of the data after the metadata at the start.
     overhead: u64,
-    /// The same, as the header has it.
+    /// The same, as stored in the header.
     front: u64,
 }
 
@@ -55,7 +55,7 @@ impl Header {
         let algorithm = le16(header, 77)? == u64::from(compressed) && (compressed || !markers);
         let capacity = le64(header, 12)?;
         capacity.checked_mul(512)?;
-        // What is beyond all addresses is in no file.
+        // An offset after the last address is in no file.
         let bytes = |sectors: u64| sectors.checked_mul(512).unwrap_or(AT_THE_END - 1);
         let directory = le64(header, 56)?;
         let (text_at, text_len) = (le64(header, 28)?, le64(header, 36)?);
@@ -83,13 +83,13 @@ impl Header {
     }
 }
 
-/// Where grains are found.
+/// How grains are found.
 enum Found {
     Tables {
         directory: u64,
         redundant: Option<u64>,
     },
-    /// By the markers: byte address of each grain, by its number.
+    /// By the markers: byte offset of each grain, by its number.
     Markers(BTreeMap<u64, u64>),
 }
 
@@ -99,14 +99,14 @@ pub(super) struct Extent<'a> {
     /// Guest bytes.
     len: u64,
     found: Found,
-    /// The tables came, as far as can be told.
+    /// True if the tables were written, as far as can be determined.
     came: bool,
 }
 
-/// What nothing may lie in, as byte addresses and lengths; the directory and its copy, as far as they are in the file.
+/// Ranges that nothing may overlap, as byte offsets and lengths; the directory and its copy, if they are in the file.
 type Directories = (Vec<(u64, u64)>, Option<u64>, Option<u64>);
 
-/// What an entry says of its grain.
+/// The entry of a grain.
 enum Grain {
     Zeros,
     At(u64),
@@ -121,7 +121,7 @@ impl<'a> Extent<'a> {
         let found = if header.directory == AT_THE_END {
             match footer(file, &header, len)? {
                 Some(footer) => Found::Tables { directory: footer.directory, redundant: footer.redundant },
-                // A disk of nothing needs no grains.
+                // An empty disk needs no grains.
                 None if header.markers && len == 0 => Found::Markers(BTreeMap::new()),
                 None if header.markers => Found::Markers(scan(file, &header, len)?),
                 None => return None,
@@ -134,7 +134,7 @@ impl<'a> Extent<'a> {
         Some(extent)
     }
 
-    /// What is used of the directories, with their bytes: what nothing may lie in, the directory and its copy.
+    /// The used directories, with their ranges: what nothing may overlap, the directory and its copy.
     fn directories(&self, directory: u64, redundant: Option<u64>) -> Option<Directories> {
         let size = self.directory_bytes();
         let mut taken = vec![(0, 512)];
@@ -153,7 +153,7 @@ impl<'a> Extent<'a> {
         self.len.div_ceil(self.header.grain * self.header.entries) * 4
     }
 
-    /// Whether tables that nothing else vouches for came, of a file that ends in zeros.
+    /// Whether the tables of a file that ends in zeros were written, if nothing else shows it.
     fn tables_came(&self) -> bool {
         let Found::Tables { directory, redundant } = self.found else { return true };
         if self.header.directory == AT_THE_END || self.marked(directory) || self.len == 0 {
@@ -177,7 +177,7 @@ impl<'a> Extent<'a> {
             let rest = self.len.div_ceil(self.header.grain) - number;
             let of = |directory| self.table(&taken, directory, number);
             let (first, second) = (of(used), copy.and_then(of).flatten());
-            // What cannot be a table is none of the tables that came or did not come.
+            // An invalid address does not count as a table.
             let first = match (first, second) {
                 (None, None) => return true,
                 (first, _) => first.flatten(),
@@ -202,7 +202,8 @@ impl<'a> Extent<'a> {
         tail::came(self.file, zeros, &named)
     }
 
-    /// The unit that holds byte `at` of the extent, and where it begins: a grain where they are compressed, else a sector.
+    /// The unit that contains byte `at` of the extent, and its start: a grain if grains are compressed, otherwise a
+    /// sector.
     pub(super) fn unit(&self, at: u64) -> Option<(u64, Vec<u8>)> {
         if !self.came {
             return None;
@@ -232,8 +233,8 @@ impl<'a> Extent<'a> {
         }
     }
 
-    /// By the directory; where it, its table or the entry is damaged, by the redundant one. Damaged is also what lies in
-    /// the header, in the text or in the directory that is used.
+    /// Looks up a grain in the directory. If the directory, its table or the entry is damaged, the redundant one is
+    /// used. An address in the header, in the text or in the used directory also counts as damaged.
     fn by_tables(&self, directory: u64, redundant: Option<u64>, number: u64, len: u64) -> Option<Grain> {
         let size = self.directory_bytes();
         if number / self.header.entries < PAGE && !self.directory_came(directory, redundant, size)? {
@@ -255,28 +256,28 @@ impl<'a> Extent<'a> {
         }
     }
 
-    /// Byte address of the table that has the entry of a grain: none where the directory has none, nothing where it
-    /// cannot be.
+    /// Byte offset of the table with the entry of a grain: `Some(None)` if the directory has none, `None` if the
+    /// offset is invalid.
     fn table(&self, taken: &[(u64, u64)], directory: u64, number: u64) -> Option<Option<u64>> {
         let index = number / self.header.entries;
         let table = le32(self.file, directory.checked_add(index * 4)?)? * 512;
         if table == 0 {
             return Some(None);
         }
-        // The last table need not be there but for the grains of the disk.
+        // The last table must only hold the entries for the grains of the disk.
         let grains = self.len.div_ceil(self.header.grain) - index * self.header.entries;
         let size = grains.min(self.header.entries) * 4;
         slice(self.file, table, size).filter(|_| apart(taken, table, size))?;
         Some(Some(table))
     }
 
-    /// Whether a directory or table has a marker before it: behind the metadata in front.
+    /// Whether a directory or table has a marker before it: it is after the metadata at the start.
     fn marked(&self, at: u64) -> bool {
         self.header.markers && at > self.header.overhead
     }
 
-    /// Whether the directory shows that it came: its marker is no zeros, and none of its sectors is, unless it names the
-    /// table right before it.
+    /// Whether the directory was written: its marker and each of its sectors is non-zero, unless it refers to the
+    /// table directly before it.
     fn directory_came(&self, directory: u64, redundant: Option<u64>, size: u64) -> Option<bool> {
         if !self.marked(directory) || slice(self.file, directory, size).is_none() || size == 0 {
             return Some(true);
@@ -311,7 +312,7 @@ impl<'a> Extent<'a> {
         if self.marked(table) {
             let blank =
                 |at, len| slice(self.file, at, len).is_none_or(|bytes| bytes.iter().all(|byte| *byte == 0));
-            // Where tables have markers, each was written for the grains before it.
+            // If tables have markers, each was written for the grains before it.
             if blank(table - 512, 512) || blank(table, of_table.1) {
                 return None;
             }
@@ -345,7 +346,7 @@ impl<'a> Extent<'a> {
         } else {
             up_to(self.file, place, u64::MAX)
         };
-        // The last grain of a disk that ends inside it: some writers fill it up, some end with the disk.
+        // The last grain of a disk that ends inside it: some writers pad it, some end it with the disk.
         let whole = codec::inflate_zlib(stream, usize::try_from(self.header.grain).ok()?);
         let mut grain = whole.or_else(|| codec::inflate_zlib(stream, usize::try_from(len).ok()?))?;
         grain.truncate(usize::try_from(len).ok()?);
@@ -353,14 +354,14 @@ impl<'a> Extent<'a> {
     }
 }
 
-/// Whether the `len` bytes at `at` meet none of these.
+/// Whether the `len` bytes at `at` overlap none of these.
 fn apart(taken: &[(u64, u64)], at: u64, len: u64) -> bool {
     let end = at.saturating_add(len);
     !taken.iter().any(|(start, bytes)| at.max(*start) < end.min(start.saturating_add(*bytes)))
 }
 
-/// The footer: the last sector that is not blank, if its marker stands before it; `Some(None)` if there is none. One that
-/// is sound and contradicts the header makes the image unreadable.
+/// The footer: the last non-blank sector, if its marker is before it; `Some(None)` if there is none. A valid footer
+/// that contradicts the header makes the image unreadable.
 fn footer(file: &[u8], header: &Header, len: u64) -> Option<Option<Header>> {
     let Some((marker_at, at)) = last_sectors(file) else { return Some(None) };
     let file_len = file.len() as u64;
@@ -384,7 +385,7 @@ fn footer(file: &[u8], header: &Header, len: u64) -> Option<Option<Header>> {
     Some((before && (footer.directory != 0 || size == 0)).then_some(footer))
 }
 
-/// Byte addresses of the last sector that is not blank and of the one before it.
+/// Byte offsets of the last non-blank sector and of the one before it.
 fn last_sectors(file: &[u8]) -> Option<(u64, u64)> {
     let mut at = (file.len() as u64 / 512).checked_sub(1)? * 512;
     while slice(file, at, 512)?.iter().all(|byte| *byte == 0) {
@@ -393,10 +394,10 @@ fn last_sectors(file: &[u8]) -> Option<(u64, u64)> {
     Some((at.checked_sub(512)?, at))
 }
 
-/// What a directory or a table names: grain or table number, and byte address.
+/// The entries of a directory or a table: grain or table number, and byte offset.
 type Entries = Vec<(u64, u64)>;
 
-/// The entries that are not 0 of a table of `len` bytes.
+/// The non-zero entries of a table of `len` bytes.
 fn entries(file: &[u8], at: u64, len: u64) -> Entries {
     let words = up_to(file, at, len).as_chunks::<4>().0.iter();
     let sectors = words.map(|word| u64::from(u32::from_le_bytes(*word)));
@@ -407,8 +408,8 @@ fn entries(file: &[u8], at: u64, len: u64) -> Entries {
         .collect()
 }
 
-/// All grains, by their markers from front to back. The stream is complete if every directory names exactly them, through
-/// tables that came.
+/// All grains, found by their markers from front to back. The stream is complete if every directory refers to exactly
+/// them, through tables that were written.
 fn scan(file: &[u8], header: &Header, len: u64) -> Option<BTreeMap<u64, u64>> {
     let mut grains = BTreeMap::new();
     let mut tables: BTreeMap<u64, (u64, Entries)> = BTreeMap::new();
@@ -423,7 +424,7 @@ fn scan(file: &[u8], header: &Header, len: u64) -> Option<BTreeMap<u64, u64>> {
                 up_to(file, at + 512, u64::MAX).iter().all(|byte| *byte == 0).then_some(())?;
                 break;
             }
-            // Room between the metadata and the first grain.
+            // Space between the metadata and the first grain.
             (0, 0) if blank && grains.is_empty() => 512,
             (0, 1) => {
                 let len = room()?.min(header.entries * 4);
@@ -440,7 +441,7 @@ fn scan(file: &[u8], header: &Header, len: u64) -> Option<BTreeMap<u64, u64>> {
             (size, _) => {
                 let on_grain = value < header.capacity && value * 512 % header.grain == 0;
                 slice(file, at + MARKER, size).filter(|_| on_grain)?;
-                // One of them was replaced, and only a table knows which.
+                // One of them was replaced, and only a table shows which.
                 if grains.insert(value * 512 / header.grain, at).is_some() {
                     return None;
                 }
@@ -453,7 +454,7 @@ fn scan(file: &[u8], header: &Header, len: u64) -> Option<BTreeMap<u64, u64>> {
     complete.then_some(grains)
 }
 
-/// The grains that the directory at `at` names.
+/// The grains that the directory at `at` refers to.
 fn named_by(
     file: &[u8],
     header: &Header,
@@ -474,7 +475,7 @@ fn named_by(
         }
         let grain = |(_, place): &&(u64, u64)| !(header.zeroed && *place == 512);
         for (slot, place) in table.iter().filter(grain) {
-            // A slot past the end of a table is that of the next.
+            // A slot after the end of a table is that of the next.
             if named.insert(first + slot, *place).is_some() {
                 return None;
             }

@@ -1,11 +1,11 @@
-//! Slow, obvious readers of every format: what the fast ones are compared with.
+//! Slow, simple readers of every format, which the fast ones are compared with.
 //!
-//! They are written from the specifications and share no code with diskferry, its decompressors included. The whole
-//! image is in memory; each unit (cluster, sector, grain) is looked up anew, from the header down, and nothing is
-//! merged, cached or read ahead. They look at what they need and at nothing else: an entry that nobody asks for may be
-//! anything. So they take more images than a careful reader does, but what both take must be the same bytes.
+//! They are written from the specifications and share no code with diskferry, not even decompressors. The whole image
+//! is in memory. Each unit (cluster, sector, grain) is looked up from the header down, and nothing is merged, cached
+//! or read ahead. They check only what they need: unused entries may have any value. They therefore accept more
+//! images than a careful reader, but both must return the same bytes for images that both accept.
 //!
-//! No bytes make them panic. What does not add up is `None`, without a reason.
+//! They never panic. The result for invalid data is `None`, without a reason.
 
 mod bytes;
 pub mod codec;
@@ -20,7 +20,7 @@ mod vmdk;
 /// The files of an image with their names; the one to open comes first.
 pub type Files<'a> = &'a [(&'a str, &'a [u8])];
 
-/// A guest's disk, as its specification says to read it.
+/// A guest's disk, read as its specification says.
 pub struct Disk<'a>(Kind<'a>);
 
 enum Kind<'a> {
@@ -69,7 +69,7 @@ impl Disk<'_> {
         Some(out)
     }
 
-    /// The unit that holds the guest byte `at`, clipped to the disk, and where it begins.
+    /// The unit that contains the guest byte `at`, clipped to the disk, and its start.
     fn unit(&self, at: u64) -> Option<(u64, Vec<u8>)> {
         match &self.0 {
             Kind::Raw(image) => {
@@ -82,7 +82,7 @@ impl Disk<'_> {
     }
 }
 
-/// Guest bytes of a dynamic VHD as those read them who take no notice of its sector bitmaps.
+/// Guest bytes of a dynamic VHD, as seen by readers that ignore sector bitmaps.
 pub fn vhd_without_bitmaps(image: &[u8], at: u64, len: u64) -> Option<Vec<u8>> {
     let disk = vhd::open(image)?;
     let mut out = Vec::new();

@@ -1,4 +1,4 @@
-//! VMDK: one file or many, one extent behind the other.
+//! VMDK: one file or many, with consecutive extents.
 
 use super::Files;
 use super::bytes::{slice, up_to};
@@ -18,7 +18,7 @@ enum Part<'a> {
 
 pub(super) struct Image<'a> {
     pub(super) size: u64,
-    /// Where each part ends on the disk.
+    /// The end of each part on the disk.
     parts: Vec<(u64, Part<'a>)>,
 }
 
@@ -82,7 +82,7 @@ fn part<'a>(files: Files<'a>, line: &Line, len: u64) -> Option<Part<'a>> {
 }
 
 impl Image<'_> {
-    /// The unit that holds the guest byte `at`, and where it begins.
+    /// The unit that contains the guest byte `at`, and its start.
     pub(super) fn unit(&self, at: u64) -> Option<(u64, Vec<u8>)> {
         let mut base = 0;
         for (end, part) in &self.parts {

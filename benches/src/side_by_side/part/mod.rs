@@ -1,4 +1,4 @@
-//! What this program runs of itself, each in a process of its own: the floors, the downloads and the server.
+//! Parts of this program that run in their own process: the lower bounds, the downloads and the server.
 
 pub(crate) mod cores;
 pub(crate) mod net;
@@ -51,7 +51,7 @@ pub(crate) enum Part {
     Stored { image: PathBuf },
 }
 
-/// How a floor compresses.
+/// The compression of a lower bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Compress {
     /// A QCOW2's clusters: deflate at level 6, with its window of 4 KiB.
@@ -63,7 +63,7 @@ pub(crate) enum Compress {
 }
 
 impl Compress {
-    /// As a person reads it.
+    /// The name to show.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Cluster => "deflate 6, 4 KiB window, alone",
@@ -77,7 +77,7 @@ impl Part {
     /// Runs the part.
     ///
     /// # Errors
-    /// Whatever went wrong.
+    /// Any failure of the part.
     pub(crate) fn run(self) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()

@@ -1,4 +1,4 @@
-//! Floors and rivals of the line: ranges fetched and thrown away, and objects downloaded to files.
+//! Network lower bounds and competitors: fetches ranges and discards them, and downloads objects to files.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -14,9 +14,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::failure::{Failure, Result};
 
-/// What a parallel download asks for at once.
+/// The length of one request of a parallel download.
 const PART: u64 = 8 << 20;
-/// How many of them are under way.
+/// The number of concurrent requests.
 const AT_ONCE: usize = 16;
 
 async fn open(url: &str) -> Result<S3Source> {
@@ -24,16 +24,16 @@ async fn open(url: &str) -> Result<S3Source> {
     Ok(S3Source::open(&Client::new(options).await?, url).await?)
 }
 
-/// Fetches the ranges of a file of lines `FIRST LAST`, and throws them away.
+/// Fetches the ranges in a file with lines `FIRST LAST`, and discards them.
 ///
 /// # Errors
-/// Where the file is no such list, or the source fails.
+/// If the file is malformed, or the source fails.
 pub(crate) async fn fetch(url: &str, ranges: &Path) -> Result<()> {
     let list = fs::read_to_string(ranges).map_err(Failure::at("reading", ranges))?;
     let ranges: Vec<StoredRange> = list.lines().map(range).collect::<Result<_>>()?;
     let source = open(url).await?;
     let source = &source;
-    // What opening asked for may pass the end of a small object.
+    // The ranges of opening may pass the end of a small object.
     let whole = StoredRange::first(source.len());
     let ranges = ranges.into_iter().filter_map(|range| range.intersection(whole));
     stream::iter(ranges.map(|range| async move { source.read(range).await.map(drop) }))
@@ -54,7 +54,7 @@ fn range(line: &str) -> Result<StoredRange> {
 /// Downloads an object: 16 ranges of 8 MiB at once.
 ///
 /// # Errors
-/// Where the source fails or the file cannot be written.
+/// If the source fails or the file cannot be written.
 pub(crate) async fn download(url: &str, to: &Path) -> Result<()> {
     let source = open(url).await?;
     let file = File::create_new(to).map_err(Failure::at("making", to))?;
@@ -72,11 +72,11 @@ pub(crate) async fn download(url: &str, to: &Path) -> Result<()> {
     .await
 }
 
-/// Fetches `http://HOST/PATH` in ranges of 8 MiB over 16 connections, and throws it away. It shares no code with ours, so
-/// that it shows what the line can do and not what our client makes of it.
+/// Fetches `http://HOST/PATH` in ranges of 8 MiB over 16 connections, and discards it. It shares no code with
+/// diskferry, so it shows the capacity of the link independently of diskferry's client.
 ///
 /// # Errors
-/// Where an answer is not the range that was asked for.
+/// If an answer is not the requested range.
 pub(crate) fn fetch_fixed(url: &str) -> Result<()> {
     let (host, path) = split(url)?;
     let (_, total) = Plain::connect(host)?.get(path, Some((0, 0)))?;
@@ -107,7 +107,7 @@ pub(crate) fn fetch_fixed(url: &str) -> Result<()> {
 /// Downloads `http://HOST/PATH` on one connection, as the simplest tool does.
 ///
 /// # Errors
-/// Where the answer is none of success with its length, or the file cannot be written.
+/// If the response is not a success with a length, or the file cannot be written.
 pub(crate) fn download_plain(url: &str, to: &Path) -> Result<()> {
     let (host, path) = split(url)?;
     let mut connection = Plain::connect(host)?;
@@ -122,7 +122,7 @@ fn split(url: &str) -> Result<(&str, &str)> {
     parts.ok_or_else(|| Failure::Odd(format!("{url} is no http:// URL")))
 }
 
-/// A connection of the simplest client: one request after another.
+/// A connection of the simplest client: sequential requests.
 struct Plain {
     host: String,
     answers: BufReader<TcpStream>,
@@ -134,7 +134,7 @@ impl Plain {
         Ok(Self { host: host.to_owned(), answers: BufReader::with_capacity(1 << 20, stream) })
     }
 
-    /// Asks for a range, or for all. Gives the lengths of the body and of the object.
+    /// Requests a range, or the whole object. Returns the lengths of the body and of the object.
     fn get(&mut self, path: &str, range: Option<(u64, u64)>) -> Result<(u64, u64)> {
         let broken = || Failure::io(format!("asking for {path}"));
         let range = range.map(|(first, last)| format!("Range: bytes={first}-{last}\r\n")).unwrap_or_default();
@@ -160,7 +160,7 @@ impl Plain {
         Ok((length, total.unwrap_or(length)))
     }
 
-    /// The body of the last answer.
+    /// Reads the body of the last response.
     fn body(&mut self, length: u64, to: &mut impl Write) -> Result<()> {
         let copied =
             io::copy(&mut (&mut self.answers).take(length), to).map_err(Failure::io("reading an answer"))?;

@@ -1,10 +1,10 @@
-//! The store: the embedded S3 server in a process of its own, told what to do by lines on its standard input.
+//! The store: the embedded S3 server in its own process, controlled by lines on its standard input.
 //!
 //! | line | answer |
 //! |---|---|
 //! | | `endpoint URL`, `access KEY`, `secret KEY`, once |
 //! | `add KEY PATH` | `done` |
-//! | `line NAME` | `done`; the line is that one from now on |
+//! | `line NAME` | `done`; the link is that one from now on |
 //! | `forget` | `done` |
 //! | `log` | a line `FIRST LAST SENT` for each ranged GET since the last `forget`, then `done` |
 
@@ -21,14 +21,14 @@ use crate::failure::{Failure, Result};
 /// The bucket of all objects.
 pub(crate) const BUCKET: &str = "images";
 
-/// The line between the store and the machine that converts.
+/// The link between the store and the machine that converts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
 pub(crate) enum Line {
-    /// A store in the same region: 30 ms to the first byte, 100 MB/s a connection, 125 MB/s (1 Gbit/s) in all.
+    /// A store in the same region: 30 ms to the first byte, 100 MB/s per connection, 125 MB/s (1 Gbit/s) in total.
     Near,
-    /// A store in another region: 80 ms to the first byte, 50 MB/s a connection.
+    /// A store in another region: 80 ms to the first byte, 50 MB/s per connection.
     Far,
-    /// A store in the same rack: 1 ms to the first byte, no caps.
+    /// A store in the same rack: 1 ms to the first byte, no limits.
     Rack,
 }
 
@@ -42,7 +42,7 @@ impl Line {
         Shape { latency: Duration::from_millis(latency), each, all }
     }
 
-    /// As a person reads it.
+    /// The name to show.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Near => "30 ms",
@@ -52,15 +52,15 @@ impl Line {
     }
 }
 
-/// Serves until standard input ends.
+/// Serves until its standard input ends.
 ///
 /// # Errors
-/// Where the server does not start, a line is none of those above, or nobody reads the answers.
+/// If the server does not start, a line is unknown, or the answers are not read.
 pub(crate) async fn serve() -> Result<()> {
     let options = ServerOptions::default().public(true).shape(Line::Near.shape());
     let server = Server::start(options).map_err(Failure::io("starting the server"))?;
     server.create_bucket(BUCKET).await?;
-    // As S3 says, and s3s does not: without it, nbdkit's curl plugin takes no object.
+    // S3 sends this header and s3s does not. Without it, nbdkit's curl plugin rejects objects.
     server.set_faults(|_| vec![Fault::Header("accept-ranges", "bytes".to_owned())]);
     let keys = server.keys();
     let opening =
@@ -84,8 +84,8 @@ pub(crate) async fn serve() -> Result<()> {
     Ok(())
 }
 
-/// Shows a file as an object, without a copy of it: a small object is stored, for its ETag, and its file is put in the
-/// place of that one's.
+/// Serves a file as an object without copying it: a small object is stored, for its ETag, and its file is then
+/// replaced by this one.
 async fn add(server: &Server, key: &str, path: &Path) -> Result<()> {
     server.put(BUCKET, key, key.as_bytes().to_vec()).await?;
     let object = server.root().join(BUCKET).join(key);

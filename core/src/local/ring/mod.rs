@@ -1,4 +1,4 @@
-//! Reads and writes of local files by io_uring.
+//! Reads and writes of local files with io_uring.
 //!
 //! ```text
 //! future ── request ──► queue ── eventfd ──► thread ── submissions ──► kernel
@@ -6,15 +6,15 @@
 //!   └──────────── oneshot: buffer, length ─────┘ └────── completions ────┘
 //! ```
 //!
-//! One thread a process owns the ring. It begins with the first file that is opened with [`FileIo::Ring`](crate::FileIo::Ring), sleeps in the
-//! kernel while nothing is asked for, and ends with the last of them. What the kernel reads from and writes to
-//! (buffers, lists of slices, the open file) belongs to that thread until the kernel says that it is done with
-//! it, whoever waits: dropping a future takes a request that did not begin out of the queue, and asks the kernel to
-//! cancel one that did.
+//! One thread per process owns the ring. It starts with the first file that is opened with
+//! [`FileIo::Ring`](crate::FileIo::Ring), sleeps in the kernel while there are no requests, and ends with the last
+//! such file. Memory that the kernel reads or writes (buffers, lists of slices) and the open file belong to that
+//! thread until the kernel completes the request, whether or not a caller still waits. Dropping a future removes a
+//! request that has not begun from the queue, and asks the kernel to cancel one that has.
 //!
-//! A request that the kernel does not bring to its end is continued by the plain calls from where it stopped. So these
-//! alone say what went wrong, and both ways have the same errors. Only where the ring itself breaks, what is under way fails as
-//! `internal`: what the kernel may still write to is in nobody's hands.
+//! If the kernel does not complete a request, the plain calls continue it from where it stopped. They report all
+//! errors, so both ways have the same errors. Only if the ring itself breaks, requests under way fail as `internal`:
+//! the kernel may still write to their memory, so it cannot be returned.
 
 mod thread;
 
@@ -34,14 +34,15 @@ use crate::error::{Error, Result};
 use crate::local::moved::Moved;
 use crate::memory::Buffer;
 
-/// The ring of this process; none if the kernel gives none. Starts it if need be, which waits for the kernel for a moment.
+/// The ring of this process; `None` if the kernel does not provide one. Starts it if necessary, which briefly waits
+/// for the kernel.
 pub(super) fn shared_ring() -> Option<Arc<Ring>> {
     shared(&SHARED, || Ring::start(thread::set_up))
 }
 
 static SHARED: Mutex<Weak<Ring>> = Mutex::new(Weak::new());
 
-/// The ring that is there, or the one that `start` gives.
+/// The existing ring, or a new one from `start`.
 fn shared(place: &Mutex<Weak<Ring>>, start: impl FnOnce() -> io::Result<Ring>) -> Option<Arc<Ring>> {
     let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(ring) = place.upgrade().filter(|ring| !ring.shared.queue().closed) {
@@ -54,17 +55,17 @@ fn shared(place: &Mutex<Weak<Ring>>, start: impl FnOnce() -> io::Result<Ring>) -
             Some(ring)
         }
         Err(error) => {
-            tracing::debug!(%error, "no io_uring here: local files are read and written by plain calls");
+            tracing::debug!(%error, "io_uring is not available: local files use plain system calls");
             None
         }
     }
 }
 
-/// The ring's end that asks. The thread ends when it is dropped, after what is under way.
+/// The submitting side of the ring. When it is dropped, the thread ends after completing the requests under way.
 #[derive(Debug)]
 pub(crate) struct Ring {
     shared: Arc<Shared>,
-    /// Not waited for when dropped: a slow disk must not hold who drops it.
+    /// Not joined on drop: a slow disk must not block the caller.
     _thread: JoinHandle<()>,
 }
 
@@ -78,10 +79,10 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<(u64, Request)>,
-    /// Nobody waits for these any more.
+    /// Requests whose callers are gone.
     cancelled: Vec<u64>,
     next: u64,
-    /// Nothing more is taken.
+    /// True if no more requests are accepted.
     closed: bool,
 }
 
@@ -92,7 +93,7 @@ struct Request {
     at: u64,
     what: What,
     answer: oneshot::Sender<Moved<What>>,
-    /// Raised when nobody waits for it any more.
+    /// Set when the caller is gone.
     stop: Arc<AtomicBool>,
 }
 
@@ -108,13 +109,13 @@ impl Shared {
     }
 
     fn wake(&self) {
-        // It fails only where it has rung 2⁶⁴ times unheard: then it rings.
+        // Can fail only if the counter is full; then the thread is already being woken.
         let _ = rustix::io::retry_on_intr(|| rustix::io::write(&self.bell, &1_u64.to_ne_bytes()));
     }
 }
 
 impl Ring {
-    /// Begins a thread with the ring of `set_up`.
+    /// Starts a thread with the ring from `set_up`.
     fn start(set_up: impl FnOnce() -> io::Result<io_uring::IoUring>) -> io::Result<Self> {
         let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let shared = Arc::new(Shared { queue: Mutex::default(), bell });
@@ -126,7 +127,7 @@ impl Ring {
         Ok(Self { shared, _thread: thread })
     }
 
-    /// Fills `buffer` from `at` on, up to the end of the file.
+    /// Fills `buffer` from offset `at`, up to the end of the file.
     ///
     /// # Errors
     /// `internal` if the ring broke.
@@ -162,7 +163,7 @@ impl Ring {
         let id = {
             let mut queue = self.shared.queue();
             if queue.closed {
-                // It broke. What is asked for is done by the plain call.
+                // The ring broke. The plain call performs the request.
                 return Ok(Moved { data: request.what, done: 0 });
             }
             let id = queue.next;
@@ -179,7 +180,7 @@ impl Ring {
 }
 
 fn broke() -> Error {
-    Error::internal("the io_uring of this process broke")
+    Error::internal("the io_uring of this process failed")
 }
 
 impl Drop for Ring {
@@ -189,11 +190,11 @@ impl Drop for Ring {
     }
 }
 
-/// Takes a request back when its future is dropped.
+/// Cancels a request when its future is dropped.
 struct Asked<'a> {
     shared: &'a Shared,
     id: u64,
-    /// None once it is answered.
+    /// `None` after the request is complete.
     stop: Option<Arc<AtomicBool>>,
 }
 

@@ -4,8 +4,8 @@ use rustix::pipe::PipeFlags;
 
 use super::*;
 
-/// A ring of its own. Where a policy forbids io_uring, as many containers do, there is nothing to test: what is asked of a
-/// ring is then done by plain calls, which the suites of sources and sinks show.
+/// A separate ring. If a policy forbids io_uring, as in many containers, there is nothing to test: requests then use
+/// plain calls, which the conformance suites of sources and sinks cover.
 fn ring() -> Option<Ring> {
     match Ring::start(thread::set_up) {
         Ok(ring) => Some(ring),
@@ -24,13 +24,13 @@ fn file(content: &[u8]) -> Arc<File> {
     Arc::new(file)
 }
 
-/// A read that nobody answers, and the other end.
+/// A read that never completes, and the other end of its pipe.
 fn silent() -> (Arc<File>, OwnedFd) {
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
     (Arc::new(File::from(reader)), writer)
 }
 
-/// Waits for what another thread does.
+/// Waits for an action of another thread.
 async fn until(done: impl Fn() -> bool) {
     while !done() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
@@ -41,18 +41,18 @@ async fn ends(ring: Ring) {
     until(|| ring.shared.queue().waiting.is_empty()).await;
     let shared = Arc::clone(&ring.shared);
     drop(ring);
-    // The thread has the other one.
+    // The thread holds the other reference.
     until(|| Arc::strong_count(&shared) == 1).await;
 }
 
 #[tokio::test]
-async fn what_is_written_is_read_and_the_end_of_the_file_is_told() {
+async fn written_bytes_are_read_back_and_the_end_of_the_file_is_reported() {
     let Some(ring) = ring() else { return };
     let file = file(b"");
     let pieces: Vec<_> = (0..3000_u32).map(|i| Bytes::from(vec![i as u8; (i % 700) as usize])).collect();
     let truth = pieces.concat();
     let Moved { data, done } = ring.write(&file, 77, pieces.clone()).await.unwrap();
-    assert_eq!((data, done), (pieces, truth.len()), "more pieces than one call takes");
+    assert_eq!((data, done), (pieces, truth.len()), "more pieces than one call accepts");
     let Moved { data, done } = ring.read(&file, 77, Buffer::new(truth.len()).unwrap()).await.unwrap();
     assert!(done == truth.len() && data[..] == truth);
     let Moved { data, done } = ring.read(&file, 77, Buffer::new(truth.len() + 5).unwrap()).await.unwrap();
@@ -64,7 +64,7 @@ async fn what_is_written_is_read_and_the_end_of_the_file_is_told() {
 }
 
 #[tokio::test]
-async fn many_more_requests_than_the_kernel_has_at_once_are_all_answered() {
+async fn more_requests_than_the_kernel_accepts_at_once_all_complete() {
     let Some(ring) = ring() else { return };
     let truth: Vec<u8> = (0..1 << 20).map(|i: u32| (i / 4096) as u8).collect();
     let file = file(&truth);
@@ -81,7 +81,7 @@ async fn many_more_requests_than_the_kernel_has_at_once_are_all_answered() {
 }
 
 #[tokio::test]
-async fn a_call_that_fails_gives_back_what_it_was_lent() {
+async fn a_failed_call_returns_its_buffers() {
     let Some(ring) = ring() else { return };
     let (reader, _writer) = silent();
     let pieces = vec![Bytes::from_static(b"not to be written")];
@@ -90,14 +90,14 @@ async fn a_call_that_fails_gives_back_what_it_was_lent() {
 }
 
 #[tokio::test]
-async fn short_reads_are_gone_on_with() {
+async fn short_reads_continue() {
     let Some(ring) = ring() else { return };
     let (reader, writer) = silent();
     let read = ring.read(&reader, 0, Buffer::new(6).unwrap());
     let mut read = std::pin::pin!(read);
     assert!(futures_util::poll!(&mut read).is_pending());
     rustix::io::write(&writer, b"abc").unwrap();
-    // Taken by now, or it was no short read.
+    // The first part was read by now; otherwise it was not a short read.
     until(|| rustix::io::ioctl_fionread(&reader).unwrap() == 0).await;
     assert!(futures_util::poll!(&mut read).is_pending());
     rustix::io::write(&writer, b"def").unwrap();
@@ -106,7 +106,7 @@ async fn short_reads_are_gone_on_with() {
 }
 
 #[tokio::test]
-async fn what_is_dropped_is_held_until_the_kernel_is_done_with_it() {
+async fn a_dropped_read_keeps_its_file_until_the_kernel_completes_it() {
     let Some(ring) = ring() else { return };
     let (reader, writer) = silent();
     {
@@ -115,16 +115,16 @@ async fn what_is_dropped_is_held_until_the_kernel_is_done_with_it() {
         until(|| ring.shared.queue().waiting.is_empty()).await;
         assert_eq!(Arc::strong_count(&reader), 2, "the ring keeps the file open");
     }
-    // The kernel is asked to cancel it, says so, and only then the file is let go of.
+    // The kernel is asked to cancel the read. The file is released only after it confirms that.
     until(|| Arc::strong_count(&reader) == 1).await;
     rustix::io::write(&writer, b"kept").unwrap();
     let Moved { data, done } = ring.read(&reader, 0, Buffer::new(4).unwrap()).await.unwrap();
-    assert_eq!((&data[..], done), (&b"kept"[..], 4), "the read that was dropped took nothing");
+    assert_eq!((&data[..], done), (&b"kept"[..], 4), "the dropped read must not consume bytes");
     ends(ring).await;
 }
 
 #[tokio::test]
-async fn what_is_dropped_before_it_begins_is_taken_out() {
+async fn a_dropped_request_that_has_not_begun_is_removed() {
     let Some(ring) = ring() else { return };
     let (reader, _writer) = silent();
     let buffer = || Buffer::new(16).unwrap();
@@ -153,7 +153,7 @@ async fn a_ring_ends_with_a_request_under_way() {
 }
 
 #[test]
-fn where_no_ring_can_be_had_there_is_none_and_no_error() {
+fn an_unavailable_ring_is_none_without_an_error() {
     for errno in [rustix::io::Errno::NOSYS, rustix::io::Errno::PERM, rustix::io::Errno::NOMEM] {
         assert!(shared(&Mutex::new(Weak::new()), || Ring::start(|| Err(errno.into()))).is_none());
     }
@@ -169,7 +169,7 @@ fn a_ring_that_lacks_an_operation_is_none() {
 }
 
 #[test]
-fn a_ring_that_could_not_be_had_may_be_had_later() {
+fn a_ring_that_was_unavailable_is_tried_again() {
     let Some(_) = ring() else { return };
     let place = Mutex::new(Weak::new());
     assert!(shared(&place, || Ring::start(|| Err(rustix::io::Errno::NOMEM.into()))).is_none());
@@ -177,7 +177,7 @@ fn a_ring_that_could_not_be_had_may_be_had_later() {
 }
 
 #[tokio::test]
-async fn a_ring_is_shared_while_it_is_used_and_not_after_it_broke() {
+async fn a_ring_is_shared_while_in_use_and_not_after_it_broke() {
     let Some(_) = ring() else { return };
     let place = Mutex::new(Weak::new());
     let start = || shared(&place, || Ring::start(thread::set_up)).unwrap();
@@ -186,6 +186,6 @@ async fn a_ring_is_shared_while_it_is_used_and_not_after_it_broke() {
     one.shared.queue().closed = true;
     let (file, buffer) = (file(b"abc"), Buffer::new(3).unwrap());
     let moved = one.read(&file, 0, buffer).await.unwrap();
-    assert_eq!((moved.data.len(), moved.done), (3, 0), "the plain call is to do it");
+    assert_eq!((moved.data.len(), moved.done), (3, 0), "the plain call must do it");
     assert!(!Arc::ptr_eq(&one, &start()));
 }

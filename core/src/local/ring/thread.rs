@@ -1,7 +1,7 @@
-//! The thread that owns the ring, and all that the kernel was told of.
+//! The thread that owns the ring, and everything that was submitted to the kernel.
 //!
-//! The only unsafe code of the ring is the handing over of addresses in [`Uring::push`]: it rests on [`Flights`], which
-//! lets go of nothing that the kernel still has.
+//! The only unsafe code of the ring is the submission of addresses in [`Uring::push`]. It relies on [`Flights`],
+//! which releases nothing that the kernel still uses.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -17,17 +17,17 @@ use super::{Request, Shared, What};
 use crate::local::gather::Gather;
 use crate::local::moved::Moved;
 
-/// The most requests that the kernel has at once; the others wait. Sources and sinks ask for a handful each.
+/// The most requests in the kernel at once; the others wait. Sources and sinks have a handful each.
 const MOST: usize = 64;
 
-/// The most bytes in one read; the kernel takes less than 2³¹.
+/// The most bytes in one read; the kernel accepts less than 2³¹.
 const LONGEST: usize = 1 << 30;
 
-/// Completions that are no request's. Requests are counted up from 0.
+/// Completions that belong to no request. Requests are numbered from 0.
 const BELL: u64 = u64::MAX;
 const CANCEL: u64 = u64::MAX - 1;
 
-/// A ring that can do all that is asked of it.
+/// Creates a ring that supports all operations used here.
 pub(super) fn set_up() -> io::Result<IoUring> {
     let uring = IoUring::new(u32::try_from(MOST).unwrap_or(u32::MAX))?;
     let mut probe = Probe::new();
@@ -35,7 +35,7 @@ pub(super) fn set_up() -> io::Result<IoUring> {
     admit(uring, |code| probe.is_supported(code))
 }
 
-/// Refuses a kernel that lacks something.
+/// Refuses a kernel that lacks an operation.
 pub(super) fn admit(uring: IoUring, supported: impl Fn(u8) -> bool) -> io::Result<IoUring> {
     let codes = [opcode::Read::CODE, opcode::Writev::CODE, opcode::PollAdd::CODE, opcode::AsyncCancel::CODE];
     if !uring.params().is_feature_nodrop() || !codes.into_iter().all(supported) {
@@ -44,24 +44,24 @@ pub(super) fn admit(uring: IoUring, supported: impl Fn(u8) -> bool) -> io::Resul
     Ok(uring)
 }
 
-/// A slice as the kernel reads it: `struct iovec`.
+/// A slice in the form that the kernel reads: `struct iovec`.
 #[repr(C)]
 struct Slice {
     start: *const u8,
     len: usize,
 }
 
-/// A request that the kernel has.
+/// A request that was submitted to the kernel.
 struct Flight {
     request: Request,
     done: usize,
-    /// What the kernel was told to write.
+    /// The slices that the kernel writes from.
     slices: Vec<Slice>,
 }
 
-/// All that the kernel was told of, by number.
+/// Everything that was submitted to the kernel, by request number.
 ///
-/// Should the thread unwind, what is here stays allocated for ever: the kernel may still write to it.
+/// If the thread unwinds, its content is leaked: the kernel may still write to it.
 struct Flights(HashMap<u64, Flight>);
 
 impl Drop for Flights {
@@ -69,7 +69,7 @@ impl Drop for Flights {
         for (_, flight) in self.0.drain() {
             let Request { file, what, answer, .. } = flight.request;
             std::mem::forget((file, what, flight.slices));
-            // Whoever waits is told that nothing comes.
+            // The callers get an error.
             drop(answer);
         }
     }
@@ -78,7 +78,7 @@ impl Drop for Flights {
 struct Uring {
     uring: IoUring,
     flights: Flights,
-    /// Entries for which the ring had no room yet.
+    /// Entries that did not fit into the submission queue yet.
     outgoing: VecDeque<Entry>,
 }
 
@@ -90,7 +90,7 @@ impl Flight {
         }
     }
 
-    /// Asks for what is not done yet.
+    /// The submission entry for the part that is not done.
     fn entry(&mut self) -> Entry {
         let fd = types::Fd(self.request.file.as_raw_fd());
         let at = self.request.at.saturating_add(self.done as u64);
@@ -115,7 +115,7 @@ impl Flight {
 }
 
 impl Uring {
-    /// Hands over as many entries as there is room for.
+    /// Submits as many entries as fit.
     #[allow(unsafe_code)]
     fn push(&mut self) {
         let mut room = self.uring.submission();
@@ -157,7 +157,7 @@ impl Uring {
         self.outgoing.push_back(entry.build().user_data(BELL));
     }
 
-    /// The kernel is done with a request: it goes on where something is left and somebody waits for it.
+    /// Handles a completion. The request continues if a part is missing and a caller still waits.
     fn land(&mut self, id: u64, result: i32) {
         let Some(mut flight) = self.flights.0.remove(&id) else { return };
         let moved = usize::try_from(result).unwrap_or_default();
@@ -172,14 +172,15 @@ impl Uring {
     }
 }
 
-/// Gives back what was lent, and lets go of the file before: who has the answer knows that nothing is held any more.
+/// Returns the buffers to the caller. The file is released before: a caller with the result knows that nothing is
+/// held.
 fn answer(flight: Flight) {
     let Request { file, what, answer, .. } = flight.request;
     drop(file);
     let _ = answer.send(Moved { data: what, done: flight.done });
 }
 
-/// Closes the queue when the thread ends, however it does: nobody waits for what is in it.
+/// Closes the queue when the thread ends, for any reason: nobody processes the rest.
 struct Closing<'a>(&'a Shared);
 
 impl Drop for Closing<'_> {
@@ -212,7 +213,7 @@ pub(super) fn run(uring: IoUring, shared: &Shared) {
             uring.cancel(id);
         }
         if closed && !std::mem::replace(&mut ending, closed) {
-            // Nobody can wait any more: each future holds the ring.
+            // No caller can be waiting: each future holds the ring.
             let under_way: Vec<_> = uring.flights.0.keys().copied().collect();
             under_way.into_iter().for_each(|id| uring.cancel(id));
         }
@@ -223,18 +224,19 @@ pub(super) fn run(uring: IoUring, shared: &Shared) {
             uring.ring_bell(shared);
         }
         uring.push();
-        // Not while something waits for room, which may be the bell itself: then nothing would wake this thread.
+        // Must not block while an entry waits for the submission queue: it may be the bell itself, and nothing would
+        // wake this thread.
         let wanted = usize::from(uring.outgoing.is_empty());
         match uring.uring.submit_and_wait(wanted) {
             Ok(_) => {}
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::INTR) => {}
-                // The kernel lacks memory, or room for completions, which are taken now.
+                // The kernel lacks memory, or space for completions, which are processed now.
                 Some(Errno::AGAIN | Errno::BUSY | Errno::NOMEM) => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 _ => {
-                    tracing::warn!(%error, "io_uring broke: local files are read and written by plain calls");
+                    tracing::warn!(%error, "io_uring failed: local files use plain system calls");
                     return;
                 }
             },

@@ -1,4 +1,4 @@
-//! Claiming a block device: for this process alone, or not at all.
+//! Claims a block device for exclusive use.
 
 use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -12,15 +12,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::local::Stop;
 use crate::sink::place::{failed, failed_io};
 
-/// Between two looks at a device that others have.
+/// The pause between two attempts to claim a busy device.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// So many looks at one that is claimed, a fifth of a second in all. Some claim a device only for a moment: those who
-/// search new ones for volumes, and every process that this one begins while it has the device open, which holds what it
-/// inherited until it runs its own program, also where it was closed here meanwhile.
+/// The number of attempts, a fifth of a second in total. Some processes claim a device only for a moment: those that
+/// probe new devices for volumes, and every process that this one spawns while the device is open. A spawned process
+/// holds inherited descriptors until it executes its program, even if they were closed here meanwhile.
 const BUSY_ROUNDS: u32 = 8;
 
-/// Opens the device `path` for this process alone, and tells its length.
+/// Opens the device `path` exclusively, and returns its length.
 pub(super) fn claim(path: &Path, access: OFlags, stop: &Stop) -> Result<(File, u64)> {
     let url = &path.display().to_string();
     let look = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
@@ -32,7 +32,7 @@ pub(super) fn claim(path: &Path, access: OFlags, stop: &Stop) -> Result<(File, u
     if !seen.file_type().is_block_device() {
         return Err(unsuitable(format!("{url} is not a block device")));
     }
-    // On a block device, exclusive means: not mounted, and no other that asks for it exclusively.
+    // For a block device, `O_EXCL` means: not mounted, and not opened with `O_EXCL` by another process.
     let flags = access | OFlags::EXCL | OFlags::CLOEXEC;
     let mut opened = rustix::fs::open(path, flags, Mode::empty());
     for _ in 0..BUSY_ROUNDS {
@@ -46,13 +46,13 @@ pub(super) fn claim(path: &Path, access: OFlags, stop: &Stop) -> Result<(File, u
     let file = match opened {
         Ok(file) => File::from(file),
         Err(Errno::BUSY) => {
-            return Err(busy(url, "it is mounted, part of a volume, or another process holds it"));
+            return Err(busy(url, "it is mounted, part of a volume, or open in another process"));
         }
         Err(errno) => return Err(failed("opening", url, errno)),
     };
     let meta = file.metadata().map_err(|error| failed_io("looking at", url, &error))?;
     if (meta.dev(), meta.ino(), meta.rdev()) != (seen.dev(), seen.ino(), seen.rdev()) {
-        return Err(busy(url, "it was replaced while it was opened"));
+        return Err(busy(url, "it was replaced while it was being opened"));
     }
     if is_read_only(meta.rdev()) {
         let message = format!("the device {url} is read-only");
@@ -60,17 +60,18 @@ pub(super) fn claim(path: &Path, access: OFlags, stop: &Stop) -> Result<(File, u
     }
     lock(&file, url, stop)?;
     let len = rustix::fs::seek(&file, SeekFrom::End(0))
-        .map_err(|errno| failed("asking for the length of", url, errno))?;
+        .map_err(|errno| failed("getting the length of", url, errno))?;
     if len == 0 {
-        return Err(unsuitable(format!("the device {url} is 0 bytes long: there is no medium in it")));
+        return Err(unsuitable(format!("the device {url} is 0 bytes long: it has no medium")));
     }
     Ok((file, len))
 }
 
-/// Opens the device that `file` is once more, for what goes past the kernel's cache. The claim stays that of `file`.
+/// Opens the device of `file` again, for direct writes. The claim remains that of `file`.
 pub(super) fn open_direct(path: &Path, file: &File) -> Option<File> {
     let direct = rustix::fs::open(path, OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty());
-    let direct = direct.inspect_err(|error| tracing::debug!(%error, "no writing past the cache")).ok()?;
+    let direct =
+        direct.inspect_err(|error| tracing::debug!(%error, "direct writes are not available")).ok()?;
     let (direct, same) = (File::from(direct), file.metadata().ok()?.rdev());
     direct
         .metadata()
@@ -78,15 +79,16 @@ pub(super) fn open_direct(path: &Path, file: &File) -> Option<File> {
         .then_some(direct)
 }
 
-/// Locks it too: that keeps udev from looking at what is half written, and those out who ask only for the lock.
+/// Also locks the device: that keeps udev from probing a half-written device, and excludes programs that only check
+/// the lock.
 fn lock(file: &File, url: &str, stop: &Stop) -> Result<()> {
-    /// udev itself holds it for a moment after each change: waited for a second in all.
+    /// udev itself holds the lock for a moment after each change, so the lock is retried for a second in total.
     const ROUNDS: u32 = 40;
     for round in 0..ROUNDS {
         match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(()),
             Err(Errno::WOULDBLOCK) => {}
-            // If it cannot be locked, the exclusive opening is what keeps others out.
+            // The device does not support locks: the exclusive opening protects it.
             Err(_) => return Ok(()),
         }
         stop.check()?;
@@ -97,7 +99,7 @@ fn lock(file: &File, url: &str, stop: &Stop) -> Result<()> {
     Err(busy(url, "another process has locked it"))
 }
 
-/// As the kernel tells it; where it does not, writing does.
+/// Whether the kernel reports the device as read-only. If it does not report it, writing will fail.
 fn is_read_only(device: u64) -> bool {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     let path = format!("/sys/dev/block/{major}:{minor}/ro");
@@ -106,7 +108,7 @@ fn is_read_only(device: u64) -> bool {
 
 fn busy(url: &str, why: &str) -> Error {
     Error::new(ErrorKind::DestinationBusy, format!("{url} is in use: {why}"))
-        .hint("see with lsblk and fuser what uses it; unmount it, or choose another device")
+        .hint("use lsblk and fuser to find out what uses it; unmount it, or choose another device")
 }
 
 pub(super) fn unsuitable(message: String) -> Error {

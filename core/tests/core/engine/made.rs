@@ -1,4 +1,4 @@
-//! Disks over a map of the tests' own.
+//! Generated disks with a block map of the tests.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use diskferry_core::{
 };
 use proptest::prelude::*;
 
-/// A unit is stored inverted.
+/// A codec that inverts all bytes.
 #[derive(Debug)]
 struct Inverted;
 
@@ -119,7 +119,7 @@ impl Layout for Identity {
         Ok(match part {
             Part::Zero(range) => vec![Write::Zero(target(range))],
             Part::Bytes(data) => vec![Write::Bytes(target(data.guest).start(), vec![data.bytes])],
-            Part::Unit(unit) => panic!("{unit:?} was not asked for"),
+            Part::Unit(unit) => panic!("{unit:?} was not requested"),
         })
     }
 
@@ -170,7 +170,8 @@ impl Made {
     }
 }
 
-/// A disk of units of `unit` bytes, shuffled in the store: (length in units, what it is, its place in the store).
+/// A disk of units of `unit` bytes, in shuffled stored order. Each entry: length in units, content, and position in
+/// the store.
 pub(crate) fn made(unit: u64, units: &[(u64, u8, u32)], tail: u64) -> Made {
     let mut order: Vec<usize> = (0..units.len()).collect();
     order.sort_by_key(|index| units[*index].2);
@@ -193,7 +194,7 @@ pub(crate) fn made(unit: u64, units: &[(u64, u8, u32)], tail: u64) -> Made {
         let stored = Stored { file, range: StoredRange::new(StoredOffset::new(start), len(index)).unwrap() };
         let slot = &mut store[start as usize..(start + len(index)) as usize];
         let bytes: Vec<u8> = match kind % 5 {
-            // Stored zeros are content only where they are not.
+            // Stored zeros count as content only in blocks that are not all zero.
             0 => vec![0; slot.len()],
             _ => (0..slot.len()).map(|i| (i as u64 / 500 + index as u64) as u8).collect(),
         };
@@ -245,7 +246,7 @@ pub(crate) fn digest_of(guest: &[u8]) -> diskferry_core::Digest {
     tree.finish(guest.len() as u64).unwrap()
 }
 
-/// A source that breaks its promise: every answer lacks its last byte.
+/// A source that breaks its contract: the last byte of every answer is missing.
 #[derive(Debug)]
 pub(crate) struct Short(MemorySource);
 

@@ -1,4 +1,4 @@
-//! The engine, over disks, sources and sinks of the tests' own.
+//! The engine, tested with generated disks, sources and sinks.
 
 mod made;
 mod stall;

@@ -1,5 +1,5 @@
-//! What stands still is ended, what only takes long is not. The clock of the runtime stops when the wait begins, and
-//! then jumps: no test waits.
+//! Stalled runs end, slow ones do not. The runtime's clock is paused when a wait begins, and then jumps: no test
+//! waits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::engine::made::{Identity, Made, block_on, made, resources};
 
 const LONG: Duration = Duration::from_secs(3600);
 
-/// Stops the clock, which jumps to the next timer whenever all wait, for as long as `future` takes. One at a time.
+/// Runs `future` with a paused clock, which jumps to the next timer whenever all tasks wait. One at a time.
 pub(crate) async fn jumping<T>(future: impl Future<Output = T>) -> T {
     tokio::time::pause();
     let done = future.await;
@@ -62,7 +62,7 @@ impl Source for Silent {
     }
 }
 
-/// A sink that stands still from a place on, and takes long to finish.
+/// A sink that stalls from an offset on, and is slow to finish.
 struct Lazy {
     inner: MemorySink,
     stuck_from: u64,
@@ -127,7 +127,7 @@ fn small() -> Made {
     made(65536, &[(2, 1, 0), (3, 3, 1), (5, 2, 2)], 0)
 }
 
-/// The disk's bytes, and a footer behind them.
+/// The disk's bytes, followed by a footer.
 struct WithFooter(Identity);
 
 impl WithFooter {
@@ -201,7 +201,7 @@ fn lazy(layout: impl Layout + 'static, stuck_from: u64) -> (Target, MemorySink) 
 }
 
 #[test]
-fn a_source_that_stands_still_is_unavailable() {
+fn a_stalled_source_is_unavailable() {
     let made = small();
     let disk = made.disk_over(Arc::new(Silent(MemorySource::new("silent", made.store.clone()))));
     let error: Error = block_on(Conversion::reading(disk).resources(resources()).run()).unwrap_err();
@@ -210,7 +210,7 @@ fn a_source_that_stands_still_is_unavailable() {
 }
 
 #[test]
-fn a_destination_that_stands_still_is_unavailable() {
+fn a_stalled_destination_is_unavailable() {
     let (target, sink) = lazy(Identity(Order::Any), 0);
     let run = Conversion::new(small().disk(), target).resources(resources()).run();
     let error: Error = block_on(run).unwrap_err();
@@ -219,7 +219,7 @@ fn a_destination_that_stands_still_is_unavailable() {
 }
 
 #[test]
-fn a_destination_that_stands_still_at_the_very_end_is_unavailable() {
+fn a_destination_that_stalls_at_the_very_end_is_unavailable() {
     let made = small();
     let (target, sink) = lazy(WithFooter(Identity(Order::Any)), made.guest.len() as u64);
     let run = Conversion::new(made.disk(), target).resources(resources()).run();
@@ -229,7 +229,7 @@ fn a_destination_that_stands_still_at_the_very_end_is_unavailable() {
 }
 
 #[test]
-fn a_target_that_stands_still_while_it_is_read_back_is_not_verified() {
+fn a_target_that_stalls_while_it_is_read_back_is_not_verified() {
     let (target, sink) = lazy(Identity(Order::Any), u64::MAX);
     let run = Conversion::new(small().disk(), target).resources(resources()).verify(true).run();
     let error: Error = block_on(run).unwrap_err();
@@ -239,7 +239,7 @@ fn a_target_that_stands_still_while_it_is_read_back_is_not_verified() {
 }
 
 #[test]
-fn a_target_may_take_long_to_be_finished() {
+fn finishing_a_target_may_take_long() {
     let (target, sink) = lazy(Identity(Order::Any), u64::MAX);
     let made = small();
     block_on(Conversion::new(made.disk(), target).resources(resources()).run()).unwrap();
@@ -247,7 +247,7 @@ fn a_target_may_take_long_to_be_finished() {
 }
 
 #[test]
-fn to_wait_for_room_that_others_hold_is_no_stall() {
+fn waiting_for_memory_of_others_is_not_a_stall() {
     let budget = Budget::new(Budget::SMALLEST);
     let resources = resources().budget(Some(budget.clone()));
     block_on(async {

@@ -1,4 +1,4 @@
-//! Images that come in one pass.
+//! Images that are read in one pass.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use crate::engine::made::{Identity, Made, any_disk, block_on, digest_of, resources};
 
-/// Gives its pieces one after the other.
+/// Returns its pieces one after the other.
 struct Pieces {
     geometry: ImageInfo,
     known: bool,
@@ -58,7 +58,7 @@ fn plain(start: u64, bytes: impl Into<Bytes>) -> Piece {
     Piece { guest, bytes, codec: None, stored_at: start }
 }
 
-/// What a disk stores, piece by piece in guest order.
+/// The stored pieces of a disk, in guest order.
 fn pieces(made: &Made) -> Vec<Piece> {
     let piece = |extent: &diskferry_core::Extent| {
         let range = extent.to_fetch()?.range;
@@ -87,7 +87,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn a_stream_is_the_disk_whose_pieces_it_has(made in any_disk(), turn in any::<prop::sample::Index>()) {
+    fn a_stream_gives_the_disk_of_its_pieces(made in any_disk(), turn in any::<prop::sample::Index>()) {
         let size = made.guest.len() as u64;
         for order in [Order::Any, Order::Guest] {
             let mut pieces = pieces(&made);
@@ -103,7 +103,7 @@ proptest! {
 }
 
 #[test]
-fn a_stream_of_unknown_length_may_have_any_and_come_in_any_bits() {
+fn a_stream_of_unknown_length_may_have_any_length_and_pieces() {
     for (len, bit) in [(0, 1), (1, 1), (4095, 1), (4096, 4096), (4097, 7), (10_000, 1), (3_000_001, 65_537)] {
         let bytes: Vec<u8> = (0..len).map(|i| (i / 700 % 3) as u8).collect();
         let mut at = 0;
@@ -123,7 +123,7 @@ fn a_stream_of_unknown_length_may_have_any_and_come_in_any_bits() {
 }
 
 #[test]
-fn a_gap_does_not_hold_up_a_budget_full_of_what_comes_behind_it() {
+fn a_gap_does_not_block_a_budget_full_of_later_data() {
     let mut bytes = vec![0; 40 << 20];
     bytes[1 << 20..].fill(7);
     let pieces = (1..40u64).map(|at| plain(at << 20, vec![7; 1 << 20])).collect();
@@ -133,7 +133,7 @@ fn a_gap_does_not_hold_up_a_budget_full_of_what_comes_behind_it() {
 }
 
 #[test]
-fn a_stream_that_goes_back_is_taken_in_any_order_and_refused_in_guest_order() {
+fn an_unordered_stream_works_in_any_order_and_fails_in_guest_order() {
     let pieces = || vec![plain(8192, vec![1; 4096]), plain(0, vec![2; 4096])];
     let (report, published) = convert(Pieces::boxed(12288, true, pieces()), Order::Any);
     report.unwrap();
@@ -144,7 +144,7 @@ fn a_stream_that_goes_back_is_taken_in_any_order_and_refused_in_guest_order() {
 }
 
 #[test]
-fn a_piece_that_comes_twice_or_behind_the_end_is_malformed() {
+fn a_repeated_piece_or_one_after_the_end_is_malformed() {
     for second in [0, 2048, 6144, 10240] {
         let pieces = vec![plain(2048, vec![1; 4096]), plain(second, vec![2; 4096])];
         let (report, published) = convert(Pieces::boxed(12288, true, pieces), Order::Any);

@@ -1,5 +1,5 @@
-//! Sources that answer in any order, sinks that take their time, failures and drops at every point: what was asked
-//! for comes out right, or nothing stays behind.
+//! Sources that answer in any order, slow sinks, and failures and drops at every point: the result is right, or
+//! nothing remains.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::made::{Identity, Made, any_disk, block_on, digest_of, made, resources};
 
-/// Gives way to all others so many times.
+/// Yields to all other tasks this many times.
 async fn dawdle(times: u64) {
     let mut left = times;
     std::future::poll_fn(|cx| {
@@ -34,13 +34,13 @@ async fn dawdle(times: u64) {
     .await;
 }
 
-/// A number that looks random, the same for the same seed and place.
+/// A pseudo-random number, the same for the same seed and index.
 fn dice(seed: u64, place: u64) -> u64 {
     let mixed = (seed ^ place).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40
 }
 
-/// Answers in an order of its own, and counts the reads under way.
+/// Answers in a different order, and counts the reads in flight.
 #[derive(Debug)]
 struct Jumbled {
     inner: MemorySource,
@@ -111,7 +111,7 @@ impl Source for Jumbled {
     }
 }
 
-/// Takes its time, fails at the write of a number, and counts how it was given up.
+/// A slow sink, which fails at the write with a given number and counts aborts.
 #[derive(Debug)]
 struct Slow {
     inner: MemorySink,
@@ -202,13 +202,13 @@ fn to(sink: impl Sink + 'static, order: Order) -> Target {
     Target { layout: Box::new(Identity(order)), sink: Box::new(sink) }
 }
 
-/// A hang is a failure, too.
+/// Treats a hang as a failure.
 async fn in_time<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(120), future).await.expect("it hangs")
 }
 
-/// All room comes back, at the latest when the workers are done with what nobody waits for.
-async fn all_room_is_back(budget: &Budget) {
+/// Waits until all memory is returned, at the latest when the workers finish abandoned jobs.
+async fn all_memory_is_returned(budget: &Budget) {
     in_time(async {
         while budget.used() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -217,7 +217,7 @@ async fn all_room_is_back(budget: &Budget) {
     .await;
 }
 
-/// A disk of `units` of 64 KiB, every kind of them, in a stored order of its own.
+/// A disk with all kinds of `units` of 64 KiB, in a different stored order.
 fn large(units: u64, seed: u64) -> Made {
     let units: Vec<_> =
         (0..units).map(|unit| (1, dice(seed, unit) as u8, dice(seed, unit + (1 << 32)) as u32)).collect();
@@ -228,7 +228,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn the_order_of_answers_and_the_pace_of_the_sink_do_not_matter(made in any_disk(), seed in any::<u64>()) {
+    fn the_order_of_answers_and_the_speed_of_the_sink_do_not_matter(made in any_disk(), seed in any::<u64>()) {
         for order in [Order::Any, Order::Guest] {
             let source = Jumbled::new(&made.store, seed);
             let sink = Slow::new(seed);
@@ -238,7 +238,7 @@ proptest! {
             let report = block_on(in_time(run.run())).unwrap();
             prop_assert!(target.published().unwrap() == made.guest, "{order:?}");
             prop_assert_eq!(report.digest, Some(digest_of(&made.guest)));
-            block_on(all_room_is_back(resources.budget.as_ref().unwrap()));
+            block_on(all_memory_is_returned(resources.budget.as_ref().unwrap()));
         }
     }
 }
@@ -263,15 +263,15 @@ fn many_conversions_share_the_smallest_budget() {
     });
     let reports: Vec<Report> = block_on(in_time(join_all(runs)));
     assert!(reports.iter().all(|report| report.stats.peak_budget_bytes <= Budget::SMALLEST));
-    block_on(all_room_is_back(&budget));
+    block_on(all_memory_is_returned(&budget));
 }
 
 #[test]
-fn unlike_disks_are_compared_in_the_smallest_budget() {
+fn different_disks_are_compared_in_the_smallest_budget() {
     let scattered = large(900, 5);
     let mut flat = made(4096, &[(scattered.guest.len() as u64 / 4096 + 1, 1, 0)], 1000);
     let mut compare_with = |guest: &[u8]| {
-        // One extent, larger than the budget, beside many in another order.
+        // One extent, larger than the budget, next to many in another order.
         flat.store.truncate(77);
         flat.store.extend_from_slice(guest);
         let a = Arc::new(scattered.disk_over(Arc::new(Jumbled::new(&scattered.store, 1))));
@@ -286,7 +286,7 @@ fn unlike_disks_are_compared_in_the_smallest_budget() {
 }
 
 #[test]
-fn a_write_that_fails_ends_it_and_gives_up_the_target_once() {
+fn a_failed_write_ends_the_run_and_aborts_the_target_once() {
     let made = large(60, 3);
     for order in [Order::Any, Order::Guest] {
         // All writes, the zeros, and the finish.
@@ -297,7 +297,7 @@ fn a_write_that_fails_ends_it_and_gives_up_the_target_once() {
             let disk = made.disk_over(Arc::new(Jumbled::new(&made.store, number)));
             let run = Conversion::new(disk, to(sink, order)).resources(resources.clone()).digest(false);
             let ended = block_on(in_time(run.run()));
-            block_on(all_room_is_back(resources.budget.as_ref().unwrap()));
+            block_on(all_memory_is_returned(resources.budget.as_ref().unwrap()));
             if ended.is_ok() {
                 assert!(number > 20, "{number} writes");
                 break;
@@ -308,7 +308,7 @@ fn a_write_that_fails_ends_it_and_gives_up_the_target_once() {
     }
 }
 
-/// Polls `future` so many times, and drops it where it is not ready then.
+/// Polls `future` this many times, and drops it if it is not ready then.
 async fn polled<F: Future>(future: F, times: u64) -> Option<F::Output> {
     let mut future = Box::pin(future);
     let mut left = times;
@@ -323,7 +323,7 @@ async fn polled<F: Future>(future: F, times: u64) -> Option<F::Output> {
 }
 
 #[test]
-fn dropped_or_cancelled_at_any_point_it_leaves_nothing() {
+fn a_run_dropped_or_cancelled_at_any_point_leaves_nothing() {
     let made = large(40, 4);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk.raw");
@@ -354,21 +354,21 @@ fn dropped_or_cancelled_at_any_point_it_leaves_nothing() {
                     if ended.is_none() && cancelled {
                         token.cancel();
                         match in_time(run).await {
-                            // Too late: whole, and said so.
+                            // Too late: the target is complete, and reported as such.
                             Ok(_) => {
                                 assert!(std::fs::read(&path).unwrap() == made.guest);
                                 std::fs::remove_file(&path).unwrap();
                             }
                             Err(error) => {
                                 assert_eq!(error.kind(), ErrorKind::Cancelled);
-                                assert!(!path.exists(), "an error beside a target after {polls} polls");
+                                assert!(!path.exists(), "an error despite a target after {polls} polls");
                             }
                         }
                     }
                     ended
                 });
-                assert_eq!(under_way.load(Ordering::SeqCst), 0, "reads go on after {polls} polls");
-                block_on(all_room_is_back(&budget));
+                assert_eq!(under_way.load(Ordering::SeqCst), 0, "reads continue after {polls} polls");
+                block_on(all_memory_is_returned(&budget));
                 if let Some(report) = ended {
                     report.unwrap();
                     assert!(polls > 1, "{polls} polls");
@@ -376,11 +376,11 @@ fn dropped_or_cancelled_at_any_point_it_leaves_nothing() {
                     std::fs::remove_file(dir.path().join("disk.raw")).unwrap();
                     break;
                 }
-                // Dropped while it was being published, the target is whole or absent.
+                // If it was dropped during publishing, the target is complete or absent.
                 if !cancelled && std::fs::read(&path).is_ok_and(|published| published == made.guest) {
                     std::fs::remove_file(&path).unwrap();
                 }
-                assert_eq!(left(), 0, "files stay after {polls} polls");
+                assert_eq!(left(), 0, "files remain after {polls} polls");
             }
         }
     }

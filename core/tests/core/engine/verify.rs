@@ -1,4 +1,4 @@
-//! A target is verified by what is read back from it, and one that turns out wrong does not stay.
+//! A target is verified by reading it back, and a wrong one is removed.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use diskferry_core::{
 
 use crate::engine::made::{Identity, Made, block_on, made, resources};
 
-/// A sink whose place does something to the bytes before they are read back.
+/// A sink that changes the bytes before they are read back.
 struct Bad {
     inner: MemorySink,
-    /// What was written, also before it is published.
+    /// The written bytes, also before they are published.
     copy: MemorySink,
     when: ReadBack,
     spoil: fn(&mut Vec<u8>),
@@ -79,7 +79,7 @@ fn small() -> Made {
     made(65536, &[(2, 1, 0), (3, 3, 1), (5, 2, 2)], 0)
 }
 
-/// How a verified conversion to such a sink ends, and what it leaves.
+/// The result of a verified conversion to such a sink, and the remaining target.
 fn converted(when: ReadBack, spoil: fn(&mut Vec<u8>), ours: bool) -> (Result<()>, Option<Vec<u8>>) {
     let inner = MemorySink::new();
     let sink = Box::new(Bad { inner: inner.clone(), copy: MemorySink::new(), when, spoil, ours });
@@ -89,7 +89,7 @@ fn converted(when: ReadBack, spoil: fn(&mut Vec<u8>), ours: bool) -> (Result<()>
 }
 
 #[test]
-fn what_reads_back_the_same_is_published() {
+fn a_target_that_reads_back_the_same_is_published() {
     for when in [ReadBack::Before, ReadBack::After] {
         let (ended, published) = converted(when, |_| (), true);
         ended.unwrap();
@@ -98,7 +98,7 @@ fn what_reads_back_the_same_is_published() {
 }
 
 #[test]
-fn what_reads_back_otherwise_is_not_published_or_taken_back() {
+fn a_target_that_reads_back_differently_is_not_published_or_is_retracted() {
     let spoils: [fn(&mut Vec<u8>); 3] =
         [|bytes| bytes[70_000] ^= 1, |bytes| bytes.truncate(bytes.len() - 1), |bytes| bytes.push(0)];
     for when in [ReadBack::Before, ReadBack::After] {
@@ -113,10 +113,10 @@ fn what_reads_back_otherwise_is_not_published_or_taken_back() {
 }
 
 #[test]
-fn what_is_not_ours_any_more_is_left_and_said_to_be() {
+fn a_replaced_target_is_not_deleted_and_the_error_says_so() {
     let (ended, published) = converted(ReadBack::After, |bytes| bytes[0] ^= 1, false);
     let error = ended.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::VerificationFailed);
-    assert!(error.message().contains("not ours any more"), "{error}");
+    assert!(error.message().contains("replaced by another object"), "{error}");
     assert!(published.is_some());
 }

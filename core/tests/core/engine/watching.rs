@@ -1,4 +1,5 @@
-//! A run tells where its time went, and whoever watches how it stands. The clock of the runtime jumps: no test waits.
+//! A run reports how its time was spent, and publishes progress and metrics. The runtime's clock jumps: no test
+//! waits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,10 +16,10 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use crate::engine::made::{Identity, Made, block_on, made, resources};
 use crate::engine::stall::jumping;
 
-/// How long each thing takes that takes long: far longer than what happens in the real time of a test.
+/// The duration of each slow step: far longer than the real time of a test.
 const LONG: Duration = Duration::from_secs(100_000);
 
-/// A source and a sink of which some steps take long.
+/// A source and a sink with some slow steps.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Slow {
     Nothing,
@@ -53,7 +54,7 @@ impl Source for LateSource {
     }
 
     fn capabilities(&self) -> Capabilities {
-        // One at a time: the clock is stopped by one.
+        // One at a time, since each pauses the clock.
         self.0.capabilities().in_flight(1)
     }
 
@@ -140,8 +141,8 @@ fn small() -> Made {
 
 fn convert(slow: Slow) -> Result<Report, Error> {
     let made = match slow {
-        // The clock jumps as soon as no task is ready, and a CPU worker is no task: with one part, no worker is busy while
-        // it is written, and all of the jump belongs to the write.
+        // The clock jumps as soon as no task is ready, and a CPU worker is not a task. With one part, no worker is
+        // busy during the write, so the whole jump is charged to the write.
         Slow::Writing => made(65536, &[(2, 1, 0)], 0),
         _ => small(),
     };
@@ -151,12 +152,12 @@ fn convert(slow: Slow) -> Result<Report, Error> {
     };
     let sink = Box::new(LateSink(MemorySink::new(), slow));
     let target = Target { layout: Box::new(Identity(Order::Any)), sink };
-    // What takes so long is no stall here.
+    // This long is not a stall here.
     block_on(Conversion::new(disk, target).resources(resources()).verify(true).stall_timeout(None).run())
 }
 
 #[test]
-fn the_time_goes_to_what_the_run_waited_for_and_all_of_it_is_told() {
+fn time_is_charged_to_what_the_run_waited_for_and_adds_up() {
     for (slow, part) in [
         (Slow::Reading, "source"),
         (Slow::Writing, "destination"),
@@ -176,7 +177,7 @@ fn the_time_goes_to_what_the_run_waited_for_and_all_of_it_is_told() {
     );
 }
 
-/// What a recorder has, by name and labels.
+/// The values of a recorder, by name and labels.
 fn recorded(run: impl FnOnce()) -> BTreeMap<String, f64> {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
@@ -196,7 +197,7 @@ fn recorded(run: impl FnOnce()) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn a_recorder_is_told_what_the_report_says_and_gauges_end_where_they_began() {
+fn metrics_agree_with_the_report_and_gauges_return_to_zero() {
     let mut report = None;
     let seen = recorded(|| report = Some(convert(Slow::Nothing).unwrap()));
     let movement = report.unwrap().stats;
@@ -220,7 +221,7 @@ fn a_recorder_is_told_what_the_report_says_and_gauges_end_where_they_began() {
 }
 
 #[test]
-fn a_run_that_fails_or_is_dropped_is_told_of_too() {
+fn failed_and_dropped_runs_are_counted_too() {
     let made = small();
     let short = Bytes::from(made.store[..made.store.len() / 2].to_vec());
     let seen = recorded(|| {

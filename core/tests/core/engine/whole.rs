@@ -1,4 +1,4 @@
-//! Whatever lies where, every guest byte comes once and right.
+//! Whatever the layout of the image, every guest byte arrives once and is right.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn every_guest_byte_arrives_once_and_right_in_either_order(made in any_disk()) {
+    fn every_guest_byte_arrives_once_and_right_in_both_orders(made in any_disk()) {
         for order in [Order::Any, Order::Guest] {
             let sink = MemorySink::new();
             let target = Target { layout: Box::new(Identity(order)), sink: Box::new(sink.clone()) };
@@ -48,7 +48,7 @@ proptest! {
 }
 
 #[test]
-fn a_failing_read_ends_it_and_leaves_no_target() {
+fn a_failing_read_ends_the_run_and_leaves_no_target() {
     let made = made(65536, &[(16, 1, 0), (16, 2, 1), (300, 1, 2)], 0);
     let source = Arc::new(MemorySource::new("test", made.store.clone()));
     let failing = Failing::new(source, |number, range| {
@@ -62,11 +62,11 @@ fn a_failing_read_ends_it_and_leaves_no_target() {
 }
 
 #[test]
-fn content_that_reaches_the_limit_ends_it() {
+fn content_that_reaches_the_limit_ends_the_run() {
     let made = made(65536, &[(160, 1, 0)], 0);
     let limits = Limits::default().image(ImageLimit::Exact(made.store.len() as u64 + 1)).capacity(None);
     assert!(block_on(Conversion::reading(made.disk()).limits(limits).run()).is_ok());
-    // A thousand references to one unit: the object is small, what it unfolds to is not.
+    // A thousand references to one unit: the object is small, the decoded data is not.
     let unit = made.extents[0].clip(GuestRange::first(65536)).unwrap();
     let extents: Vec<Extent> = (0..1000u64)
         .map(|n| Extent::new(GuestRange::new(GuestOffset::new(n * 65536), 65536).unwrap(), unit.kind.clone()))
@@ -77,7 +77,7 @@ fn content_that_reaches_the_limit_ends_it() {
 }
 
 #[test]
-fn a_broken_unit_is_named_by_its_place() {
+fn a_broken_unit_is_reported_with_its_offset() {
     let mut made = made(65536, &[(1, 2, 0)], 0);
     if let ExtentKind::Coded(coded) = &mut made.extents[0].kind {
         coded.stored.range = coded.stored.range.split_at(100).0;
@@ -87,7 +87,7 @@ fn a_broken_unit_is_named_by_its_place() {
 }
 
 #[test]
-fn sixteen_tebibytes_of_nothing_take_no_time() {
+fn sixteen_tebibytes_of_holes_take_no_time() {
     let extents = vec![Extent::new(GuestRange::first(16 << 40), ExtentKind::Hole)];
     let geometry = ImageInfo::default().format("test").virtual_bytes(16 << 40);
     let source: Arc<dyn Source> = Arc::new(MemorySource::new("empty", Vec::new()));
@@ -134,7 +134,7 @@ fn a_disk_up_to_the_end_of_the_address_space_has_its_last_short_block() {
 }
 
 #[test]
-fn a_map_whose_lengths_disagree_is_a_defect_and_no_panic() {
+fn a_map_whose_lengths_disagree_is_internal_and_no_panic() {
     let mut made = made(65536, &[(1, 1, 0), (1, 1, 1)], 0);
     if let ExtentKind::Data(stored) = &mut made.extents[0].kind {
         stored.range = stored.range.split_at(100).0;
@@ -144,7 +144,7 @@ fn a_map_whose_lengths_disagree_is_a_defect_and_no_panic() {
 }
 
 #[test]
-fn a_source_that_gives_less_than_asked_is_a_defect_and_no_panic() {
+fn a_source_that_returns_too_little_is_internal_and_no_panic() {
     let made = made(65536, &[(1, 1, 0), (1, 2, 1)], 0);
     let error =
         block_on(Conversion::reading(made.disk_over(Arc::new(Short::new(&made.store)))).run()).unwrap_err();
@@ -152,7 +152,7 @@ fn a_source_that_gives_less_than_asked_is_a_defect_and_no_panic() {
 }
 
 #[test]
-fn a_run_can_be_handed_to_any_thread() {
+fn a_run_can_be_moved_to_any_thread() {
     fn spawned(_: impl Future<Output: Send> + Send + 'static) {}
     let sink = Box::new(MemorySink::new());
     let target = Target { layout: Box::new(Identity(Order::Any)), sink };

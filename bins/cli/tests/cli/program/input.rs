@@ -99,7 +99,7 @@ fn a_silent_pipe_is_given_up() {
         let said = command.args(["--stall-timeout", "0.2"]).stdin(reader).output().unwrap();
         let error = Said::of(said).ends(5).error();
         assert_eq!(error["code"], "source_unavailable");
-        assert_eq!(error["message"], "- gave nothing after 0 bytes, for 0.2 seconds");
+        assert_eq!(error["message"], "- delivered nothing after 0 bytes, for 0.2 seconds");
         assert!(dir.names().is_empty());
     }
 }
