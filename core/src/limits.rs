@@ -29,6 +29,18 @@ impl ImageLimit {
 }
 
 /// The limits for an image.
+///
+/// ```
+/// use diskferry_core::{ErrorKind, ImageLimit, Limits, Sizes};
+///
+/// let limits = Limits::default().capacity(Some(40 << 30)).image(ImageLimit::Exact(50 << 30));
+/// let sizes = Sizes::default().object_bytes(2 << 30).virtual_bytes(Some(60 << 30));
+///
+/// let verdict = limits.judge(&sizes);
+/// assert!(!verdict.accepted());
+/// assert_eq!(verdict.enforce().unwrap_err().kind(), ErrorKind::CapacityExceeded);
+/// assert_eq!(verdict.smallest_capacity_gib, Some(60));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Limits {

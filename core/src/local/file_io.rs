@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::local::Ring;
+#[cfg(not(feature = "io-uring"))]
+use crate::local::no_ring::Ring;
+#[cfg(feature = "io-uring")]
+use crate::local::ring::Ring;
 
 /// How local files and block devices are read and written.
 ///
@@ -30,12 +33,4 @@ impl FileIo {
             Self::Ring => super::ring::shared_ring(),
         }
     }
-}
-
-/// The result of a request, with its returned buffers.
-#[derive(Debug)]
-pub(crate) struct Moved<T> {
-    pub(crate) data: T,
-    /// The number of bytes that are done, from the start. If some are missing, the plain call reports why.
-    pub(crate) done: usize,
 }

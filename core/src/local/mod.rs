@@ -4,6 +4,7 @@ mod blocking;
 mod cpu_pool;
 mod file_io;
 mod gather;
+mod moved;
 #[cfg(not(feature = "io-uring"))]
 mod no_ring;
 #[cfg(feature = "io-uring")]
@@ -12,8 +13,8 @@ mod ring;
 pub(crate) use blocking::{SerialQueue, Stop, blocking};
 pub use cpu_pool::CpuPool;
 pub use file_io::FileIo;
-pub(crate) use file_io::Moved;
 pub(crate) use gather::{Gather, MOST_ZEROS, zeros};
+pub(crate) use moved::Moved;
 #[cfg(not(feature = "io-uring"))]
 pub(crate) use no_ring::Ring;
 #[cfg(feature = "io-uring")]

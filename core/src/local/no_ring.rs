@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::Result;
-use crate::local::file_io::Moved;
+use crate::local::moved::Moved;
 use crate::memory::Buffer;
 
 /// Has no values.

@@ -31,7 +31,7 @@ use rustix::event::EventfdFlags;
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
-use crate::local::file_io::Moved;
+use crate::local::moved::Moved;
 use crate::memory::Buffer;
 
 /// The ring of this process; `None` if the kernel does not provide one. Starts it if necessary, which briefly waits
