@@ -230,8 +230,7 @@ impl Conversion {
                 if !sink.journal().is_some_and(Journal::stays) {
                     return Err(error);
                 }
-                const KEPT: &str =
-                    "the partial target and its journal were kept: run it again with --resume";
+                const KEPT: &str = "the partial target and its journal were kept: run it again with --resume";
                 let hint =
                     error.hint_text().map_or_else(|| KEPT.to_owned(), |hint| format!("{hint}; {KEPT}"));
                 Err(error.hint(hint))

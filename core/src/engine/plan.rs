@@ -144,14 +144,14 @@ fn bridged(
 /// For each part, the end of the run that contains it: adjacent parts, and parts after gaps that are read through.
 fn ends(parts: &[(FileIndex, FetchPart)], bridged: &[bool]) -> Vec<u64> {
     let mut ends: Vec<u64> = Vec::with_capacity(parts.len());
-    let mut behind: Option<(FileIndex, u64, u64, bool)> = None;
+    let mut next_part: Option<(FileIndex, u64, u64, bool)> = None;
     for ((file, part), bridged) in parts.iter().zip(bridged).rev() {
         let own = part.stored.end().get();
-        let end = match behind {
+        let end = match next_part {
             Some((next, start, end, joined)) if next == *file && (joined || start <= own) => end.max(own),
             _ => own,
         };
-        behind = Some((*file, part.stored.start().get(), end, *bridged));
+        next_part = Some((*file, part.stored.start().get(), end, *bridged));
         ends.push(end);
     }
     ends.reverse();

@@ -40,8 +40,8 @@ impl Scanned {
     pub fn ranges(&self) -> impl Iterator<Item = (GuestRange, bool)> + '_ {
         let mut rest = self.guest;
         self.runs.iter().map(move |run| {
-            let (range, behind) = rest.split_at(run.bytes);
-            rest = behind;
+            let (range, later) = rest.split_at(run.bytes);
+            rest = later;
             (range, run.zero)
         })
     }
