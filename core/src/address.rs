@@ -100,6 +100,7 @@ impl<S: Copy + Ord> Span<S> {
 
     /// The bytes from `start` up to, but not including, `end`. Empty if `end` is not after `start`.
     pub const fn between(start: Offset<S>, end: Offset<S>) -> Self {
+        // Saturates to the documented empty range.
         Self { start, len: end.0.saturating_sub(start.0) }
     }
 

@@ -60,7 +60,9 @@ pub fn hash_block(block: &[u8]) -> Hash {
     const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
     let mut hasher = Sha256::new();
     hasher.update(block);
-    hasher.update(&ZEROS[block.len().min(ZEROS.len())..]);
+    if let Some(padding) = ZEROS.get(block.len()..) {
+        hasher.update(padding);
+    }
     hasher.finalize().into()
 }
 
@@ -168,7 +170,9 @@ impl DigestTree {
 
     /// Adds `count` zero blocks from number `first` on. The cost does not depend on `count`.
     pub fn add_zeros(&mut self, first: u64, count: u64) {
-        let (mut start, mut end) = (first, first.saturating_add(count));
+        // Block numbers of a 64-bit address space need 52 bits, so the sum fits.
+        debug_assert!(first.checked_add(count).is_some(), "blocks after the end of the address space");
+        let (mut start, mut end) = (first, first + count);
         for level in 0..LEVELS {
             let (full_start, full_end) = (start.div_ceil(FAN), end / FAN);
             if level + 1 == LEVELS || full_start >= full_end {
@@ -181,19 +185,20 @@ impl DigestTree {
         }
     }
 
-    fn set(&mut self, mut level: usize, mut number: u64, mut hash: Option<Hash>) {
-        loop {
+    fn set(&mut self, level: usize, mut number: u64, mut hash: Option<Hash>) {
+        let mut levels = self.levels.iter_mut().zip(&self.zero).skip(level).peekable();
+        while let Some((nodes, zero)) = levels.next() {
             let (index, slot) = (number / FAN, number % FAN);
-            let node = self.levels[level].entry(index).or_default();
+            let node = nodes.entry(index).or_default();
             if !node.set(slot, hash) {
                 self.twice.get_or_insert(number);
             }
-            if node.present != u128::MAX || level + 1 == LEVELS {
+            if node.present != u128::MAX || levels.peek().is_none() {
                 return;
             }
-            hash = (node.zeros != u128::MAX).then(|| hash_block(&node.block(&self.zero[level])));
-            self.levels[level].remove(&index);
-            (level, number) = (level + 1, index);
+            hash = (node.zeros != u128::MAX).then(|| hash_block(&node.block(zero)));
+            nodes.remove(&index);
+            number = index;
         }
     }
 
@@ -207,11 +212,10 @@ impl DigestTree {
         }
         let mut count = size.div_ceil(BLOCK);
         let mut root = [0; 32];
-        for level in 0..LEVELS {
-            let nodes = std::mem::take(&mut self.levels[level]);
-            if count == 0 {
+        for (level, zero) in self.zero.into_iter().enumerate() {
+            let Some(nodes) = self.levels.get_mut(level).map(std::mem::take).filter(|_| count > 0) else {
                 break;
-            }
+            };
             let last = (count - 1) / FAN;
             let in_last = count - last * FAN;
             let filled = if in_last == FAN { u128::MAX } else { (1 << in_last) - 1 };
@@ -225,11 +229,11 @@ impl DigestTree {
             }
             match nodes.get(&last) {
                 Some(node) if count == 1 => {
-                    root = node.hashes.first().copied().unwrap_or(self.zero[level]);
+                    root = node.hashes.first().copied().unwrap_or(zero);
                     count = 0;
                 }
                 Some(node) => {
-                    let hash = hash_block(&node.block(&self.zero[level]));
+                    let hash = hash_block(&node.block(&zero));
                     self.set(level + 1, last, Some(hash));
                 }
                 None if in_last == FAN => {}

@@ -115,6 +115,17 @@ impl fmt::Display for ErrorKind {
 ///
 /// The message names fields, offsets and numbers. It never contains a secret, the signed part of a URL, or a control
 /// character: text from an image goes through [`printable`] first, and the constructor replaces any that remain.
+///
+/// ```
+/// use diskferry_core::{Error, ErrorKind};
+///
+/// let error = Error::malformed("the header has version 9, expected 2 or 3").at(4u64).context("disk.qcow2");
+/// assert_eq!(error.kind(), ErrorKind::Malformed);
+/// assert_eq!(error.kind().code(), "malformed");
+/// assert!(!error.is_retryable());
+/// assert_eq!(error.to_string(), "disk.qcow2: the header has version 9, expected 2 or 3");
+/// assert_eq!(error.offset(), Some(4));
+/// ```
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 

@@ -5,11 +5,30 @@
 //! format and a [`Sink`] for the destination. This crate contains no format and no network code: formats are in
 //! `diskferry-formats`, S3 and HTTP in `diskferry-s3io`.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 #[macro_use]
 mod setters;
 
+/// The example of the README runs as a doctest.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod address;
 mod compare;
+// A test suite: a failed check is a panic.
+#[allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 #[cfg(feature = "conformance")]
 #[doc(hidden)]
 pub mod conformance;

@@ -29,6 +29,18 @@ impl ImageLimit {
 }
 
 /// The limits for an image.
+///
+/// ```
+/// use diskferry_core::{ErrorKind, ImageLimit, Limits, Sizes};
+///
+/// let limits = Limits::default().capacity(Some(40 << 30)).image(ImageLimit::Exact(50 << 30));
+/// let sizes = Sizes::default().object_bytes(2 << 30).virtual_bytes(Some(60 << 30));
+///
+/// let verdict = limits.judge(&sizes);
+/// assert!(!verdict.accepted());
+/// assert_eq!(verdict.enforce().unwrap_err().kind(), ErrorKind::CapacityExceeded);
+/// assert_eq!(verdict.smallest_capacity_gib, Some(60));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Limits {
@@ -310,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_limit_has_a_grey_zone_and_an_explicit_one_means_what_it_says() {
+    fn the_default_limit_has_a_grey_zone_and_an_explicit_one_is_exact() {
         let of = |object_bytes| Sizes { object_bytes, ..Sizes::default() };
         for (bytes, expected) in [
             (49_999_999_999, Outcome::Pass),
@@ -342,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn content_is_judged_by_what_is_mapped_until_it_is_measured() {
+    fn content_is_judged_by_the_mapped_bytes_until_it_is_measured() {
         let of = |allocated, content| Sizes {
             allocated_bytes: allocated,
             content_bytes: content,

@@ -95,14 +95,14 @@ pub(crate) fn are_sound(done: &[GuestRange], virtual_bytes: u64) -> bool {
     let inside = |range: &GuestRange| {
         !range.is_empty() && range.end().get() <= virtual_bytes && whole(range.start()) && whole(range.end())
     };
-    done.iter().all(inside) && done.windows(2).all(|pair| pair[0].end() <= pair[1].start())
+    done.iter().all(inside) && done.is_sorted_by(|a, b| a.end() <= b.start())
 }
 
 /// The parts of `range` that are in none of `done`, whose ranges are in order and do not touch.
 pub(crate) fn without(range: GuestRange, done: &[GuestRange]) -> impl Iterator<Item = GuestRange> + '_ {
     let first = done.partition_point(|one| one.end() <= range.start());
     let mut rest = Some(range);
-    let mut done = done.get(first..).unwrap_or_default().iter();
+    let mut done = done.iter().skip(first);
     std::iter::from_fn(move || {
         loop {
             let now = rest.take().filter(|now| !now.is_empty())?;

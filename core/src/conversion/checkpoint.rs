@@ -48,7 +48,7 @@ impl Checkpoint<'_> {
 
     /// Decodes the output of [`encode`](Self::encode); `None` for anything else.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        unpack(MAGIC, bytes)
+        unpack(MAGIC, bytes).filter(|checkpoint: &Self| checkpoint.written.is_sound())
     }
 }
 
@@ -99,7 +99,7 @@ impl PlacedParts {
                 for (range, _) in scanned.ranges().filter(|(_, zero)| !zero) {
                     let mut rest = range;
                     while !rest.is_empty() {
-                        let (now, later) = rest.split_at(small.unwrap_or(u64::MAX));
+                        let (now, later) = rest.split_at(small.unwrap_or(rest.len()));
                         rest = later;
                         if small.is_none() || !is_zero(&scanned.slice(now)) {
                             data.add(now);
@@ -117,9 +117,9 @@ impl PlacedParts {
                 };
                 // Units come in guest order.
                 let gap = encoded.unit.checked_sub(*next).and_then(|gap| u32::try_from(gap).ok());
-                let Some(gap) = gap else { return false };
+                let (Some(gap), Some(after)) = (gap, encoded.unit.checked_add(1)) else { return false };
                 units.push((gap, length));
-                *next = encoded.unit.saturating_add(1);
+                *next = after;
             }
             (_, Part::Zero(_) | Part::Unit(_)) => {}
         }
@@ -223,12 +223,11 @@ impl Placeholder {
         let (mut rest, mut one) = match replayed {
             ReplayedPart::Data(range) => (range, None),
             ReplayedPart::Unit { unit: index, length } => {
-                let plain = usize::try_from(unit.unwrap_or(0)).unwrap_or(usize::MAX);
-                let (coding, len) = match length as usize {
-                    0 => (Coding::Plain, plain),
-                    len => (Coding::Coded(len), len),
+                let (coding, len) = match length {
+                    PLAIN => (Coding::Plain, unit.unwrap_or(0)),
+                    len => (Coding::Coded(len as usize), u64::from(len)),
                 };
-                let bytes = self.0.slice(..len.min(self.0.len()));
+                let bytes = self.0.slice(..len.min(self.0.len() as u64) as usize);
                 (GuestRange::first(0), Some(Part::Unit(Encoded { unit: index, coding, bytes })))
             }
         };

@@ -153,12 +153,11 @@ impl<'a> Checkpointer<'a> {
         let end = self.placed.target_end();
         let unit = layout.unit();
         let placeholder = Placeholder::new(unit);
-        let mut check = |write: &Write| match write.end() > end {
-            true => Err(Error::internal(format!(
-                "the replay of a target that ended at {end} ends at {}",
-                write.end()
-            ))),
-            false => Ok(()),
+        let mut check = |write: &Write| match write.end()? {
+            now if now > end => {
+                Err(Error::internal(format!("the replay of a target that ended at {end} ends at {now}")))
+            }
+            _ => Ok(()),
         };
         for replayed in self.placed.parts(done, unit) {
             for part in placeholder.parts(replayed, unit) {
@@ -186,8 +185,14 @@ impl<'a> Checkpointer<'a> {
     }
 
     /// Records the end of the target after `writes`.
-    pub(super) fn reach(&mut self, writes: &[Write]) {
-        self.end = writes.iter().map(Write::end).fold(self.end, u64::max);
+    ///
+    /// # Errors
+    /// `internal` if a write ends after the last address.
+    pub(super) fn reach(&mut self, writes: &[Write]) -> Result<()> {
+        for write in writes {
+            self.end = self.end.max(write.end()?);
+        }
+        Ok(())
     }
 
     /// True if it is time for a checkpoint.
@@ -196,8 +201,10 @@ impl<'a> Checkpointer<'a> {
         if self.off || !self.replayed || self.saving.len() >= most {
             return false;
         }
-        let (new, since) = (meter.content_bytes.saturating_sub(self.content), self.last.elapsed());
-        let worth = new >= self.len.saturating_mul(WORTH);
+        debug_assert!(meter.content_bytes >= self.content, "the content of a run only grows");
+        let (new, since) = (meter.content_bytes - self.content, self.last.elapsed());
+        // `len` is at most `MOST`, so the product fits.
+        let worth = new >= self.len * WORTH;
         let due = match self.remote {
             true => (new >= REMOTE_BYTES && since >= REMOTE_LEAST) || since >= REMOTE,
             false => since >= LOCAL,

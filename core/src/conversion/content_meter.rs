@@ -40,7 +40,8 @@ impl ContentMeter {
     /// not fit.
     pub(crate) fn resume(&mut self, counted: ContentState) -> bool {
         let tree = counted.tree.and_then(DigestTree::reopen);
-        if tree.is_some() != self.tree.is_some() {
+        // A journal is untrusted: no more content than guest bytes was seen.
+        if tree.is_some() != self.tree.is_some() || counted.content_bytes > counted.seen_bytes {
             return false;
         }
         *self = Self {
@@ -59,13 +60,19 @@ impl ContentMeter {
     }
 
     /// Adds zeros from `from` to `to`, if the target's disk is larger than the source's.
-    pub(crate) fn lengthen(&mut self, from: u64, to: u64) {
+    ///
+    /// # Errors
+    /// `internal` if it is smaller.
+    pub(crate) fn lengthen(&mut self, from: u64, to: u64) -> Result<()> {
+        let seen = to.checked_sub(from).and_then(|more| self.seen_bytes.checked_add(more));
+        self.seen_bytes = seen.ok_or_else(|| {
+            Error::internal(format!("a layout writes a disk of {from} bytes with {to} bytes"))
+        })?;
         let (first, end) = (from.div_ceil(BLOCK), to.div_ceil(BLOCK));
         if let (Some(tree), true) = (&mut self.tree, end > first) {
             tree.add_zeros(first, end - first);
         }
-        debug_assert!(from <= to, "a layout cannot shrink a disk");
-        self.seen_bytes += to.saturating_sub(from);
+        Ok(())
     }
 
     /// The digest of a disk of `virtual_bytes`, all of which was counted.
@@ -93,7 +100,8 @@ impl ItemMeter for ContentMeter {
         let first = guest.start().get() / BLOCK;
         // Only a disk whose parts come more than once has more bytes than the address space.
         let seen = self.seen_bytes.checked_add(guest.len());
-        self.seen_bytes = seen.ok_or_else(|| Error::internal(format!("guest bytes {guest} come twice")))?;
+        self.seen_bytes =
+            seen.ok_or_else(|| Error::internal(format!("guest bytes {guest} were read twice")))?;
         let GuestItem::Data(scanned) = item else {
             if let Some(tree) = &mut self.tree {
                 tree.add_zeros(first, guest.len().div_ceil(BLOCK));

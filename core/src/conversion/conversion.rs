@@ -25,6 +25,49 @@ use crate::conversion::run::{Run, RunOptions, cancelled};
 ///
 /// Nothing runs before [`run`](Self::run) is awaited. Dropping its future stops everything: requests under way are
 /// dropped and the target is undone.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use diskferry_core::{
+/// #     BlockMap, BoxFuture, Disk, Extent, ExtentKind, FileIndex, GuestRange, ImageInfo, MemorySource, Result, Source,
+/// #     Stored, StoredOffset, StoredRange, Warnings,
+/// # };
+/// # struct Flat;
+/// #
+/// # impl BlockMap for Flat {
+/// #     fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
+/// #         let start = StoredOffset::new(window.start().get());
+/// #         Box::pin(async move {
+/// #             let range = StoredRange::new(start, window.len()).expect("as long as the window");
+/// #             let stored = Stored { file: FileIndex(0), range };
+/// #             Ok(vec![Extent::new(window, ExtentKind::Data(stored))])
+/// #         })
+/// #     }
+/// #
+/// #     fn allocated_without_tables(&self) -> Option<u64> {
+/// #         None
+/// #     }
+/// # }
+/// # #[tokio::main]
+/// # async fn main() -> Result<()> {
+/// # let source = Arc::new(MemorySource::new("disk.raw", vec![7; 8192]));
+/// # let info = ImageInfo::default().format("raw").virtual_bytes(source.len());
+/// # let disk = Disk::new(info, vec![source], Box::new(Flat), Warnings::new(), Vec::new());
+/// use diskferry_core::{Budget, Conversion, Limits, Resources};
+///
+/// // `disk` is an opened image: 8 KiB, of which no byte is zero.
+/// let report = Conversion::reading(disk)
+///     .limits(Limits::default().capacity(Some(40 << 30)))
+///     .resources(Resources::default().budget(Some(Budget::new(64 << 20))))
+///     .run()
+///     .await?;
+///
+/// assert!(report.verdict.accepted());
+/// assert_eq!(report.sizes.content_bytes, Some(8192));
+/// println!("{}", report.digest.expect("it is computed by default"));
+/// # Ok(())
+/// # }
+/// ```
 pub struct Conversion {
     input: Input,
     target: Option<Target>,
@@ -187,8 +230,7 @@ impl Conversion {
                 if !sink.journal().is_some_and(Journal::stays) {
                     return Err(error);
                 }
-                const KEPT: &str =
-                    "the partial target and its journal were kept: run the command again with --resume";
+                const KEPT: &str = "the partial target and its journal were kept: run it again with --resume";
                 let hint =
                     error.hint_text().map_or_else(|| KEPT.to_owned(), |hint| format!("{hint}; {KEPT}"));
                 Err(error.hint(hint))

@@ -21,36 +21,49 @@ pub(crate) struct HeadTailRecorder {
 impl HeadTailRecorder {
     /// Announces a write. Bytes far enough before its end cannot be in the tail and are never copied: a copy of every
     /// written byte would cost as much as reading it.
-    pub(crate) fn foresee(&mut self, write: &Write) {
-        self.reaches(write.end());
+    ///
+    /// # Errors
+    /// `internal` if it ends after the last address.
+    pub(crate) fn foresee(&mut self, write: &Write) -> Result<()> {
+        self.reaches(write.end()?);
+        Ok(())
     }
 
     /// Records a write. Bytes that are never written are zero.
-    pub(crate) fn note(&mut self, write: &Write) {
-        match write {
-            Write::Zero(range) => self.reaches(range.end().get()),
-            Write::Bytes(at, pieces) => {
-                let mut at = at.get();
-                for piece in pieces {
-                    let end = at.saturating_add(piece.len() as u64);
-                    self.reaches(end);
-                    self.note_head(at, piece);
-                    let tail_start = self.end.saturating_sub(HeadTail::TAIL);
-                    if end > tail_start && !piece.is_empty() {
-                        let skip = usize::try_from(tail_start.saturating_sub(at)).unwrap_or_default();
-                        self.tail.insert(at.max(tail_start), piece.slice(skip..).to_vec());
-                    }
-                    at = end;
+    ///
+    /// # Errors
+    /// `internal` if it ends after the last address.
+    pub(crate) fn note(&mut self, write: &Write) -> Result<()> {
+        self.reaches(write.end()?);
+        if let Write::Bytes(at, pieces) = write {
+            let mut at = at.get();
+            for piece in pieces {
+                // The end of the last piece is that of the write, which was checked.
+                let end = at + piece.len() as u64;
+                self.note_head(at, piece);
+                let tail_start = self.end.saturating_sub(HeadTail::TAIL);
+                if end > tail_start && !piece.is_empty() {
+                    // Less than the length of the piece, which ends after the tail's start.
+                    let skip = tail_start.saturating_sub(at) as usize;
+                    self.tail.insert(at.max(tail_start), piece.slice(skip..).to_vec());
                 }
+                at = end;
             }
         }
+        Ok(())
+    }
+
+    /// True if all recorded bytes are before the recorded end. A journal is untrusted.
+    pub(crate) fn is_sound(&self) -> bool {
+        let mut ends = self.tail.iter().map(|(at, bytes)| at.checked_add(bytes.len() as u64));
+        self.head.len() as u64 <= self.end && ends.all(|end| end.is_some_and(|end| end <= self.end))
     }
 
     fn reaches(&mut self, end: u64) {
         self.end = self.end.max(end);
         let tail_start = self.end.saturating_sub(HeadTail::TAIL);
         while let Some(first) = self.tail.first_entry()
-            && first.key().saturating_add(first.get().len() as u64) <= tail_start
+            && first.key() + first.get().len() as u64 <= tail_start
         {
             first.remove();
         }
@@ -64,7 +77,9 @@ impl HeadTailRecorder {
             if self.head.len() < end {
                 self.head.resize(end, 0);
             }
-            self.head[at..end].copy_from_slice(&piece[..end - at]);
+            if let (Some(head), Some(piece)) = (self.head.get_mut(at..end), piece.get(..end - at)) {
+                head.copy_from_slice(piece);
+            }
         }
     }
 
@@ -74,22 +89,24 @@ impl HeadTailRecorder {
     /// `internal` if more than `len` bytes were written.
     pub(crate) fn finish(mut self, url: &str, len: u64) -> Result<HeadTail> {
         if self.end > len {
-            return Err(Error::internal(format!(
-                "{url} was written up to {} and is {len} bytes long",
-                self.end
-            )));
+            return Err(Error::internal(format!("{url} was written up to {} and has {len} bytes", self.end)));
         }
         let start = HeadTail::tail_start_of(len);
         // Both are at most their constants, which fit any address space.
         self.head.resize(HeadTail::HEAD.min(len) as usize, 0);
         let mut tail = vec![0; (len - start) as usize];
         for (at, bytes) in self.tail {
-            let skip = start.saturating_sub(at).min(bytes.len() as u64);
-            let bytes = &bytes[skip as usize..];
-            // A piece that begins and ends before the tail has nothing left. Every other piece begins in the tail.
-            if let Some(to) = (at + skip).checked_sub(start).filter(|_| !bytes.is_empty()) {
-                tail[to as usize..][..bytes.len()].copy_from_slice(bytes);
-            }
+            // Not all of a piece is in the tail if the target became longer than expected.
+            let skip = start.saturating_sub(at).min(bytes.len() as u64) as usize;
+            let bytes = bytes.get(skip..).unwrap_or_default();
+            let to = at.saturating_sub(start) as usize;
+            let tail = tail.get_mut(to..).and_then(|tail| tail.get_mut(..bytes.len()));
+            let Some(tail) = tail else {
+                return Err(Error::internal(format!(
+                    "{url} has recorded bytes at {at}, after its end at {len}"
+                )));
+            };
+            tail.copy_from_slice(bytes);
         }
         HeadTail::new(url, len, self.head.into(), tail.into())
     }
@@ -104,13 +121,33 @@ mod tests {
     fn bytes_far_before_an_announced_end_are_not_copied() {
         let write = |i: u64| Write::Bytes(TargetOffset::new(i << 16), vec![Bytes::from(vec![7; 1 << 16])]);
         let mut recorder = HeadTailRecorder::default();
-        (2..100).for_each(|i| recorder.foresee(&write(i)));
+        (2..100).for_each(|i| recorder.foresee(&write(i)).unwrap());
         for i in 2..98 {
-            recorder.note(&write(i));
+            recorder.note(&write(i)).unwrap();
             assert!(recorder.tail.is_empty(), "{i}");
         }
-        (98..100).for_each(|i| recorder.note(&write(i)));
+        (98..100).for_each(|i| recorder.note(&write(i)).unwrap());
         assert!(recorder.finish("x", 100 << 16).unwrap().tail() == &vec![7; HeadTail::TAIL as usize][..]);
+    }
+
+    #[test]
+    fn bytes_after_the_end_are_unsound_and_an_error() {
+        for (at, end) in [(8, 10), (u64::MAX - 1, 10), (u64::MAX - 1, u64::MAX)] {
+            let tail = BTreeMap::from([(at, vec![1; 4])]);
+            let recorder = HeadTailRecorder { head: Vec::new(), tail, end };
+            assert!(!recorder.is_sound(), "{at} {end}");
+            assert!(recorder.finish("x", 10).is_err(), "{at} {end}");
+        }
+        let recorder = HeadTailRecorder { head: vec![1; 11], tail: BTreeMap::new(), end: 10 };
+        assert!(!recorder.is_sound());
+    }
+
+    #[test]
+    fn a_write_after_the_last_address_is_an_error() {
+        let write = Write::Bytes(TargetOffset::new(u64::MAX - 2), vec![Bytes::from_static(b"four")]);
+        let mut recorder = HeadTailRecorder::default();
+        assert!(recorder.foresee(&write).is_err());
+        assert!(recorder.note(&write).is_err());
     }
 
     #[test]
@@ -131,9 +168,9 @@ mod tests {
                 writes.rotate_left(by);
                 let mut recorder = HeadTailRecorder::default();
                 if round == 3 {
-                    writes.iter().for_each(|write| recorder.foresee(write));
+                    writes.iter().for_each(|write| recorder.foresee(write).unwrap());
                 }
-                writes.iter().for_each(|write| recorder.note(write));
+                writes.iter().for_each(|write| recorder.note(write).unwrap());
                 assert!(recorder.tail.values().map(Vec::len).sum::<usize>() < 96 << 10);
                 let recorder = recorder.finish("x", len as u64).unwrap();
                 assert_eq!(recorder.head(), &truth[..len.min(HeadTail::HEAD as usize)]);

@@ -229,7 +229,7 @@ impl<'a> Run<'a> {
         let mut watch = self.options.stall.map(Watchdog::new);
         let mut reading = true;
         loop {
-            self.writer.iter_mut().for_each(Writer::start_writes);
+            self.writer.iter_mut().try_for_each(Writer::start_writes)?;
             if self.writer.as_ref().is_none_or(Writer::is_idle) {
                 if !reading {
                     return Ok(());
@@ -292,12 +292,12 @@ impl<'a> Run<'a> {
             PipelineEvent::Paused(at) => {
                 if let Some(checkpointer) = checkpointer {
                     checkpointer.settle(at);
-                    writer.flush(Some(checkpointer));
+                    writer.flush(Some(checkpointer))?;
                 }
             }
             PipelineEvent::End => {
                 if let Some(source) = pipeline.transfer.virtual_bytes() {
-                    pipeline.meter.lengthen(source, writer.layout().virtual_bytes(source)?);
+                    pipeline.meter.lengthen(source, writer.layout().virtual_bytes(source)?)?;
                     if let Some(zeros) = writer.zeros_after(source)? {
                         writer.place(zeros, checkpointer)?;
                     }

@@ -46,10 +46,8 @@ impl Status {
         let Some(progress) = &self.progress else { return };
         let elapsed_s = self.elapsed();
         let SourceProgress { done, total, fetched } = source;
-        let eta_s = total.filter(|_| done > 0).map(|total| {
-            let left = total.saturating_sub(done) as f64;
-            elapsed_s * left / done as f64
-        });
+        let left = total.and_then(|total| total.checked_sub(done)).filter(|_| done > 0);
+        let eta_s = left.map(|left| elapsed_s * left as f64 / done as f64);
         progress.send_replace(Progress {
             phase,
             done_bytes: done,

@@ -50,7 +50,9 @@ pub(crate) async fn check(
             }
         }
     }
-    let found = meter.digest(transfer.virtual_bytes().unwrap_or_default())?;
+    let size = transfer.virtual_bytes();
+    let size = size.ok_or_else(|| Error::internal("a target was read to its end and its size is unknown"))?;
+    let found = meter.digest(size)?;
     match found {
         Some(found) if found == expected => Ok(()),
         Some(found) => Err(failed(format!("its digest is sha256:{found}, expected sha256:{expected}"))),

@@ -12,7 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) struct Watchdog {
     timeout: Duration,
     ticks: tokio::time::Interval,
-    seen: [u64; 5],
+    /// `None` before the first tick.
+    seen: Option<[u64; 5]>,
     idle: u32,
 }
 
@@ -25,7 +26,7 @@ impl Watchdog {
         let mut ticks = tokio::time::interval(each);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // The first tick of an interval completes at once, and counts as one with a change.
-        Self { timeout, ticks, seen: [u64::MAX; 5], idle: 0 }
+        Self { timeout, ticks, seen: None, idle: 0 }
     }
 
     pub(crate) async fn tick(watch: &mut Option<Self>) -> &mut Self {
@@ -54,8 +55,8 @@ impl Watchdog {
         let seen = [fetched, mapped, written, done, zeroed];
         // The run that holds the memory this one waits for has its own watchdog.
         let others_turn = writing.is_none() && transfer.is_some_and(Transfer::waits_for_memory);
-        if seen != self.seen || others_turn {
-            (self.seen, self.idle) = (seen, 0);
+        if self.seen != Some(seen) || others_turn {
+            (self.seen, self.idle) = (Some(seen), 0);
             return Ok(());
         }
         self.idle += 1;

@@ -130,16 +130,23 @@ impl<'a> Writer<'a> {
     }
 
     /// Starts waiting writes, as many as the sink recommends in flight.
-    pub(super) fn start_writes(&mut self) {
+    ///
+    /// # Errors
+    /// `internal` if a write ends after the last address.
+    pub(super) fn start_writes(&mut self) -> Result<()> {
         let most = self.sink.capabilities().in_flight.max(1);
         while self.in_flight.len() < most
-            && let Some(write) = self.first.next().or_else(|| self.waiting.pop_front())
+            && let Some(write) = self.first.next().or_else(|| {
+                let write = self.waiting.pop_front()?;
+                self.backlog -= write.bytes();
+                Some(write)
+            })
         {
-            self.backlog = self.backlog.saturating_sub(write.bytes());
-            self.ends.note(&write);
+            self.ends.note(&write)?;
             let applied = self.apply(write);
             self.in_flight.push(applied);
         }
+        Ok(())
     }
 
     /// True if every write is complete and none waits.
@@ -174,14 +181,12 @@ impl<'a> Writer<'a> {
     pub(super) fn place(&mut self, part: Part, checkpointer: Option<&mut Checkpointer<'_>>) -> Result<()> {
         let Some(checkpointer) = checkpointer else {
             let writes = self.layout.place(part)?;
-            self.queue(writes);
-            return Ok(());
+            return self.queue(writes);
         };
         checkpointer.note(&part);
         let writes = self.layout.place(part)?;
-        checkpointer.reach(&writes);
-        self.queue(writes);
-        Ok(())
+        checkpointer.reach(&writes)?;
+        self.queue(writes)
     }
 
     /// Gives the layout again what an interrupted run placed. Its bytes are in the target.
@@ -197,22 +202,25 @@ impl<'a> Writer<'a> {
     }
 
     /// Makes the layout write its buffered data, so that everything that was placed is written.
-    pub(super) fn flush(&mut self, checkpointer: Option<&mut Checkpointer<'_>>) {
+    pub(super) fn flush(&mut self, checkpointer: Option<&mut Checkpointer<'_>>) -> Result<()> {
         let writes = self.layout.flush();
         if let Some(checkpointer) = checkpointer {
-            checkpointer.reach(&writes);
+            checkpointer.reach(&writes)?;
         }
-        self.queue(writes);
+        self.queue(writes)
     }
 
     fn apply(&self, write: Write) -> BoxFuture<'a, Result<()>> {
         Box::pin(apply(self.sink, write, Arc::clone(&self.answered), Arc::clone(&self.zeroed)))
     }
 
-    fn queue(&mut self, writes: Vec<Write>) {
-        self.backlog += writes.iter().map(Write::bytes).sum::<u64>();
-        writes.iter().for_each(|write| self.ends.foresee(write));
-        self.waiting.extend(writes);
+    fn queue(&mut self, writes: Vec<Write>) -> Result<()> {
+        for write in writes {
+            self.ends.foresee(&write)?;
+            self.backlog += write.bytes();
+            self.waiting.push_back(write);
+        }
+        Ok(())
     }
 
     /// Zeros after the end of a disk of `source` bytes, if the target's disk is larger and the layout takes bytes.
@@ -233,7 +241,7 @@ impl<'a> Writer<'a> {
         let (writes, len) = self.layout.finish(virtual_bytes)?;
         let mut watch = stall.map(Watchdog::new);
         for write in writes {
-            self.ends.note(&write);
+            self.ends.note(&write)?;
             let mut writing = self.apply(write);
             loop {
                 tokio::select! {

@@ -106,6 +106,46 @@ impl Warnings {
 }
 
 /// An opened image.
+///
+/// The readers of `diskferry-formats` create disks. This one maps every guest byte to the stored byte with the same
+/// address, as a raw image does:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use diskferry_core::{
+///     BlockMap, BoxFuture, Disk, Extent, ExtentKind, FileIndex, GuestRange, ImageInfo, MemorySource, Result, Source,
+///     Stored, StoredOffset, StoredRange, Warnings,
+/// };
+///
+/// struct Flat;
+///
+/// impl BlockMap for Flat {
+///     fn extents(&self, window: GuestRange) -> BoxFuture<'_, Result<Vec<Extent>>> {
+///         let start = StoredOffset::new(window.start().get());
+///         Box::pin(async move {
+///             let range = StoredRange::new(start, window.len()).expect("as long as the window");
+///             let stored = Stored { file: FileIndex(0), range };
+///             Ok(vec![Extent::new(window, ExtentKind::Data(stored))])
+///         })
+///     }
+///
+///     fn allocated_without_tables(&self) -> Option<u64> {
+///         None
+///     }
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<()> {
+/// let source = Arc::new(MemorySource::new("disk.raw", vec![7; 8192]));
+/// let info = ImageInfo::default().format("raw").virtual_bytes(source.len());
+/// let disk = Disk::new(info, vec![source], Box::new(Flat), Warnings::new(), Vec::new());
+///
+/// let sector = disk.read(GuestRange::first(512)).await?;
+/// assert_eq!(&sector[..], &[7; 512]);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Disk {
     info: ImageInfo,
     files: Vec<Arc<dyn Source>>,
@@ -257,7 +297,8 @@ impl Disk {
     fn check_repeated(&self, extents: &[Extent]) -> Result<()> {
         let lengths = |wanted: fn(&ExtentKind) -> bool| {
             let chosen = extents.iter().filter(move |extent| wanted(&extent.kind));
-            chosen.fold(0u64, |sum, extent| sum.saturating_add(extent.guest.len()))
+            // Extents do not overlap, so the sum fits.
+            chosen.map(|extent| extent.guest.len()).sum::<u64>()
         };
         let object = self.object_bytes();
         let repeated = |bytes: u64| {
@@ -268,14 +309,13 @@ impl Disk {
         };
         // Data takes as many stored bytes as guest bytes.
         let data = lengths(|kind| matches!(kind, ExtentKind::Data(_)));
-        let more = data.saturating_sub(object);
-        if more > MOST_REPEATED {
+        if let Some(more) = data.checked_sub(object).filter(|more| *more > MOST_REPEATED) {
             return Err(repeated(more));
         }
         // The stored size of coded units is not known in advance. They are checked if there is much more of them than
         // stored bytes.
-        if lengths(|kind| matches!(kind, ExtentKind::Coded(_))) <= MOST_REPEATED.max(object.saturating_mul(8))
-        {
+        let coded = lengths(|kind| matches!(kind, ExtentKind::Coded(_)));
+        if coded <= MOST_REPEATED || coded.div_ceil(8) <= object {
             return Ok(());
         }
         let mut named = HashSet::new();
@@ -283,7 +323,7 @@ impl Disk {
         for extent in extents {
             let ExtentKind::Coded(Coded { stored, .. }) = &extent.kind else { continue };
             if !named.insert((stored.file, stored.range.start())) {
-                bytes = bytes.saturating_add(extent.guest.len());
+                bytes += extent.guest.len();
             }
             if bytes > MOST_REPEATED {
                 return Err(repeated(bytes).at(stored.range.start()));

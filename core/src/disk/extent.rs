@@ -151,7 +151,8 @@ impl Tally {
 
     /// Adds the findings of another tally.
     pub fn merge(&mut self, other: &Self) {
-        self.count = self.count.saturating_add(other.count);
+        // Findings are sectors of one disk, so their number fits.
+        self.count += other.count;
         self.first = match (self.first, other.first) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),

@@ -150,10 +150,11 @@ pub async fn occupancy(disk: &Disk, cells: usize, most_bytes: u64) -> Result<Opt
                 if edge(index) >= end {
                     break;
                 }
-                *filled += to.saturating_sub(from);
+                // The part of the stretch in this cell; none if it begins after the cell.
+                *filled += to.max(from) - from;
             }
         }
-        if disk.traffic().bytes.saturating_sub(before) > most_bytes {
+        if disk.traffic().bytes.checked_sub(before).is_some_and(|read| read > most_bytes) {
             return Ok(None);
         }
     }

@@ -49,8 +49,13 @@ impl Blocks {
             .entry(start)
             .or_insert_with(|| Partial { bytes: vec![0; BLOCK as usize], filled: 0 });
         let skip = (guest.start().get() - start) as usize;
-        partial.bytes[skip..skip + bytes.len()].copy_from_slice(bytes);
-        partial.filled += bytes.len() as u64;
+        // A fragment is within its block. Otherwise the block would remain incomplete, which is an error at the end.
+        if let Some(part) = partial.bytes.get_mut(skip..skip + bytes.len()) {
+            part.copy_from_slice(bytes);
+            partial.filled += bytes.len() as u64;
+        }
+        debug_assert!(self.end.is_none_or(|end| guest.end().get() <= end), "bytes after the end of the disk");
+        // The last block ends with the disk.
         let size = self.end.map_or(BLOCK, |end| BLOCK.min(end.saturating_sub(start)));
         if partial.filled >= size {
             self.emit(start, size, ready);
@@ -65,8 +70,8 @@ impl Blocks {
             ready.push_back(GuestItem::Zero(body));
         }
         for fragment in [head, tail] {
-            if !fragment.is_empty() {
-                self.fragment(fragment, &ZEROS[..fragment.len() as usize], ready);
+            if let Some(zeros) = ZEROS.get(..fragment.len() as usize).filter(|zeros| !zeros.is_empty()) {
+                self.fragment(fragment, zeros, ready);
             }
         }
     }
@@ -76,6 +81,7 @@ impl Blocks {
         let end = self.end.unwrap_or(0);
         let whole: Vec<u64> = self.partial.keys().copied().collect();
         for start in whole {
+            // A block after the end of the disk has size 0, and is an error since it is not empty.
             let size = BLOCK.min(end.saturating_sub(start));
             let filled = self.partial.get(&start).map_or(0, |partial| partial.filled);
             if filled != size {
@@ -107,6 +113,7 @@ pub(super) fn split(range: GuestRange, end: Option<u64>) -> (GuestRange, GuestRa
         return (head, rest, rest.skip(rest.len()));
     }
     let (tail_start, _) = block_of(rest.end());
+    // The tail's block may begin before `rest` if that is empty.
     let (body, tail) = rest.split_at(tail_start.saturating_sub(rest.start().get()));
     (head, body, tail)
 }
@@ -135,8 +142,10 @@ impl InOrder {
             if let Some(item) = self.waiting.remove(&at) {
                 self.frontier = item.guest().end().get();
                 ready.push_back(item);
-            } else if let Ok(done) = self.done.binary_search_by_key(&at, |range| range.start()) {
-                self.frontier = self.done[done].end().get();
+            } else if let Ok(index) = self.done.binary_search_by_key(&at, |range| range.start())
+                && let Some(done) = self.done.get(index)
+            {
+                self.frontier = done.end().get();
             } else {
                 return;
             }
@@ -152,7 +161,7 @@ impl InOrder {
     }
 }
 
-/// The start of the block that contains `at`, and of the next block.
+/// The start of the block that contains `at`, and its end, at most that of the address space.
 pub(super) fn block_of(at: GuestOffset) -> (u64, u64) {
     let start = at.get() - at.get() % crate::digest::BLOCK;
     (start, start.saturating_add(crate::digest::BLOCK))

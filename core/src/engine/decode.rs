@@ -54,7 +54,7 @@ pub(super) fn cut(fetched: Fetched) -> Vec<Job> {
             let (guest, later) = piece.guest.split_at(to_edge);
             let bytes = piece.bytes.split_to(to_edge as usize);
             let now = Piece { guest, bytes, codec: None, stored_at: piece.stored_at };
-            piece = Piece { guest: later, stored_at: piece.stored_at.saturating_add(to_edge), ..piece };
+            piece = Piece { guest: later, stored_at: piece.stored_at + to_edge, ..piece };
             filled += now.guest.len();
             open.push(now);
             close(&mut open, &mut filled);
@@ -141,7 +141,7 @@ fn take_verbatim(piece: Piece) -> Piece {
     let range = piece.codec.as_ref().and_then(|codec| codec.verbatim_range(&piece.bytes, len));
     match range {
         Some(range) if range.len() == len && range.end <= piece.bytes.len() => {
-            let stored_at = piece.stored_at.saturating_add(range.start as u64);
+            let stored_at = piece.stored_at + range.start as u64;
             Piece { bytes: piece.bytes.slice(range), codec: None, stored_at, ..piece }
         }
         _ => piece,

@@ -52,7 +52,7 @@ impl Encoding {
     pub(crate) fn new(encoder: Arc<dyn Encoder>, pool: Arc<CpuPool>, memory: u64) -> Self {
         let unit = encoder.unit_bytes().max(1);
         let batch = BATCH.max(unit);
-        let most = usize::try_from(memory / batch).unwrap_or(usize::MAX).min(pool.threads() * 4).max(2);
+        let most = (memory / batch).min(pool.threads() as u64 * 4).max(2) as usize;
         Self { encoder, pool, unit, most, partial: None, batch: Vec::new(), jobs: FuturesOrdered::new() }
     }
 
@@ -93,13 +93,13 @@ impl Encoding {
                 continue;
             }
             let unit = at.get() / self.unit;
-            let whole = self.range(unit);
+            let whole = self.range(unit)?;
             next = whole.end();
             let Some(have) = whole.intersection(data.guest) else { continue };
             while streams.next_if(|(guest, _)| guest.start() < whole.start()).is_some() {}
             if have == whole {
                 let stream = streams.next_if(|(guest, _)| *guest == whole).map(|(_, stream)| stream.clone());
-                self.flush_partial(unit);
+                self.flush_partial(Some(unit));
                 self.gather(Gathered { unit, bytes: data.slice(have), stream });
             } else {
                 self.add_part(unit, &data, have)?;
@@ -108,15 +108,16 @@ impl Encoding {
         Ok(())
     }
 
-    fn range(&self, unit: u64) -> GuestRange {
-        let start = unit.saturating_mul(self.unit);
-        GuestRange::between(GuestOffset::new(start), GuestOffset::new(start.saturating_add(self.unit)))
+    fn range(&self, unit: u64) -> Result<GuestRange> {
+        let start = unit.checked_mul(self.unit).map(GuestOffset::new);
+        let range = start.and_then(|start| GuestRange::new(start, self.unit));
+        range.ok_or_else(|| Error::internal(format!("unit {unit} ends after the last address")))
     }
 
     /// Copies the part `have` of a unit.
     fn add_part(&mut self, unit: u64, data: &Scanned, have: GuestRange) -> Result<()> {
         if self.partial.as_ref().is_none_or(|(known, _)| *known != unit) {
-            self.flush_partial(unit);
+            self.flush_partial(Some(unit));
             let mut buffer = Buffer::new(self.unit as usize)?;
             buffer.fill(0);
             self.partial = Some((unit, buffer));
@@ -124,14 +125,18 @@ impl Encoding {
         if let Some((_, buffer)) = &mut self.partial {
             let bytes = data.slice(have);
             let from = (have.start().get() % self.unit) as usize;
-            buffer[from..from + bytes.len()].copy_from_slice(&bytes);
+            let part = buffer.get_mut(from..from + bytes.len());
+            let part =
+                part.ok_or_else(|| Error::internal(format!("guest bytes {have} are not in unit {unit}")))?;
+            part.copy_from_slice(&bytes);
         }
         Ok(())
     }
 
-    /// Completes the partial unit, since another unit begins.
-    fn flush_partial(&mut self, next: u64) {
-        if let Some((unit, buffer)) = self.partial.take_if(|(unit, _)| *unit < next) {
+    /// Completes the partial unit, since the unit `next` begins or the disk ends.
+    fn flush_partial(&mut self, next: Option<u64>) {
+        let complete = |unit: u64| next.is_none_or(|next| unit < next);
+        if let Some((unit, buffer)) = self.partial.take_if(|(unit, _)| complete(*unit)) {
             self.gather(Gathered { unit, bytes: buffer.freeze(), stream: None });
         }
     }
@@ -154,7 +159,7 @@ impl Encoding {
 
     /// Ends the disk.
     pub(crate) fn finish(&mut self) {
-        self.flush_partial(u64::MAX);
+        self.flush_partial(None);
         self.flush();
     }
 
@@ -181,7 +186,8 @@ fn encode(encoder: &dyn Encoder, batch: Vec<Gathered>) -> Result<Vec<Encoded>> {
         if bytes.len() != size {
             return Err(Error::internal(format!("unit {unit} has {} bytes of {size}", bytes.len())));
         }
-        let room = &mut out[used..used + most];
+        let room = out.get_mut(used..used + most);
+        let room = room.ok_or_else(|| Error::internal("a batch of units exceeds its buffer"))?;
         let carried = match &stream {
             Some(stream) => encoder.pass_through(unit, &bytes, stream, room)?,
             None => None,

@@ -48,7 +48,7 @@ pub(super) struct MappedFeed {
     order: Order,
     done: Arc<[GuestRange]>,
     reserved: u64,
-    connections: usize,
+    connections: Option<usize>,
     /// True if any of the files is across a network.
     remote: bool,
     mapped_to: GuestOffset,
@@ -72,6 +72,8 @@ type Arrived = Arc<Mutex<Vec<Fetched>>>;
 struct Request {
     file: FileIndex,
     deliveries: Vec<Delivery>,
+    /// The memory of the request: the bytes that it reads and those that they decode to.
+    bytes: u64,
 }
 
 impl Request {
@@ -80,14 +82,19 @@ impl Request {
     fn new(disk: &Disk, fetch: Fetch) -> Result<Self> {
         let file = fetch.file;
         let remote = disk.file(file)?.capabilities().remote;
-        Ok(Self { file, deliveries: if remote { by_job(fetch) } else { whole(fetch) } })
+        let deliveries = if remote { by_job(fetch) } else { whole(fetch) };
+        let bytes = total(deliveries.iter().flat_map(|each| [each.range.len(), each.decoded()]))?;
+        Ok(Self { file, deliveries, bytes })
     }
+}
 
-    /// The memory of the request: the bytes that it reads and those that they decode to.
-    fn bytes(&self) -> u64 {
-        let each = self.deliveries.iter().map(|each| each.range.len().saturating_add(each.decoded()));
-        each.fold(0, u64::saturating_add)
-    }
+/// The sum of `bytes`. The map and so the image decide how large they are.
+///
+/// # Errors
+/// `internal` if it does not fit.
+fn total(bytes: impl IntoIterator<Item = u64>) -> Result<u64> {
+    let sum = bytes.into_iter().try_fold(0u64, |sum, bytes| sum.checked_add(bytes));
+    sum.ok_or_else(|| Error::internal("the stored bytes of a window exceed the address space"))
 }
 
 /// Requests that get their memory at once.
@@ -97,8 +104,8 @@ struct Group {
 }
 
 impl Group {
-    fn new(requests: Vec<Request>) -> Self {
-        Self { bytes: requests.iter().map(Request::bytes).fold(0, u64::saturating_add), requests }
+    fn new(requests: Vec<Request>) -> Result<Self> {
+        Ok(Self { bytes: total(requests.iter().map(|request| request.bytes))?, requests })
     }
 }
 
@@ -121,7 +128,7 @@ impl MappedFeed {
             order: options.order,
             done: Arc::clone(&options.done),
             reserved: options.reserved,
-            connections: options.connections.unwrap_or(usize::MAX).max(1),
+            connections: options.connections,
             remote: remote(&disk),
             mapped_to: GuestOffset::ZERO,
             allocated: 0,
@@ -170,8 +177,8 @@ impl MappedFeed {
     ) -> Result<Fed> {
         let mut moved = false;
         if self.mapping.is_none() && !self.mapped_all() && self.groups.len() <= self.ahead() {
-            debug_assert!(self.reserved < self.budget.total(), "a run cannot reserve the whole budget");
-            let budget = self.budget.total().saturating_sub(self.reserved);
+            let budget = self.budget.total().checked_sub(self.reserved).filter(|left| *left > 0);
+            let budget = budget.ok_or_else(|| Error::internal("a run reserved its whole budget"))?;
             let (disk, done) = (Arc::clone(&self.disk), Arc::clone(&self.done));
             self.mapping = Some(Box::pin(window(disk, self.mapped_to, done, budget, self.order)));
         }
@@ -189,10 +196,12 @@ impl MappedFeed {
             let requests = requests.collect::<Result<Vec<Request>>>()?;
             match self.order {
                 Order::Any => {
-                    self.groups.extend(requests.into_iter().map(|request| Group::new(vec![request])))
+                    for request in requests {
+                        self.groups.push_back(Group::new(vec![request])?);
+                    }
                 }
                 Order::Guest if requests.is_empty() => {}
-                Order::Guest => self.groups.push_back(Group::new(requests)),
+                Order::Guest => self.groups.push_back(Group::new(requests)?),
             }
         }
         if self.admission.is_none()
@@ -209,7 +218,7 @@ impl MappedFeed {
             moved = true;
             let mut reserved = reserved?;
             for request in self.groups.pop_front().into_iter().flat_map(|group| group.requests) {
-                let reserved = reserved.split(request.bytes());
+                let reserved = reserved.split(request.bytes);
                 self.admitted.push_back((request, reserved));
             }
         }
@@ -244,7 +253,7 @@ impl MappedFeed {
     /// The recommended number of requests in flight. A source may change it during the transfer.
     fn in_flight(&self) -> usize {
         let worth = self.disk.files().iter().map(|file| file.capabilities().in_flight).max();
-        worth.unwrap_or(1).clamp(1, self.connections)
+        worth.map_or(1, |worth| self.connections.map_or(worth, |most| worth.min(most))).max(1)
     }
 
     fn mapped_all(&self) -> bool {
@@ -339,7 +348,7 @@ async fn window(
     let mut fetches = match fetches {
         Some(fetches) => fetches,
         None => {
-            mapped.collect(&disk, most, u64::MAX).await?;
+            mapped.collect(&disk, most, disk.virtual_bytes()).await?;
             mapped.plan(&disk, budget, once)
         }
     };
@@ -371,9 +380,10 @@ impl Mapped {
         while self.at < end && !full(self) {
             let to = self.at.checked_add(look).map_or(end, |to| to.min(end));
             // If the look-up found little, the next ones are wider.
-            look = look.saturating_mul(4);
+            look = look.checked_mul(4).unwrap_or(look);
             for mut extent in disk.extents(GuestRange::between(self.at, to)).await? {
-                let left = most.saturating_sub(self.bytes).max(BLOCK);
+                debug_assert!(self.bytes < most, "the window is not full");
+                let left = (most - self.bytes).max(BLOCK);
                 let cut = matches!(extent.kind, ExtentKind::Data(_)) && extent.guest.len() > left;
                 if cut {
                     let keep = extent.guest.split_at(left - left % BLOCK).0;
@@ -381,17 +391,16 @@ impl Mapped {
                 }
                 let guest = extent.guest;
                 let wanted = self.wanted(&extent);
-                let more = wanted.iter().map(|extent| {
-                    let decoded =
-                        if matches!(extent.kind, ExtentKind::Coded(_)) { extent.guest.len() } else { 0 };
-                    extent.to_fetch().map_or(0, |stored| stored.range.len()).saturating_add(decoded)
-                });
-                let more: u64 = more.sum();
-                if self.bytes > 0 && more > most.saturating_sub(self.bytes) && !cut {
+                let more = total(wanted.iter().flat_map(|extent| {
+                    let coded = matches!(extent.kind, ExtentKind::Coded(_));
+                    let stored = extent.to_fetch().map_or(0, |stored| stored.range.len());
+                    [stored, if coded { extent.guest.len() } else { 0 }]
+                }))?;
+                if self.bytes > 0 && more > most - self.bytes && !cut {
                     return Ok(());
                 }
                 self.at = guest.end();
-                self.bytes = self.bytes.saturating_add(more);
+                self.bytes = total([self.bytes, more])?;
                 if extent.is_allocated() {
                     self.allocated += guest.len();
                 }
@@ -411,8 +420,8 @@ impl Mapped {
     /// is needed.
     fn wanted(&self, extent: &Extent) -> Vec<Extent> {
         let coded = matches!(extent.kind, ExtentKind::Coded(_));
-        let left = without(extent.guest, &self.done).filter_map(|range| extent.clip(range));
-        left.take(if coded { 1 } else { usize::MAX }).collect()
+        let mut left = without(extent.guest, &self.done).filter_map(|range| extent.clip(range));
+        if coded { left.next().into_iter().collect() } else { left.collect() }
     }
 
     /// Stored bytes that it needs.

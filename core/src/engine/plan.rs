@@ -93,6 +93,7 @@ pub fn plan(extents: &[Extent], waste: u64, request: impl Fn(FileIndex) -> Reque
                 Some(last) if joins(last, file, &rest, &limits) => last.range.start(),
                 _ => rest.stored.start(),
             };
+            // The cut is after the start. At least one byte is taken, so that every round makes progress.
             let room = limits.cut(from.get()).saturating_sub(rest.stored.start().get());
             let (now, later) = rest.stored.split_at(room.max(1));
             let (guest_now, guest_later) = rest.guest.split_at(now.len());
@@ -118,8 +119,10 @@ fn bridged(
         let start = part.stored.start().get();
         let reached = match end {
             Some((last, reached)) if last == *file => {
-                let gap = start.saturating_sub(reached);
-                if gap > 0 && gap <= request(*file).gap {
+                if let Some(gap) = start.checked_sub(reached)
+                    && gap > 0
+                    && gap <= request(*file).gap
+                {
                     gaps.push((gap, index));
                 }
                 reached
@@ -132,10 +135,8 @@ fn bridged(
     let mut bridged = vec![false; parts.len()];
     let mut left = waste;
     for (gap, index) in gaps {
-        match left.checked_sub(gap) {
-            Some(rest) => (left, bridged[index]) = (rest, true),
-            None => break,
-        }
+        let (Some(rest), Some(bridged)) = (left.checked_sub(gap), bridged.get_mut(index)) else { break };
+        (left, *bridged) = (rest, true);
     }
     bridged
 }
@@ -143,14 +144,14 @@ fn bridged(
 /// For each part, the end of the run that contains it: adjacent parts, and parts after gaps that are read through.
 fn ends(parts: &[(FileIndex, FetchPart)], bridged: &[bool]) -> Vec<u64> {
     let mut ends: Vec<u64> = Vec::with_capacity(parts.len());
-    let mut behind: Option<(FileIndex, u64, u64, bool)> = None;
+    let mut next_part: Option<(FileIndex, u64, u64, bool)> = None;
     for ((file, part), bridged) in parts.iter().zip(bridged).rev() {
         let own = part.stored.end().get();
-        let end = match behind {
+        let end = match next_part {
             Some((next, start, end, joined)) if next == *file && (joined || start <= own) => end.max(own),
             _ => own,
         };
-        behind = Some((*file, part.stored.start().get(), end, *bridged));
+        next_part = Some((*file, part.stored.start().get(), end, *bridged));
         ends.push(end);
     }
     ends.reverse();
@@ -168,17 +169,14 @@ impl Limits {
     /// Where a request for plain data that begins at `start` is split, if it is long enough.
     fn cut(&self, start: u64) -> u64 {
         let most = self.request.bytes.max(1);
-        let whole = start.saturating_add(most);
+        let Some(whole) = start.checked_add(most) else { return self.run_end };
         if self.run_end <= whole {
             return whole;
         }
-        let aligned = whole.saturating_sub(whole % most);
+        // Less than `most` is subtracted, so this is after `start`.
+        let aligned = whole - whole % most;
         // A request for the few bytes before a multiple is not worth it. The request then ends at the next multiple.
-        if aligned.saturating_sub(start) >= most / 8 {
-            aligned
-        } else {
-            start.saturating_add((most / 2).max(1))
-        }
+        if aligned - start >= most / 8 { aligned } else { start + (most / 2).max(1) }
     }
 }
 
@@ -193,16 +191,17 @@ fn joins(last: &Fetch, file: FileIndex, part: &FetchPart, limits: &Limits) -> bo
 }
 
 fn place(fetches: &mut Vec<Fetch>, file: FileIndex, part: FetchPart, limits: &Limits) {
+    // The guest ranges of a disk do not overlap, so sums of their lengths fit.
     let decoded = if part.codec.is_some() { part.guest.len() } else { 0 };
     if let Some(last) = fetches.last_mut() {
         let end = last.range.end().max(part.stored.end());
         let joined = StoredRange::between(last.range.start(), end);
         if joins(last, file, &part, limits)
             && joined.len() <= limits.request.bytes
-            && last.decoded.saturating_add(decoded) <= limits.request.decoded
+            && last.decoded + decoded <= limits.request.decoded
         {
             last.range = joined;
-            last.decoded = last.decoded.saturating_add(decoded);
+            last.decoded += decoded;
             last.parts.push(part);
             return;
         }
@@ -215,7 +214,7 @@ impl Fetch {
     #[must_use]
     pub fn split_at(self, bytes: u64) -> (Self, Option<Self>) {
         let Self { file, range, parts, .. } = self;
-        let edge = range.start().get().saturating_add(bytes.max(1));
+        let edge = range.split_at(bytes.max(1)).0.end().get();
         let (mut now, mut later): (Vec<FetchPart>, Vec<FetchPart>) = (Vec::new(), Vec::new());
         for part in parts {
             if !later.is_empty() || (part.stored.start().get() >= edge && !now.is_empty()) {
@@ -225,9 +224,10 @@ impl Fetch {
             } else if part.codec.is_some() {
                 later.push(part);
             } else {
-                let keep = edge.saturating_sub(part.stored.start().get());
+                // The part begins before the edge and ends after it.
+                let keep = edge - part.stored.start().get();
                 // A block in two requests would have to be assembled from fragments.
-                let over = part.guest.start().get().saturating_add(keep) % BLOCK;
+                let over = (part.guest.start().get() + keep) % BLOCK;
                 let keep = if keep > over { keep - over } else { keep };
                 let (stored, stored_later) = part.stored.split_at(keep);
                 let (guest, guest_later) = part.guest.split_at(keep);
@@ -244,7 +244,7 @@ impl Fetch {
         let start = parts.first().map_or(within.start(), |part| part.stored.start());
         let end = parts.iter().map(|part| part.stored.end()).max().unwrap_or(start);
         let coded = parts.iter().filter(|part| part.codec.is_some());
-        let decoded = coded.map(|part| part.guest.len()).fold(0, u64::saturating_add);
+        let decoded = coded.map(|part| part.guest.len()).sum();
         Self { file, range: StoredRange::between(start, end), parts, decoded }
     }
 }
@@ -271,8 +271,9 @@ pub fn taper(fetches: Vec<Fetch>, abreast: usize, least: u64, start: bool, end: 
             let len = fetch.range.len();
             // A rest that is shorter than the least is not worth a request of its own.
             let most = most.max(least);
-            let (now, later) =
-                if len > most.saturating_add(least / 2) { fetch.split_at(most) } else { (fetch, None) };
+            let long = len.checked_sub(least / 2).is_some_and(|len| len > most);
+            let (now, later) = if long { fetch.split_at(most) } else { (fetch, None) };
+            // The parts of a request may overlap, and be counted twice after a split.
             left = left.saturating_sub(now.range.len());
             made.push(now);
             rest = later;

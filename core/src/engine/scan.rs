@@ -31,8 +31,8 @@ impl Scanned {
             }
             leaves.extend(zero_leaf.map(|leaf| if zero { leaf } else { hash_block(block) }));
         }
-        let guest =
-            GuestRange::between(start, GuestOffset::new(start.get().saturating_add(bytes.len() as u64)));
+        debug_assert!(start.checked_add(bytes.len() as u64).is_some(), "bytes after the last address");
+        let guest = GuestRange::between(start, GuestOffset::new(start.get() + bytes.len() as u64));
         Self { guest, bytes, runs, leaves, streams: Vec::new() }
     }
 
@@ -40,8 +40,8 @@ impl Scanned {
     pub fn ranges(&self) -> impl Iterator<Item = (GuestRange, bool)> + '_ {
         let mut rest = self.guest;
         self.runs.iter().map(move |run| {
-            let (range, behind) = rest.split_at(run.bytes);
-            rest = behind;
+            let (range, later) = rest.split_at(run.bytes);
+            rest = later;
             (range, run.zero)
         })
     }
@@ -62,6 +62,7 @@ impl Scanned {
             guest: range,
             bytes: self.slice(range),
             runs: runs.collect(),
+            // None if the blocks were not hashed.
             leaves: self.leaves.get(first..first + count).unwrap_or_default().to_vec(),
             streams: self.streams.iter().filter(|(unit, _)| within(unit)).cloned().collect(),
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::address::{TargetOffset, TargetRange};
+use crate::error::{Error, Result};
 use crate::layout::encoder::Encoder;
 use crate::layout::unit_map::UnitMap;
 
@@ -18,11 +19,19 @@ pub enum Write {
 }
 
 impl Write {
-    /// The end of its last byte.
-    pub(crate) fn end(&self) -> u64 {
+    /// The address after its last byte.
+    ///
+    /// # Errors
+    /// `internal` if it is after the last address of the target.
+    pub(crate) fn end(&self) -> Result<u64> {
         match self {
-            Self::Bytes(at, _) => at.get().saturating_add(self.bytes()),
-            Self::Zero(range) => range.end().get(),
+            Self::Bytes(at, _) => {
+                let end = at.checked_add(self.bytes()).map(TargetOffset::get);
+                end.ok_or_else(|| {
+                    Error::internal(format!("a layout writes beyond the last address, at {at}"))
+                })
+            }
+            Self::Zero(range) => Ok(range.end().get()),
         }
     }
 

@@ -62,13 +62,16 @@ impl UnitMap {
     /// # Errors
     /// See [`add`](Self::add).
     pub fn add_units(&mut self, units: Range<u64>) -> Result<()> {
+        if units.is_empty() {
+            return Ok(());
+        }
         let full = self.runs.len() >= Self::MOST_RUNS;
         match self.end() {
-            Some(end) if units.start.saturating_add(1) < end => {
-                Err(Error::internal(format!("unit {} comes after {end}", units.start)))
+            Some(end) if end > units.start && end - units.start > 1 => {
+                Err(Error::internal(format!("unit {} is added after unit {}", units.start, end - 1)))
             }
             Some(end) if units.start <= end => {
-                self.count = self.count.saturating_add(units.end.saturating_sub(end));
+                self.count += units.end.max(end) - end;
                 Ok(())
             }
             _ if full => Err(Error::new(
@@ -81,7 +84,7 @@ impl UnitMap {
             )),
             _ => {
                 self.runs.push(Run { start: units.start, rank: self.count });
-                self.count = self.count.saturating_add(units.end.saturating_sub(units.start));
+                self.count += units.end - units.start;
                 Ok(())
             }
         }
@@ -95,27 +98,26 @@ impl UnitMap {
     /// The index after the last unit.
     fn end(&self) -> Option<u64> {
         let last = self.runs.last()?;
-        Some(last.start.saturating_add(self.count.saturating_sub(last.rank)))
+        Some(last.start + (self.count - last.rank))
     }
 
     /// The runs from index `first` on, each with the number of units before it.
     fn from(&self, first: usize) -> impl Iterator<Item = (Range<u64>, u64)> + '_ {
         let runs = self.runs.get(first..).unwrap_or_default();
         let next = runs.iter().skip(1).map(|run| run.rank).chain(std::iter::once(self.count));
-        runs.iter()
-            .zip(next)
-            .map(|(run, next)| (run.start..run.start.saturating_add(next.saturating_sub(run.rank)), run.rank))
+        runs.iter().zip(next).map(|(run, next)| (run.start..run.start + (next - run.rank), run.rank))
     }
 
     /// The number of units before `unit`, if `unit` is in the set.
     pub fn rank(&self, unit: u64) -> Option<u64> {
         let (run, rank) = self.runs_from(unit).next()?;
-        Some(rank.saturating_add(unit.checked_sub(run.start)?))
+        Some(rank + unit.checked_sub(run.start)?)
     }
 
     /// The index of the last unit.
     pub fn last(&self) -> Option<u64> {
-        self.end().map(|end| end.saturating_sub(1))
+        // No run is empty.
+        self.end().map(|end| end - 1)
     }
 
     /// The units in guest order, as runs of adjacent units.
@@ -126,7 +128,7 @@ impl UnitMap {
     /// Like [`runs`](Self::runs), without those that end at `unit` or before it. Each run comes with the number of
     /// units before it.
     pub fn runs_from(&self, unit: u64) -> impl Iterator<Item = (Range<u64>, u64)> + '_ {
-        // The last run that begins at the unit or before it may contain the unit.
+        // The last run that begins at the unit or before it may contain the unit. If there is none, all runs are after it.
         let first = self.runs.partition_point(|run| run.start <= unit).saturating_sub(1);
         self.from(first).skip_while(move |(run, _)| run.end <= unit)
     }
@@ -149,7 +151,7 @@ impl UnitMap {
         for run in self.runs() {
             let first = (run.start / units).max(next);
             let end = run.end.div_ceil(units);
-            groups = groups.saturating_add(end.saturating_sub(first));
+            groups += end.max(first) - first;
             next = next.max(end);
         }
         groups

@@ -16,7 +16,7 @@ pub(crate) const MOST_ZEROS: u64 = 1 << 20;
 /// A list of `len` zeros, at most [`MOST_ZEROS`]. It allocates no buffer.
 pub(crate) fn zeros(len: u64) -> Vec<Bytes> {
     let page = Bytes::from_static(&ZEROS);
-    let mut left = usize::try_from(len.min(MOST_ZEROS)).unwrap_or(ZEROS.len());
+    let mut left = len.min(MOST_ZEROS) as usize;
     let mut pieces = Vec::new();
     while left > 0 {
         let take = left.min(page.len());
@@ -45,16 +45,17 @@ impl<'a> Gather<'a> {
         self.rest.is_empty()
     }
 
-    /// The slices for one call: at least one byte if any remains, and at most `most` bytes; `most` is not 0.
-    pub(crate) fn slices(&self, most: usize) -> Vec<IoSlice<'a>> {
+    /// The slices for one call: at least one byte if any remains, and at most `most` bytes, which is not 0.
+    pub(crate) fn slices(&self, most: Option<usize>) -> Vec<IoSlice<'a>> {
         let mut left = most;
         let mut slices = Vec::with_capacity(self.rest.len().min(PIECES));
-        for (index, piece) in self.rest.iter().take(PIECES).enumerate() {
-            let piece = if index == 0 { &piece[self.skip..] } else { piece };
-            let piece = &piece[..piece.len().min(left)];
-            left -= piece.len();
+        let mut skip = self.skip;
+        for piece in self.rest.iter().take(PIECES) {
+            let (_, piece) = piece.split_at(std::mem::take(&mut skip));
+            let (piece, _) = piece.split_at(left.map_or(piece.len(), |left| left.min(piece.len())));
+            left = left.map(|left| left - piece.len());
             slices.push(IoSlice::new(piece));
-            if left == 0 {
+            if left == Some(0) {
                 break;
             }
         }
@@ -64,7 +65,7 @@ impl<'a> Gather<'a> {
     /// The slices for one call whose addresses, lengths and target offset `at` must be multiples of `align`. Empty if
     /// the next piece is not aligned, or if there are less than `least` bytes.
     pub(crate) fn aligned(&self, at: u64, align: usize, least: usize) -> Vec<IoSlice<'a>> {
-        let mut slices = if at.is_multiple_of(align as u64) { self.slices(usize::MAX) } else { Vec::new() };
+        let mut slices = if at.is_multiple_of(align as u64) { self.slices(None) } else { Vec::new() };
         let whole = |slice: &IoSlice<'_>| {
             slice.as_ptr().addr().is_multiple_of(align) && slice.len().is_multiple_of(align)
         };
@@ -101,7 +102,7 @@ mod tests {
                 let mut written = Vec::new();
                 let mut gather = Gather::new(&pieces);
                 while !gather.is_empty() {
-                    let slices = gather.slices(most);
+                    let slices = gather.slices(Some(most));
                     let asked: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
                     assert!((1..=most).contains(&asked.len()));
                     let taken = step.min(asked.len());

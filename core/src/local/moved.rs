@@ -1,4 +1,4 @@
-//! The outcome of a read or write by the ring.
+//! The result of a read or write by the ring.
 
 /// The result of a request, with its returned buffers.
 #[derive(Debug)]

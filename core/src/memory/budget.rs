@@ -20,12 +20,24 @@ use crate::error::{Error, Result};
 const UNIT: u64 = 4096;
 
 /// A bound on the bytes in flight. Clones share it: conversions with clones of one budget are bounded together.
+///
+/// ```
+/// use diskferry_core::{Budget, Resources};
+///
+/// let budget = Budget::new(256 << 20);
+/// // Both conversions together have at most 256 MiB in flight.
+/// let first = Resources::default().budget(Some(budget.clone()));
+/// let second = Resources::default().budget(Some(budget.clone()));
+/// assert_eq!((budget.total(), budget.used()), (256 << 20, 0));
+/// # drop((first, second));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Budget {
     units: Arc<Semaphore>,
     /// The share for holders that wait for more memory.
     kept: Arc<Semaphore>,
-    total: u64,
+    /// In units.
+    total: u32,
     used: Arc<Usage>,
 }
 
@@ -52,15 +64,16 @@ impl Budget {
     }
 
     fn of(bytes: u64) -> Self {
-        let total = bytes.min(1 << 40) / UNIT;
-        let permits = usize::try_from(total).unwrap_or(Semaphore::MAX_PERMITS);
+        // At most 2²⁸.
+        let total = (bytes.min(1 << 40) / UNIT) as u32;
+        let permits = total as usize;
         let (units, kept) = (Arc::new(Semaphore::new(permits)), Arc::new(Semaphore::new(permits / 8 * 5)));
         Self { units, kept, total, used: Arc::default() }
     }
 
     /// The size in bytes.
     pub fn total(&self) -> u64 {
-        self.total * UNIT
+        u64::from(self.total) * UNIT
     }
 
     /// The bytes that are reserved now.
@@ -80,15 +93,15 @@ impl Budget {
     /// # Errors
     /// `internal`: the budget is never closed.
     pub async fn reserve(&self, bytes: u64) -> Result<Reservation> {
-        self.reserve_units(bytes.div_ceil(UNIT).min(self.total - self.total / 8 * 5)).await
+        self.reserve_units(at_most(bytes, self.total - self.total / 8 * 5)).await
     }
 
-    async fn reserve_units(&self, units: u64) -> Result<Reservation> {
+    async fn reserve_units(&self, units: u32) -> Result<Reservation> {
         debug_assert!(units <= self.total, "bounded by the caller");
-        let permits = u32::try_from(units).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.units).acquire_many_owned(permits).await;
+        let permit = Arc::clone(&self.units).acquire_many_owned(units).await;
         let permit = permit.map_err(|_| Error::internal("the budget was closed"))?;
-        let now = self.used.now.fetch_add(units * UNIT, Ordering::Relaxed) + units * UNIT;
+        let bytes = u64::from(units) * UNIT;
+        let now = self.used.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.used.peak.fetch_max(now, Ordering::Relaxed);
         Ok(Reservation { permit, used: Arc::clone(&self.used) })
     }
@@ -100,13 +113,16 @@ impl Budget {
     /// # Errors
     /// See [`reserve`](Self::reserve).
     pub async fn reserve_for_run(&self, bytes: u64) -> Result<Reserved> {
-        let units = bytes.div_ceil(UNIT).min(self.total / 8 * 5);
-        debug_assert!(units <= self.total, "bounded by the caller");
-        let permits = u32::try_from(units).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.kept).acquire_many_owned(permits).await;
+        let units = at_most(bytes, self.total / 8 * 5);
+        let permit = Arc::clone(&self.kept).acquire_many_owned(units).await;
         let permit = permit.map_err(|_| Error::internal("the budget was closed"))?;
         Ok(Reserved { _reservation: self.reserve_units(units).await?, _permit: permit })
     }
+}
+
+/// The units that hold `bytes` bytes, at most `most` of them.
+fn at_most(bytes: u64, most: u32) -> u32 {
+    bytes.div_ceil(UNIT).min(u64::from(most)) as u32
 }
 
 /// Memory that is reserved for a whole conversion. Dropping it returns it.
@@ -125,9 +141,9 @@ pub struct Reservation {
 
 impl Reservation {
     /// Splits off a reservation of `bytes`, or of all that is left if that is less.
+    #[expect(clippy::unreachable, reason = "the number of permits is bounded before")]
     pub fn split(&mut self, bytes: u64) -> Self {
-        let units =
-            usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX).min(self.permit.num_permits());
+        let units = bytes.div_ceil(UNIT).min(self.permit.num_permits() as u64) as usize;
         let permit = self.permit.split(units);
         // Cannot fail: the number of permits was bounded above.
         let permit = permit.unwrap_or_else(|| unreachable!("a reservation is split within its size"));

@@ -112,7 +112,7 @@ impl FillBuffer {
     pub(super) fn push(&mut self, bytes: &[u8]) {
         let room = self.buffer.get_mut(self.filled..).unwrap_or_default();
         let taken = bytes.len().min(room.len());
-        room[..taken].copy_from_slice(&bytes[..taken]);
+        room.split_at_mut(taken).0.copy_from_slice(bytes.split_at(taken).0);
         self.filled += taken;
     }
 

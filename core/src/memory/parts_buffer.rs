@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::address::StoredRange;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::buffer::FillBuffer;
 
 /// Fills a buffer for each of several ranges, and hands it over when it is full. Only parts that have begun take
@@ -32,9 +32,10 @@ impl<'a> PartsBuffer<'a> {
     /// Adds the next `bytes`.
     ///
     /// # Errors
-    /// `out_of_memory`.
+    /// `out_of_memory`; `internal` if the bytes pass the last address.
     pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
-        let end = self.at.saturating_add(bytes.len() as u64);
+        let end = self.at.checked_add(bytes.len() as u64);
+        let end = end.ok_or_else(|| Error::internal("a source returned bytes after the last address"))?;
         while let Some(part) = self.parts.get(self.begun).filter(|part| part.start().get() < end) {
             self.open.push((self.begun, FillBuffer::for_bytes(part.len())?));
             self.begun += 1;
@@ -42,7 +43,7 @@ impl<'a> PartsBuffer<'a> {
         for (index, buffer) in &mut self.open {
             let start = self.parts.get(*index).map_or(self.at, |part| part.start().get());
             // A part that begins within these bytes takes those from its start on.
-            let skip = usize::try_from(start.saturating_sub(self.at)).unwrap_or(usize::MAX);
+            let skip = start.saturating_sub(self.at) as usize;
             buffer.push(bytes.get(skip..).unwrap_or_default());
         }
         self.at = end;

@@ -165,7 +165,7 @@ impl BlockDeviceSink {
                 ring: options.io.ring(),
                 options,
                 len,
-                head: Mutex::new(vec![0; usize::try_from(head_len).unwrap_or_default()]),
+                head: Mutex::new(vec![0; head_len as usize]),
                 head_len,
                 end: AtomicU64::new(0),
                 written: AtomicU64::new(0),
@@ -253,7 +253,8 @@ impl Inner {
 
     async fn write_by(self: &Arc<Self>, ring: &Ring, at: TargetOffset, mut pieces: Vec<Bytes>) -> Result<()> {
         let head = self.keep_head(at, &pieces)?;
-        let at = TargetOffset::new(at.get().saturating_add(head as u64));
+        // The end of the pieces was checked, so these sums fit.
+        let at = TargetOffset::new(at.get() + head as u64);
         let mut skip = head;
         pieces.retain_mut(|piece| {
             let of_head = piece.split_to(skip.min(piece.len()));
@@ -274,7 +275,7 @@ impl Inner {
     fn put_on(&self, at: TargetOffset, pieces: &[Bytes], done: usize, stop: &Stop) -> Result<()> {
         let mut rest = Gather::new(pieces);
         rest.advance(done);
-        self.put(rest, at.get().saturating_add(done as u64), &self.written, || stop.check())
+        self.put(rest, at.get() + done as u64, &self.written, || stop.check())
     }
 
     /// Records the pieces, and stores the part that is in the head. Returns the length of that part.
@@ -287,7 +288,7 @@ impl Inner {
         {
             for piece in pieces {
                 let (now, later) = room.split_at_mut(piece.len().min(room.len()));
-                now.copy_from_slice(&piece[..now.len()]);
+                now.copy_from_slice(piece.split_at(now.len()).0);
                 done += now.len();
                 room = later;
             }
@@ -297,7 +298,7 @@ impl Inner {
 
     /// Records bytes that were written to the kernel. True if it is time for a sync.
     fn owes_sync(&self, wrote: usize) -> bool {
-        let unsynced = self.unsynced.fetch_add(wrote as u64, Ordering::Relaxed).saturating_add(wrote as u64);
+        let unsynced = self.unsynced.fetch_add(wrote as u64, Ordering::Relaxed) + wrote as u64;
         self.options.sync && unsynced >= BACKLOG
     }
 
@@ -323,7 +324,7 @@ impl Inner {
             let direct = direct.filter(|(_, slices)| !slices.is_empty());
             let wrote = match &direct {
                 Some((file, slices)) => rustix::io::pwritev(file, slices, at),
-                None => rustix::io::pwritev(&self.file, &rest.slices(usize::MAX), at),
+                None => rustix::io::pwritev(&self.file, &rest.slices(None), at),
             };
             let wrote = match wrote {
                 Ok(0) => return Err(failed("writing to", &self.url, Errno::IO)),
@@ -336,7 +337,7 @@ impl Inner {
                 }
                 Err(errno) => return Err(failed(&format!("writing at {at} to"), &self.url, errno)),
             };
-            at = at.saturating_add(wrote as u64);
+            at += wrote as u64;
             count.fetch_add(wrote as u64, Ordering::Relaxed);
             rest.advance(wrote);
             if self.owes_sync(wrote) {
@@ -442,7 +443,7 @@ impl Inner {
 
     fn publish(&self, len: u64) -> Result<()> {
         let mut head = Bytes::from(std::mem::take(&mut *locked(&self.head)));
-        head.truncate(usize::try_from(len).unwrap_or(usize::MAX));
+        head.truncate(len.min(head.len() as u64) as usize);
         self.put(Gather::new(&[head]), 0, &self.written, to_its_end)?;
         if self.options.sync { self.sync() } else { Ok(()) }
     }

@@ -71,6 +71,25 @@ impl Default for FileSinkOptions {
 /// `.NAME.diskferry.journal`, is next to it. The next run removes the partial file of a killed process, or continues
 /// it if [`FileSinkOptions::resume`] is set. Its methods need a tokio runtime. After a write is dropped, at most its
 /// current system call continues, on a file that is removed with the sink.
+///
+/// ```
+/// use bytes::Bytes;
+/// use diskferry_core::{FileSink, FileSinkOptions, Sink, SinkHint, TargetOffset};
+///
+/// # #[tokio::main]
+/// # async fn main() -> diskferry_core::Result<()> {
+/// # let dir = tempfile::tempdir().expect("a temporary directory");
+/// let path = dir.path().join("disk.raw");
+/// let sink = FileSink::create(&path, FileSinkOptions::default()).await?;
+/// sink.prepare(SinkHint::default()).await?;
+/// sink.write(TargetOffset::new(4096), vec![Bytes::from("after a hole")]).await?;
+/// assert!(!path.exists());
+///
+/// sink.finish(1 << 20).await?;
+/// assert_eq!(path.metadata().expect("the file").len(), 1 << 20);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct FileSink {
     inner: Arc<Inner>,
@@ -213,7 +232,8 @@ impl Inner {
     fn count(&self, at: u64, wrote: usize) {
         self.written.fetch_add(wrote as u64, Ordering::Relaxed);
         if wrote > 0 {
-            self.end.fetch_max(at.saturating_add(wrote as u64), Ordering::Relaxed);
+            // The kernel accepted these bytes, so their end fits.
+            self.end.fetch_max(at + wrote as u64, Ordering::Relaxed);
         }
     }
 
@@ -231,7 +251,7 @@ impl Inner {
         rest.advance(done);
         while !rest.is_empty() {
             stop.check()?;
-            let wrote = match rustix::io::pwritev(&self.file, &rest.slices(usize::MAX), at) {
+            let wrote = match rustix::io::pwritev(&self.file, &rest.slices(None), at) {
                 // A file accepts bytes or fails. This avoids an endless loop on a broken file system.
                 Ok(0) => return Err(failed("writing to", self.place.url(), Errno::IO)),
                 Ok(wrote) => wrote,
@@ -345,6 +365,7 @@ impl Journal for FileSink {
                 .metadata()
                 .map_err(|error| failed_io("looking at", inner.place.url(), &error))?
                 .len();
+            // A missing journal is an empty one, which no run can continue.
             let state = inner.place.read_journal(MOST_JOURNAL)?.unwrap_or_default();
             inner.end.store(len, Ordering::Relaxed);
             Ok(Some(SavedCheckpoint { state: state.into(), target: 0..len }))
@@ -358,7 +379,7 @@ impl Journal for FileSink {
 
     fn save(&self, _at: u64, state: Bytes) -> BoxFuture<'_, Result<()>> {
         let inner = Arc::clone(&self.inner);
-        let turn = inner.saves.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let turn = inner.saves.fetch_add(1, Ordering::Relaxed) + 1;
         Box::pin(blocking(move |stop| {
             if inner.options.sync {
                 retry(|| rustix::fs::fdatasync(&inner.file))

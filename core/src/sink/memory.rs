@@ -63,7 +63,7 @@ impl Sink for MemorySink {
                 if state.bytes.len() < end {
                     state.bytes.resize(end, 0);
                 }
-                state.bytes[at..end].copy_from_slice(&piece);
+                state.bytes.get_mut(at..end).ok_or_else(full)?.copy_from_slice(&piece);
                 state.written += piece.len() as u64;
                 at = end;
             }

@@ -66,7 +66,7 @@ impl Place {
             .hint("create the directory first"),
             errno => failed("opening the directory of", &url, errno),
         })?;
-        let (partial, journal) = (name_beside(&name, "partial"), name_beside(&name, "journal"));
+        let (partial, journal) = (hidden_name(&name, "partial"), hidden_name(&name, "journal"));
         Ok(Self { dir, name, partial, journal, url })
     }
 
@@ -326,19 +326,19 @@ impl Place {
 }
 
 /// The temporary name for `name`. A digest replaces a name that would become too long.
-fn name_beside(name: &OsStr, what: &str) -> OsString {
+fn hidden_name(name: &OsStr, what: &str) -> OsString {
     /// One byte less than the limit for a name, for the new journal that replaces an old one.
     const LONGEST: usize = 254;
     let build = |middle: &OsStr| {
-        let mut beside = OsString::from(".");
-        beside.push(middle);
-        beside.push(".diskferry.");
-        beside.push(what);
-        beside
+        let mut hidden = OsString::from(".");
+        hidden.push(middle);
+        hidden.push(".diskferry.");
+        hidden.push(what);
+        hidden
     };
-    let beside = build(name);
-    if beside.len() <= LONGEST {
-        return beside;
+    let hidden = build(name);
+    if hidden.len() <= LONGEST {
+        return hidden;
     }
     let digest = Sha256::digest(name.as_bytes());
     let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();

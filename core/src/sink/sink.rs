@@ -21,6 +21,23 @@ use crate::source::{BoxFuture, Source};
 /// After an error of `write` or `zero`, only `abort` may be called.
 ///
 /// An implementation needs six methods; the others describe optional abilities. Wrappers must forward all of them.
+///
+/// ```
+/// use bytes::Bytes;
+/// use diskferry_core::{MemorySink, Sink, SinkHint, TargetOffset};
+///
+/// # #[tokio::main]
+/// # async fn main() -> diskferry_core::Result<()> {
+/// let sink = MemorySink::new();
+/// sink.prepare(SinkHint::default().most_bytes(Some(9)).exact(true)).await?;
+/// sink.write(TargetOffset::ZERO, vec![Bytes::from("disk"), Bytes::from("ferry")]).await?;
+/// assert_eq!(sink.published(), None);
+///
+/// let receipt = sink.finish(9).await?;
+/// assert_eq!((receipt.bytes, sink.published().as_deref()), (9, Some(&b"diskferry"[..])));
+/// # Ok(())
+/// # }
+/// ```
 pub trait Sink: Send + Sync {
     /// The URL or path, fit to be shown.
     fn url(&self) -> &str;

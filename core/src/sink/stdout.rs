@@ -43,8 +43,8 @@ struct Inner {
     output: OwnedFd,
     /// Rung once, when the sink is aborted.
     bell: OwnedFd,
-    /// The most bytes in one call that is guaranteed not to block after `poll` reports space.
-    most: usize,
+    /// The most bytes in one call that is guaranteed not to block after `poll` reports space; `None` if every call is.
+    most: Option<usize>,
     /// The bytes written, which is also the offset of the next write.
     written: AtomicU64,
     /// Held while writing.
@@ -102,7 +102,7 @@ impl StdoutSink {
             url: url.to_owned(),
             output,
             bell,
-            most: if waits { rustix::pipe::PIPE_BUF } else { usize::MAX },
+            most: waits.then_some(rustix::pipe::PIPE_BUF),
             written: AtomicU64::new(0),
             turn: Mutex::new(()),
             state: Mutex::new(State::Open),

@@ -90,11 +90,8 @@ pub const fn memory_of(budget: u64) -> u64 {
 
 /// The smallest budget of which a sink gets `memory` bytes.
 pub const fn budget_for(memory: u64) -> u64 {
-    if memory_of(memory.saturating_mul(2)) >= memory {
-        memory.saturating_mul(2)
-    } else {
-        memory.saturating_mul(4)
-    }
+    debug_assert!(memory <= u64::MAX / 4, "memory that no machine has");
+    if memory_of(memory * 2) >= memory { memory * 2 } else { memory * 4 }
 }
 
 /// The receipt of a published target.

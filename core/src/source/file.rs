@@ -17,6 +17,22 @@ use crate::source::types::{Capabilities, Identity, Segment, Traffic};
 /// Every read checks that the file is unchanged since it was opened (inode, length, modification time). A change is
 /// therefore `source_changed` at the next read and not only at the end. The methods need a tokio runtime, and use its
 /// threads for blocking calls. After a read is dropped, at most its current system call continues.
+///
+/// ```
+/// use diskferry_core::{FileSource, Source, StoredRange};
+///
+/// # #[tokio::main]
+/// # async fn main() -> diskferry_core::Result<()> {
+/// # let dir = tempfile::tempdir().expect("a temporary directory");
+/// # let path = dir.path().join("disk.raw");
+/// # std::fs::write(&path, "a boot sector").expect("a file");
+/// let source = FileSource::open(&path).await?;
+/// assert_eq!(source.len(), 13);
+/// assert_eq!(source.read(StoredRange::first(6)).await?, "a boot");
+/// source.verify().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct FileSource {
     local: Arc<LocalFile>,

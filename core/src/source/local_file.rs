@@ -188,7 +188,7 @@ impl LocalFile {
         while filled < len {
             stop.check()?;
             let at = range.start().get() + filled as u64;
-            match rustix::io::pread(&self.file, &mut buffer[filled..], at) {
+            match rustix::io::pread(&self.file, buffer.split_at_mut(filled).1, at) {
                 Ok(0) => {
                     return Err(self.changed(&format!("it ends at {at}, and had {} bytes", self.len)));
                 }

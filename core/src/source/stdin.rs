@@ -107,7 +107,7 @@ impl ByteStream for StandardInput {
                     let kind = if error.is_cancelled() { ErrorKind::Cancelled } else { ErrorKind::Internal };
                     Error::new(kind, format!("reading {} was cancelled", self.url)).caused_by(error)
                 })??;
-                self.came = self.came.saturating_add(self.left.len() as u64);
+                self.came += self.left.len() as u64;
             }
             Ok(self.left.split_to(most.min(self.left.len())))
         })
@@ -115,11 +115,9 @@ impl ByteStream for StandardInput {
 }
 
 fn silent(url: &str, came: u64, stall: Option<Duration>) -> Error {
-    let seconds = stall.unwrap_or_default().as_secs_f64();
-    Error::new(
-        ErrorKind::SourceUnavailable,
-        format!("{url} delivered nothing after {came} bytes, for {seconds} seconds"),
-    )
+    let during = stall.map(|stall| format!(", for {} seconds", stall.as_secs_f64()));
+    let message = format!("{url} delivered nothing after {came} bytes{}", during.unwrap_or_default());
+    Error::new(ErrorKind::SourceUnavailable, message)
 }
 
 impl Drop for StandardInput {

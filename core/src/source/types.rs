@@ -65,6 +65,7 @@ setters!(Traffic { requests: u64, bytes: u64, retries: u64 });
 impl std::ops::Add for Traffic {
     type Output = Self;
 
+    /// Adds up statistics. A counter that a source reports wrongly stays at the largest value.
     fn add(self, other: Self) -> Self {
         Self {
             requests: self.requests.saturating_add(other.requests),

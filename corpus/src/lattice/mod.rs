@@ -379,7 +379,7 @@ impl<'a> Structure<'a> {
         self.put(value, bytes, &[], expect)
     }
 
-    /// Adds one more value of that field, if the structure has these numbers at these offsets.
+    /// Adds one more value of that field, with these other numbers at these offsets of the structure.
     fn given(
         &mut self,
         value: Value,

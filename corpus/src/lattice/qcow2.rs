@@ -455,7 +455,7 @@ fn snapshots(out: &mut Vec<Case>, base: &Arc<Base>) {
 
 /// A zero entry means no cluster. The reference counts show whether there were others.
 fn zeroed_tails(out: &mut Vec<Case>, base: &Arc<Base>) {
-    // As a writer leaves it: no snapshots or bitmaps, and every cluster is counted as often as it is used.
+    // As a writer leaves it: no snapshots or bitmaps, and the refcount of every cluster is its number of uses.
     let mut image = Image(base.files[0].1.clone());
     image.be32(60, 0).be64(64, 0).put(184, &[0; 32]).put(BLOCK + 2 * 10, &[0, 0]);
     image.0.truncate(SNAPSHOTS);

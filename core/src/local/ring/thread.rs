@@ -18,10 +18,10 @@ use crate::local::gather::Gather;
 use crate::local::moved::Moved;
 
 /// The most requests in the kernel at once; the others wait. Sources and sinks have a handful each.
-const MOST: usize = 64;
+const MOST: u32 = 64;
 
 /// The most bytes in one read; the kernel accepts less than 2³¹.
-const LONGEST: usize = 1 << 30;
+const LONGEST: u32 = 1 << 30;
 
 /// Completions that belong to no request. Requests are numbered from 0.
 const BELL: u64 = u64::MAX;
@@ -29,7 +29,7 @@ const CANCEL: u64 = u64::MAX - 1;
 
 /// Creates a ring that supports all operations used here.
 pub(super) fn set_up() -> io::Result<IoUring> {
-    let uring = IoUring::new(u32::try_from(MOST).unwrap_or(u32::MAX))?;
+    let uring = IoUring::new(MOST)?;
     let mut probe = Probe::new();
     uring.submitter().register_probe(&mut probe)?;
     admit(uring, |code| probe.is_supported(code))
@@ -93,21 +93,23 @@ impl Flight {
     /// The submission entry for the part that is not done.
     fn entry(&mut self) -> Entry {
         let fd = types::Fd(self.request.file.as_raw_fd());
-        let at = self.request.at.saturating_add(self.done as u64);
+        // The kernel transferred these bytes, so their end fits.
+        let at = self.request.at + self.done as u64;
         match &mut self.request.what {
             What::Read(buffer) => {
                 let rest = buffer.get_mut(self.done..).unwrap_or_default();
-                let len = u32::try_from(rest.len().min(LONGEST)).unwrap_or_default();
+                let len = u32::try_from(rest.len()).map_or(LONGEST, |len| len.min(LONGEST));
                 opcode::Read::new(fd, rest.as_mut_ptr(), len).offset(at).build()
             }
             What::Write(pieces) => {
                 let mut rest = Gather::new(pieces);
                 rest.advance(self.done);
-                let slices = rest.slices(usize::MAX);
+                let slices = rest.slices(None);
                 self.slices.clear();
                 self.slices
                     .extend(slices.iter().map(|slice| Slice { start: slice.as_ptr(), len: slice.len() }));
-                let count = u32::try_from(self.slices.len()).unwrap_or_default();
+                // At most `IOV_MAX`, which is 1024.
+                let count = self.slices.len() as u32;
                 opcode::Writev::new(fd, self.slices.as_ptr().cast(), count).offset(at).build()
             }
         }
@@ -160,8 +162,13 @@ impl Uring {
     /// Handles a completion. The request continues if a part is missing and a caller still waits.
     fn land(&mut self, id: u64, result: i32) {
         let Some(mut flight) = self.flights.0.remove(&id) else { return };
-        let moved = usize::try_from(result).unwrap_or_default();
-        flight.done = flight.done.saturating_add(moved).min(flight.len());
+        // A negative result is an error.
+        let moved = usize::try_from(result).unwrap_or(0);
+        debug_assert!(
+            moved <= flight.len() - flight.done,
+            "the kernel cannot transfer more than was submitted"
+        );
+        flight.done = (flight.done + moved).min(flight.len());
         let again = moved > 0 || result == -Errno::INTR.raw_os_error();
         if !again || flight.done == flight.len() || flight.request.stop.load(Ordering::Acquire) {
             return answer(flight);
@@ -202,7 +209,8 @@ pub(super) fn run(uring: IoUring, shared: &Shared) {
     loop {
         let (begun, cancelled, closed) = {
             let mut queue = shared.queue();
-            let room = MOST.saturating_sub(uring.flights.0.len()).min(queue.waiting.len());
+            debug_assert!(uring.flights.0.len() <= MOST as usize, "bounded by this");
+            let room = (MOST as usize - uring.flights.0.len()).min(queue.waiting.len());
             let begun: Vec<_> = queue.waiting.drain(..room).collect();
             (begun, std::mem::take(&mut queue.cancelled), queue.closed && queue.waiting.is_empty())
         };
