@@ -36,7 +36,9 @@ pub use options::ClientOptions;
 pub use options::{Checksum, Keys, PathStyle};
 pub use url::{HttpLocation, Location, S3Location};
 
+#[cfg(feature = "embedded-server")]
 pub(crate) use error_chain::causes;
+pub(crate) use error_chain::reason;
 pub(crate) use http_client::{HttpBody, HttpClient};
 #[cfg(feature = "s3")]
 pub(crate) use region::check_object;
@@ -48,7 +50,7 @@ pub(crate) use response_check::{
 };
 #[cfg(feature = "s3")]
 pub(crate) use response_check::{clock_skew, is_throttled, server_error, store_message, throttled};
-pub(crate) use retry::{Failure, Retries, Timeouts};
+pub(crate) use retry::{Failure, LastProgress, Retries, Timeouts};
 #[cfg(feature = "s3")]
 pub(crate) use s3_client::in_region;
 #[cfg(feature = "s3")]

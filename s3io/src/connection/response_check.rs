@@ -55,6 +55,12 @@ pub(crate) fn is_throttled(response: &Response) -> bool {
     }
 }
 
+/// Whether a response says that the service is not able to respond now, whatever the request.
+#[cfg(feature = "s3")]
+pub(super) fn is_passing(response: &Response) -> bool {
+    is_throttled(response) || matches!(response.status, 408 | 500 | 502 | 504)
+}
+
 pub(crate) fn throttled(response: &Response) -> Failure {
     Failure::Throttled {
         what: format!(

@@ -7,7 +7,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use diskferry_core::{Error, ErrorKind};
 use http_body_util::BodyExt;
 
-use super::error_chain::{cause, causes};
+use super::error_chain::{cause, causes, reason};
 use super::http_client::empty_body;
 use super::response::{PinnedIdentity, REGION_HEADER, Response, no_response, parse_range, parse_seconds};
 use super::retry::Failure;
@@ -40,13 +40,13 @@ where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
     let Some(raw) = error.raw_response() else {
-        return Err(no_credentials(error).unwrap_or_else(|| no_response(error)));
+        return Err(no_credentials(error).or_else(|| not_sent(error)).unwrap_or_else(|| no_response(error)));
     };
     let header = |name: &str| raw.headers().get(name).map(str::to_owned);
     let known = error.as_service_error().map(ProvideErrorMetadata::meta);
     let code = known.and_then(|meta| meta.code());
     if raw.status().is_success() && code.is_none() {
-        return Err(Failure::transient(format!("the response cannot be parsed: {}", causes(error))));
+        return Err(Failure::transient(format!("the response cannot be parsed: {}", reason(error))));
     }
     let message = known.and_then(|meta| meta.message()).unwrap_or_default();
     Ok(Response {
@@ -71,14 +71,26 @@ fn expected_region(message: &str) -> Option<String> {
     rest.split_once('\'').map(|(region, _)| region.to_owned())
 }
 
-/// The failure of a request that was not sent because there are no credentials. Other errors of credentials come from a
-/// service that hands them out, and may pass.
+/// The failure of a request that the SDK could not build, or that the connection refused to send: it is invalid, and stays so.
+fn not_sent<E>(error: &SdkError<E, HttpResponse>) -> Option<Failure>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let invalid = match error {
+        SdkError::ConstructionFailure(_) => true,
+        SdkError::DispatchFailure(failure) => failure.is_user(),
+        _ => false,
+    };
+    invalid.then(|| {
+        let what = format!("the request cannot be sent: {}", reason(error));
+        Failure::Fatal(Error::new(ErrorKind::SourceUnavailable, what).retry(false))
+    })
+}
+
+/// The failure of a request that was not sent because there are no credentials. The providers of credentials have made
+/// their own tries.
 fn no_credentials(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
     let missing = cause::<CredentialsError>(error)?;
-    let (CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_)) = missing
-    else {
-        return None;
-    };
     // The first line becomes the message. The others list what was tried, and are kept as the cause.
     let tried = causes(missing);
     let why = tried.lines().next().unwrap_or_default().trim_end_matches(" Attempted:").trim_end_matches('.');

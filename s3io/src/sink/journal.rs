@@ -18,7 +18,7 @@ use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::target::{TargetObject, UploadedPart, part_number};
-use crate::connection::{Failure, Retries};
+use crate::connection::{Failure, Retries, Timeouts};
 
 /// The suffix of its key.
 const SUFFIX: &str = ".diskferry-journal";
@@ -146,7 +146,7 @@ impl TargetObject {
         let mut retries = Retries::writing(self.timeouts);
         loop {
             let request = self.s3.get_object().bucket(&self.at.bucket).key(self.journal_key()).send();
-            match self.send(request, self.timeouts.silence).await {
+            match self.send(request, retries.limit()).await {
                 Ok(output) if output.content_length().is_some_and(|len| len > MAX_BYTES) => {
                     return Ok(Some(None));
                 }
@@ -170,7 +170,7 @@ impl TargetObject {
     /// `destination_busy`; and the other `destination_*` codes.
     pub(super) async fn write_journal(&self, record: &JournalRecord, first: bool) -> Result<()> {
         let bytes = pack(MAGIC, record).ok_or_else(|| Error::internal("a journal cannot be serialized"))?;
-        let mut retries = Retries::writing(self.timeouts);
+        let mut retries = Retries::journal(self.timeouts);
         let mut outcome_unknown = false;
         loop {
             let condition = first && self.supports_conditions();
@@ -182,7 +182,7 @@ impl TargetObject {
                 .set_if_none_match(condition.then(|| "*".to_owned()))
                 .body(ByteStream::from(Bytes::clone(&bytes)))
                 .send();
-            match self.send(request, self.timeouts.silence).await {
+            match self.send(request, retries.limit()).await {
                 Ok(_) => return Ok(()),
                 // If the request was sent twice, the object may be from the first time.
                 Err(failed) if condition && failed.status == 412 && outcome_unknown => return Ok(()),
@@ -198,11 +198,11 @@ impl TargetObject {
     }
 
     /// Removes the journal. One that stays is recognised as abandoned later.
-    pub(super) async fn remove_journal(&self) {
-        let mut retries = Retries::writing(self.timeouts);
+    pub(super) async fn remove_journal(&self, timeouts: Timeouts) {
+        let mut retries = Retries::writing(timeouts);
         loop {
             let request = self.s3.delete_object().bucket(&self.at.bucket).key(self.journal_key()).send();
-            let Err(failed) = self.send(request, self.timeouts.silence).await else { return };
+            let Err(failed) = self.send(request, retries.limit()).await else { return };
             if failed.status == 404 {
                 return;
             }
@@ -216,10 +216,10 @@ impl TargetObject {
     /// Aborts the upload of an earlier run, and removes its journal. It may have ended already. If the abort fails, the
     /// bucket's lifecycle rule removes the parts.
     pub(super) async fn drop_abandoned(&self, id: &str) {
-        if let Err(error) = self.abort(id, false).await {
+        if let Err(error) = self.abort(id, false, self.timeouts).await {
             tracing::warn!(%error, "an upload of an earlier run was not aborted");
         }
-        self.remove_journal().await;
+        self.remove_journal(self.timeouts).await;
     }
 
     /// The upload with only those parts that the store has; `None` if the upload does not exist any more.
@@ -240,7 +240,7 @@ impl TargetObject {
                 .max_parts(LISTED_PARTS)
                 .set_part_number_marker(marker.clone())
                 .send();
-            match self.send(request, self.timeouts.silence).await {
+            match self.send(request, retries.limit()).await {
                 Ok(output) => {
                     for part in output.parts() {
                         let size = part.size().and_then(|size| u64::try_from(size).ok());

@@ -118,7 +118,7 @@ impl TargetObject {
         // The ETags of encrypted objects are not digests. Then it is ours if the upload is over, and the length and the
         // number of parts are the same.
         let alike = stored.len == Some(len) && etag.ends_with(&format!("-{}", parts.len()));
-        let ours = alike && !self.has_parts(id).await.map_err(unknown)?;
+        let ours = alike && !self.has_parts(id, self.timeouts).await.map_err(unknown)?;
         Ok(ours.then_some(stored))
     }
 
@@ -207,7 +207,7 @@ impl TargetObject {
                 .set_version_id(published.version_id.clone())
                 .set_if_match(published.etag.clone().filter(|_| condition))
                 .send();
-            match self.send(request, self.timeouts.silence).await {
+            match self.send(request, retries.limit()).await {
                 Ok(_) => return Ok(true),
                 Err(failed) if condition && failed.is_unknown_feature() => condition = false,
                 Err(failed) if matches!(failed.status, 404 | 409 | 412) => return Ok(false),

@@ -21,8 +21,8 @@ use super::publish::Published;
 use super::shared_upload::SharedUpload;
 use super::target::{TargetObject, WritePermission};
 use super::upload_task::{Command, Finish, SaveCheckpoint, UploadTask};
-use crate::connection::{Client, S3Location};
-use crate::object::{RemoteObject, S3Source};
+use crate::connection::{Client, S3Location, S3Service};
+use crate::object::{RemoteObject, S3Source, Shown};
 
 /// Options of an [`S3Sink`].
 ///
@@ -384,7 +384,8 @@ impl Sink for S3Sink {
             let published =
                 self.published().ok_or_else(|| Error::internal("read back before it was published"))?;
             let object = target.object(published.version_id.clone());
-            let shown = self.url().to_owned();
+            let peer = self.client.s3().peer(&S3Service::Configured);
+            let shown = Shown { url: self.url().to_owned(), peer };
             let remote = RemoteObject::open(&self.client, object, shown, None, Vec::new())
                 .await
                 .map_err(|error| as_destination(&error))?;

@@ -21,7 +21,7 @@ use tokio::time::MissedTickBehavior;
 use super::failed_request::{FailedRequest, exists};
 use crate::concurrency::ConcurrencyLimit;
 use crate::connection::{
-    BodyProgress, Checksum, Client, Failure, Object, Retries, S3Location, S3Service, Timeouts,
+    BodyProgress, Checksum, Client, Failure, LastProgress, Object, Retries, S3Location, S3Service, Timeouts,
     UploadProgress, in_region,
 };
 
@@ -34,8 +34,12 @@ pub(super) struct TargetObject {
     pub(super) s3: aws_sdk_s3::Client,
     pub(super) at: S3Location,
     shown: String,
+    /// The host and port that are connected to.
+    peer: String,
     pub(super) force: bool,
     pub(super) timeouts: Timeouts,
+    /// When any of its requests last sent new bytes.
+    progress: LastProgress,
     concurrency: ConcurrencyLimit,
     checksum: Checksum,
     /// The store refused a checksum.
@@ -87,9 +91,11 @@ impl TargetObject {
         let mut target = Self {
             s3: client.s3().client_for(&S3Service::Configured),
             shown: at.to_string(),
+            peer: client.s3().peer(&S3Service::Configured),
             at,
             force,
             timeouts: Timeouts::new(options),
+            progress: LastProgress::default(),
             concurrency: ConcurrencyLimit::writing(options.connections),
             checksum: options.checksum,
             no_checksums: AtomicBool::new(false),
@@ -105,7 +111,7 @@ impl TargetObject {
         let mut retries = Retries::writing(self.timeouts);
         let mut moved = false;
         loop {
-            let failed = match self.head(false).await {
+            let failed = match self.head(false, retries.limit()).await {
                 Ok(_) if self.force => return Ok(WritePermission::Granted),
                 Ok(_) => return Err(self.named(exists())),
                 Err(failed) => failed,
@@ -129,7 +135,7 @@ impl TargetObject {
         let mut retries = Retries::writing(self.timeouts);
         loop {
             let request = self.s3.head_bucket().bucket(&self.at.bucket).send();
-            match self.send(request, self.timeouts.silence).await {
+            match self.send(request, retries.limit()).await {
                 Ok(_) => return Ok(WritePermission::Granted),
                 // The permission to write does not imply the one to see the bucket, and some stores do not support HeadBucket.
                 Err(failed) if matches!(failed.status, 400..=403 | 405 | 501) => {
@@ -242,6 +248,8 @@ impl TargetObject {
         // Bytes that were sent may still be in this host's buffers, for long on a slow link. Half of the stall timeout leaves
         // time for one more try if the response was lost.
         let (sending, sent) = (self.timeouts.silence, self.timeouts.stall / 2);
+        // A try that gets nowhere ends with the stall timeout. One that sends its body may take longer.
+        let mut limit = retries.limit();
         let mut ticks = tokio::time::interval(sending / PROGRESS_CHECKS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut silent_for = Duration::ZERO;
@@ -257,14 +265,15 @@ impl TargetObject {
                 }
                 _ = ticks.tick() => {
                     silent_for += ticks.period();
-                    if progress.bytes() > seen {
-                        (seen, silent_for) = (progress.bytes(), Duration::ZERO);
-                    }
                     if progress.furthest() > furthest {
                         furthest = progress.furthest();
-                        retries.sent();
+                        retries.alive();
+                        self.progress.note();
                     }
-                    let limit = if seen < len { sending } else { sent };
+                    if progress.bytes() > seen {
+                        (seen, silent_for) = (progress.bytes(), Duration::ZERO);
+                        limit = if seen < len { sending } else { sent.min(retries.left().max(sending)) };
+                    }
                     if silent_for >= limit {
                         return Err(silent(limit));
                     }
@@ -278,6 +287,7 @@ impl TargetObject {
     pub(super) async fn wait(&self, retries: &mut Retries, failure: Failure, stoppable: bool) -> Result<()> {
         let wait = retries.next_wait(failure).map_err(|error| match error.kind() {
             ErrorKind::Cancelled => error,
+            ErrorKind::DestinationUnavailable => self.named(error.context(&self.peer)),
             _ => self.named(error),
         })?;
         let mut stop = self.stop.subscribe();
@@ -287,7 +297,7 @@ impl TargetObject {
         }
     }
 
-    async fn head(&self, checksum: bool) -> Result<StoredObject, FailedRequest> {
+    pub(super) async fn head(&self, checksum: bool, limit: Duration) -> Result<StoredObject, FailedRequest> {
         let request = self
             .s3
             .head_object()
@@ -295,7 +305,7 @@ impl TargetObject {
             .key(&self.at.key)
             .set_checksum_mode(checksum.then_some(ChecksumMode::Enabled))
             .send();
-        let output = self.send(request, self.timeouts.silence).await?;
+        let output = self.send(request, limit).await?;
         Ok(StoredObject {
             len: output.content_length().and_then(|len| len.try_into().ok()),
             etag: output.e_tag().map(str::to_owned),
@@ -311,7 +321,7 @@ impl TargetObject {
     pub(super) async fn stored(&self) -> Result<Option<StoredObject>> {
         let mut retries = Retries::writing(self.timeouts);
         loop {
-            match self.head(self.wants_checksum()).await {
+            match self.head(self.wants_checksum(), retries.limit()).await {
                 Ok(stored) => return Ok(Some(stored)),
                 Err(failed) if failed.status == 404 => return Ok(None),
                 Err(failed) => self.wait(&mut retries, failed.failure, false).await?,
@@ -334,7 +344,7 @@ impl TargetObject {
                 .key(&self.at.key)
                 .set_checksum_algorithm(checksum.then_some(ChecksumAlgorithm::Crc32))
                 .send();
-            let failed = match self.send(request, self.timeouts.silence).await {
+            let failed = match self.send(request, retries.limit()).await {
                 Ok(output) => match output.upload_id() {
                     Some(id) => return Ok(id.to_owned()),
                     None => FailedRequest::without_response(Failure::transient(
@@ -364,7 +374,7 @@ impl TargetObject {
                 permit = self.concurrency.acquire(bytes.len() as u64) => permit,
                 () = self.stopped() => return Err(self.cancelled()),
             };
-            retries.begin(queued.elapsed());
+            retries.begin(queued.elapsed(), &self.progress);
             let began = Instant::now();
             let checksum = self.wants_checksum().then(|| crc.get_or_insert_with(|| crc32(&bytes)).clone());
             let sent = BodyProgress::new(&progress);
@@ -411,8 +421,8 @@ impl TargetObject {
     }
 
     /// Whether the store still has parts of the upload.
-    pub(super) async fn has_parts(&self, id: &str) -> Result<bool> {
-        let mut retries = Retries::writing(self.timeouts);
+    pub(super) async fn has_parts(&self, id: &str, timeouts: Timeouts) -> Result<bool> {
+        let mut retries = Retries::writing(timeouts);
         loop {
             let request = self
                 .s3
@@ -422,7 +432,7 @@ impl TargetObject {
                 .upload_id(id)
                 .max_parts(1)
                 .send();
-            match self.send(request, self.timeouts.silence).await {
+            match self.send(request, retries.limit()).await {
                 Ok(output) => return Ok(!output.parts().is_empty()),
                 Err(failed) if failed.is_no_upload() => return Ok(false),
                 Err(failed) => self.wait(&mut retries, failed.failure, false).await?,
@@ -434,8 +444,8 @@ impl TargetObject {
     ///
     /// # Errors
     /// The `destination_*` codes: its parts may still be there.
-    pub(super) async fn abort(&self, id: &str, parts: bool) -> Result<()> {
-        let mut retries = Retries::writing(self.timeouts);
+    pub(super) async fn abort(&self, id: &str, parts: bool, timeouts: Timeouts) -> Result<()> {
+        let mut retries = Retries::writing(timeouts);
         loop {
             let request = self
                 .s3
@@ -444,9 +454,10 @@ impl TargetObject {
                 .key(&self.at.key)
                 .upload_id(id)
                 .send();
-            let failure = match self.send(request, self.timeouts.silence).await {
+            // A store may take long to delete many parts.
+            let failure = match self.send(request, retries.left().max(retries.limit())).await {
                 // A part that arrives after the abort stays, unless the upload is aborted again.
-                Ok(_) if parts && self.has_parts(id).await? => {
+                Ok(_) if parts && self.has_parts(id, timeouts).await? => {
                     Failure::transient("a part arrived after the abort")
                 }
                 Ok(_) => return Ok(()),

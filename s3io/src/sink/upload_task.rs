@@ -324,7 +324,8 @@ impl UploadTask {
                 self.state = UploadState::Published;
                 self.stop_journal().await;
                 if self.journal.take().is_some() {
-                    self.shared.target.remove_journal().await;
+                    let target = &self.shared.target;
+                    target.remove_journal(target.timeouts.cleanup()).await;
                 }
                 let _dropped = finish.reply.send(Ok(published));
             }
@@ -351,13 +352,25 @@ impl UploadTask {
         let stays = self.keep && has_checkpoint && self.maybe_published.is_none();
         if stays {
             tracing::debug!(url = target.shown(), "the upload is kept, and can be resumed");
-        } else if self.journal.take().is_some() {
-            target.remove_journal().await;
         }
-        if let Some(id) = self.id.take().filter(|_| !stays) {
-            if let Err(error) = target.abort(&id, parts).await {
+        let id = self.id.take().filter(|_| !stays);
+        let journal = self.journal.take().filter(|_| !stays);
+        // Side by side: if the store is away, both take as long as they may.
+        let timeouts = target.timeouts.cleanup();
+        let remove = async {
+            if journal.is_some() {
+                target.remove_journal(timeouts).await;
+            }
+        };
+        let abort = async {
+            if let Some(id) = &id
+                && let Err(error) = target.abort(id, parts, timeouts).await
+            {
                 tracing::warn!(%error, "an upload was not aborted");
             }
+        };
+        tokio::join!(abort, remove);
+        if let Some(id) = id {
             if let Some(len) = self.maybe_published {
                 let parts: Vec<UploadedPart> = self.uploaded.values().cloned().collect();
                 if let Ok(Some(_)) = target.published(&id, &parts, len).await {
