@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -28,12 +28,17 @@ use crate::connection::{
 /// How often the progress of a body is checked within the time after which a silent one fails.
 const PROGRESS_CHECKS: u32 = 8;
 
+/// The key of the object's metadata that has the id of the upload.
+pub(super) const RUN: &str = "diskferry-run";
+
 /// The object to be written, and how requests for it are made.
 #[derive(Debug)]
 pub(super) struct TargetObject {
     pub(super) s3: aws_sdk_s3::Client,
     pub(super) at: S3Location,
     shown: String,
+    /// The id of this upload, which the object keeps in its metadata. An upload that is resumed keeps its id.
+    run: Mutex<String>,
     /// The host and port that are connected to.
     peer: String,
     pub(super) force: bool,
@@ -59,6 +64,8 @@ pub(super) struct StoredObject {
     pub(super) etag: Option<String>,
     pub(super) version_id: Option<String>,
     pub(super) crc32: Option<String>,
+    /// The id of the upload that it is of, from its metadata.
+    pub(super) run: Option<String>,
 }
 
 /// Whether an object may be created, before anything is written.
@@ -91,6 +98,7 @@ impl TargetObject {
         let mut target = Self {
             s3: client.s3().client_for(&S3Service::Configured),
             shown: at.to_string(),
+            run: Mutex::new(format!("{:032x}", fastrand::u128(..))),
             peer: client.s3().peer(&S3Service::Configured),
             at,
             force,
@@ -144,6 +152,15 @@ impl TargetObject {
                 Err(failed) => self.wait(&mut retries, failed.failure, true).await?,
             }
         }
+    }
+
+    pub(super) fn run(&self) -> String {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Continues the upload of an earlier run, under its id.
+    pub(super) fn set_run(&self, run: &str) {
+        run.clone_into(&mut self.run.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(super) fn shown(&self) -> &str {
@@ -308,9 +325,10 @@ impl TargetObject {
         let output = self.send(request, limit).await?;
         Ok(StoredObject {
             len: output.content_length().and_then(|len| len.try_into().ok()),
-            etag: output.e_tag().map(str::to_owned),
+            etag: stated_etag(output.e_tag()),
             version_id: output.version_id().map(str::to_owned),
             crc32: output.checksum_crc32().map(str::to_owned),
+            run: output.metadata().and_then(|metadata| metadata.get(RUN)).cloned(),
         })
     }
 
@@ -329,6 +347,64 @@ impl TargetObject {
         }
     }
 
+    /// The object that is stored now, before one is published: nothing may be there. If the store does not let us look, a
+    /// `condition` of the request must do.
+    ///
+    /// # Errors
+    /// The `destination_*` codes.
+    pub(super) async fn look(&self, condition: bool) -> Result<Option<StoredObject>> {
+        let mut retries = Retries::writing(self.timeouts);
+        loop {
+            match self.head(false, retries.limit()).await {
+                Ok(stored) => return Ok(Some(stored)),
+                Err(failed) if failed.status == 404 => return Ok(None),
+                Err(failed) if condition && matches!(failed.status, 400..=403 | 405 | 501) => {
+                    return Ok(None);
+                }
+                Err(failed) => self.wait(&mut retries, failed.failure, true).await?,
+            }
+        }
+    }
+
+    /// Waits for the response to a request that may take the store long. Meanwhile the store is asked whether it is alive,
+    /// which counts as progress until `end`. The request is given up after the stall timeout: it may be lost.
+    pub(super) async fn attend<T, E>(
+        &self,
+        request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        retries: &mut Retries,
+        end: Instant,
+    ) -> Result<T, FailedRequest>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        let mut request = pin!(request);
+        let began = Instant::now();
+        let mut was_away = false;
+        loop {
+            let limit = retries.limit();
+            if let Ok(response) = tokio::time::timeout(limit, &mut request).await {
+                return response.map_err(|error| FailedRequest::of(&error));
+            }
+            let looked = tokio::select! {
+                biased;
+                response = &mut request => return response.map_err(|error| FailedRequest::of(&error)),
+                looked = self.head(false, retries.limit()) => looked,
+            };
+            let alive = match looked {
+                Ok(_) => true,
+                Err(failed) => matches!(failed.status, 300..500) && !failed.is_throttled(),
+            };
+            if alive && Instant::now() < end {
+                retries.alive();
+            }
+            // After it was away, the store may not know of the request any more.
+            if (alive && was_away) || began.elapsed() >= self.timeouts.stall || retries.left().is_zero() {
+                return Err(silent(began.elapsed()));
+            }
+            was_away |= !alive;
+        }
+    }
+
     /// Begins an upload, and returns its id.
     ///
     /// # Errors
@@ -342,6 +418,7 @@ impl TargetObject {
                 .create_multipart_upload()
                 .bucket(&self.at.bucket)
                 .key(&self.at.key)
+                .metadata(RUN, self.run())
                 .set_checksum_algorithm(checksum.then_some(ChecksumAlgorithm::Crc32))
                 .send();
             let failed = match self.send(request, retries.limit()).await {
@@ -391,17 +468,19 @@ impl TargetObject {
                 .interceptor(sent.clone())
                 .send();
             let failed = match self.upload(request, &sent, bytes.len() as u64, &mut retries).await {
-                Ok(output) => match (output.e_tag(), mismatch(&checksum, output.checksum_crc32())) {
-                    (Some(etag), None) => {
-                        permit.succeeded();
-                        crate::metrics::part(began.elapsed());
-                        return Ok(UploadedPart { etag: etag.to_owned(), crc32: checksum });
+                Ok(output) => {
+                    match (stated_etag(output.e_tag()), mismatch(&checksum, output.checksum_crc32())) {
+                        (Some(etag), None) => {
+                            permit.succeeded();
+                            crate::metrics::part(began.elapsed());
+                            return Ok(UploadedPart { etag, crc32: checksum });
+                        }
+                        (_, Some(why)) => FailedRequest::without_response(Failure::transient(why)),
+                        (None, _) => FailedRequest::without_response(Failure::transient(
+                            "the store sent no ETag of the part",
+                        )),
                     }
-                    (_, Some(why)) => FailedRequest::without_response(Failure::transient(why)),
-                    (None, _) => FailedRequest::without_response(Failure::transient(
-                        "the store sent no ETag of the part",
-                    )),
-                },
+                }
                 Err(failed) => failed,
             };
             if failed.is_throttled() {
@@ -467,6 +546,11 @@ impl TargetObject {
             self.wait(&mut retries, failure, false).await?;
         }
     }
+}
+
+/// An ETag that says something: some stores answer an empty one.
+pub(super) fn stated_etag(etag: Option<&str>) -> Option<String> {
+    etag.filter(|etag| !etag.trim_matches('"').is_empty()).map(str::to_owned)
 }
 
 fn silent(limit: Duration) -> FailedRequest {

@@ -1,0 +1,1 @@
+//! Stores that differ from Amazon S3 in what they answer.
