@@ -239,7 +239,13 @@ impl Sink for StrictSink {
             }
             assert_eq!(at, len, "nothing was said of the target's end");
             state.published = Some(bytes);
-            Ok(Receipt { url: self.url().to_owned(), bytes: len, written: state.written, etag: None })
+            Ok(Receipt {
+                url: self.url().to_owned(),
+                bytes: len,
+                written: state.written,
+                etag: None,
+                warnings: Vec::new(),
+            })
         })
     }
 

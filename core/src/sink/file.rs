@@ -275,7 +275,7 @@ impl Inner {
             self.place.sync(&self.file, self.options.force)?;
         }
         let written = self.written.load(Ordering::Relaxed);
-        Ok(Receipt { url: url.to_owned(), bytes: len, written, etag: None })
+        Ok(Receipt { url: url.to_owned(), bytes: len, written, etag: None, warnings: Vec::new() })
     }
 
     /// Whether another run is to continue with it.

@@ -83,7 +83,13 @@ impl Sink for MemorySink {
                 .map_err(|_| Error::new(ErrorKind::DestinationFull, "a target beyond the address space"))?;
             state.bytes.resize(bytes, 0);
             state.published = true;
-            Ok(Receipt { url: self.url().to_owned(), bytes: len, written: state.written, etag: None })
+            Ok(Receipt {
+                url: self.url().to_owned(),
+                bytes: len,
+                written: state.written,
+                etag: None,
+                warnings: Vec::new(),
+            })
         })
     }
 

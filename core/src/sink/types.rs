@@ -1,5 +1,7 @@
 //! What a sink can do, what it is told before the first write, and what it published.
 
+use crate::error::Warning;
+
 /// In which order a sink takes writes and zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WriteOrder {
@@ -108,9 +110,11 @@ pub struct Receipt {
     pub written: u64,
     /// The entity tag of an object.
     pub etag: Option<String>,
+    /// What went wrong after the target was complete, and does not concern it: something that was left beside it.
+    pub warnings: Vec<Warning>,
 }
 
-setters!(Receipt { url: String, bytes: u64, written: u64, etag: Option<String> });
+setters!(Receipt { url: String, bytes: u64, written: u64, etag: Option<String>, warnings: Vec<Warning> });
 
 #[cfg(test)]
 mod tests {

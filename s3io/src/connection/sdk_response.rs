@@ -48,6 +48,8 @@ where
     if raw.status().is_success() && code.is_none() {
         return Err(Failure::transient(format!("the response cannot be parsed: {}", reason(error))));
     }
+    // Stores name the right region in the error document of a request that was signed for another.
+    let region_element = || raw_element(raw, "Region").filter(|region| !region.is_empty());
     let message = known.and_then(|meta| meta.message()).unwrap_or_default();
     Ok(Response {
         // A store that fails after it sent a successful status puts the error into the body.
@@ -57,12 +59,20 @@ where
         identity: PinnedIdentity::default(),
         // The SDK resolves its endpoints: a store that redirects names a region.
         redirect: None,
-        region: header(REGION_HEADER).or_else(|| expected_region(message)),
+        region: header(REGION_HEADER).or_else(|| expected_region(message)).or_else(region_element),
         retry_after: header("retry-after").and_then(|text| parse_seconds(&text)),
         code: code.unwrap_or_default().to_owned(),
         message: message.to_owned(),
         body: empty_body(),
     })
+}
+
+/// The text of an XML element in the body of a response, whatever is around it.
+pub(crate) fn raw_element(raw: &HttpResponse, name: &str) -> Option<String> {
+    let document = String::from_utf8_lossy(raw.body().bytes()?);
+    let (_, rest) = document.split_once(&format!("<{name}>"))?;
+    let (text, _) = rest.split_once("</")?;
+    Some(text.trim().to_owned())
 }
 
 /// The region in S3's "the region 'us-east-1' is wrong; expecting 'eu-west-1'", which comes without a header.

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
@@ -132,11 +132,23 @@ impl TargetObject {
                 }
                 // The response to a HEAD does not say whether the bucket is missing.
                 (404, _) => return self.check_bucket().await,
-                // Nor does it say what a status of 400 is about.
+                // Nor does it say what a status of 400 is about: a GET may name the right region.
+                (400, None) if !moved && let Some(region) = self.named_region().await => {
+                    moved = true;
+                    self.s3 = in_region(&self.s3, &region);
+                }
                 (400 | 401 | 403, _) => return Ok(WritePermission::Unknown),
                 _ => self.wait(&mut retries, failed.failure, true).await?,
             }
         }
+    }
+
+    /// The region that the store names when it refuses a GET, if it is not the one of the request.
+    async fn named_region(&self) -> Option<String> {
+        let request = self.s3.get_bucket_location().bucket(&self.at.bucket).send();
+        let failed = self.send(request, self.timeouts.silence).await.err()?;
+        let requested = self.s3.config().region().map(|region| region.as_ref().to_owned());
+        failed.region.filter(|region| Some(region) != requested.as_ref())
     }
 
     async fn check_bucket(&self) -> Result<WritePermission> {
@@ -411,6 +423,7 @@ impl TargetObject {
     /// The `destination_*` codes.
     pub(super) async fn create_upload(&self) -> Result<String> {
         let mut retries = Retries::writing(self.timeouts);
+        let began = SystemTime::now();
         loop {
             let checksum = self.wants_checksum();
             let request = self
@@ -430,10 +443,51 @@ impl TargetObject {
                 },
                 Err(failed) => failed,
             };
+            // Another try would begin another upload.
+            if let Some(id) = failed.misunderstood {
+                return Err(self.named(self.end_misunderstood(id, began).await));
+            }
             if !self.drop_feature(&failed, (checksum, false))? {
                 self.wait(&mut retries, failed.failure, true).await?;
             }
         }
+    }
+
+    /// Ends the upload that a store began and answered with a document that is not understood. Returns the error to report.
+    async fn end_misunderstood(&self, id: Option<String>, began: SystemTime) -> Error {
+        let found = match id {
+            Some(id) => vec![id],
+            None => self.uploads_since(began).await,
+        };
+        let mut left = Vec::new();
+        for id in &found {
+            if self.abort(id, false, self.timeouts.cleanup()).await.is_err() {
+                left.push(id.chars().filter(|c| !c.is_control()).take(200).collect::<String>());
+            }
+        }
+        let what = "the store's response to CreateMultipartUpload is not one of the S3 protocol";
+        let outcome = match (found.is_empty(), left.is_empty()) {
+            (true, _) => "an upload without parts may be left".to_owned(),
+            (false, true) => "the upload that it began was ended".to_owned(),
+            (false, false) => format!("the upload {} is left", left.join(", ")),
+        };
+        Error::new(ErrorKind::DestinationUnsuitable, format!("{}: {what}; {outcome}", self.peer)).hint(
+            "use another store, or write to a file; `aws s3api list-multipart-uploads` shows what is left",
+        )
+    }
+
+    /// The uploads to this key that began after that time, by the store's clock. None if the store cannot say.
+    async fn uploads_since(&self, began: SystemTime) -> Vec<String> {
+        /// Clocks differ, and stores tell whole seconds.
+        const MARGIN: Duration = Duration::from_secs(2);
+        let request = self.s3.list_multipart_uploads().bucket(&self.at.bucket).prefix(&self.at.key).send();
+        let Ok(output) = self.send(request, self.timeouts.silence).await else { return Vec::new() };
+        let since = began.checked_sub(MARGIN).unwrap_or(began);
+        let ours =
+            output.uploads().iter().filter(|upload| upload.key() == Some(&*self.at.key)).filter(|upload| {
+                upload.initiated().and_then(|at| SystemTime::try_from(*at).ok()).is_some_and(|at| at >= since)
+            });
+        ours.filter_map(|upload| upload.upload_id().map(str::to_owned)).collect()
     }
 
     /// Uploads one part, counted from 0.
