@@ -243,7 +243,13 @@ impl Sink for StrictSink {
             }
             assert_eq!(at, len, "the end of the target was neither written nor zeroed");
             state.published = Some(bytes);
-            Ok(Receipt { url: self.url().to_owned(), bytes: len, written: state.written, etag: None })
+            Ok(Receipt {
+                url: self.url().to_owned(),
+                bytes: len,
+                written: state.written,
+                etag: None,
+                warnings: Vec::new(),
+            })
         })
     }
 

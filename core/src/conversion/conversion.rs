@@ -227,12 +227,17 @@ impl Conversion {
                     tracing::warn!(%error, "the journal could not be removed");
                 }
                 sink.abort().await;
-                if !sink.journal().is_some_and(Journal::stays) {
-                    return Err(error);
-                }
                 const KEPT: &str = "the partial target and its journal were kept: run it again with --resume";
+                const NOT_KEPT: &str =
+                    "nothing was kept to resume from: the run ended before its first checkpoint";
+                let may_continue = error.kind() == ErrorKind::Cancelled || error.is_retryable();
+                let what = match sink.journal() {
+                    Some(journal) if journal.stays() => KEPT,
+                    Some(_) if resume && may_continue => NOT_KEPT,
+                    _ => return Err(error),
+                };
                 let hint =
-                    error.hint_text().map_or_else(|| KEPT.to_owned(), |hint| format!("{hint}; {KEPT}"));
+                    error.hint_text().map_or_else(|| what.to_owned(), |hint| format!("{hint}; {what}"));
                 Err(error.hint(hint))
             }
             (ended, _) => ended,

@@ -327,7 +327,7 @@ impl<'a> Run<'a> {
         self.show(Phase::Finish, shown);
         let stall = self.options.stall;
         let Some(writer) = &mut self.writer else { return Ok((None, Vec::new())) };
-        let (len, looks) = writer.complete(virtual_bytes, stall).await?;
+        let (len, mut looks) = writer.complete(virtual_bytes, stall).await?;
         let Some(writer) = &self.writer else { return Ok((None, Vec::new())) };
         let (layout, sink) = (writer.layout(), writer.sink());
         let when = sink.capabilities().read_back;
@@ -338,6 +338,7 @@ impl<'a> Run<'a> {
             self.clock.charge(|timing| &mut timing.verify);
         }
         let receipt = sink.finish(len).await?;
+        looks.extend(receipt.warnings.iter().cloned());
         self.clock.charge(|timing| &mut timing.finish);
         if self.options.verify && when == ReadBack::After {
             self.show(Phase::Verify, shown);

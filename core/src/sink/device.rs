@@ -438,7 +438,7 @@ impl Inner {
         }
         *state = State::Published;
         let written = self.written.load(Ordering::Relaxed);
-        Ok(Receipt { url: self.url.clone(), bytes: len, written, etag: None })
+        Ok(Receipt { url: self.url.clone(), bytes: len, written, etag: None, warnings: Vec::new() })
     }
 
     fn publish(&self, len: u64) -> Result<()> {

@@ -297,7 +297,7 @@ impl Inner {
             self.place.sync(&self.file, self.options.force)?;
         }
         let written = self.written.load(Ordering::Relaxed);
-        Ok(Receipt { url: url.to_owned(), bytes: len, written, etag: None })
+        Ok(Receipt { url: url.to_owned(), bytes: len, written, etag: None, warnings: Vec::new() })
     }
 
     /// Whether the partial file is kept, so that another run can continue it.

@@ -84,7 +84,13 @@ impl Sink for MemorySink {
             })?;
             state.bytes.resize(bytes, 0);
             state.published = true;
-            Ok(Receipt { url: self.url().to_owned(), bytes: len, written: state.written, etag: None })
+            Ok(Receipt {
+                url: self.url().to_owned(),
+                bytes: len,
+                written: state.written,
+                etag: None,
+                warnings: Vec::new(),
+            })
         })
     }
 

@@ -267,7 +267,7 @@ impl Inner {
             return Err(self.given_up());
         }
         *state = State::Finished;
-        Ok(Receipt { url: self.url.clone(), bytes: len, written, etag: None })
+        Ok(Receipt { url: self.url.clone(), bytes: len, written, etag: None, warnings: Vec::new() })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Capabilities of a sink, hints for it, and the receipt of a published target.
 
+use crate::error::Warning;
+
 /// The order in which a sink accepts writes and zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WriteOrder {
@@ -106,9 +108,11 @@ pub struct Receipt {
     pub written: u64,
     /// The entity tag of an object.
     pub etag: Option<String>,
+    /// What went wrong after the target was complete, and does not concern it: something that was left beside it.
+    pub warnings: Vec<Warning>,
 }
 
-setters!(Receipt { url: String, bytes: u64, written: u64, etag: Option<String> });
+setters!(Receipt { url: String, bytes: u64, written: u64, etag: Option<String>, warnings: Vec<Warning> });
 
 #[cfg(test)]
 mod tests {

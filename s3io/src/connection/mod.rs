@@ -36,7 +36,9 @@ pub use options::ClientOptions;
 pub use options::{Checksum, Keys, PathStyle};
 pub use url::{HttpLocation, Location, S3Location};
 
+#[cfg(feature = "embedded-server")]
 pub(crate) use error_chain::causes;
+pub(crate) use error_chain::reason;
 pub(crate) use http_client::{HttpBody, HttpClient};
 #[cfg(feature = "s3")]
 pub(crate) use region::check_object;
@@ -47,13 +49,15 @@ pub(crate) use response_check::{
     ObjectLength, RequestPurpose, RequestedRange, body_length, check_status, no_ranges, object_length,
 };
 #[cfg(feature = "s3")]
-pub(crate) use response_check::{clock_skew, is_throttled, server_error, store_message, throttled};
-pub(crate) use retry::{Failure, Retries, Timeouts};
+pub(crate) use response_check::{
+    clock_skew, is_throttled, server_error, store_message, throttled, wrong_region,
+};
+pub(crate) use retry::{Failure, LastProgress, Retries, Timeouts};
 #[cfg(feature = "s3")]
 pub(crate) use s3_client::in_region;
 #[cfg(feature = "s3")]
 pub(crate) use s3_url::{S3Object, S3Service, s3_object};
 #[cfg(feature = "s3")]
-pub(crate) use sdk_response::response_of_error;
+pub(crate) use sdk_response::{raw_element, response_of_error};
 #[cfg(feature = "s3")]
 pub(crate) use upload_progress::{BodyProgress, UploadProgress};

@@ -7,9 +7,15 @@ use http::HeaderMap;
 
 use super::client::Client;
 use super::response::REGION_HEADER;
+#[cfg(feature = "s3")]
+use super::response_check::{is_passing, server_error};
+#[cfg(feature = "s3")]
+use super::retry::{Failure, Retries, Timeouts};
 use super::s3_url::aws_bucket;
 #[cfg(feature = "s3")]
 use super::s3_url::{S3Object, S3Service};
+#[cfg(feature = "s3")]
+use super::sdk_response::response_of_error;
 use super::url::HttpLocation;
 
 /// Compares a bucket's region with the required one, if there is one. Returns the number of requests that it took.
@@ -25,23 +31,38 @@ pub(crate) async fn check_object(
 ) -> Result<u64> {
     let Some(required) = &client.options().require_region else { return Ok(0) };
     let bucket = &object.location.bucket;
-    let (mut region, mut requests) = (None, 1);
-    match s3.head_bucket().bucket(bucket).send().await {
-        Ok(output) => region = output.bucket_region().map(str::to_owned),
-        Err(error) => {
-            // Stated also with 301, 400 and 403.
-            let stated = error.raw_response().and_then(|raw| raw.headers().get(REGION_HEADER));
-            region = stated.map(str::to_owned).or(region);
-        }
-    }
+    let mut requests = 1;
+    let mut retries = Retries::reading(Timeouts::new(client.options()));
+    let mut region = loop {
+        let head = s3.head_bucket().bucket(bucket).send();
+        let failure = match tokio::time::timeout(retries.limit(), head).await {
+            Ok(Ok(output)) => {
+                break output.bucket_region().map(str::to_owned);
+            }
+            Ok(Err(error)) => match response_of_error(&error) {
+                // Stated also with 301, 400 and 403.
+                Ok(response) if !is_passing(&response) => {
+                    break response.region;
+                }
+                Ok(response) => server_error(&response),
+                Err(failure) => failure,
+            },
+            Err(_) => Failure::transient("no response"),
+        };
+        let named = |error: Error| error.context(client.s3().peer(&object.service)).context(&object.location);
+        tokio::time::sleep(retries.next_wait(failure).map_err(named)?).await;
+        requests += 1;
+    };
     if region.is_none() {
         requests += 1;
-        match s3.get_bucket_location().bucket(bucket).send().await {
-            Ok(output) => {
+        let asked = s3.get_bucket_location().bucket(bucket).send();
+        match tokio::time::timeout(retries.limit(), asked).await {
+            Ok(Ok(output)) => {
                 let constraint = output.location_constraint().map(|at| at.as_str());
                 region = region_of_constraint(constraint, &object.service, client);
             }
-            Err(error) => tracing::debug!(code = error.code(), "GetBucketLocation is refused"),
+            Ok(Err(error)) => tracing::debug!(code = error.code(), "GetBucketLocation is refused"),
+            Err(_) => tracing::debug!("no response to GetBucketLocation"),
         }
     }
     compare(bucket, region.as_deref(), required, warnings)?;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use diskferry_core::ErrorKind;
+use diskferry_core::{Error, ErrorKind};
 use http_body_util::BodyExt;
 
-use super::error_chain::{cause, causes};
+use super::error_chain::{cause, is_lasting_tls_failure, reason};
 use super::http_client::{HttpBody, empty_body};
 use super::public_address::NotPublic;
 use super::retry::Failure;
@@ -113,7 +113,11 @@ impl Response {
 pub(crate) fn no_response(error: &(dyn std::error::Error + 'static)) -> Failure {
     match cause::<NotPublic>(error) {
         Some(refused) => Failure::fatal(ErrorKind::SourceForbidden, refused.to_string()),
-        None => Failure::transient(causes(error)),
+        None if is_lasting_tls_failure(error) => Failure::Fatal(
+            Error::new(ErrorKind::SourceUnavailable, format!("no TLS connection: {}", reason(error)))
+                .retry(false),
+        ),
+        None => Failure::transient(reason(error)),
     }
 }
 

@@ -55,6 +55,12 @@ pub(crate) fn is_throttled(response: &Response) -> bool {
     }
 }
 
+/// Whether a response says that the service is not able to respond now, whatever the request.
+#[cfg(feature = "s3")]
+pub(super) fn is_passing(response: &Response) -> bool {
+    is_throttled(response) || matches!(response.status, 408 | 500 | 502 | 504)
+}
+
 pub(crate) fn throttled(response: &Response) -> Failure {
     Failure::Throttled {
         what: format!(
@@ -108,6 +114,10 @@ pub(crate) fn check_status(response: &Response, purpose: RequestPurpose) -> Resu
             ErrorKind::SourceExpired,
             format!("the credentials have expired{said}"),
         )),
+        #[cfg(feature = "s3")]
+        status @ 400 if let Some(region) = &response.region => {
+            Failure::Fatal(wrong_region(ErrorKind::SourceForbidden, status, code, region))
+        }
         status @ 300..400 => Failure::Fatal(
             Error::new(
                 ErrorKind::SourceUnavailable,
@@ -123,6 +133,17 @@ pub(crate) fn check_status(response: &Response, purpose: RequestPurpose) -> Resu
             .retry(status >= 500),
         ),
     })
+}
+
+/// The error for a request that was signed for another region than the store's.
+#[cfg(feature = "s3")]
+pub(crate) fn wrong_region(kind: ErrorKind, status: u16, code: &str, region: &str) -> Error {
+    let region: String = region.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
+    Error::new(
+        kind,
+        format!("the request is signed for another region: the store's is {region} (status {status} {code})"),
+    )
+    .hint(format!("use --region {region}, or set AWS_REGION={region}"))
 }
 
 /// The error for a signature that is refused because of its time.

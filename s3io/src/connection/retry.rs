@@ -1,25 +1,34 @@
 //! Retries of one range or one upload request.
 //!
-//! The SDK's retries end at the response headers and are off. These cover bodies too, and continue from the byte reached. A
-//! try counts as failed unless it brought at least [`PROGRESS_BYTES`] bytes or everything that was missing, so that a
-//! server that sends one byte at a time is not asked for ever.
+//! The SDK's retries end at the response headers and are off. These cover bodies too, and continue from the byte reached.
+//! They go on until there was no progress for the stall timeout, however many tries that takes. A try counts as progress
+//! only if it brought at least [`PROGRESS_BYTES`] bytes or everything that was missing, so that a server that sends one
+//! byte at a time is given up as well.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use diskferry_core::{Error, ErrorKind};
 
 use super::options::ClientOptions;
 
-/// Tries in a row without progress, after which a range fails.
-const MAX_TRIES: u32 = 5;
 /// Bytes that make a try count as progress.
 const PROGRESS_BYTES: u64 = 64 << 10;
 /// Upper bound of the first random wait; it doubles with each try.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait between two tries.
 const MAX_WAIT: Duration = Duration::from_secs(15);
+/// Longest wait between two tries to write a journal: others take a journal for abandoned if it does not change for a
+/// few seconds.
+#[cfg(feature = "s3")]
+const MAX_JOURNAL_WAIT: Duration = Duration::from_secs(2);
+/// Doublings of [`FIRST_WAIT`] after which [`MAX_WAIT`] is reached.
+const MAX_DOUBLINGS: u32 = 8;
 /// Upper bound of [`Timeouts::silence`].
 const MAX_SILENCE: Duration = Duration::from_secs(20);
+/// Longest time that is spent on removing what a failed upload left.
+#[cfg(feature = "s3")]
+const MAX_CLEANUP: Duration = Duration::from_secs(10);
 
 /// Timeouts of requests.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +41,39 @@ pub(crate) struct Timeouts {
 
 impl Timeouts {
     pub(crate) fn new(options: &ClientOptions) -> Self {
-        let stall = options.stall_timeout.max(Duration::from_millis(1));
+        Self::of(options.stall_timeout)
+    }
+
+    fn of(stall: Duration) -> Self {
+        let stall = stall.max(Duration::from_millis(1));
         Self { stall, silence: (stall / 3).min(MAX_SILENCE) }
+    }
+
+    /// For requests that remove what a failed upload left. They must not keep the error from being reported.
+    #[cfg(feature = "s3")]
+    pub(crate) fn cleanup(self) -> Self {
+        Self::of((self.stall / 4).min(MAX_CLEANUP))
+    }
+}
+
+/// When any request of an object last made progress.
+#[derive(Debug)]
+pub(crate) struct LastProgress(Mutex<Instant>);
+
+impl Default for LastProgress {
+    fn default() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+}
+
+impl LastProgress {
+    /// There is progress now.
+    pub(crate) fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn get(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -72,6 +112,7 @@ impl Failure {
 #[derive(Debug)]
 pub(crate) struct Retries {
     timeouts: Timeouts,
+    max_wait: Duration,
     /// The kind of the error after the last try.
     kind: ErrorKind,
     /// Tries in a row without progress.
@@ -86,7 +127,15 @@ pub(crate) struct Retries {
 impl Retries {
     fn new(timeouts: Timeouts, kind: ErrorKind) -> Self {
         let now = Instant::now();
-        Self { timeouts, kind, failed: 0, progress_bytes: 0, progress_at: now, began: now }
+        Self {
+            timeouts,
+            max_wait: MAX_WAIT,
+            kind,
+            failed: 0,
+            progress_bytes: 0,
+            progress_at: now,
+            began: now,
+        }
     }
 
     /// Retries of a request that reads.
@@ -100,9 +149,16 @@ impl Retries {
         Self::new(timeouts, ErrorKind::DestinationUnavailable)
     }
 
-    /// Bytes were sent. They are lost if this try fails, so the count of tries continues.
+    /// Retries of a request that writes a journal.
     #[cfg(feature = "s3")]
-    pub(crate) fn sent(&mut self) {
+    pub(crate) fn journal(timeouts: Timeouts) -> Self {
+        Self { max_wait: MAX_JOURNAL_WAIT, ..Self::writing(timeouts) }
+    }
+
+    /// Bytes were sent that no try had sent before, or the server shows that it works on the request. The count of tries
+    /// continues: the bytes are lost if this try fails.
+    #[cfg(feature = "s3")]
+    pub(crate) fn alive(&mut self) {
         self.progress_at = Instant::now();
     }
 
@@ -125,36 +181,57 @@ impl Retries {
         Ok(())
     }
 
-    /// A try begins after it was `queued` in this process. That time does not count against the server.
-    pub(crate) fn begin(&mut self, queued: Duration) {
-        self.progress_at = self.progress_at.checked_add(queued).unwrap_or(self.progress_at);
+    /// A try begins after it was `queued` in this process. That time does not count against the server as far as other
+    /// requests made progress meanwhile: `others` says when one last did.
+    pub(crate) fn begin(&mut self, queued: Duration, others: &LastProgress) {
+        let later = self.progress_at.checked_add(queued).unwrap_or(self.progress_at);
+        self.progress_at = self.progress_at.max(later.min(others.get()));
         self.began = Instant::now();
     }
 
-    /// How long to wait before the next try, or the error if no try is left.
+    /// The time that is left without progress.
+    pub(crate) fn left(&self) -> Duration {
+        self.timeouts.stall.saturating_sub(self.progress_at.elapsed())
+    }
+
+    /// How long the try that begins now may wait for its first byte: the last one ends with the stall timeout.
+    pub(crate) fn limit(&self) -> Duration {
+        self.timeouts.silence.min(self.left().max(self.least()))
+    }
+
+    /// No try is worth less time than this.
+    fn least(&self) -> Duration {
+        FIRST_WAIT.min(self.timeouts.stall / 8)
+    }
+
+    /// How long to wait before the next try, or the error if no time is left for one.
     pub(crate) fn next_wait(&mut self, failure: Failure) -> Result<Duration, Error> {
         let (what, retry_after) = match failure {
             Failure::Fatal(error) | Failure::Expired(error) => return Err(error),
             Failure::Throttled { what, retry_after } => (what, retry_after),
             Failure::Transient { what } => (what, None),
         };
-        debug_assert!(self.failed < MAX_TRIES, "no try follows the last one");
-        self.failed = (self.failed + 1).min(MAX_TRIES);
-        let silent = self.progress_at.elapsed();
-        if self.failed >= MAX_TRIES || silent >= self.timeouts.stall {
+        self.failed = self.failed.saturating_add(1);
+        let left = self.left();
+        if left < self.least() {
+            let tries = if self.failed == 1 { "1 try".to_owned() } else { format!("{} tries", self.failed) };
+            let (silent, stall) = (self.progress_at.elapsed(), self.timeouts.stall);
             return Err(Error::new(
                 self.kind,
-                format!(
-                    "{what}; given up after {} tries without progress in {:.1} s",
-                    self.failed,
-                    silent.as_secs_f64()
-                ),
-            ));
+                format!("{what}; given up after {tries} without progress in {:.1} s", silent.as_secs_f64()),
+            )
+            .hint(format!(
+                "check that the server is up and reachable; --stall-timeout says for how long to try, now {} s",
+                stall.as_secs_f64()
+            )));
         }
-        // Full jitter. At most MAX_TRIES doublings.
-        let ceiling = FIRST_WAIT * (1 << self.failed) / 2;
-        let jitter = ceiling.min(MAX_WAIT).mul_f64(fastrand::f64());
-        let wait = retry_after.map_or(jitter, |asked| asked.max(jitter)).min(MAX_WAIT);
+        // Full jitter.
+        let ceiling = FIRST_WAIT * (1 << self.failed.saturating_sub(1).min(MAX_DOUBLINGS));
+        let jitter = ceiling.min(self.max_wait).mul_f64(fastrand::f64());
+        let wait = retry_after.map_or(jitter, |asked| asked.max(jitter)).min(self.max_wait);
+        // The last try needs time, too.
+        let room = (left / 2).min(self.timeouts.silence / 2);
+        let wait = wait.min(left.saturating_sub(room));
         crate::metrics::again(self.kind);
         tracing::debug!(%what, ?wait, "retrying");
         Ok(wait)
@@ -165,33 +242,79 @@ impl Retries {
 mod tests {
     use super::*;
 
-    fn retries() -> Retries {
-        Retries::reading(Timeouts::new(&ClientOptions::default()))
+    fn retries(stall: Duration) -> Retries {
+        Retries::reading(Timeouts::of(stall))
+    }
+
+    fn ago(time: Duration) -> Instant {
+        Instant::now().checked_sub(time).unwrap()
     }
 
     #[test]
-    fn a_request_fails_after_five_tries_without_progress() {
-        let mut retries = retries();
-        for _ in 0..4 {
+    fn tries_are_not_counted_and_only_time_without_progress_ends_them() {
+        let mut retries = retries(Duration::from_secs(3600));
+        for _ in 0..1000 {
             assert!(retries.next_wait(Failure::transient("cut")).unwrap() <= MAX_WAIT);
         }
+        retries.progress_at = ago(Duration::from_secs(3600));
         let error = retries.next_wait(Failure::transient("cut")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SourceUnavailable);
-        assert!(error.is_retryable() && error.message().contains("5 tries"), "{error}");
+        assert!(error.is_retryable() && error.message().contains("1001 tries"), "{error}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("--stall-timeout")), "{error}");
     }
 
     #[test]
-    fn progress_resets_the_count_and_a_few_bytes_do_not() {
-        let mut retries = retries();
-        for round in 1..50 {
-            retries.received(round * PROGRESS_BYTES).unwrap();
-            retries.next_wait(Failure::transient("cut")).unwrap();
+    fn the_waits_grow_to_the_longest_and_leave_room_for_a_last_try() {
+        let stall = Duration::from_secs(60);
+        let mut longest = Duration::ZERO;
+        for _ in 0..300 {
+            let mut retries = retries(stall);
+            // All time passes in waits: the worst case for the last try.
+            loop {
+                let left = retries.left();
+                let Ok(wait) = retries.next_wait(Failure::transient("refused")) else { break };
+                longest = longest.max(wait);
+                assert!(wait < left, "{wait:?} of {left:?}");
+                retries.progress_at = retries.progress_at.checked_sub(wait).unwrap();
+            }
+            assert!(retries.left() < Duration::from_millis(100), "{:?}", retries.left());
         }
-        let failed_at = (1..50).find(|extra| {
-            retries.received(49 * PROGRESS_BYTES + extra).unwrap();
-            retries.next_wait(Failure::transient("cut")).is_err()
-        });
-        assert_eq!(failed_at, Some(4));
+        assert!(longest > Duration::from_secs(10) && longest <= MAX_WAIT, "{longest:?}");
+    }
+
+    #[test]
+    fn progress_gives_the_whole_stall_timeout_again_and_a_few_bytes_do_not() {
+        let mut retries = retries(Duration::from_secs(60));
+        retries.progress_at = ago(Duration::from_secs(59));
+        retries.received(PROGRESS_BYTES - 1).unwrap();
+        assert!(retries.left() < Duration::from_secs(2));
+        retries.received(PROGRESS_BYTES).unwrap();
+        assert!(retries.left() > Duration::from_secs(50));
+    }
+
+    #[test]
+    fn a_try_that_drips_for_the_stall_timeout_fails() {
+        let mut retries = retries(Duration::from_secs(60));
+        retries.progress_at = ago(Duration::from_secs(60));
+        // A server that is back may be slow to start.
+        retries.received(10).unwrap();
+        retries.began = ago(Duration::from_secs(60));
+        assert!(matches!(retries.received(20), Err(Failure::Transient { .. })));
+        retries.next_wait(Failure::transient("drips")).unwrap_err();
+    }
+
+    #[test]
+    fn time_in_the_queue_counts_only_while_nobody_makes_progress() {
+        let hour = Duration::from_secs(3600);
+        let others = LastProgress::default();
+        let mut retries = retries(hour);
+        retries.progress_at = ago(hour);
+        retries.begin(hour, &others);
+        assert!(retries.left() > hour / 2, "another request made progress just now");
+        *others.0.lock().unwrap() = ago(hour);
+        retries.progress_at = ago(hour);
+        retries.begin(hour, &others);
+        assert!(retries.left() < hour / 2, "no request did");
     }
 
     #[test]
@@ -200,7 +323,8 @@ mod tests {
             what: "slow down".into(),
             retry_after: Some(Duration::from_secs(seconds)),
         };
-        assert!(retries().next_wait(throttled(3)).unwrap() >= Duration::from_secs(3));
-        assert_eq!(retries().next_wait(throttled(3600)).unwrap(), MAX_WAIT);
+        let wait = |seconds| retries(Duration::from_secs(60)).next_wait(throttled(seconds)).unwrap();
+        assert!(wait(3) >= Duration::from_secs(3));
+        assert_eq!(wait(3600), MAX_WAIT);
     }
 }

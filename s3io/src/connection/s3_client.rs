@@ -101,6 +101,21 @@ impl S3Access {
         self.endpoint.as_ref()
     }
 
+    /// The host and port that requests to that service go to, for messages.
+    pub(crate) fn peer(&self, service: &S3Service) -> String {
+        match (service, &self.endpoint) {
+            (S3Service::Configured, Some(endpoint)) => endpoint.authority(),
+            _ => {
+                let stated = match service {
+                    S3Service::Aws { region } => region.clone(),
+                    S3Service::Configured => None,
+                };
+                let region = stated.or_else(|| self.config.region().map(ToString::to_string));
+                format!("s3.{}.amazonaws.com:443", region.as_deref().unwrap_or("us-east-1"))
+            }
+        }
+    }
+
     /// The SDK's client for that service.
     pub(crate) fn client_for(&self, service: &S3Service) -> aws_sdk_s3::Client {
         match service {

@@ -56,6 +56,11 @@ impl Endpoint {
         })
     }
 
+    /// Its host and port.
+    pub(super) fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
     /// True if buckets cannot be names under the host: it is an address, `localhost`, or a name without a domain.
     pub(super) fn needs_path_style(&self) -> bool {
         self.host.parse::<IpAddr>().is_ok() || !self.host.contains('.') || self.host.ends_with(".localhost")

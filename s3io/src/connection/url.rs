@@ -204,7 +204,7 @@ impl HttpLocation {
     }
 
     #[cfg(feature = "s3")]
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.uri.port_u16().unwrap_or(if self.is_tls() { 443 } else { 80 })
     }
 

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use diskferry_core::{Error, ErrorKind, Result, Warning};
 
-use super::remote::{RemoteObject, RenewUrl, Renewal, UrlOrigin, source_by_remote};
+use super::remote::{RemoteObject, RenewUrl, Renewal, Shown, UrlOrigin, source_by_remote};
 #[cfg(feature = "s3")]
 use super::s3_source::S3Source;
 #[cfg(feature = "s3")]
@@ -83,8 +83,10 @@ impl HttpSource {
             .hint("create a new one"));
         }
         let renewal = renew.map(|renew| Renewal::new(&http, UrlOrigin::Caller(renew)));
+        let peer = format!("{}:{}", at.host(), at.port());
         let object = Object::Http { client: http, at };
-        let remote = RemoteObject::open(client, object, shown, renewal, warnings).await?;
+        let remote =
+            RemoteObject::open(client, object, Shown { url: shown, peer }, renewal, warnings).await?;
         remote.meter().add_requests(requests);
         Ok(Self { remote })
     }

@@ -19,4 +19,4 @@ pub use remote::RenewUrl;
 pub use s3_source::{S3Gate, S3Source};
 
 #[cfg(feature = "s3")]
-pub(crate) use remote::RemoteObject;
+pub(crate) use remote::{RemoteObject, Shown};

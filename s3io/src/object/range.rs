@@ -22,8 +22,8 @@ use tracing::{Instrument, debug_span};
 use super::remote::{RemoteObject, expired};
 use crate::concurrency::Permit;
 use crate::connection::{
-    Failure, HttpBody, Object, RequestPurpose, RequestedRange, Response, Retries, body_length, causes,
-    check_status,
+    Failure, HttpBody, Object, RequestPurpose, RequestedRange, Response, Retries, body_length, check_status,
+    reason,
 };
 
 /// A response whose body is being read.
@@ -33,6 +33,17 @@ struct OpenBody {
     promised: u64,
     missing: u64,
     since: Instant,
+}
+
+/// How long a response may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// The range is stuck after this time without a byte.
+    threshold: Duration,
+    /// The try fails after this time without a byte.
+    silence: Duration,
+    /// The time that is left until the stall timeout.
+    left: Duration,
 }
 
 /// The next bytes, and the body that they are of; `None` if the response was a redirect.
@@ -100,7 +111,7 @@ impl RemoteObject {
             let failure = {
                 let queued = Instant::now();
                 let permit = self.concurrency.acquire(state.end.abs_diff(before)).await;
-                state.retries.begin(queued.elapsed());
+                state.retries.begin(queued.elapsed(), &self.progress);
                 match self.attempt(&object, &mut state, first.take(), &permit).await {
                     // The server sent less than requested. It may do so, but not for ever.
                     Ok(()) if !state.is_complete()? && state.reached()? > before => {
@@ -144,7 +155,13 @@ impl RemoteObject {
         while open.as_ref().is_none_or(|open| open.missing > 0) {
             let since = Instant::now();
             let missing = state.missing(self.len())?;
-            let next = self.next_hedged(object, missing, open, permit, threshold).await;
+            let patience = Patience {
+                threshold,
+                // A response that has begun gets its time: it is the stalled one that must be left.
+                silence: if open.is_none() { state.retries.limit() } else { self.timeouts.silence },
+                left: state.retries.left(),
+            };
+            let next = self.next_hedged(object, missing, open, permit, patience).await;
             let next = next.inspect_err(|failure| {
                 if matches!(failure, Failure::Throttled { .. }) {
                     permit.throttled();
@@ -172,9 +189,9 @@ impl RemoteObject {
         missing: RequestedRange,
         open: Option<OpenBody>,
         permit: &Permit<'_>,
-        threshold: Duration,
+        patience: Patience,
     ) -> Result<NextBytes, Failure> {
-        let silence = self.timeouts.silence;
+        let Patience { threshold, silence, left } = patience;
         let silent = {
             let open = open.as_ref().map(|open| (open.missing, open.promised));
             move || {
@@ -199,6 +216,8 @@ impl RemoteObject {
         };
         crate::metrics::second();
         tracing::debug!(from = missing.first, after = ?soon, "stuck: sending a second request");
+        // The second response may take as long as the first, but not beyond the stall timeout.
+        let silence = silence.min(left.saturating_sub(soon)).max(rest);
         let mut second = pin!(timeout(silence, self.next(object, missing, None, permit)));
         let mut over = pin!(sleep(rest));
         let mut failed = None;
@@ -249,12 +268,13 @@ impl RemoteObject {
             // A frame without data has trailers.
             Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             Some(Err(error)) => {
-                let why = causes(&*error);
+                let why = reason(&*error);
                 return Err(Failure::transient(format!("the response broke off, {}: {why}", missing(&open))));
             }
             None => return Err(Failure::transient(format!("the response ended early, {}", missing(&open)))),
         };
         self.meter().add_bytes(bytes.len());
+        self.progress.note();
         permit.received(bytes.len());
         match open.missing.checked_sub(bytes.len() as u64) {
             Some(missing) => open.missing = missing,

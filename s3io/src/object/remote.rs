@@ -28,8 +28,8 @@ use crate::concurrency::{ConcurrencyLimit, DEFAULT_REQUEST_BYTES};
 #[cfg(feature = "s3")]
 use crate::connection::{Checksum, in_region};
 use crate::connection::{
-    Client, Failure, HttpClient, HttpLocation, Object, ObjectLength, PinnedIdentity, RequestPurpose,
-    Response, Retries, Timeouts, causes, check_status, no_ranges, object_length,
+    Client, Failure, HttpClient, HttpLocation, LastProgress, Object, ObjectLength, PinnedIdentity,
+    RequestPurpose, Response, Retries, Timeouts, check_status, no_ranges, object_length, reason,
 };
 
 /// Maximum number of redirects that are followed while opening.
@@ -46,12 +46,14 @@ pub(crate) struct RemoteObject {
     renewal: Option<Renewal>,
     /// Redirects that may still be followed: none after opening, some after a renewal.
     pub(super) redirects: AtomicU32,
-    shown: String,
+    shown: Shown,
     len: u64,
     pub(super) pin: PinnedIdentity,
     identity: Identity,
     head: Bytes,
     pub(super) timeouts: Timeouts,
+    /// When any of its requests last brought bytes.
+    pub(super) progress: LastProgress,
     pub(super) concurrency: ConcurrencyLimit,
     pub(super) hedging: Hedging,
     meter: Meter,
@@ -60,6 +62,14 @@ pub(crate) struct RemoteObject {
     /// Best length of a request; requests start at its multiples.
     request_bytes: u64,
     warnings: Vec<Warning>,
+}
+
+/// How an object is named in messages.
+pub(crate) struct Shown {
+    /// The URL, without secrets.
+    pub(crate) url: String,
+    /// The host and port that are connected to.
+    pub(crate) peer: String,
 }
 
 /// How to get a fresh URL of the object.
@@ -91,7 +101,7 @@ impl RemoteObject {
     pub(crate) async fn open(
         client: &Client,
         object: Object,
-        shown: String,
+        shown: Shown,
         renewal: Option<Renewal>,
         warnings: Vec<Warning>,
     ) -> Result<Self> {
@@ -106,6 +116,7 @@ impl RemoteObject {
             identity: Identity::default(),
             head: Bytes::new(),
             timeouts: Timeouts::new(options),
+            progress: LastProgress::default(),
             concurrency: ConcurrencyLimit::reading(options.connections),
             hedging: Hedging::default(),
             meter: Meter::default(),
@@ -122,7 +133,7 @@ impl RemoteObject {
             identity.version_id = response.identity.version_id.clone();
             identity
         };
-        match object_length(&response).map_err(|error| error.context(&remote.shown))? {
+        match object_length(&response).map_err(|error| remote.named(error))? {
             ObjectLength::Known(len) => {
                 remote.len = len;
                 remote.head =
@@ -146,7 +157,7 @@ impl RemoteObject {
             ));
         }
         remote.warn_if_expiring();
-        tracing::debug!(url = %remote.shown, len = remote.len, etag = ?remote.identity.etag, "opened");
+        tracing::debug!(url = %remote.url(), len = remote.len, etag = ?remote.identity.etag, "opened");
         Ok(remote)
     }
 
@@ -160,7 +171,8 @@ impl RemoteObject {
         loop {
             let object = self.object();
             // The version in the URL, if there is one, is part of the object.
-            let failure = match self.request(&object, range, &PinnedIdentity::default()).await {
+            let any = PinnedIdentity::default();
+            let failure = match self.request(&object, range, &any, retries.limit()).await {
                 Ok(response) => match (&*object, response.status) {
                     (Object::Http { client, at }, _) if response.redirect.is_some() => {
                         // Needed when the URL that it leads to no longer works.
@@ -208,8 +220,8 @@ impl RemoteObject {
         object: &Object,
         range: Option<(u64, u64)>,
         pin: &PinnedIdentity,
+        limit: Duration,
     ) -> Result<Response, Failure> {
-        let limit = self.timeouts.silence;
         tokio::time::timeout(limit, self.get(object, range, pin))
             .await
             .map_err(|_| Failure::transient(format!("no response in {:.1} s", limit.as_secs_f64())))?
@@ -238,7 +250,7 @@ impl RemoteObject {
         let read = async {
             while let Some(frame) = body.frame().await {
                 let frame = frame.map_err(|error| {
-                    let why = causes(&*error);
+                    let why = reason(&*error);
                     Error::new(ErrorKind::SourceUnavailable, format!("the response broke off: {why}"))
                 })?;
                 // A frame without data has trailers.
@@ -265,7 +277,7 @@ impl RemoteObject {
 
     /// Waits before the next try, or returns the error if no try is left.
     pub(super) async fn wait(&self, retries: &mut Retries, failure: Failure) -> Result<()> {
-        let wait = retries.next_wait(failure).map_err(|error| self.named(error))?;
+        let wait = retries.next_wait(failure).map_err(|error| self.named(self.from_peer(error)))?;
         self.meter.add_retry();
         tokio::time::sleep(wait).await;
         Ok(())
@@ -309,7 +321,7 @@ impl RemoteObject {
         if !Arc::ptr_eq(stale, &self.object()) {
             return Ok(());
         }
-        tracing::debug!(url = %self.shown, "renewing the URL");
+        tracing::debug!(url = %self.url(), "renewing the URL");
         let at = match &renewal.origin {
             UrlOrigin::Caller(renew) => {
                 let fresh = renew().await.map_err(|error| self.named(error))?;
@@ -354,9 +366,21 @@ impl RemoteObject {
         }
     }
 
+    /// An error of the connection, with host and port.
+    fn from_peer(&self, error: Error) -> Error {
+        if error.kind() != ErrorKind::SourceUnavailable {
+            return error;
+        }
+        // After a redirect it is another one.
+        match self.object().as_http() {
+            Some((_, at)) => error.context(format_args!("{}:{}", at.host(), at.port())),
+            None => error.context(&self.shown.peer),
+        }
+    }
+
     /// The error with the object's name in front.
     fn named(&self, error: Error) -> Error {
-        error.context(&self.shown)
+        error.context(self.url())
     }
 
     pub(super) fn warnings(&self) -> &[Warning] {
@@ -368,7 +392,7 @@ impl RemoteObject {
     }
 
     pub(super) fn url(&self) -> &str {
-        &self.shown
+        &self.shown.url
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -491,7 +515,7 @@ pub(super) fn expired(failure: Failure, object: &Object) -> Failure {
 impl std::fmt::Debug for RemoteObject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RemoteObject")
-            .field("url", &self.shown)
+            .field("url", &self.shown.url)
             .field("len", &self.len)
             .finish_non_exhaustive()
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use diskferry_core::{BoxFuture, Gate, Result, SiblingName, Source, Warning};
 
-use super::remote::{RemoteObject, source_by_remote};
+use super::remote::{RemoteObject, Shown, source_by_remote};
 use crate::connection::{Client, Object, S3Location, S3Object, S3Service, check_object};
 
 /// An object, read by ranged GETs that are pinned to its ETag and version.
@@ -34,8 +34,9 @@ impl S3Source {
         let s3 = client.s3().client_for(&object.service);
         let mut warnings = Vec::new();
         let requests = check_object(client, &s3, &object, &mut warnings).await?;
+        let peer = client.s3().peer(&object.service);
         let object = Object::S3 { client: s3, at: object.location };
-        let remote = RemoteObject::open(client, object, shown, None, warnings).await?;
+        let remote = RemoteObject::open(client, object, Shown { url: shown, peer }, None, warnings).await?;
         remote.meter().add_requests(requests);
         Ok(Self { remote })
     }

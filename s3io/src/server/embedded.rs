@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -15,11 +16,11 @@ use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use diskferry_core::{Error, Result};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::backing_store::{ACCESS_KEY, SECRET_KEY};
-use super::exchange::{Exchange, Fault, Request};
+use super::exchange::{Exchange, Fault, Outage, Request};
 use super::fault_connection::{FaultConnection, FaultSocket, Shape};
 use super::fault_layer::FaultLayer;
 use super::options::ServerOptions;
@@ -29,6 +30,7 @@ use crate::connection::{Client, ClientOptions, Keys, S3Service, causes};
 pub struct Server {
     address: SocketAddr,
     layer: Arc<FaultLayer>,
+    outage: watch::Sender<Option<Outage>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     root: tempfile::TempDir,
@@ -53,15 +55,16 @@ impl Server {
             .enable_all()
             .build()?;
         let served = Arc::clone(&layer);
+        let (outage, outages) = watch::channel(None);
         let thread = std::thread::Builder::new().name("s3-server".into()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(listener, served) => {}
+                    () = serve(listener, served, outages) => {}
                     _ = stopped => {}
                 }
             });
         })?;
-        Ok(Self { address, layer, stop: Some(stop), thread: Some(thread), root })
+        Ok(Self { address, layer, outage, stop: Some(stop), thread: Some(thread), root })
     }
 
     /// Its URL, without a slash at the end.
@@ -150,6 +153,12 @@ impl Server {
         self.layer.link.set(shape);
     }
 
+    /// Takes the server away, or brings it back with `None`. Connections that are open are affected as well.
+    pub fn set_outage(&self, outage: Option<Outage>) {
+        self.layer.unavailable.store(outage == Some(Outage::Unavailable), Ordering::Relaxed);
+        self.outage.send_replace(outage);
+    }
+
     /// Injects faults from now on: the rule is called with every request, and its faults are applied to the response.
     pub fn set_faults(&self, rule: impl Fn(&Request) -> Vec<Fault> + Send + Sync + 'static) {
         *self.layer.rule.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rule);
@@ -214,17 +223,45 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> Error {
 }
 
 /// Accepts connections until it is dropped, and its connections with it.
-async fn serve(listener: std::net::TcpListener, layer: Arc<FaultLayer>) {
+async fn serve(
+    listener: std::net::TcpListener,
+    layer: Arc<FaultLayer>,
+    mut outages: watch::Receiver<Option<Outage>>,
+) {
+    let Ok(address) = listener.local_addr() else { return };
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    let mut listener = Some(listener);
     let mut connections = JoinSet::new();
     let mut accepted_so_far = 0;
+    let silent = Arc::new(AtomicBool::new(false));
     loop {
+        let outage = *outages.borrow_and_update();
+        silent.store(outage == Some(Outage::Silent), Ordering::Relaxed);
+        match outage {
+            Some(Outage::Refused) => listener = None,
+            // The port is free unless another process took it meanwhile.
+            _ if listener.is_none() => match tokio::net::TcpListener::bind(address).await {
+                Ok(bound) => listener = Some(bound),
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                }
+            },
+            _ => {}
+        }
+        if matches!(outage, Some(Outage::Refused | Outage::Closed)) {
+            connections.shutdown().await;
+        }
         tokio::select! {
-            accepted = listener.accept() => {
+            accepted = accept(listener.as_ref()) => {
                 let Ok((stream, _)) = accepted else { continue };
+                // Read again: it may have changed while this waited.
+                if *outages.borrow() == Some(Outage::Closed) {
+                    continue;
+                }
                 // Without it, small responses wait for acknowledgements.
                 let _slower = stream.set_nodelay(true);
-                let connection = Arc::new(FaultConnection::new(accepted_so_far));
+                let connection = Arc::new(FaultConnection::new(accepted_so_far, &silent));
                 accepted_so_far += 1;
                 let io = TokioIo::new(FaultSocket::new(stream, Arc::clone(&connection)));
                 let layer = Arc::clone(&layer);
@@ -241,6 +278,17 @@ async fn serve(listener: std::net::TcpListener, layer: Arc<FaultLayer>) {
                 });
             }
             Some(_) = connections.join_next() => {}
+            Ok(()) = outages.changed() => {}
         }
+    }
+}
+
+/// The next connection; none if nobody listens.
+async fn accept(
+    listener: Option<&tokio::net::TcpListener>,
+) -> io::Result<(tokio::net::TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
     }
 }

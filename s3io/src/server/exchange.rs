@@ -75,10 +75,28 @@ pub enum Fault {
     Delay(std::time::Duration),
     /// The response is complete, and then the connection is closed without announcement.
     Hangup,
+    /// The store is asked, and this body replaces the one of its response.
+    Body(String),
+    /// This status and body; the store is not asked.
+    Respond(u16, String),
     /// One bit of this byte of the body is flipped.
     Flip(u64),
     /// Before the response, the object is replaced by this file, which is moved there.
     Replace(PathBuf),
+}
+
+/// The way in which a whole server is away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Outage {
+    /// Every request is refused with status 503.
+    Unavailable,
+    /// Connections are accepted, and closed at once.
+    Closed,
+    /// Nobody listens: connections are refused.
+    Refused,
+    /// Connections stay open, and nothing passes. Those that were used meanwhile stay silent afterwards.
+    Silent,
 }
 
 /// Chooses the faults of a request's response.

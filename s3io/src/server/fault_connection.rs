@@ -69,11 +69,23 @@ pub(super) struct FaultConnection {
     reset: AtomicBool,
     /// It accepts no further request.
     ended: AtomicBool,
+    /// Nothing passes any more, and it stays open.
+    silent: AtomicBool,
+    /// The server is silent.
+    server_silent: Arc<AtomicBool>,
 }
 
 impl FaultConnection {
-    pub(super) fn new(number: u64) -> Self {
-        Self { number, ..Self::default() }
+    /// `server_silent`: while it is set, nothing passes. A connection that was used meanwhile stays silent for ever.
+    pub(super) fn new(number: u64, server_silent: &Arc<AtomicBool>) -> Self {
+        Self { number, server_silent: Arc::clone(server_silent), ..Self::default() }
+    }
+
+    fn is_silent(&self) -> bool {
+        if self.server_silent.load(Ordering::Relaxed) {
+            self.silent.store(true, Ordering::Relaxed);
+        }
+        self.silent.load(Ordering::Relaxed)
     }
 }
 
@@ -266,15 +278,23 @@ impl AsyncRead for FaultSocket {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.connection.is_silent() {
+            return Poll::Pending;
+        }
         if self.connection.ended.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, into)
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, into));
+        // It may have waited since before the silence began.
+        if self.connection.is_silent() { Poll::Pending } else { Poll::Ready(read) }
     }
 }
 
 impl AsyncWrite for FaultSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.connection.is_silent() {
+            return Poll::Pending;
+        }
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -295,6 +315,9 @@ impl AsyncWrite for FaultSocket {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.connection.is_silent() {
+            return Poll::Pending;
+        }
         Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -27,6 +27,8 @@ pub(super) struct FaultLayer {
     pub(super) rule: RwLock<Arc<Rule>>,
     pub(super) log: Arc<Log>,
     requests: AtomicU64,
+    /// Every request is refused with status 503.
+    pub(super) unavailable: AtomicBool,
     /// A response is of one object, not partly of another that replaced it meanwhile.
     replacing: tokio::sync::RwLock<()>,
 }
@@ -44,6 +46,7 @@ impl FaultLayer {
             rule: RwLock::new(Arc::new(|_| Vec::new())),
             log: Arc::default(),
             requests: AtomicU64::new(0),
+            unavailable: AtomicBool::new(false),
             replacing: tokio::sync::RwLock::new(()),
         })
     }
@@ -55,7 +58,10 @@ impl FaultLayer {
     ) -> Result<Response, s3s::HttpError> {
         let seen = self.log_request(&request, &connection);
         let rule = Arc::clone(&self.rule.read().unwrap_or_else(PoisonError::into_inner));
-        let faults = rule(&seen);
+        let mut faults = rule(&seen);
+        if self.unavailable.load(Ordering::Relaxed) {
+            faults = vec![Fault::Status(503)];
+        }
         let delays = faults.iter().filter_map(|fault| match fault {
             Fault::Delay(delay) => Some(*delay),
             _ => None,
@@ -87,6 +93,13 @@ impl FaultLayer {
         };
         let file = self.file(&seen, &response);
         drop(unreplaced);
+        for fault in &faults {
+            if let Fault::Body(body) = fault {
+                // The length is that of the new one.
+                response.headers_mut().remove(header::CONTENT_LENGTH);
+                *response.body_mut() = s3s::Body::from(body.clone());
+            }
+        }
         let (mut cut, mut flip, mut hangup) = (None, None, false);
         for fault in &faults {
             match fault {
@@ -214,6 +227,7 @@ fn refusal(fault: &Fault) -> Option<http::Response<s3s::Body>> {
             (*status, format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>"))
         }
         Fault::Redirect(_) => (307, String::new()),
+        Fault::Respond(status, body) => (*status, body.clone()),
         _ => return None,
     };
     let mut response = http::Response::new(s3s::Body::from(body));

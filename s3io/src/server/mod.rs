@@ -16,6 +16,6 @@ mod fault_layer;
 mod options;
 
 pub use embedded::Server;
-pub use exchange::{Exchange, Fault, Request};
+pub use exchange::{Exchange, Fault, Outage, Request};
 pub use fault_connection::Shape;
 pub use options::ServerOptions;

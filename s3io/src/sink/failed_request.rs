@@ -8,7 +8,8 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use diskferry_core::{Error, ErrorKind};
 
 use crate::connection::{
-    Failure, Response, clock_skew, is_throttled, response_of_error, server_error, store_message, throttled,
+    Failure, Response, clock_skew, is_throttled, raw_element, response_of_error, server_error, store_message,
+    throttled, wrong_region,
 };
 
 /// A request that failed.
@@ -20,6 +21,9 @@ pub(super) struct FailedRequest {
     pub(super) code: String,
     /// The region that the store says the bucket is in.
     pub(super) region: Option<String>,
+    /// The store answered with success, and with a document that is not the one of the request. The id of the upload in
+    /// it, if there is one.
+    pub(super) misunderstood: Option<Option<String>>,
     /// The request may have taken effect nevertheless.
     pub(super) outcome_unknown: bool,
     /// Whether another try can help.
@@ -33,13 +37,20 @@ impl FailedRequest {
     {
         match response_of_error(error) {
             Ok(response) => Self {
+                misunderstood: None,
                 status: response.status,
                 failure: failure_of(&response),
                 outcome_unknown: response.status >= 500 && response.status != 501,
                 code: response.code,
                 region: response.region,
             },
-            Err(failure) => Self::without_response(failure),
+            Err(failure) => Self {
+                misunderstood: error
+                    .raw_response()
+                    .filter(|raw| raw.status().is_success())
+                    .map(|raw| raw_element(raw, "UploadId")),
+                ..Self::without_response(failure)
+            },
         }
     }
 
@@ -49,7 +60,7 @@ impl FailedRequest {
             Failure::Fatal(error) | Failure::Expired(error) => Failure::Fatal(as_destination(&error)),
             failure => failure,
         };
-        Self { status: 0, code: String::new(), region: None, outcome_unknown, failure }
+        Self { status: 0, code: String::new(), region: None, misunderstood: None, outcome_unknown, failure }
     }
 
     pub(super) fn is_throttled(&self) -> bool {
@@ -102,6 +113,9 @@ fn failure_of(response: &Response) -> Failure {
             )
             .hint("the credentials need s3:PutObject and s3:AbortMultipartUpload on it"),
         ),
+        status @ 400 if let Some(region) = &response.region => {
+            Failure::Fatal(wrong_region(ErrorKind::DestinationForbidden, status, code, region))
+        }
         404 if code == "NoSuchUpload" => Failure::fatal(
             ErrorKind::DestinationUnavailable,
             format!("the upload is gone: somebody else ended it{said}"),

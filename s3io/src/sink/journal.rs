@@ -13,17 +13,17 @@ use std::time::Duration;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use diskferry_core::internal::{pack, unpack};
-use diskferry_core::{Error, ErrorKind, Result};
+use diskferry_core::{Error, ErrorKind, Result, Warning};
 use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::target::{TargetObject, UploadedPart, part_number};
-use crate::connection::{Failure, Retries};
+use crate::connection::{Failure, Retries, Timeouts};
 
 /// The suffix of its key.
 const SUFFIX: &str = ".diskferry-journal";
 /// Its first bytes, with the version of the format.
-const MAGIC: [u8; 8] = *b"dfs3jr01";
+const MAGIC: [u8; 8] = *b"dfs3jr02";
 /// Maximum length. No journal is longer.
 const MAX_BYTES: i64 = 80 << 20;
 /// How long a journal must stay unchanged to be abandoned, if its writer is on another host. More than two heartbeats.
@@ -40,12 +40,16 @@ pub(super) struct JournalRecord {
     pub(super) upload: ResumableUpload,
     /// The conversion's checkpoint; empty if there is none yet.
     pub(super) checkpoint: Vec<u8>,
+    /// The upload is over, and the journal could not be deleted: it is to be overwritten.
+    pub(super) ended: bool,
 }
 
 /// An upload that can be resumed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct ResumableUpload {
     pub(super) id: String,
+    /// The id in the object's metadata.
+    pub(super) run: String,
     pub(super) part_bytes: u64,
     /// The address of the first write. The bytes before it are written last.
     pub(super) start: u64,
@@ -78,7 +82,7 @@ impl Writer {
 
 impl JournalRecord {
     pub(super) fn new(upload: ResumableUpload, checkpoint: Vec<u8>) -> Self {
-        Self { writer: Writer::this(), heartbeat: fastrand::u64(..), upload, checkpoint }
+        Self { writer: Writer::this(), heartbeat: fastrand::u64(..), upload, checkpoint, ended: false }
     }
 }
 
@@ -100,6 +104,8 @@ impl ResumableUpload {
 pub(super) enum JournalState {
     /// There is none.
     Absent,
+    /// One of an upload that is over. It could not be deleted, and is overwritten.
+    Ended,
     /// Its writer has ended.
     Abandoned(Box<JournalRecord>),
     /// There may be one, and it cannot be read: none is written.
@@ -118,6 +124,9 @@ impl TargetObject {
     pub(super) async fn find_journal(&self) -> Result<JournalState> {
         let Some(record) = self.read_journal().await? else { return Ok(JournalState::Absent) };
         let Some(record) = record else { return Ok(JournalState::Unreadable) };
+        if record.ended {
+            return Ok(JournalState::Ended);
+        }
         if record.writer.has_ended() {
             return Ok(JournalState::Abandoned(Box::new(record)));
         }
@@ -146,7 +155,7 @@ impl TargetObject {
         let mut retries = Retries::writing(self.timeouts);
         loop {
             let request = self.s3.get_object().bucket(&self.at.bucket).key(self.journal_key()).send();
-            match self.send(request, self.timeouts.silence).await {
+            match self.send(request, retries.limit()).await {
                 Ok(output) if output.content_length().is_some_and(|len| len > MAX_BYTES) => {
                     return Ok(Some(None));
                 }
@@ -170,7 +179,7 @@ impl TargetObject {
     /// `destination_busy`; and the other `destination_*` codes.
     pub(super) async fn write_journal(&self, record: &JournalRecord, first: bool) -> Result<()> {
         let bytes = pack(MAGIC, record).ok_or_else(|| Error::internal("a journal cannot be serialized"))?;
-        let mut retries = Retries::writing(self.timeouts);
+        let mut retries = Retries::journal(self.timeouts);
         let mut outcome_unknown = false;
         loop {
             let condition = first && self.supports_conditions();
@@ -182,7 +191,7 @@ impl TargetObject {
                 .set_if_none_match(condition.then(|| "*".to_owned()))
                 .body(ByteStream::from(Bytes::clone(&bytes)))
                 .send();
-            match self.send(request, self.timeouts.silence).await {
+            match self.send(request, retries.limit()).await {
                 Ok(_) => return Ok(()),
                 // If the request was sent twice, the object may be from the first time.
                 Err(failed) if condition && failed.status == 412 && outcome_unknown => return Ok(()),
@@ -197,29 +206,72 @@ impl TargetObject {
         }
     }
 
-    /// Removes the journal. One that stays is recognised as abandoned later.
-    pub(super) async fn remove_journal(&self) {
-        let mut retries = Retries::writing(self.timeouts);
+    /// Removes the journal. If it cannot be deleted, it is overwritten by one that says that the upload is over.
+    ///
+    /// # Errors
+    /// Why it was not deleted.
+    pub(super) async fn remove_journal(&self, timeouts: Timeouts) -> Result<()> {
+        let mut retries = Retries::writing(timeouts);
         loop {
             let request = self.s3.delete_object().bucket(&self.at.bucket).key(self.journal_key()).send();
-            let Err(failed) = self.send(request, self.timeouts.silence).await else { return };
+            let Err(failed) = self.send(request, retries.limit()).await else { return Ok(()) };
             if failed.status == 404 {
-                return;
+                return Ok(());
             }
+            let refused = failed.status != 0 && failed.status < 500;
             if let Err(error) = self.wait(&mut retries, failed.failure, false).await {
-                tracing::warn!(%error, "a journal was not removed");
-                return;
+                if refused {
+                    self.end_journal(timeouts).await;
+                }
+                return Err(error);
             }
         }
     }
 
-    /// Aborts the upload of an earlier run, and removes its journal. It may have ended already. If the abort fails, the
-    /// bucket's lifecycle rule removes the parts.
-    pub(super) async fn drop_abandoned(&self, id: &str) {
-        if let Err(error) = self.abort(id, false).await {
-            tracing::warn!(%error, "an upload of an earlier run was not aborted");
+    /// Overwrites a journal that cannot be deleted. Without it, the next run only has to wait for a few seconds.
+    async fn end_journal(&self, timeouts: Timeouts) {
+        let upload = ResumableUpload {
+            id: String::new(),
+            run: String::new(),
+            part_bytes: 0,
+            start: 0,
+            parts: BTreeMap::new(),
+        };
+        let record = JournalRecord { ended: true, ..JournalRecord::new(upload, Vec::new()) };
+        let Some(bytes) = pack(MAGIC, &record) else { return };
+        let put = self.s3.put_object().bucket(&self.at.bucket).key(self.journal_key());
+        let request = put.body(ByteStream::from(bytes)).send();
+        if let Err(failed) = self.send(request, timeouts.stall).await {
+            tracing::debug!(status = failed.status, "a journal was not overwritten");
         }
-        self.remove_journal().await;
+    }
+
+    /// The warning about a journal that was left.
+    pub(super) fn journal_left(&self, error: &Error) -> Warning {
+        Warning::new(
+            "journal_left",
+            format!(
+                "s3://{}/{} was not deleted: {}; the next conversion to this key overwrites it, and it may be deleted",
+                self.at.bucket,
+                self.journal_key(),
+                error.message()
+            ),
+        )
+    }
+
+    /// Aborts the upload of an earlier run, and removes its journal. It may have ended already. If the abort fails, the
+    /// bucket's lifecycle rule removes the parts. False if the journal stays, to be overwritten.
+    pub(super) async fn drop_abandoned(&self, id: &str) -> bool {
+        if let Err(error) = self.abort(id, false, self.timeouts).await {
+            tracing::warn!("an upload of an earlier run was not aborted: {}", error.message());
+        }
+        match self.remove_journal(self.timeouts).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(%error, "the journal of an earlier run is overwritten");
+                false
+            }
+        }
     }
 
     /// The upload with only those parts that the store has; `None` if the upload does not exist any more.
@@ -240,7 +292,7 @@ impl TargetObject {
                 .max_parts(LISTED_PARTS)
                 .set_part_number_marker(marker.clone())
                 .send();
-            match self.send(request, self.timeouts.silence).await {
+            match self.send(request, retries.limit()).await {
                 Ok(output) => {
                     for part in output.parts() {
                         let size = part.size().and_then(|size| u64::try_from(size).ok());
@@ -284,6 +336,7 @@ mod tests {
         let part = || UploadedPart { etag: "x".to_owned(), crc32: None };
         let upload = |parts: &[u64]| ResumableUpload {
             id: "i".to_owned(),
+            run: "r".to_owned(),
             part_bytes: 10,
             start: 0,
             parts: parts.iter().map(|index| (*index, part())).collect(),

@@ -3,6 +3,8 @@
 //! A request that publishes may take effect although its response is lost or an error. Before it is sent again, the store is
 //! asked what is stored.
 
+use std::time::Instant;
+
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
@@ -10,10 +12,10 @@ use diskferry_core::{Error, ErrorKind, Result};
 use md5::{Digest, Md5};
 
 use super::failed_request::exists;
-use super::target::{StoredObject, TargetObject, UploadedPart, crc32, part_number};
+use super::target::{RUN, StoredObject, TargetObject, UploadedPart, crc32, part_number, stated_etag};
 use crate::connection::{BodyProgress, Retries, UploadProgress};
 
-/// How long a completion may take, in stall timeouts: the store assembles the parts.
+/// How long a completion may take while the store is alive, in stall timeouts: the store assembles the parts.
 const COMPLETION_TIMEOUTS: u32 = 10;
 
 /// A published object.
@@ -65,10 +67,16 @@ impl TargetObject {
         let listed = CompletedMultipartUpload::builder().set_parts(Some(listed?)).build();
         let mut retries = Retries::writing(self.timeouts);
         let mut outcome_unknown = false;
+        let end = Instant::now() + self.timeouts.stall.saturating_mul(COMPLETION_TIMEOUTS);
         loop {
             let condition = self.wants_condition();
-            if !self.force && !condition && self.stored().await?.is_some() {
-                return Err(self.named(exists()).into());
+            // Some stores accept the condition and ignore it.
+            if !self.force && self.look(condition).await?.is_some() {
+                // An earlier try may have taken effect meanwhile.
+                return match self.published(id, parts, len).await? {
+                    Some(stored) if outcome_unknown => Ok(stored.into()),
+                    _ => Err(self.named(exists()).into()),
+                };
             }
             let request = self
                 .s3
@@ -79,10 +87,14 @@ impl TargetObject {
                 .set_if_none_match(condition.then(|| "*".to_owned()))
                 .multipart_upload(listed.clone())
                 .send();
-            let limit = self.timeouts.stall.saturating_mul(COMPLETION_TIMEOUTS);
-            let failed = match self.send(request, limit).await {
+            let failed = match self.attend(request, &mut retries, end).await {
                 Ok(output) => {
-                    let etag = output.e_tag().map(str::to_owned).or_else(|| composite(parts));
+                    let mut etag = stated_etag(output.e_tag());
+                    if etag.is_none() {
+                        // The parts do not tell the ETag of an encrypted object.
+                        let stored = self.published(id, parts, len).await.ok().flatten();
+                        etag = stored.and_then(|stored| stored.etag).or_else(|| composite(parts));
+                    }
                     return Ok(Published { etag, version_id: output.version_id().map(str::to_owned) });
                 }
                 Err(failed) => failed,
@@ -110,6 +122,10 @@ impl TargetObject {
     ) -> Result<Option<StoredObject>, Unpublished> {
         let unknown = |error: Error| Unpublished { error: self.outcome_unknown(&error), unknown: true };
         let Some(stored) = self.stored().await.map_err(unknown)? else { return Ok(None) };
+        if let Some(run) = &stored.run {
+            return Ok((*run == self.run()).then_some(stored));
+        }
+        // The store keeps no metadata, or it is an object of somebody else.
         let plain = |etag: &str| etag.trim_matches('"').to_ascii_lowercase();
         let Some(etag) = stored.etag.as_deref().map(plain) else { return Ok(None) };
         if composite(parts).is_some_and(|composite| plain(&composite) == etag) {
@@ -118,7 +134,7 @@ impl TargetObject {
         // The ETags of encrypted objects are not digests. Then it is ours if the upload is over, and the length and the
         // number of parts are the same.
         let alike = stored.len == Some(len) && etag.ends_with(&format!("-{}", parts.len()));
-        let ours = alike && !self.has_parts(id).await.map_err(unknown)?;
+        let ours = alike && !self.has_parts(id, self.timeouts).await.map_err(unknown)?;
         Ok(ours.then_some(stored))
     }
 
@@ -142,7 +158,7 @@ impl TargetObject {
         let mut outcome_unknown = false;
         loop {
             let (condition, checksum) = (self.wants_condition(), self.wants_checksum());
-            if !self.force && !condition && self.stored().await?.is_some() {
+            if !self.force && self.look(condition).await?.is_some() {
                 return Err(self.named(exists()).into());
             }
             let sent = BodyProgress::new(&progress);
@@ -153,13 +169,14 @@ impl TargetObject {
                 .key(&self.at.key)
                 .set_if_none_match(condition.then(|| "*".to_owned()))
                 .set_checksum_crc32(checksum.then(|| crc.clone()))
+                .metadata(RUN, self.run())
                 .body(ByteStream::from(bytes.clone()))
                 .customize()
                 .interceptor(sent.clone())
                 .send();
             let failed = match self.upload(request, &sent, bytes.len() as u64, &mut retries).await {
                 Ok(output) => {
-                    let etag = output.e_tag().map(str::to_owned);
+                    let etag = stated_etag(output.e_tag());
                     return Ok(Published { etag, version_id: output.version_id().map(str::to_owned) });
                 }
                 Err(failed) => failed,
@@ -173,6 +190,9 @@ impl TargetObject {
                     |error: Error| Unpublished { error: self.outcome_unknown(&error), unknown: true };
                 let stored = self.stored().await.map_err(unknown)?;
                 let ours = |stored: &StoredObject| {
+                    if let Some(run) = &stored.run {
+                        return *run == self.run();
+                    }
                     let digest = format!("\"{}\"", hex(&Md5::digest(&bytes)));
                     stored.len == Some(bytes.len() as u64)
                         && (stored.etag.as_ref().is_some_and(|etag| etag.eq_ignore_ascii_case(&digest))
@@ -193,6 +213,8 @@ impl TargetObject {
     pub(super) async fn delete(&self, published: &Published) -> Result<bool> {
         match self.stored().await? {
             Some(stored) if stored.etag.is_some() && stored.etag == published.etag => {}
+            // The ETag was not known when it was published.
+            Some(stored) if published.etag.is_none() && stored.run.as_ref() == Some(&self.run()) => {}
             _ => return Ok(false),
         }
         let mut retries = Retries::writing(self.timeouts);
@@ -207,7 +229,7 @@ impl TargetObject {
                 .set_version_id(published.version_id.clone())
                 .set_if_match(published.etag.clone().filter(|_| condition))
                 .send();
-            match self.send(request, self.timeouts.silence).await {
+            match self.send(request, retries.limit()).await {
                 Ok(_) => return Ok(true),
                 Err(failed) if condition && failed.is_unknown_feature() => condition = false,
                 Err(failed) if matches!(failed.status, 404 | 409 | 412) => return Ok(false),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use diskferry_core::{
     BoxFuture, Error, ErrorKind, Journal, ReadBack, Receipt, Result, SavedCheckpoint, Sink, SinkCapabilities,
-    SinkHint, Source, TargetOffset, TargetRange, WriteOrder,
+    SinkHint, Source, TargetOffset, TargetRange, Warning, WriteOrder,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,9 +20,9 @@ use super::parts::{PartAssembler, PartContent, PartSlots, UploadPart};
 use super::publish::Published;
 use super::shared_upload::SharedUpload;
 use super::target::{TargetObject, WritePermission};
-use super::upload_task::{Command, Finish, SaveCheckpoint, UploadTask};
-use crate::connection::{Client, S3Location};
-use crate::object::{RemoteObject, S3Source};
+use super::upload_task::{Command, Finish, JournalUse, SaveCheckpoint, UploadTask};
+use crate::connection::{Client, S3Location, S3Service};
+use crate::object::{RemoteObject, S3Source, Shown};
 
 /// Options of an [`S3Sink`].
 ///
@@ -107,19 +107,25 @@ impl S3Sink {
         }
         let (target, permission) = TargetObject::open(client, locate(url)?, options.force).await?;
         let journal = target.find_journal().await?;
-        let has_journal = !matches!(journal, JournalState::Unreadable);
+        let mut journal_use = match journal {
+            JournalState::Unreadable => JournalUse::Never,
+            JournalState::Ended => JournalUse::Overwrite,
+            JournalState::Absent | JournalState::Abandoned(_) => JournalUse::New,
+        };
         let abandoned = match journal {
             JournalState::Abandoned(record) if options.resume => Some(*record),
             JournalState::Abandoned(record) => {
-                target.drop_abandoned(&record.upload.id).await;
+                if !target.drop_abandoned(&record.upload.id).await {
+                    journal_use = JournalUse::Overwrite;
+                }
                 None
             }
-            JournalState::Absent | JournalState::Unreadable => None,
+            JournalState::Absent | JournalState::Ended | JournalState::Unreadable => None,
         };
         let slots = PartSlots::new(client.options().connections);
         let shared = Arc::new(SharedUpload::new(target, slots));
         let (commands, received) = mpsc::unbounded_channel();
-        let task = UploadTask::new(&shared, options.resume, has_journal).run(received);
+        let task = UploadTask::new(&shared, options.resume, journal_use).run(received);
         client.s3().background().spawn(task);
         let sink = Self {
             client: client.clone(),
@@ -171,7 +177,7 @@ impl S3Sink {
         Ok(())
     }
 
-    async fn publish(&self, len: u64) -> Result<Published> {
+    async fn publish(&self, len: u64) -> Result<(Published, Vec<Warning>)> {
         let mut parts = self.parts.lock().await;
         if self.published().is_some() {
             return Err(Error::internal(format!("{} was finished before", self.url())));
@@ -179,9 +185,10 @@ impl S3Sink {
         self.shared.check()?;
         let parts = parts.as_mut().ok_or_else(unprepared)?;
         let last = parts.finish(len).await.map_err(|error| self.explain(&error))?;
-        let published = self.request(|reply| Command::Finish(Finish { last, len, reply })).await??;
+        let (published, warnings) =
+            self.request(|reply| Command::Finish(Finish { last, len, reply })).await??;
         *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(published.clone());
-        Ok(published)
+        Ok((published, warnings))
     }
 
     /// The error to report. A wait for memory is cancelled if an upload failed; then that failure is the error.
@@ -359,12 +366,13 @@ impl Sink for S3Sink {
                 // The parts are of no use any more.
                 self.abort().await;
             }
-            let etag = published?.etag;
+            let (published, warnings) = published?;
             Ok(Receipt::default()
                 .url(self.url().to_owned())
                 .bytes(len)
                 .written(self.shared.target.written.load(Ordering::Relaxed))
-                .etag(etag))
+                .etag(published.etag)
+                .warnings(warnings))
         })
     }
 
@@ -384,7 +392,8 @@ impl Sink for S3Sink {
             let published =
                 self.published().ok_or_else(|| Error::internal("read back before it was published"))?;
             let object = target.object(published.version_id.clone());
-            let shown = self.url().to_owned();
+            let peer = self.client.s3().peer(&S3Service::Configured);
+            let shown = Shown { url: self.url().to_owned(), peer };
             let remote = RemoteObject::open(&self.client, object, shown, None, Vec::new())
                 .await
                 .map_err(|error| as_destination(&error))?;

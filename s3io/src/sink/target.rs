@@ -2,9 +2,9 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
@@ -21,12 +21,15 @@ use tokio::time::MissedTickBehavior;
 use super::failed_request::{FailedRequest, exists};
 use crate::concurrency::ConcurrencyLimit;
 use crate::connection::{
-    BodyProgress, Checksum, Client, Failure, Object, Retries, S3Location, S3Service, Timeouts,
+    BodyProgress, Checksum, Client, Failure, LastProgress, Object, Retries, S3Location, S3Service, Timeouts,
     UploadProgress, in_region,
 };
 
 /// How often the progress of a body is checked within the time after which a silent one fails.
 const PROGRESS_CHECKS: u32 = 8;
+
+/// The key of the object's metadata that has the id of the upload.
+pub(super) const RUN: &str = "diskferry-run";
 
 /// The object to be written, and how requests for it are made.
 #[derive(Debug)]
@@ -34,8 +37,14 @@ pub(super) struct TargetObject {
     pub(super) s3: aws_sdk_s3::Client,
     pub(super) at: S3Location,
     shown: String,
+    /// The id of this upload, which the object keeps in its metadata. An upload that is resumed keeps its id.
+    run: Mutex<String>,
+    /// The host and port that are connected to.
+    peer: String,
     pub(super) force: bool,
     pub(super) timeouts: Timeouts,
+    /// When any of its requests last sent new bytes.
+    progress: LastProgress,
     concurrency: ConcurrencyLimit,
     checksum: Checksum,
     /// The store refused a checksum.
@@ -55,6 +64,8 @@ pub(super) struct StoredObject {
     pub(super) etag: Option<String>,
     pub(super) version_id: Option<String>,
     pub(super) crc32: Option<String>,
+    /// The id of the upload that it is of, from its metadata.
+    pub(super) run: Option<String>,
 }
 
 /// Whether an object may be created, before anything is written.
@@ -87,9 +98,12 @@ impl TargetObject {
         let mut target = Self {
             s3: client.s3().client_for(&S3Service::Configured),
             shown: at.to_string(),
+            run: Mutex::new(format!("{:032x}", fastrand::u128(..))),
+            peer: client.s3().peer(&S3Service::Configured),
             at,
             force,
             timeouts: Timeouts::new(options),
+            progress: LastProgress::default(),
             concurrency: ConcurrencyLimit::writing(options.connections),
             checksum: options.checksum,
             no_checksums: AtomicBool::new(false),
@@ -105,7 +119,7 @@ impl TargetObject {
         let mut retries = Retries::writing(self.timeouts);
         let mut moved = false;
         loop {
-            let failed = match self.head(false).await {
+            let failed = match self.head(false, retries.limit()).await {
                 Ok(_) if self.force => return Ok(WritePermission::Granted),
                 Ok(_) => return Err(self.named(exists())),
                 Err(failed) => failed,
@@ -118,18 +132,30 @@ impl TargetObject {
                 }
                 // The response to a HEAD does not say whether the bucket is missing.
                 (404, _) => return self.check_bucket().await,
-                // Nor does it say what a status of 400 is about.
+                // Nor does it say what a status of 400 is about: a GET may name the right region.
+                (400, None) if !moved && let Some(region) = self.named_region().await => {
+                    moved = true;
+                    self.s3 = in_region(&self.s3, &region);
+                }
                 (400 | 401 | 403, _) => return Ok(WritePermission::Unknown),
                 _ => self.wait(&mut retries, failed.failure, true).await?,
             }
         }
     }
 
+    /// The region that the store names when it refuses a GET, if it is not the one of the request.
+    async fn named_region(&self) -> Option<String> {
+        let request = self.s3.get_bucket_location().bucket(&self.at.bucket).send();
+        let failed = self.send(request, self.timeouts.silence).await.err()?;
+        let requested = self.s3.config().region().map(|region| region.as_ref().to_owned());
+        failed.region.filter(|region| Some(region) != requested.as_ref())
+    }
+
     async fn check_bucket(&self) -> Result<WritePermission> {
         let mut retries = Retries::writing(self.timeouts);
         loop {
             let request = self.s3.head_bucket().bucket(&self.at.bucket).send();
-            match self.send(request, self.timeouts.silence).await {
+            match self.send(request, retries.limit()).await {
                 Ok(_) => return Ok(WritePermission::Granted),
                 // The permission to write does not imply the one to see the bucket, and some stores do not support HeadBucket.
                 Err(failed) if matches!(failed.status, 400..=403 | 405 | 501) => {
@@ -138,6 +164,15 @@ impl TargetObject {
                 Err(failed) => self.wait(&mut retries, failed.failure, true).await?,
             }
         }
+    }
+
+    pub(super) fn run(&self) -> String {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Continues the upload of an earlier run, under its id.
+    pub(super) fn set_run(&self, run: &str) {
+        run.clone_into(&mut self.run.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(super) fn shown(&self) -> &str {
@@ -242,6 +277,8 @@ impl TargetObject {
         // Bytes that were sent may still be in this host's buffers, for long on a slow link. Half of the stall timeout leaves
         // time for one more try if the response was lost.
         let (sending, sent) = (self.timeouts.silence, self.timeouts.stall / 2);
+        // A try that gets nowhere ends with the stall timeout. One that sends its body may take longer.
+        let mut limit = retries.limit();
         let mut ticks = tokio::time::interval(sending / PROGRESS_CHECKS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut silent_for = Duration::ZERO;
@@ -257,14 +294,15 @@ impl TargetObject {
                 }
                 _ = ticks.tick() => {
                     silent_for += ticks.period();
-                    if progress.bytes() > seen {
-                        (seen, silent_for) = (progress.bytes(), Duration::ZERO);
-                    }
                     if progress.furthest() > furthest {
                         furthest = progress.furthest();
-                        retries.sent();
+                        retries.alive();
+                        self.progress.note();
                     }
-                    let limit = if seen < len { sending } else { sent };
+                    if progress.bytes() > seen {
+                        (seen, silent_for) = (progress.bytes(), Duration::ZERO);
+                        limit = if seen < len { sending } else { sent.min(retries.left().max(sending)) };
+                    }
                     if silent_for >= limit {
                         return Err(silent(limit));
                     }
@@ -278,6 +316,7 @@ impl TargetObject {
     pub(super) async fn wait(&self, retries: &mut Retries, failure: Failure, stoppable: bool) -> Result<()> {
         let wait = retries.next_wait(failure).map_err(|error| match error.kind() {
             ErrorKind::Cancelled => error,
+            ErrorKind::DestinationUnavailable => self.named(error.context(&self.peer)),
             _ => self.named(error),
         })?;
         let mut stop = self.stop.subscribe();
@@ -287,7 +326,7 @@ impl TargetObject {
         }
     }
 
-    async fn head(&self, checksum: bool) -> Result<StoredObject, FailedRequest> {
+    pub(super) async fn head(&self, checksum: bool, limit: Duration) -> Result<StoredObject, FailedRequest> {
         let request = self
             .s3
             .head_object()
@@ -295,12 +334,13 @@ impl TargetObject {
             .key(&self.at.key)
             .set_checksum_mode(checksum.then_some(ChecksumMode::Enabled))
             .send();
-        let output = self.send(request, self.timeouts.silence).await?;
+        let output = self.send(request, limit).await?;
         Ok(StoredObject {
             len: output.content_length().and_then(|len| len.try_into().ok()),
-            etag: output.e_tag().map(str::to_owned),
+            etag: stated_etag(output.e_tag()),
             version_id: output.version_id().map(str::to_owned),
             crc32: output.checksum_crc32().map(str::to_owned),
+            run: output.metadata().and_then(|metadata| metadata.get(RUN)).cloned(),
         })
     }
 
@@ -311,11 +351,69 @@ impl TargetObject {
     pub(super) async fn stored(&self) -> Result<Option<StoredObject>> {
         let mut retries = Retries::writing(self.timeouts);
         loop {
-            match self.head(self.wants_checksum()).await {
+            match self.head(self.wants_checksum(), retries.limit()).await {
                 Ok(stored) => return Ok(Some(stored)),
                 Err(failed) if failed.status == 404 => return Ok(None),
                 Err(failed) => self.wait(&mut retries, failed.failure, false).await?,
             }
+        }
+    }
+
+    /// The object that is stored now, before one is published: nothing may be there. If the store does not let us look, a
+    /// `condition` of the request must do.
+    ///
+    /// # Errors
+    /// The `destination_*` codes.
+    pub(super) async fn look(&self, condition: bool) -> Result<Option<StoredObject>> {
+        let mut retries = Retries::writing(self.timeouts);
+        loop {
+            match self.head(false, retries.limit()).await {
+                Ok(stored) => return Ok(Some(stored)),
+                Err(failed) if failed.status == 404 => return Ok(None),
+                Err(failed) if condition && matches!(failed.status, 400..=403 | 405 | 501) => {
+                    return Ok(None);
+                }
+                Err(failed) => self.wait(&mut retries, failed.failure, true).await?,
+            }
+        }
+    }
+
+    /// Waits for the response to a request that may take the store long. Meanwhile the store is asked whether it is alive,
+    /// which counts as progress until `end`. The request is given up after the stall timeout: it may be lost.
+    pub(super) async fn attend<T, E>(
+        &self,
+        request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        retries: &mut Retries,
+        end: Instant,
+    ) -> Result<T, FailedRequest>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        let mut request = pin!(request);
+        let began = Instant::now();
+        let mut was_away = false;
+        loop {
+            let limit = retries.limit();
+            if let Ok(response) = tokio::time::timeout(limit, &mut request).await {
+                return response.map_err(|error| FailedRequest::of(&error));
+            }
+            let looked = tokio::select! {
+                biased;
+                response = &mut request => return response.map_err(|error| FailedRequest::of(&error)),
+                looked = self.head(false, retries.limit()) => looked,
+            };
+            let alive = match looked {
+                Ok(_) => true,
+                Err(failed) => matches!(failed.status, 300..500) && !failed.is_throttled(),
+            };
+            if alive && Instant::now() < end {
+                retries.alive();
+            }
+            // After it was away, the store may not know of the request any more.
+            if (alive && was_away) || began.elapsed() >= self.timeouts.stall || retries.left().is_zero() {
+                return Err(silent(began.elapsed()));
+            }
+            was_away |= !alive;
         }
     }
 
@@ -325,6 +423,7 @@ impl TargetObject {
     /// The `destination_*` codes.
     pub(super) async fn create_upload(&self) -> Result<String> {
         let mut retries = Retries::writing(self.timeouts);
+        let began = SystemTime::now();
         loop {
             let checksum = self.wants_checksum();
             let request = self
@@ -332,9 +431,10 @@ impl TargetObject {
                 .create_multipart_upload()
                 .bucket(&self.at.bucket)
                 .key(&self.at.key)
+                .metadata(RUN, self.run())
                 .set_checksum_algorithm(checksum.then_some(ChecksumAlgorithm::Crc32))
                 .send();
-            let failed = match self.send(request, self.timeouts.silence).await {
+            let failed = match self.send(request, retries.limit()).await {
                 Ok(output) => match output.upload_id() {
                     Some(id) => return Ok(id.to_owned()),
                     None => FailedRequest::without_response(Failure::transient(
@@ -343,10 +443,51 @@ impl TargetObject {
                 },
                 Err(failed) => failed,
             };
+            // Another try would begin another upload.
+            if let Some(id) = failed.misunderstood {
+                return Err(self.named(self.end_misunderstood(id, began).await));
+            }
             if !self.drop_feature(&failed, (checksum, false))? {
                 self.wait(&mut retries, failed.failure, true).await?;
             }
         }
+    }
+
+    /// Ends the upload that a store began and answered with a document that is not understood. Returns the error to report.
+    async fn end_misunderstood(&self, id: Option<String>, began: SystemTime) -> Error {
+        let found = match id {
+            Some(id) => vec![id],
+            None => self.uploads_since(began).await,
+        };
+        let mut left = Vec::new();
+        for id in &found {
+            if self.abort(id, false, self.timeouts.cleanup()).await.is_err() {
+                left.push(id.chars().filter(|c| !c.is_control()).take(200).collect::<String>());
+            }
+        }
+        let what = "the store's response to CreateMultipartUpload is not one of the S3 protocol";
+        let outcome = match (found.is_empty(), left.is_empty()) {
+            (true, _) => "an upload without parts may be left".to_owned(),
+            (false, true) => "the upload that it began was ended".to_owned(),
+            (false, false) => format!("the upload {} is left", left.join(", ")),
+        };
+        Error::new(ErrorKind::DestinationUnsuitable, format!("{}: {what}; {outcome}", self.peer)).hint(
+            "use another store, or write to a file; `aws s3api list-multipart-uploads` shows what is left",
+        )
+    }
+
+    /// The uploads to this key that began after that time, by the store's clock. None if the store cannot say.
+    async fn uploads_since(&self, began: SystemTime) -> Vec<String> {
+        /// Clocks differ, and stores tell whole seconds.
+        const MARGIN: Duration = Duration::from_secs(2);
+        let request = self.s3.list_multipart_uploads().bucket(&self.at.bucket).prefix(&self.at.key).send();
+        let Ok(output) = self.send(request, self.timeouts.silence).await else { return Vec::new() };
+        let since = began.checked_sub(MARGIN).unwrap_or(began);
+        let ours =
+            output.uploads().iter().filter(|upload| upload.key() == Some(&*self.at.key)).filter(|upload| {
+                upload.initiated().and_then(|at| SystemTime::try_from(*at).ok()).is_some_and(|at| at >= since)
+            });
+        ours.filter_map(|upload| upload.upload_id().map(str::to_owned)).collect()
     }
 
     /// Uploads one part, counted from 0.
@@ -364,7 +505,7 @@ impl TargetObject {
                 permit = self.concurrency.acquire(bytes.len() as u64) => permit,
                 () = self.stopped() => return Err(self.cancelled()),
             };
-            retries.begin(queued.elapsed());
+            retries.begin(queued.elapsed(), &self.progress);
             let began = Instant::now();
             let checksum = self.wants_checksum().then(|| crc.get_or_insert_with(|| crc32(&bytes)).clone());
             let sent = BodyProgress::new(&progress);
@@ -381,17 +522,19 @@ impl TargetObject {
                 .interceptor(sent.clone())
                 .send();
             let failed = match self.upload(request, &sent, bytes.len() as u64, &mut retries).await {
-                Ok(output) => match (output.e_tag(), mismatch(&checksum, output.checksum_crc32())) {
-                    (Some(etag), None) => {
-                        permit.succeeded();
-                        crate::metrics::part(began.elapsed());
-                        return Ok(UploadedPart { etag: etag.to_owned(), crc32: checksum });
+                Ok(output) => {
+                    match (stated_etag(output.e_tag()), mismatch(&checksum, output.checksum_crc32())) {
+                        (Some(etag), None) => {
+                            permit.succeeded();
+                            crate::metrics::part(began.elapsed());
+                            return Ok(UploadedPart { etag, crc32: checksum });
+                        }
+                        (_, Some(why)) => FailedRequest::without_response(Failure::transient(why)),
+                        (None, _) => FailedRequest::without_response(Failure::transient(
+                            "the store sent no ETag of the part",
+                        )),
                     }
-                    (_, Some(why)) => FailedRequest::without_response(Failure::transient(why)),
-                    (None, _) => FailedRequest::without_response(Failure::transient(
-                        "the store sent no ETag of the part",
-                    )),
-                },
+                }
                 Err(failed) => failed,
             };
             if failed.is_throttled() {
@@ -411,8 +554,8 @@ impl TargetObject {
     }
 
     /// Whether the store still has parts of the upload.
-    pub(super) async fn has_parts(&self, id: &str) -> Result<bool> {
-        let mut retries = Retries::writing(self.timeouts);
+    pub(super) async fn has_parts(&self, id: &str, timeouts: Timeouts) -> Result<bool> {
+        let mut retries = Retries::writing(timeouts);
         loop {
             let request = self
                 .s3
@@ -422,7 +565,7 @@ impl TargetObject {
                 .upload_id(id)
                 .max_parts(1)
                 .send();
-            match self.send(request, self.timeouts.silence).await {
+            match self.send(request, retries.limit()).await {
                 Ok(output) => return Ok(!output.parts().is_empty()),
                 Err(failed) if failed.is_no_upload() => return Ok(false),
                 Err(failed) => self.wait(&mut retries, failed.failure, false).await?,
@@ -434,8 +577,8 @@ impl TargetObject {
     ///
     /// # Errors
     /// The `destination_*` codes: its parts may still be there.
-    pub(super) async fn abort(&self, id: &str, parts: bool) -> Result<()> {
-        let mut retries = Retries::writing(self.timeouts);
+    pub(super) async fn abort(&self, id: &str, parts: bool, timeouts: Timeouts) -> Result<()> {
+        let mut retries = Retries::writing(timeouts);
         loop {
             let request = self
                 .s3
@@ -444,9 +587,10 @@ impl TargetObject {
                 .key(&self.at.key)
                 .upload_id(id)
                 .send();
-            let failure = match self.send(request, self.timeouts.silence).await {
+            // A store may take long to delete many parts.
+            let failure = match self.send(request, retries.left().max(retries.limit())).await {
                 // A part that arrives after the abort stays, unless the upload is aborted again.
-                Ok(_) if parts && self.has_parts(id).await? => {
+                Ok(_) if parts && self.has_parts(id, timeouts).await? => {
                     Failure::transient("a part arrived after the abort")
                 }
                 Ok(_) => return Ok(()),
@@ -456,6 +600,11 @@ impl TargetObject {
             self.wait(&mut retries, failure, false).await?;
         }
     }
+}
+
+/// An ETag that says something: some stores answer an empty one.
+pub(super) fn stated_etag(etag: Option<&str>) -> Option<String> {
+    etag.filter(|etag| !etag.trim_matches('"').is_empty()).map(str::to_owned)
 }
 
 fn silent(limit: Duration) -> FailedRequest {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use diskferry_core::{Error, ErrorKind, Result};
+use diskferry_core::{Error, ErrorKind, Result, Warning};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tracing::{Instrument, debug_span};
@@ -41,7 +41,8 @@ pub(super) struct Finish {
     /// Its last part, if that is not full.
     pub(super) last: Option<UploadPart>,
     pub(super) len: u64,
-    pub(super) reply: oneshot::Sender<Result<Published>>,
+    /// The object, and warnings about what was left beside it.
+    pub(super) reply: oneshot::Sender<Result<(Published, Vec<Warning>)>>,
 }
 
 /// A checkpoint from which a run continues after the first `at` bytes of the target. Those before `start` are written last.
@@ -61,6 +62,17 @@ enum UploadState {
     Aborted,
 }
 
+/// Which journal an upload writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum JournalUse {
+    /// None.
+    Never,
+    /// One that must not be there yet.
+    New,
+    /// One in the place of a journal that is over and could not be deleted.
+    Overwrite,
+}
+
 /// One upload.
 pub(super) struct UploadTask {
     shared: Arc<SharedUpload>,
@@ -76,8 +88,7 @@ pub(super) struct UploadTask {
     keep: bool,
     journal: Option<Arc<JournalWriter>>,
     heartbeat: Option<AbortOnDrop>,
-    /// A journal may be written.
-    has_journal: bool,
+    journal_use: JournalUse,
     /// Checkpoints whose parts are not uploaded yet.
     waiting: VecDeque<SaveCheckpoint>,
     saving: JoinSet<bool>,
@@ -93,8 +104,8 @@ impl Drop for AbortOnDrop {
 }
 
 impl UploadTask {
-    /// `keep`: an upload that can be resumed is not aborted. `has_journal`: a journal may be written.
-    pub(super) fn new(shared: &Arc<SharedUpload>, keep: bool, has_journal: bool) -> Self {
+    /// `keep`: an upload that can be resumed is not aborted.
+    pub(super) fn new(shared: &Arc<SharedUpload>, keep: bool, journal_use: JournalUse) -> Self {
         Self {
             shared: Arc::clone(shared),
             id: None,
@@ -106,7 +117,7 @@ impl UploadTask {
             keep,
             journal: None,
             heartbeat: None,
-            has_journal,
+            journal_use,
             waiting: VecDeque::new(),
             saving: JoinSet::new(),
         }
@@ -151,7 +162,9 @@ impl UploadTask {
                 (self.id, self.journal) = (None, None);
                 self.shared.has_checkpoint.store(false, Ordering::Relaxed);
                 self.uploaded.clear();
-                self.shared.target.drop_abandoned(&upload.id).await;
+                if !self.shared.target.drop_abandoned(&upload.id).await {
+                    self.journal_use = JournalUse::Overwrite;
+                }
                 let _dropped = reply.send(());
             }
             Command::Save(save) => {
@@ -182,10 +195,12 @@ impl UploadTask {
         }
         let id: Arc<str> = self.shared.target.create_upload().await?.into();
         self.id = Some(Arc::clone(&id));
-        if self.has_journal {
+        if self.journal_use != JournalUse::Never {
+            let run = self.shared.target.run();
             let upload =
-                ResumableUpload { id: id.to_string(), part_bytes: 0, start: 0, parts: BTreeMap::new() };
-            self.begin_journal(JournalRecord::new(upload, Vec::new()), true).await?;
+                ResumableUpload { id: id.to_string(), run, part_bytes: 0, start: 0, parts: BTreeMap::new() };
+            let first = self.journal_use == JournalUse::New;
+            self.begin_journal(JournalRecord::new(upload, Vec::new()), first).await?;
         }
         Ok(id)
     }
@@ -208,6 +223,7 @@ impl UploadTask {
     /// Continues the upload of an earlier run.
     async fn resume(&mut self, upload: ResumableUpload, checkpoint: Vec<u8>) {
         self.id = Some(upload.id.as_str().into());
+        self.shared.target.set_run(&upload.run);
         self.uploaded = upload.parts.clone();
         if let Err(error) = self.begin_journal(JournalRecord::new(upload, checkpoint), false).await {
             return self.shared.fail(error);
@@ -220,7 +236,8 @@ impl UploadTask {
         let Some(journal) = &self.journal else { return };
         let Some(id) = self.id.clone() else { return };
         let Some(&SaveCheckpoint { at, part_bytes, start, .. }) = self.waiting.front() else { return };
-        let upload = ResumableUpload { id: id.to_string(), part_bytes, start, parts: self.uploaded.clone() };
+        let (run, parts) = (self.shared.target.run(), self.uploaded.clone());
+        let upload = ResumableUpload { id: id.to_string(), run, part_bytes, start, parts };
         let stored = upload.stored().end;
         if stored < at || !self.saving.is_empty() {
             return;
@@ -284,7 +301,7 @@ impl UploadTask {
                 self.save_next();
                 return;
             }
-            Ok((_, Err(error))) => self.shared.fail(error),
+            Ok((_, Err(error))) => self.shared.fail(with_leftovers(error)),
             Err(error) => self.shared.fail(Error::internal(format!("the upload of a part ended: {error}"))),
         }
         if let Some(finish) = self.finishing.take() {
@@ -295,6 +312,7 @@ impl UploadTask {
     /// Aborts the upload, and replies with the error.
     async fn fail_finish(&mut self, finish: Finish, error: Option<Error>) {
         let error = error.unwrap_or_else(|| self.shared.take_failure());
+        let error = if self.id.is_some() { with_leftovers(error) } else { error };
         self.abort().await;
         let _dropped = finish.reply.send(Err(error));
     }
@@ -323,10 +341,14 @@ impl UploadTask {
             Ok(published) => {
                 self.state = UploadState::Published;
                 self.stop_journal().await;
-                if self.journal.take().is_some() {
-                    self.shared.target.remove_journal().await;
+                let target = &self.shared.target;
+                let mut warnings = Vec::new();
+                if self.journal.take().is_some()
+                    && let Err(error) = target.remove_journal(target.timeouts.cleanup()).await
+                {
+                    warnings.push(target.journal_left(&error));
                 }
-                let _dropped = finish.reply.send(Ok(published));
+                let _dropped = finish.reply.send(Ok((published, warnings)));
             }
             Err(Unpublished { error, unknown }) => {
                 self.maybe_published = unknown.then_some(finish.len);
@@ -351,13 +373,27 @@ impl UploadTask {
         let stays = self.keep && has_checkpoint && self.maybe_published.is_none();
         if stays {
             tracing::debug!(url = target.shown(), "the upload is kept, and can be resumed");
-        } else if self.journal.take().is_some() {
-            target.remove_journal().await;
         }
-        if let Some(id) = self.id.take().filter(|_| !stays) {
-            if let Err(error) = target.abort(&id, parts).await {
-                tracing::warn!(%error, "an upload was not aborted");
+        let id = self.id.take().filter(|_| !stays);
+        let journal = self.journal.take().filter(|_| !stays);
+        // Side by side: if the store is away, both take as long as they may.
+        let timeouts = target.timeouts.cleanup();
+        let remove = async {
+            if journal.is_some()
+                && let Err(error) = target.remove_journal(timeouts).await
+            {
+                report_left("the journal", &error);
             }
+        };
+        let abort = async {
+            if let Some(id) = &id
+                && let Err(error) = target.abort(id, parts, timeouts).await
+            {
+                report_left("the upload", &error);
+            }
+        };
+        tokio::join!(abort, remove);
+        if let Some(id) = id {
             if let Some(len) = self.maybe_published {
                 let parts: Vec<UploadedPart> = self.uploaded.values().cloned().collect();
                 if let Ok(Some(_)) = target.published(&id, &parts, len).await {
@@ -368,5 +404,30 @@ impl UploadTask {
         if let Some(finish) = self.finishing.take() {
             let _dropped = finish.reply.send(Err(target.cancelled()));
         }
+    }
+}
+
+/// Reports what a failed run left. If the store is away, the hint of the error says so.
+fn report_left(what: &str, error: &Error) {
+    if error.kind() == ErrorKind::DestinationUnavailable {
+        tracing::debug!(%error, what, "not removed");
+    } else {
+        tracing::warn!("{what} was not removed: {}", error.message());
+    }
+}
+
+/// The error of a store that is away, with what becomes of the parts that it has.
+fn with_leftovers(error: Error) -> Error {
+    const WHAT: &str = "parts that the store keeps are removed by the next conversion to this key";
+    if error.kind() != ErrorKind::DestinationUnavailable || !error.is_retryable() {
+        return error;
+    }
+    match error.hint_text() {
+        Some(hint) if hint.contains(WHAT) => error,
+        Some(hint) => {
+            let hint = format!("{hint}; {WHAT}");
+            error.hint(hint)
+        }
+        None => error.hint(WHAT),
     }
 }

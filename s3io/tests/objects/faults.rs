@@ -121,7 +121,7 @@ async fn refusals_have_their_own_kinds_and_are_not_retried() {
 }
 
 #[tokio::test]
-async fn transient_failures_are_tried_five_times() {
+async fn transient_failures_are_retried_until_the_stall_timeout() {
     for fault in [
         Fault::Refuse(503, "SlowDown", "Please reduce your request rate."),
         Fault::Status(500),
@@ -130,7 +130,9 @@ async fn transient_failures_are_tried_five_times() {
         Fault::Reset(0),
     ] {
         let (kind, message, requests) = read_fails(fault.clone()).await;
-        assert_eq!((kind, requests), (ErrorKind::SourceUnavailable, 5), "{fault:?}: {message}");
+        assert_eq!(kind, ErrorKind::SourceUnavailable, "{fault:?}: {message}");
+        assert!(requests > 5, "{fault:?}: {requests} requests");
+        assert!(message.contains("without progress") && message.contains("127.0.0.1:"), "{message}");
     }
 }
 
@@ -182,8 +184,8 @@ async fn opening_survives_a_broken_head() {
 
 #[tokio::test]
 async fn a_server_that_sends_few_bytes_per_response_fails() {
-    let (kind, message, requests) = read_fails(Fault::Truncate(10)).await;
-    assert_eq!((kind, requests), (ErrorKind::SourceUnavailable, 5), "{message}");
+    let (kind, message, _) = read_fails(Fault::Truncate(10)).await;
+    assert_eq!(kind, ErrorKind::SourceUnavailable, "{message}");
 }
 
 #[tokio::test]

@@ -122,7 +122,7 @@ async fn a_range_is_assembled_from_short_responses_and_too_short_ones_fail() {
             assert!(source.read(range(3, LEN - 3)).await.unwrap() == bytes((3, LEN - 1)), "{part}");
         } else {
             assert_eq!(liar.fails().await.kind(), ErrorKind::SourceUnavailable);
-            assert_eq!(liar.requests.load(Ordering::SeqCst), 5);
+            assert!(liar.requests.load(Ordering::SeqCst) > 5);
         }
     }
 }

@@ -163,11 +163,14 @@ async fn another_object_is_not_taken_for_a_lost_completion() {
     let server = empty().await;
     let sink = sink(&client(&server).await, false, 2).await;
     let len = 2 * PART;
-    server.set_faults(only(is_completion, |_| vec![Fault::Status(500)]));
+    let directory = tempfile::tempdir().unwrap();
+    let other = directory.path().join("other");
+    std::fs::write(&other, pattern(len, 6)).unwrap();
+    // It appears with the completion, after the store was asked whether the object exists.
+    server.set_faults(only(is_completion, move |_| vec![Fault::Replace(other.clone()), Fault::Status(500)]));
     write(&sink, &Bytes::from(pattern(len, 5)), 0).await.unwrap();
-    server.put(BUCKET, KEY, pattern(len, 6)).await.unwrap();
     let error = sink.finish(len as u64).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::DestinationUnavailable, "{error}");
+    assert_eq!(error.kind(), ErrorKind::DestinationExists, "{error}");
     assert!(stored(&server).unwrap() == pattern(len, 6));
     assert_eq!(leftovers(&server).await, Vec::<String>::new());
 }
