@@ -158,9 +158,9 @@ impl ProxyUrl {
         if authority.host().is_empty() {
             return Err(MALFORMED);
         }
-        let port = match authority.port() {
-            Some(port) => port.as_str().parse().map_err(|_| MALFORMED)?,
-            None => default_port,
+        let port: u16 = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default() {
+            "" => default_port,
+            port => port.strip_prefix(':').and_then(|port| port.parse().ok()).ok_or(MALFORMED)?,
         };
         let uri = format!("{}://{}:{port}/", scheme.to_ascii_lowercase(), authority.host());
         let authorization = user.map(basic).transpose().map_err(|()| MALFORMED)?;
