@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -97,6 +98,23 @@ pub(crate) struct SourceArgs {
     /// Checksums of uploads
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
     pub(crate) s3_checksum: Checksum,
+    /// CA certificates (PEM) to trust instead of the system's [default: AWS_CA_BUNDLE and the profile's ca_bundle for S3,
+    /// then SSL_CERT_FILE and SSL_CERT_DIR]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_bundle: Option<PathBuf>,
+    /// Client certificate (PEM) for servers of https:// URLs that ask for one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) client_cert: Option<PathBuf>,
+    /// Private key (PEM) of the client certificate [default: in the same file]
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    pub(crate) client_key: Option<PathBuf>,
+}
+
+impl SourceArgs {
+    /// The files that TLS reads.
+    pub(crate) fn tls_files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.ca_bundle, &self.client_cert, &self.client_key].into_iter().flatten()
+    }
 }
 
 /// What images are measured against.

@@ -17,7 +17,7 @@ use landlock::{
     RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, SourceArgs};
 use crate::destination::{self, Destination};
 use crate::source::{self, Location};
 
@@ -82,7 +82,22 @@ impl Needs {
             #[cfg(feature = "demo")]
             Command::Demo => return None,
         }
+        if let Some(source) = source_args(command).filter(|_| needs.remote) {
+            needs.read.extend(source.tls_files().cloned());
+        }
         Some(needs)
+    }
+}
+
+/// The options of the command's sources.
+fn source_args(command: &Command) -> Option<&SourceArgs> {
+    match command {
+        Command::Info(one) | Command::Map(one) | Command::Digest(one) => Some(&one.source),
+        Command::Measure(args) => Some(&args.source),
+        Command::Convert(args) => Some(&args.source),
+        Command::Compare(args) => Some(&args.source),
+        #[cfg(feature = "demo")]
+        Command::Demo => None,
     }
 }
 
@@ -129,7 +144,29 @@ fn system_files() -> Vec<PathBuf> {
     files.extend(named.iter().filter_map(std::env::var_os).map(PathBuf::from));
     files.extend(std::env::split_paths(&certificates));
     files.extend(aws_files());
+    files.extend(profile_bundles());
     files
+}
+
+/// The files of certificates that profiles name. Which profile is used is not known here.
+fn profile_bundles() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let bundle = |line: &str| {
+        let (key, path) = line.split_once('=')?;
+        let path = path.trim();
+        if key.trim() != "ca_bundle" || path.is_empty() {
+            return None;
+        }
+        Some(match (path.strip_prefix("~/"), &home) {
+            (Some(rest), Some(home)) => home.join(rest),
+            _ => PathBuf::from(path),
+        })
+    };
+    let configurations =
+        aws_files().into_iter().map(|path| if path.is_dir() { path.join("config") } else { path });
+    let texts = configurations.filter_map(|path| std::fs::read(path).ok());
+    let texts: Vec<String> = texts.map(|text| String::from_utf8_lossy(&text).into_owned()).collect();
+    texts.iter().flat_map(|text| text.lines()).filter_map(bundle).collect()
 }
 
 /// The AWS SDK's own files: configuration, credentials, tokens.
@@ -242,6 +279,8 @@ mod tests {
         let both = Needs { read: paths(&[".", "x", "y", "y/z"]), ..Needs::default() };
         assert_eq!(needs(&["compare", "x", "y/z"]), Some(both));
         assert_eq!(needs(&["convert", "-f", "raw", "-", "-"]), Some(Needs::default()));
+        let trusting = Needs { remote: true, read: paths(&["ca.pem"]), ..Needs::default() };
+        assert_eq!(needs(&["info", "s3://b/k", "--ca-bundle", "ca.pem"]), Some(trusting));
         #[cfg(feature = "demo")]
         assert_eq!(needs(&["demo"]), None);
     }

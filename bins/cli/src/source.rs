@@ -168,7 +168,10 @@ impl<'a> Opener<'a> {
             .anonymous(args.s3_anonymous)
             .checksum(checksum)
             .require_region(args.require_region.clone())
-            .stall_timeout(common.stall_timeout);
+            .stall_timeout(common.stall_timeout)
+            .ca_bundle(args.ca_bundle.clone())
+            .client_certificate(args.client_cert.clone())
+            .client_key(args.client_key.clone());
         if let Some(connections) = common.connections {
             options.connections = connections.get();
         }

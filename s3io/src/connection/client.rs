@@ -3,12 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use diskferry_core::Result;
+use diskferry_core::{Error, ErrorKind, Result};
 
-use super::http_client::HttpClient;
+use super::http_client::{HttpClient, HttpSettings};
 use super::options::ClientOptions;
 #[cfg(feature = "s3")]
-use super::s3_client::S3Access;
+use super::s3_client::{S3Access, aws_bundle};
+use super::tls::{Bundle, ClientCertificate, Trust};
 
 /// Opens sources and writes targets. Cheap to clone; clones share connections and credentials.
 #[derive(Clone)]
@@ -28,17 +29,29 @@ impl Client {
     /// Reads the SDK's environment and files. Sends no request: credentials are looked up when they are first needed.
     ///
     /// # Errors
-    /// `usage` if the endpoint is not a URL, or contains a user or a query.
+    /// `usage` if the endpoint is not a URL, or contains a user or a query; if a file of certificates cannot be used.
     // Without S3 there is nothing to wait for.
     #[cfg_attr(
         not(feature = "s3"),
         expect(clippy::unused_async, reason = "the same signature with and without S3")
     )]
     pub async fn new(options: ClientOptions) -> Result<Self> {
-        let http = HttpClient::new(false)?;
+        let own_certificate = own_certificate(&options)?;
+        let bundle =
+            options.ca_bundle.clone().map(|path| Bundle { named_by: "the file of --ca-bundle", path });
         #[cfg(feature = "s3")]
-        let s3 = S3Access::load(&options, &http).await?;
-        let http = if options.public_only { HttpClient::new(true)? } else { http };
+        let (bundle, s3) = {
+            let bundle = match bundle {
+                None => aws_bundle().await,
+                given => given,
+            };
+            let trust = Trust { bundle: bundle.clone(), system_too: false };
+            let http = HttpClient::new(&HttpSettings { trust, ..HttpSettings::default() })?;
+            (bundle, S3Access::load(&options, &http).await?)
+        };
+        let trust = Trust { bundle, system_too: options.ca_bundle.is_none() };
+        let http =
+            HttpClient::new(&HttpSettings { public_only: options.public_only, trust, own_certificate })?;
         Ok(Self {
             inner: Arc::new(Inner {
                 options,
@@ -78,5 +91,17 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("options", &self.inner.options).finish_non_exhaustive()
+    }
+}
+
+fn own_certificate(options: &ClientOptions) -> Result<Option<ClientCertificate>> {
+    match (&options.client_certificate, &options.client_key) {
+        (None, None) => Ok(None),
+        (Some(certificate), key) => Ok(Some(ClientCertificate {
+            certificate: certificate.clone(),
+            key: key.as_ref().unwrap_or(certificate).clone(),
+        })),
+        (None, Some(_)) => Err(Error::new(ErrorKind::Usage, "a client key without its certificate")
+            .hint("add --client-cert FILE")),
     }
 }

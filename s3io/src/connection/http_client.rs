@@ -4,31 +4,28 @@
 //! each range has its own. Idle connections are closed before the services close them, which is after about five seconds.
 
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use diskferry_core::{Error, ErrorKind, Result};
+use http::Uri;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tower_service::Service;
 
+use super::connector::Connector;
+use super::proxy::{Proxies, ProxyError, host_port};
 use super::public_address::{NotPublic, is_public};
+use super::tls::{self, ClientCertificate, Trust};
 use super::url::HttpLocation;
 
-/// Longest time to make one TCP connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An idle connection is closed after this time: S3 closes it after about five seconds.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -41,50 +38,82 @@ pub(crate) fn empty_body() -> HttpBody {
     Empty::new().map_err(|never| match never {}).boxed()
 }
 
+/// How connections are made.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HttpSettings {
+    /// Connects to public addresses only, see [`is_public`].
+    pub(super) public_only: bool,
+    pub(super) trust: Trust,
+    pub(super) own_certificate: Option<ClientCertificate>,
+}
+
 /// Sends requests. Cheap to clone; clones share the connections.
 #[derive(Clone)]
 pub(crate) struct HttpClient {
-    client: Arc<legacy::Client<HttpsConnector<HttpConnector<Resolver>>, HttpBody>>,
+    client: Arc<legacy::Client<HttpsConnector<Connector>, HttpBody>>,
+    connector: Connector,
     public_only: bool,
 }
 
 impl HttpClient {
-    /// `public_only`: connects to public addresses only, see [`is_public`].
-    pub(crate) fn new(public_only: bool) -> Result<Self> {
-        let failed = |error: &dyn fmt::Display| Error::internal(format!("TLS cannot be set up: {error}"));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = || {
-            rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-                .with_safe_default_protocol_versions()
+    /// A client without restrictions that trusts the system's certificates.
+    #[cfg(test)]
+    pub(crate) fn unrestricted() -> Result<Self> {
+        Self::new(&HttpSettings::default())
+    }
+
+    /// Reads the certificates, and the proxies of the environment.
+    ///
+    /// # Errors
+    /// `usage` if certificates that were named cannot be used.
+    pub(super) fn new(settings: &HttpSettings) -> Result<Self> {
+        let for_server = tls::client_config(&settings.trust, settings.own_certificate.as_ref())?;
+        let for_proxy = match settings.own_certificate {
+            Some(_) => tls::client_config(&settings.trust, None)?,
+            None => for_server.clone(),
         };
-        let tls = match tls().map_err(|error| failed(&error))?.with_native_roots() {
-            Ok(tls) => tls.with_no_client_auth(),
-            // This system has no certificates: plain HTTP still works, and every TLS handshake fails.
-            Err(error) => {
-                tracing::warn!(%error, "no trusted certificates found");
-                let tls = tls().map_err(|error| failed(&error))?;
-                tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()
-            }
-        };
-        let mut http = HttpConnector::new_with_resolver(Resolver { inner: GaiResolver::new(), public_only });
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let connector = Connector::new(Arc::new(Proxies::from_env()), for_proxy, settings.public_only);
         let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
+            .with_tls_config(for_server)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(http);
+            .wrap_connector(connector.clone());
         let client = legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_timer(TokioTimer::new())
             .build(https);
-        Ok(Self { client: Arc::new(client), public_only })
+        Ok(Self { client: Arc::new(client), connector, public_only: settings.public_only })
     }
 
     /// Sends a request.
-    pub(crate) fn send(&self, request: http::Request<HttpBody>) -> legacy::ResponseFuture {
-        self.client.request(request)
+    ///
+    /// # Errors
+    /// If there is no response of the server.
+    pub(crate) async fn send(
+        &self,
+        mut request: http::Request<HttpBody>,
+    ) -> Result<http::Response<Incoming>, NoResponse> {
+        let uri = request.uri().clone();
+        // In a tunnel, CONNECT has the authorization.
+        let proxy = self.connector.proxy_for(&uri).filter(|_| uri.scheme_str() == Some("http"));
+        if let Some(Ok(url)) = proxy.map(|proxy| &proxy.url)
+            && let Some(authorization) = &url.authorization
+        {
+            request.headers_mut().insert(http::header::PROXY_AUTHORIZATION, authorization.clone());
+        }
+        let response = self.client.request(request).await;
+        let response = response.map_err(|error| NoResponse::new(&uri, error.into()))?;
+        // No server but a proxy sends this status.
+        if let (407, Some(proxy)) = (response.status().as_u16(), proxy) {
+            let refused = ProxyError::Refused {
+                proxy: proxy.shown(),
+                variable: proxy.variable,
+                target: host_port(&uri),
+                status: 407,
+            };
+            return Err(NoResponse::new(&uri, refused.into()));
+        }
+        Ok(response)
     }
 
     /// Sends a GET without a body.
@@ -92,7 +121,7 @@ impl HttpClient {
         &self,
         at: &HttpLocation,
         headers: http::HeaderMap,
-    ) -> Result<http::Response<HttpBody>, legacy::Error> {
+    ) -> Result<http::Response<HttpBody>, NoResponse> {
         let mut request = http::Request::new(empty_body());
         *request.uri_mut() = at.uri().clone();
         *request.headers_mut() = headers;
@@ -126,33 +155,38 @@ impl fmt::Debug for HttpClient {
     }
 }
 
-/// Resolves names by the system, and leaves out addresses that are not public if required.
-#[derive(Clone)]
-struct Resolver {
-    inner: GaiResolver,
-    public_only: bool,
+/// A request that got no response.
+#[derive(Debug)]
+pub(crate) struct NoResponse {
+    /// Host and port.
+    target: String,
+    cause: BoxError,
 }
 
-impl Service<Name> for Resolver {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+impl NoResponse {
+    fn new(uri: &Uri, cause: BoxError) -> Self {
+        Self { target: host_port(uri), cause }
     }
 
-    fn call(&mut self, name: Name) -> Self::Future {
-        let (found, public_only) = (self.inner.call(name), self.public_only);
-        Box::pin(async move {
-            let mut found: Vec<SocketAddr> = found.await?.collect();
-            if public_only {
-                found.retain(|address| is_public(address.ip()));
-                if found.is_empty() {
-                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, NotPublic));
-                }
-            }
-            Ok(found.into_iter())
-        })
+    /// Host and port.
+    pub(super) fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// True if there was no connection.
+    pub(super) fn is_connect(&self) -> bool {
+        self.cause.downcast_ref::<legacy::Error>().is_some_and(legacy::Error::is_connect)
+    }
+}
+
+impl fmt::Display for NoResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} does not respond", self.target)
+    }
+}
+
+impl std::error::Error for NoResponse {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.cause)
     }
 }

@@ -1,17 +1,19 @@
 //! One request and its response.
 //!
 //! ```text
-//! client (options, s3_client) ──▶ request ──▶ http_client, sdk_connector ──▶ server
-//!                                                                              │
-//!             retry ◀── response_check ◀── response, sdk_response ◀────────────┘
+//! client (options, s3_client) ──▶ request ──▶ http_client, sdk_connector ──▶ connector (proxy, tls) ──▶ server
+//!                                                                                                        │
+//!             retry ◀── response_check ◀── response, sdk_response ◀──────────────────────────────────────┘
 //! ```
 
 #[cfg(feature = "s3")]
 mod background;
 mod client;
+mod connector;
 mod error_chain;
 mod http_client;
 mod options;
+mod proxy;
 mod public_address;
 mod region;
 mod request;
@@ -26,6 +28,7 @@ mod sdk_connector;
 #[cfg(feature = "s3")]
 mod sdk_response;
 mod timestamp;
+mod tls;
 #[cfg(feature = "s3")]
 mod upload_progress;
 mod url;

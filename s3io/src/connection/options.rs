@@ -1,6 +1,7 @@
 //! Options of a [`Client`](crate::Client).
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 #[cfg(feature = "s3")]
@@ -45,7 +46,18 @@ pub struct ClientOptions {
     pub stall_timeout: Duration,
     /// Connects plain `http(s)://` sources to public addresses only, for services that accept URLs from strangers. The S3
     /// endpoint is chosen by the caller and not restricted.
+    ///
+    /// Through a proxy, `https://` sources are tunnelled to an address that was resolved and checked here. `http://` sources
+    /// do not use a proxy then, because it would resolve their names itself.
     pub public_only: bool,
+    /// A file (or directory) of CA certificates in PEM, trusted instead of the system's. If `None`: `AWS_CA_BUNDLE` or the
+    /// profile's `ca_bundle` for S3, else `SSL_CERT_FILE` and `SSL_CERT_DIR`, else the system's certificates. Plain
+    /// `https://` sources trust `AWS_CA_BUNDLE` or `ca_bundle` in addition to the latter.
+    pub ca_bundle: Option<PathBuf>,
+    /// The certificate (chain) in PEM that this client shows to servers of plain `https://` sources that ask for one.
+    pub client_certificate: Option<PathBuf>,
+    /// The private key of `client_certificate` in PEM. If `None`: it is in the same file.
+    pub client_key: Option<PathBuf>,
 }
 
 #[cfg(feature = "s3")]
@@ -62,6 +74,9 @@ setters!(ClientOptions {
     connections: usize,
     stall_timeout: Duration,
     public_only: bool,
+    ca_bundle: Option<PathBuf>,
+    client_certificate: Option<PathBuf>,
+    client_key: Option<PathBuf>,
 });
 
 impl Default for ClientOptions {
@@ -84,6 +99,9 @@ impl Default for ClientOptions {
             connections: 32,
             stall_timeout: Duration::from_secs(60),
             public_only: false,
+            ca_bundle: None,
+            client_certificate: None,
+            client_key: None,
         }
     }
 }
@@ -108,6 +126,9 @@ impl fmt::Debug for ClientOptions {
             .field("connections", &self.connections)
             .field("stall_timeout", &self.stall_timeout)
             .field("public_only", &self.public_only)
+            .field("ca_bundle", &self.ca_bundle)
+            .field("client_certificate", &self.client_certificate)
+            .field("client_key", &self.client_key)
             .finish()
     }
 }

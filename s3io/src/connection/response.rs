@@ -5,10 +5,12 @@ use std::time::Duration;
 use diskferry_core::{Error, ErrorKind};
 use http_body_util::BodyExt;
 
-use super::error_chain::{cause, is_lasting_tls_failure, reason};
-use super::http_client::{HttpBody, empty_body};
+use super::error_chain::{cause, reason, root_cause};
+use super::http_client::{HttpBody, NoResponse, empty_body};
+use super::proxy::ProxyError;
 use super::public_address::NotPublic;
 use super::retry::Failure;
+use super::tls;
 
 /// The header in which AWS states a bucket's region, also in refusals.
 pub(super) const REGION_HEADER: &str = "x-amz-bucket-region";
@@ -111,14 +113,39 @@ impl Response {
 
 /// The failure of a request that got no response.
 pub(crate) fn no_response(error: &(dyn std::error::Error + 'static)) -> Failure {
-    match cause::<NotPublic>(error) {
-        Some(refused) => Failure::fatal(ErrorKind::SourceForbidden, refused.to_string()),
-        None if is_lasting_tls_failure(error) => Failure::Fatal(
-            Error::new(ErrorKind::SourceUnavailable, format!("no TLS connection: {}", reason(error)))
-                .retry(false),
-        ),
-        None => Failure::transient(reason(error)),
+    if let Some(refused) = cause::<NotPublic>(error) {
+        return Failure::fatal(ErrorKind::SourceForbidden, refused.to_string());
     }
+    if let Some(failed) = cause::<ProxyError>(error) {
+        if failed.is_transient() {
+            return Failure::transient(failed.to_string());
+        }
+        let kind = match failed {
+            ProxyError::Unusable { .. } => ErrorKind::Usage,
+            _ => ErrorKind::SourceUnavailable,
+        };
+        let error = Error::new(kind, failed.to_string()).retry(false);
+        return Failure::Fatal(failed.hint().into_iter().fold(error, Error::hint));
+    }
+    let Some(request) = cause::<NoResponse>(error) else { return Failure::transient(reason(error)) };
+    let target = request.target();
+    if let Some(error) = cause::<rustls::Error>(request).and_then(|error| tls::fatal(error, target)) {
+        return Failure::Fatal(error);
+    }
+    if cause::<hyper::Error>(request).is_some_and(hyper::Error::is_parse) {
+        let what = format!("{target} does not answer in HTTP: {}", root_cause(request));
+        return Failure::Fatal(
+            Error::new(ErrorKind::SourceUnavailable, what)
+                .retry(false)
+                .hint("if this port speaks TLS, use https:// in the URL or endpoint"),
+        );
+    }
+    let why = reason(request);
+    Failure::transient(if request.is_connect() {
+        format!("{target} cannot be reached: {why}")
+    } else {
+        format!("the connection to {target} failed: {why}")
+    })
 }
 
 /// The first few KiB of an error document: as much as arrives at once.

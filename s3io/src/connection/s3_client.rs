@@ -3,6 +3,8 @@
 //! Credentials, profile, region and endpoint come from the SDK's environment and files unless the options set them. The
 //! SDK's retries and its protection against slow streams are off: [`retry`](super::retry) does both, and covers bodies.
 
+use std::path::PathBuf;
+
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
@@ -13,7 +15,9 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_types::os_shim_internal::{Env, Fs};
 use diskferry_core::Result;
 use tokio::sync::OnceCell;
 
@@ -22,6 +26,7 @@ use super::http_client::HttpClient;
 use super::options::{ClientOptions, PathStyle};
 use super::s3_url::{Endpoint, S3Service};
 use super::sdk_connector::SdkConnector;
+use super::tls::Bundle;
 
 /// Everything that requests by the S3 protocol need.
 pub(crate) struct S3Access {
@@ -161,4 +166,20 @@ fn endpoint_of(shared: &aws_config::SdkConfig) -> Option<String> {
     };
     let stated = shared.endpoint_url().map(str::to_owned);
     if shared.get_origin("endpoint_url").is_client_config() { stated } else { own().or(stated) }
+}
+
+/// The file of certificates that `AWS_CA_BUNDLE` or the profile's `ca_bundle` names.
+pub(super) async fn aws_bundle() -> Option<Bundle> {
+    if let Some(path) = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()) {
+        return Some(Bundle { named_by: "the file of AWS_CA_BUNDLE", path: path.into() });
+    }
+    let files = EnvConfigFiles::default();
+    // What is wrong with the files is reported when the SDK loads them.
+    let profiles = aws_config::profile::load(&Fs::real(), &Env::real(), &files, None).await.ok()?;
+    let path = profiles.get("ca_bundle").map(str::trim).filter(|path| !path.is_empty())?;
+    let path = match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
+        (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
+        _ => PathBuf::from(path),
+    };
+    Some(Bundle { named_by: "the file of ca_bundle in the AWS profile", path })
 }

@@ -597,7 +597,7 @@ mod tests {
     fn a_refusal_after_the_end_of_a_url_means_that_it_has_expired() {
         let refused = |url: &str| {
             let at = HttpLocation::parse(url).unwrap();
-            let object = Object::Http { client: HttpClient::new(false).unwrap(), at };
+            let object = Object::Http { client: HttpClient::unrestricted().unwrap(), at };
             expired(Failure::Fatal(Error::new(ErrorKind::SourceForbidden, "no")), &object)
         };
         let over = refused("https://h/k?sig=x&se=2013-05-24T00:00:00Z");

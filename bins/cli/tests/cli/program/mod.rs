@@ -5,6 +5,7 @@ mod device;
 mod errors;
 mod input;
 mod interrupt;
+mod networks;
 mod remote;
 mod results;
 mod support;
