@@ -98,7 +98,7 @@ pub async fn open_stream(bytes: Box<dyn ByteStream>, declared: Declared) -> Resu
         }
         (Declared::Format(format), _) | (Declared::Unknown, Some(format)) => Err(Error::new(
             ErrorKind::Usage,
-            format!("a {format} image cannot be read from standard input, which goes one way only"),
+            format!("a {format} image cannot be read from standard input, which is not seekable"),
         )
         .hint("give a path or a URL; standard input takes a raw disk declared with -f raw, and streamOptimized VMDK")),
         (Declared::Unknown, None) => Err(Error::new(

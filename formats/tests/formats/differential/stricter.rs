@@ -49,7 +49,7 @@ const REASONS: &[(&[Format], &str, &str)] = &[
     (VMDK, "the descriptor has", "the text has a bounded length"),
     (VMDK, "of compressed", "a compressed unit is bounded"),
     (VMDK, "other data begins", "two grains overlap"),
-    (VMDK, ": it leads to", "text, directories, tables and grains lie apart from each other"),
+    (VMDK, ": it points to", "text, directories, tables and grains lie apart from each other"),
     (VMDK, "grain directory", "directories and tables lie in the object"),
     (VMDK, "more than twice a grain", "no deflate stream of a grain needs so much"),
     (VMDK, "many share one", "work beyond what the object can hold"),
