@@ -25,7 +25,7 @@ const REASONS: &[(&[Format], &str, &str)] = &[
     (QCOW2, "which is no cluster of", "tables are aligned, behind the header"),
     (QCOW2, "no multiple of the cluster size", "clusters and tables are aligned"),
     (QCOW2, "and the object ends at", "a table must be there as far as the disk uses it"),
-    (QCOW2, ", into ", "an entry must not lead into metadata"),
+    (QCOW2, ", inside ", "an entry must not lead into metadata"),
     (QCOW2, "extended L2 entries need", "a sub-cluster is at least a sector"),
     (QCOW2, "sub-cluster", "a compressed cluster has no sub-clusters"),
     (QCOW2, "beyond 56 bits", "offsets have 56 bits"),
