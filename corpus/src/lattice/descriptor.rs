@@ -159,7 +159,7 @@ pub(super) fn cases(out: &mut Vec<Case>) {
 }
 
 fn refused_nowhere() -> Expect {
-    Expect::Refused { code: "format_mismatch", says: Some("has no mark of it"), at: Place::Nowhere }
+    Expect::Refused { code: "format_mismatch", says: Some("lacks its magic"), at: Place::Nowhere }
 }
 
 fn extents(lines: &mut Lines<'_>) {

@@ -289,7 +289,7 @@ const UNSUPPORTED: Expect = refused("unsupported_feature");
 const SAME: Expect = Expect::Reads(|_, _| {});
 /// Nothing says any more what the object is: it is not what was declared.
 const UNMARKED: Expect =
-    Expect::Refused { code: "format_mismatch", says: Some("has no mark of it"), at: Place::Nowhere };
+    Expect::Refused { code: "format_mismatch", says: Some("lacks its magic"), at: Place::Nowhere };
 
 const fn reads(change: fn(&mut Vec<u8>, &[u8])) -> Expect {
     Expect::Reads(change)

@@ -10,7 +10,7 @@ const VMDK: &[Format] = &[Format::Vmdk];
 
 /// What a message has in it, of which formats, and why that is refused.
 const REASONS: &[(&[Format], &str, &str)] = &[
-    (ANY, "the object is a sound", "valid as two formats: nobody can say which was meant"),
+    (ANY, "the object is valid both as", "valid as two formats: nobody can say which was meant"),
     (ANY, "the image is declared", "the marks of the declared format are not where it has them"),
     (QCOW2, "header_length is", "the header must lie in its cluster"),
     (QCOW2, "header extension", "extensions must lie in the header's cluster"),
