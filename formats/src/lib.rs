@@ -76,3 +76,8 @@ pub mod internal {
     };
     pub use crate::partition::looks_like_disk;
 }
+
+/// Runs the example in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

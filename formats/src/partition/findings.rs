@@ -87,7 +87,7 @@ pub(super) fn check_contents(
         Some(PartitionTable::Absent) => {
             if let Some(filesystem) = layout.filesystem {
                 let fact = format!(
-                    "the disk has no partition table but {} on the whole of it, and the import service requires an MBR",
+                    "the disk has no partition table but {} on the whole disk, and the import service requires an MBR",
                     filesystem.name()
                 );
                 findings.add("partition_table_none", fact);
