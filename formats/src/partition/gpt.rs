@@ -60,7 +60,7 @@ struct RawEntry {
 const _: () = assert!(size_of::<RawHeader>() == HEADER_BYTES);
 const _: () = assert!(size_of::<RawEntry>() == 128);
 
-/// A partition type's identifier, as it is stored: the first three groups little-endian.
+/// A partition type's identifier, in stored byte order: the first three groups little-endian.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Guid(pub [u8; 16]);
 
@@ -230,9 +230,9 @@ pub(super) struct Entry {
     pub(super) kind: Guid,
     /// First sector.
     pub(super) first_lba: u64,
-    /// Last sector, which is the partition's own; it may lie before the first in a table that is damaged.
-    pub(super) last_lba: u64,
     /// Last sector, inclusive. In a damaged table it may be before the first.
+    pub(super) last_lba: u64,
+    /// Attribute bit 2: a BIOS may boot it.
     pub(super) bootable: bool,
 }
 

@@ -97,8 +97,10 @@ pub(super) async fn warn(file: &dyn Source, header: &Header, warnings: &Warnings
         ));
     }
     if header.corrupt {
-        warnings
-            .add(Warning::new("corrupt", "the image is marked corrupt: each entry is checked as it is used"));
+        warnings.add(Warning::new(
+            "corrupt",
+            "the image is marked corrupt: each entry is checked when it is used",
+        ));
     }
     if let Some(table) = header.snapshots {
         let start = read_up_to(file, table.at, SNAPSHOTS_SEEN).await?;

@@ -28,7 +28,7 @@ pub(super) struct Sizes {
 pub(super) struct ChsSizedMap {
     map: Box<dyn BlockMap>,
     sizes: Sizes,
-    /// The disk by `current_size`, as far as it is stored.
+    /// The disk by `current_size`, limited to the bytes that are stored.
     larger: Disk,
     warnings: Warnings,
     counted: AtomicBool,
@@ -64,7 +64,7 @@ impl ChsSizedMap {
                 let sector = usize::try_from(SECTOR).unwrap_or(usize::MAX);
                 let held = bytes.chunks(sector).filter(|sector| !is_zero(sector)).map(<[u8]>::len);
                 let held = held.fold(0usize, usize::saturating_add);
-                format!("{least}{held} of them are in sectors that hold other than zeros")
+                format!("{least}{held} of them are in sectors that are not all zeros")
             }
             Err(error) => format!("what they hold cannot be read ({})", error.message()),
         };

@@ -246,7 +246,7 @@ mod tests {
         let mut places = Vec::new();
         let mut end = cluster;
         for (at, length) in Units::new(grid, Arc::clone(&lengths)) {
-            assert!(at.get() >= end && at.get() < end + cluster, "{at} behind {end}");
+            assert!(at.get() >= end && at.get() < end + cluster, "{at} after {end}");
             assert!(length != PLAIN || at.is_aligned(cluster));
             end = at.get() + if length == PLAIN { cluster } else { length.into() };
             let (first, last) = (at.get() / cluster, (end - 1) / cluster);
