@@ -1,4 +1,4 @@
-//! Detection: which format an object has, from its head and its tail alone.
+//! Detection of an object's format, from its head and its tail.
 //!
 //! Each format's probe looks for its own magic and checks the header. Raw has no magic: an object is raw if it was
 //! declared raw, or if it looks like a disk and like nothing else. So a fixed VHD, whose footer is at its end, is never
@@ -48,14 +48,14 @@ fn decide(found: [(Format, Probe); 3], declared: Declared, head: &[u8]) -> Resul
         ([first, second, ..], _) => {
             return Err(Error::new(
                 ErrorKind::AmbiguousFormat,
-                format!("the object is a sound {first} and a sound {second} at once"),
+                format!("the object is valid both as {first} and as {second}"),
             )
-            .hint("make the image anew with one tool, so that it has one reading"));
+            .hint("create the image again with one tool, so that it has one interpretation"));
         }
         ([format], Declared::Unknown) => return Ok(*format),
         ([format], Declared::Format(declared)) if *format == declared => return Ok(*format),
         ([format], Declared::Format(declared)) => {
-            return Err(mismatch(format!("the image is declared {declared} and is {format}"))
+            return Err(mismatch(format!("the image is declared as {declared} but is {format}"))
                 .hint(format!("declare -f {format}, or leave the format to be detected")));
         }
         ([], _) => {}
@@ -71,7 +71,7 @@ fn decide(found: [(Format, Probe); 3], declared: Declared, head: &[u8]) -> Resul
     }
     if let Some((format, error)) = invalid.into_iter().next() {
         return Err(mismatch(format!(
-            "the image is declared {declared} and has the marks of {format}, though not a sound one: {}",
+            "the image is declared as {declared} but has the magic of {format}, with an error: {}",
             error.message()
         ))
         .at(error.offset().unwrap_or_default()));
@@ -80,11 +80,11 @@ fn decide(found: [(Format, Probe); 3], declared: Declared, head: &[u8]) -> Resul
         return Ok(Format::Raw);
     }
     let disk = || looks_like_disk(head).then_some("a raw disk");
-    let seen = foreign(head).or_else(disk).unwrap_or("nothing that is known here");
-    Err(mismatch(format!("the image is declared {declared}, has no mark of it and looks like {seen}")))
+    let seen = foreign(head).or_else(disk).unwrap_or("nothing known");
+    Err(mismatch(format!("the image is declared as {declared}, lacks its magic and looks like {seen}")))
 }
 
-/// Checks a target that was written as `format`, whatever its guest has on its disk.
+/// Checks a target that was written as `format`, regardless of the guest's data.
 ///
 /// A raw target is never refused. The warning `content_looks_like` says if other tools will take it for another format.
 ///
@@ -96,14 +96,14 @@ pub(crate) fn check_target(file: &HeadTail, format: Format) -> Result<Vec<Warnin
         (Err(error), Format::Raw) => Ok(vec![Warning::new(
             "content_looks_like",
             format!(
-                "the raw target will be taken for another format where none is declared: {}",
+                "other tools will take the raw target for another format if none is declared: {}",
                 error.message()
             ),
         )]),
         (Err(error), _) => Err(Error::new(
             ErrorKind::DestinationUnsuitable,
             format!(
-                "what the guest has on its disk makes the {format} target look like another format: {}",
+                "the guest's data makes the {format} target look like another format: {}",
                 error.message()
             ),
         )
@@ -118,17 +118,17 @@ fn mismatch(message: String) -> Error {
 fn raw_or_unknown(head: &[u8]) -> Result<Format> {
     let unknown = |message: String| Error::new(ErrorKind::UnknownFormat, message);
     if head.is_empty() {
-        return Err(unknown("the object is empty".to_owned()).hint("an empty disk is declared with -f raw"));
+        return Err(unknown("the object is empty".to_owned()).hint("declare an empty disk with -f raw"));
     }
     if let Some(name) = foreign(head) {
-        return Err(unknown(format!("the object looks like {name}, which is not read"))
+        return Err(unknown(format!("the object looks like {name}, which is not supported"))
             .hint("unpack or convert it first, or declare -f raw if these are the bytes of the disk"));
     }
     if looks_like_disk(head) {
         return Ok(Format::Raw);
     }
     Err(unknown(
-        "the object has the marks of no image format, and no partition table or file system of a raw disk"
+        "the object has no magic of an image format, and no partition table or file system of a raw disk"
             .to_owned(),
     )
     .hint("declare -f raw if it is a raw disk"))
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
     use Format::{Qcow2, Raw, Vhd, Vmdk};
 
-    /// The decision if the three probes answer as `probes` says: `v`alid, `i`nvalid, `-` no match.
+    /// The decision for the probe results in `probes`: `v`alid, `i`nvalid, `-` no match.
     fn decided(
         probes: &str,
         declared: Option<Format>,

@@ -1,4 +1,4 @@
-//! Guest bytes that lie in a file as they are: RAW, the fixed VHD, the flat extents of VMDK.
+//! Guest bytes that a file contains verbatim: RAW, the fixed VHD, the flat extents of VMDK.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use diskferry_core::{
     StoredOffset, StoredRange,
 };
 
-/// The map of a disk that lies in one file as it is, from its first byte on.
+/// The map of a disk that a file contains verbatim, from its first byte on.
 pub(crate) struct FlatMap {
     /// The file.
     pub(crate) source: Arc<dyn Source>,
@@ -30,11 +30,11 @@ impl BlockMap for FlatMap {
     }
 }
 
-/// Appends the extents of `guest`, which lies in `file` from `start` on, as far as one look at the file's holes goes:
-/// at least one extent, possibly not to the end of `guest`.
+/// Appends the extents of `guest`, which `file` stores from `start` on, up to the end of one query for holes. This adds at
+/// least one extent and may end before `guest` does.
 ///
 /// # Errors
-/// `truncated` where the stored bytes would pass the 64-bit space; the `source_*` codes.
+/// `truncated` if the stored bytes would exceed the 64-bit address space; the `source_*` codes.
 pub(crate) async fn push_flat(
     extents: &mut Extents,
     source: &dyn Source,
@@ -43,7 +43,7 @@ pub(crate) async fn push_flat(
     start: StoredOffset,
 ) -> Result<()> {
     let range = StoredRange::new(start, guest.len())
-        .ok_or_else(|| Error::truncated("flat data passes the end of the address space").at(start))?;
+        .ok_or_else(|| Error::truncated("flat data extends past the end of the address space").at(start))?;
     for segment in source.segments(range).await? {
         let skip = segment.range.start().get().saturating_sub(start.get());
         let stored = Stored { file, range: segment.range };

@@ -9,8 +9,8 @@
 //! create ───────────▶ write.rs ┘
 //! ```
 //!
-//! A folder does not know the others' readers, and nothing here knows where bytes come from or go to: everything is read
-//! through [`diskferry_core::Source`].
+//! A format's folder does not import another format's reader. The crate does no I/O: everything is read through
+//! [`diskferry_core::Source`].
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -53,7 +53,7 @@ mod vhd;
 mod vmdk;
 mod zero_tail;
 
-// Formats, opening and creating.
+// Formats, open and create.
 pub use create::{create, layout};
 pub use format::{Declared, Format};
 pub use open::{open, open_stream, open_with};
@@ -65,7 +65,7 @@ pub use target_options::{TargetOptions, options_help};
 pub use vhd::{VhdOptions, VhdSubformat};
 pub use vmdk::{VmdkOptions, VmdkSubformat};
 
-// What is on a guest's disk.
+// Contents of a guest's disk.
 pub use partition::{DiskContents, FileSystem, Guid, Partition, PartitionTable, PartitionType, inspect_disk};
 
 /// What only the sibling crates of diskferry need. It may change in any release.
@@ -76,3 +76,8 @@ pub mod internal {
     };
     pub use crate::partition::looks_like_disk;
 }
+
+/// Runs the example in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -14,7 +14,7 @@ use crate::format::{Declared, Format};
 use crate::open_input::OpenInput;
 use crate::{qcow2, raw, vhd, vmdk};
 
-/// Bytes that are examined to tell the format of a stream.
+/// Bytes that are examined to detect the format of a stream.
 const STREAM_HEAD_BYTES: usize = 512;
 
 /// Opens an image that is one file.
@@ -90,20 +90,20 @@ pub async fn open_stream(bytes: Box<dyn ByteStream>, declared: Declared) -> Resu
         (Declared::Format(Format::Raw), None) => Ok(raw::open_stream(feed, &head)),
         (Declared::Format(Format::Vmdk) | Declared::Unknown, Some(Format::Vmdk)) => vmdk::open_stream(feed).await,
         (Declared::Format(declared @ (Format::Raw | Format::Vmdk)), seen) => {
-            let seen = seen.map_or("nothing that is known", Format::name);
+            let seen = seen.map_or("nothing known", Format::name);
             Err(Error::new(
                 ErrorKind::FormatMismatch,
-                format!("standard input is declared {declared} and looks like {seen}"),
+                format!("standard input is declared as {declared} but looks like {seen}"),
             ))
         }
         (Declared::Format(format), _) | (Declared::Unknown, Some(format)) => Err(Error::new(
             ErrorKind::Usage,
-            format!("a {format} image cannot be read from standard input, which goes one way only"),
+            format!("a {format} image cannot be read from standard input, which is not seekable"),
         )
-        .hint("give a path or a URL; standard input takes a raw disk declared with -f raw, and streamOptimized VMDK")),
+        .hint("give a path or a URL; standard input can be a raw disk declared with -f raw, or a streamOptimized VMDK")),
         (Declared::Unknown, None) => Err(Error::new(
             ErrorKind::UnknownFormat,
-            "standard input does not begin as a streamOptimized VMDK does",
+            "standard input does not begin like a streamOptimized VMDK",
         )
         .hint("if it is a raw disk, declare it with -f raw")),
     }

@@ -1,4 +1,4 @@
-//! What the reader of a format opens an image from.
+//! The input of a format's reader.
 
 use std::sync::Arc;
 

@@ -77,10 +77,10 @@ impl OptionText {
         })
     }
 
-    /// Checks that every option that was given is one that the format took.
+    /// Checks that the format supports every option that was given.
     ///
     /// # Errors
-    /// `usage`, with the options that the format has.
+    /// `usage`, with the options of the format.
     pub(crate) fn finish(self) -> Result<()> {
         match self.pairs.iter().find(|(key, _)| !self.known.contains(&key.as_str())) {
             Some((key, _)) => {

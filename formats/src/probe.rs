@@ -1,12 +1,12 @@
-//! What detection is made of: the verdict of one format's probe, and the signatures of formats that are not read.
+//! The parts of detection: the result of one format's probe, and the signatures of unsupported formats.
 //!
 //! Each format has a `probe.rs` with two functions: `has_magic` looks at the first bytes only, and `probe` also checks
-//! the header. This module knows none of the formats, so they can use it; [`crate::detect`] asks them all.
+//! the header. This module does not import the formats, so they can use it. [`crate::detect`] calls all of them.
 
 use bytes::{Bytes, BytesMut};
 use diskferry_core::{Error, HeadTail, StoredOffset, StoredRange};
 
-/// What the probe of one format found in an object.
+/// The result of one format's probe.
 #[derive(Debug)]
 pub(crate) enum Probe {
     /// The object has no magic of the format.
@@ -20,7 +20,7 @@ pub(crate) enum Probe {
 /// A signature: what it identifies, its byte offset, and its bytes.
 type Signature = (&'static str, usize, &'static [u8]);
 
-/// Containers and image formats that are not read.
+/// Unsupported containers and image formats.
 pub(crate) const FOREIGN: &[Signature] = &[
     ("a gzip file", 0, &[0x1f, 0x8b, 0x08]),
     ("an xz file", 0, b"\xfd7zXZ\0"),
@@ -41,8 +41,7 @@ pub(crate) const FOREIGN: &[Signature] = &[
     ("a Windows imaging file", 0, b"MSWIM\0\0\0"),
 ];
 
-/// Returns the container or image format that is not read here and that `head`, the first bytes of an object, belongs
-/// to.
+/// Returns the unsupported container or image format that `head`, the first bytes of an object, belongs to.
 pub(crate) fn foreign(head: &[u8]) -> Option<&'static str> {
     let matches = |(_, at, bytes): &&Signature| head.get(*at..).is_some_and(|rest| rest.starts_with(bytes));
     FOREIGN.iter().find(matches).map(|(name, ..)| *name)

@@ -5,7 +5,7 @@ use diskferry_core::{Error, ErrorKind, Result};
 use crate::format::Format;
 use crate::option_text::wrong;
 
-/// The sector that these formats count in.
+/// The sector, the unit of sizes in these formats.
 const SECTOR: u64 = 512;
 
 /// The virtual sizes that a target can have: whole sectors, or multiples of the option `align`.
@@ -28,11 +28,11 @@ impl SectorSize {
         }
     }
 
-    /// The size in bytes that a disk of `source_bytes` is written with. A size that cannot be rounded up within 64 bits is
+    /// The size in bytes of the target disk for a source of `source_bytes`. A size that cannot be rounded up within 64 bits is
     /// `u64::MAX`, which every format refuses.
     ///
     /// # Errors
-    /// `destination_unsuitable` if it is no whole number of sectors and is not rounded up.
+    /// `destination_unsuitable` if it is not a whole number of sectors and is not rounded up.
     pub(crate) fn size(self, source_bytes: u64) -> Result<u64> {
         match self.align {
             Some(align) => Ok(source_bytes.checked_next_multiple_of(align).unwrap_or(u64::MAX)),
@@ -44,7 +44,7 @@ impl SectorSize {
                     self.format
                 ),
             )
-            .hint("let its size be rounded up, with zeros: -o align=512")),
+            .hint("round its size up, with zeros: -o align=512")),
         }
     }
 }

@@ -9,8 +9,8 @@ use futures_util::stream::{FuturesUnordered, TryStreamExt};
 
 /// Most bytes of tables that are cached for an image, however many files it has.
 const CACHE_BYTES: u64 = 16 << 20;
-/// Tables no further apart than this are read in one request. It is small because mostly data is stored between tables,
-/// and data is fetched later.
+/// Tables no further apart than this are read in one request. It is small because the bytes between tables are mostly
+/// data, which is fetched again later.
 const GAP: u64 = 4 << 10;
 /// Longest request for tables, so that many run in parallel.
 const LONGEST: u64 = 4 << 20;
@@ -22,8 +22,8 @@ const SHARED_ENTRIES: u64 = 1 << 19;
 /// Guest bytes that such entries may map: about one second of reading.
 const SHARED_BYTES: u64 = 2 << 30;
 
-/// The number of bytes of tables that may be named, counted each time, although the object is smaller. An entry has
-/// `entry_bytes` and maps `unit_bytes`. No writer shares a table, and tables that are not shared fit the object.
+/// The largest total size of tables that may be named, counted once per name, even if the object is smaller. An entry has
+/// `entry_bytes` and maps `unit_bytes`. Writers do not share tables, and tables that are not shared fit in the object.
 pub(crate) fn shared_free(entry_bytes: u64, unit_bytes: u64) -> u64 {
     let entries = SHARED_BYTES.checked_div(unit_bytes).unwrap_or_default().min(SHARED_ENTRIES);
     entries.saturating_mul(entry_bytes)
@@ -125,7 +125,7 @@ impl Tables {
                 continue;
             }
             let bytes = cut(&fetched, *range)?;
-            // A copy: a slice would keep the whole request in memory for as long as one of its tables is cached.
+            // A copy: a slice would hold the memory of the whole request while one of its tables is cached.
             let bytes = Bytes::copy_from_slice(&bytes);
             cache.put((self.file, *range), bytes.clone());
             *slot = Some(bytes);
@@ -140,8 +140,8 @@ impl Tables {
 
     async fn fetch(&self, runs: &[StoredRange]) -> Result<BTreeMap<StoredOffset, Bytes>> {
         let can = self.source.capabilities();
-        // The concurrency that pays off is measured on data. Over a network, a request for tables costs only the time to its
-        // first byte, and the source bounds the number of requests itself.
+        // The best concurrency is measured on data. Over a network, a request for tables costs only the time to its first byte,
+        // and the source bounds the number of requests itself.
         let at_once = if can.remote { can.in_flight.max(PARALLEL_REQUESTS) } else { can.in_flight.max(1) };
         let mut waiting = runs.iter();
         let mut under_way = FuturesUnordered::new();
@@ -177,7 +177,7 @@ impl TableSequence<'_> {
     /// Those of [`Tables::load`]; `internal` after the last table.
     pub(crate) async fn next(&mut self) -> Result<Bytes> {
         let rest = self.ranges.get(self.next..).unwrap_or_default();
-        let first = *rest.first().ok_or_else(|| Error::internal("more tables are taken than were named"))?;
+        let first = *rest.first().ok_or_else(|| Error::internal("more tables were requested than listed"))?;
         self.next = self.next.saturating_add(1);
         if let Some(bytes) = self.loaded.pop() {
             return Ok(bytes);

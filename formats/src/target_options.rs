@@ -64,7 +64,7 @@ impl TargetOptions {
         })
     }
 
-    /// The format that they are for; none if that is not said.
+    /// The format of the options; `None` for the defaults.
     pub fn format(&self) -> Option<Format> {
         match self {
             Self::Defaults => None,

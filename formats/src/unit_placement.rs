@@ -1,4 +1,4 @@
-//! What layouts of all formats have in common: units of a disk, one behind the other in guest order.
+//! The placement of a disk's units in a target, shared by the layouts of all formats: consecutive, in guest order.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use diskferry_core::{
     WriteOrder, Writes,
 };
 
-/// The order in which a layout that is its own map takes bytes, for a sink that takes writes in `order`.
+/// The order in which a layout without a separate map receives bytes, for a sink that accepts writes in `order`.
 pub(crate) fn order_for(order: WriteOrder) -> Order {
     match order {
         WriteOrder::Any => Order::Any,
@@ -17,23 +17,23 @@ pub(crate) fn order_for(order: WriteOrder) -> Order {
     }
 }
 
-/// No writes.
+/// An empty list of writes.
 pub(crate) fn no_writes() -> Writes {
     Box::new(std::iter::empty())
 }
 
-/// A part of a kind that the layout does not take.
+/// The error for a part of a kind that the layout does not support.
 pub(crate) fn unexpected_part() -> Error {
-    Error::internal("a layout was given a part of a kind that it does not take")
+    Error::internal("a layout received a part of an unsupported kind")
 }
 
-/// Zeros from one place to another, unless there are none.
+/// Zeros between two offsets, if there are any.
 pub(crate) fn zeros(from: u64, to: u64) -> Option<Write> {
     let range = TargetRange::between(TargetOffset::new(from), TargetOffset::new(to));
     (!range.is_empty()).then_some(Write::Zero(range))
 }
 
-/// Which units a target stores, and where: in guest order, from one place on, without gaps.
+/// The units that a target stores, and their offsets: consecutive in guest order, from a first offset on.
 #[derive(Clone, Debug)]
 pub(crate) struct UnitPlacement {
     first: u64,
@@ -42,73 +42,73 @@ pub(crate) struct UnitPlacement {
 }
 
 impl UnitPlacement {
-    /// `units`, from `first` on, each behind `prefix`.
+    /// `units`, stored from `first` on, each after `prefix`.
     pub(crate) fn new(first: u64, prefix: &'static [u8], units: UnitMap) -> Self {
         Self { first, prefix, units }
     }
 
-    /// The units that are stored.
+    /// The stored units.
     pub(crate) fn units(&self) -> &UnitMap {
         &self.units
     }
 
-    /// The units that are stored, when nobody asks any more where.
+    /// Consumes the placement and returns the stored units.
     pub(crate) fn into_units(self) -> UnitMap {
         self.units
     }
 
-    /// Bytes from one unit to the next.
+    /// Distance in bytes between two units.
     fn stride(&self) -> u64 {
         self.units.unit().saturating_add(self.prefix.len() as u64)
     }
 
-    /// Where `unit` begins, with its prefix.
+    /// Offset of `unit`, including its prefix.
     pub(crate) fn begin(&self, unit: u64) -> Option<u64> {
         self.units.rank(unit)?.checked_mul(self.stride())?.checked_add(self.first)
     }
 
-    /// Where the last of them ends.
+    /// End of the last unit.
     pub(crate) fn end(&self) -> u64 {
         self.units.count().saturating_mul(self.stride()).saturating_add(self.first)
     }
 }
 
-/// Whether a target may become so long: asked with the end of its last unit.
+/// Checks that a target may be that long. Called with the end of its last unit.
 type Check = Box<dyn Fn(u64) -> Result<()> + Send + Sync>;
 
-/// Units being written, front to back and without a gap.
+/// Writes units consecutively in order.
 ///
 /// Zeros are written when other bytes follow them in the target, or at the end.
 pub(crate) struct AppendWriter {
     stored: UnitPlacement,
-    /// What is asked of every unit that is found. None where it was known from the beginning which are stored, whatever
-    /// turns out to be in them.
+    /// Checks each unit that is added. `None` if the stored units were known from the beginning, whatever their contents turn
+    /// out to be.
     check: Option<Check>,
-    /// Where what was written so far ends.
+    /// End of the bytes that were written so far.
     at: u64,
 }
 
 impl AppendWriter {
-    /// Units of `unit` bytes are stored from `first` on as they turn out to hold other than zeros.
+    /// A packed layout: units of `unit` bytes are stored from `first` on if they are not zeros.
     pub(crate) fn found(first: u64, prefix: &'static [u8], unit: u64, check: Check) -> Self {
         let stored = UnitPlacement::new(first, prefix, UnitMap::new(unit));
         Self { at: first, stored, check: Some(check) }
     }
 
-    /// Units are stored as `stored` says.
+    /// A placed layout: `stored` has the units.
     pub(crate) fn known(stored: UnitPlacement) -> Self {
         Self { at: stored.first, stored, check: None }
     }
 
-    /// What is stored: so far, or in all.
+    /// The placement: of the units so far, or of all.
     pub(crate) fn stored(&self) -> &UnitPlacement {
         &self.stored
     }
 
-    /// Takes the next guest bytes, in guest order.
+    /// Adds the next guest bytes, in guest order.
     ///
     /// # Errors
-    /// That of the check; `internal` where they do not come in order, or where the map did not say that there are any.
+    /// The error of the check; `internal` if the bytes are out of order or not in the map.
     pub(crate) fn place(&mut self, scanned: &Scanned) -> Result<Vec<Write>> {
         let mut writes = Vec::new();
         for (range, zero) in scanned.ranges() {
@@ -120,7 +120,7 @@ impl AppendWriter {
                 let piece = self.next_piece(rest);
                 rest = rest.skip(piece.len());
                 let bytes = scanned.slice(piece);
-                // The scan was by blocks: units smaller than that can be zeros all the same.
+                // The zero scan works on blocks. Smaller units in a block may still be zeros.
                 if self.stored.units.unit() >= BLOCK || !is_zero(&bytes) {
                     self.write(piece, bytes, &mut writes)?;
                 }
@@ -129,8 +129,8 @@ impl AppendWriter {
         Ok(writes)
     }
 
-    /// The first bytes of `range` that can be written at once: units that follow each other, but for one at a time where
-    /// each has a prefix or must be looked at.
+    /// The first bytes of `range` that can be written at once: consecutive units, or a single unit if units have a prefix or
+    /// must be checked.
     fn next_piece(&self, range: GuestRange) -> GuestRange {
         let unit = self.stored.units.unit();
         if self.stored.prefix.is_empty() && unit >= BLOCK {
@@ -148,25 +148,25 @@ impl AppendWriter {
         let to = self.place_of(guest.start())?;
         let last = self.place_of(GuestOffset::new(guest.end().get().saturating_sub(1)))?;
         if to < self.at || last.saturating_sub(to) != guest.len().saturating_sub(1) {
-            return Err(Error::internal(format!("guest bytes {guest} do not fit behind {}", self.at)));
+            return Err(Error::internal(format!("guest bytes {guest} do not fit after {}", self.at)));
         }
         self.fill(to, writes);
         self.push(bytes, writes);
         Ok(())
     }
 
-    /// Where a guest byte lies.
+    /// Offset of a guest byte in the target.
     fn place_of(&self, guest: GuestOffset) -> Result<u64> {
         let unit = self.stored.units.unit();
         let begin = self.stored.begin(guest.get().checked_div(unit).unwrap_or_default());
         let begin = begin.ok_or_else(|| {
-            Error::internal(format!("there is data at guest byte {guest}, where the map has none"))
+            Error::internal(format!("there is data at guest byte {guest}, but the map has none"))
         })?;
         let inside = guest.get().checked_rem(unit).unwrap_or_default();
         Ok(begin.saturating_add(self.stored.prefix.len() as u64).saturating_add(inside))
     }
 
-    /// Writes what lies before `to`: zeros, and the prefixes of the units that begin there.
+    /// Writes the bytes before `to`: zeros, and the prefixes of the units that begin there.
     fn fill(&mut self, to: u64, writes: &mut Vec<Write>) {
         let (stride, prefix) = (self.stored.stride(), self.stored.prefix);
         while self.at < to {
@@ -184,7 +184,7 @@ impl AppendWriter {
         }
     }
 
-    /// Neighbours become one write.
+    /// Merges adjacent writes.
     fn push(&mut self, bytes: Bytes, writes: &mut Vec<Write>) {
         let at = self.at;
         self.at = at.saturating_add(bytes.len() as u64);
@@ -194,7 +194,7 @@ impl AppendWriter {
         }
     }
 
-    /// What is left of the last units, and what is stored.
+    /// The end of the last units, and the placement.
     pub(crate) fn finish(mut self) -> (Vec<Write>, UnitPlacement) {
         let mut writes = Vec::new();
         self.fill(self.stored.end(), &mut writes);
@@ -225,7 +225,7 @@ mod tests {
         Scanned::new(GuestOffset::new(at), bytes.into(), None)
     }
 
-    /// What a target holds behind `FIRST`, a number a block; writes must follow each other.
+    /// The contents of a target after `FIRST`, one number per block. Writes must be consecutive.
     fn target(writes: Vec<Write>) -> Vec<u8> {
         let mut bytes = Vec::new();
         for write in writes {
@@ -233,7 +233,7 @@ mod tests {
                 Write::Bytes(at, _) => *at,
                 Write::Zero(range) => range.start(),
             };
-            assert_eq!(at.get(), FIRST + bytes.len() as u64, "writes follow each other");
+            assert_eq!(at.get(), FIRST + bytes.len() as u64, "writes are consecutive");
             match write {
                 Write::Bytes(_, pieces) => pieces.iter().for_each(|piece| bytes.extend_from_slice(piece)),
                 Write::Zero(range) => bytes.resize(bytes.len() + range.len() as usize, 0),

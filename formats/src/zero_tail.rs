@@ -14,9 +14,9 @@ const WORTH_A_WARNING: u64 = 64 << 10;
 /// The zero bytes at the end of an object, as far as its buffered head and tail show.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ZeroTail {
-    /// Their number, at least.
+    /// The least number of zero bytes.
     pub(crate) len: u64,
-    /// Where they begin, at the latest.
+    /// The latest offset where they begin.
     pub(crate) start: u64,
     /// True if the byte before them is buffered and is not zero, or if there is none.
     pub(crate) start_known: bool,
@@ -157,7 +157,7 @@ mod tests {
         let mut bytes = vec![0; head + tail];
         assert_eq!(len(bytes.clone()), (head + tail) as u64, "head and tail meet");
         bytes.push(0);
-        assert_eq!(len(bytes), tail as u64, "a byte between them is not known");
+        assert_eq!(len(bytes), tail as u64, "a byte between them is not buffered");
     }
 
     #[test]

@@ -150,7 +150,7 @@ pub(super) fn cases(out: &mut Vec<Case>) {
         .whole(Value::CutAtStart, text[..place(5)].to_vec(), MALFORMED.at(0))
         .of(6, "the descriptor has no extents")
         .whole(Value::CutAtStart, text[..place(6)].to_vec(), MALFORMED.at(0))
-        .of(6, "has no end of its name")
+        .of(6, "has an unterminated name")
         .whole(Value::CutInMiddle, text[..place(6) + 15].to_vec(), MALFORMED)
         .of(0, "line 10 of the descriptor")
         .whole(Value::Meaning, [&text[..], b"\n\x1b[2J\x07"].concat(), MALFORMED.at(text.len() + 1))
@@ -159,7 +159,7 @@ pub(super) fn cases(out: &mut Vec<Case>) {
 }
 
 fn refused_nowhere() -> Expect {
-    Expect::Refused { code: "format_mismatch", says: Some("has no mark of it"), at: Place::Nowhere }
+    Expect::Refused { code: "format_mismatch", says: Some("lacks its magic"), at: Place::Nowhere }
 }
 
 fn extents(lines: &mut Lines<'_>) {
@@ -196,7 +196,7 @@ fn extents(lines: &mut Lines<'_>) {
         .is(Value::Meaning, "RW 16 VMFSSPARSE \"flat.bin\"", MALFORMED.says("magic").at(0))
         .of(6, "name")
         .is(Value::Zero, "RW 16 FLAT \"\" 8", MALFORMED)
-        .is(Value::Meaning, "RW 16 FLAT flat.bin 8", MALFORMED.says("offset behind its name"))
+        .is(Value::Meaning, "RW 16 FLAT flat.bin 8", MALFORMED.says("offset after its name"))
         .is(Value::Meaning, "RW 16 FLAT \"/etc/passwd\" 0", external.says("/etc/passwd"))
         .is(Value::Meaning, "RW 16 FLAT \"../flat.bin\" 0", external.says("../flat.bin"))
         .is(Value::Meaning, "RW 16 FLAT \"http://127.0.0.1/flat\" 0", external.says("127.0.0.1"))
@@ -206,7 +206,7 @@ fn extents(lines: &mut Lines<'_>) {
             "RW 16 SPARSE \"image\"",
             TRUNCATED.says("sparse extent's header").at(LINES.join("\n").len() - 3),
         )
-        .is(Value::Overlapping, LINES[7], MALFORMED.says("stands twice").at(place(7) + 2))
+        .is(Value::Overlapping, LINES[7], MALFORMED.says("names the extent").at(place(7) + 2))
         .of(6, "offset")
         .is(
             Value::Zero,

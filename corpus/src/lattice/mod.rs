@@ -290,7 +290,7 @@ const UNSUPPORTED: Expect = refused("unsupported_feature");
 const SAME: Expect = Expect::Reads(|_, _| {});
 /// The magic is gone: the object is not in the declared format.
 const UNMARKED: Expect =
-    Expect::Refused { code: "format_mismatch", says: Some("has no mark of it"), at: Place::Nowhere };
+    Expect::Refused { code: "format_mismatch", says: Some("lacks its magic"), at: Place::Nowhere };
 
 const fn reads(change: fn(&mut Vec<u8>, &[u8])) -> Expect {
     Expect::Reads(change)

@@ -194,7 +194,7 @@ fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
         .and(
             Value::Overlapping,
             (TABLE / SECTOR) as u64 - 1,
-            MALFORMED.says("not a grain's").at(TABLE - SECTOR),
+            MALFORMED.says("not of a grain").at(TABLE - SECTOR),
         )
         .and(Value::SelfReferring, (TABLE / SECTOR) as u64, MALFORMED)
         .complete();

@@ -1,9 +1,9 @@
-//! Deflating with a window smaller than 32 KiB, at a price of its own choosing.
+//! Deflate with a window smaller than 32 KiB and adjustable search limits.
 //!
-//! zlib's levels 7 to 9 tie the best way to choose matches to long searches for them. How long it searches can be set apart
-//! from the rest by `deflateTune` alone, which zlib-rs has in zlib's own interface and in no other: this crate is that
-//! call and those around it, made safe. It is a crate of its own because it is the only code here that calls zlib through
-//! `unsafe`. What it makes does not depend on what a [`Deflater`] made before.
+//! zlib's levels 7 to 9 combine the best match strategy with long searches. Only `deflateTune` sets the length of the
+//! searches independently, and zlib-rs offers it only in the interface of zlib's C API. This crate is a safe wrapper around
+//! that call and the calls that it needs. It is a separate crate because only this code calls zlib through `unsafe`. The
+//! output does not depend on earlier use of a [`Deflater`].
 
 #![allow(unsafe_code)]
 
@@ -15,7 +15,7 @@ use libz_rs_sys::{
     deflateReset, deflateTune, z_stream, zlibVersion,
 };
 
-/// A call of zlib that failed, or that was asked for what it cannot do. Always a defect of the caller or a lack of memory.
+/// A call of zlib that failed, or invalid parameters. Always a defect of the caller or a lack of memory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Error(String);
 
@@ -30,60 +30,60 @@ impl std::error::Error for Error {}
 /// The result of a call.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// How a [`Deflater`] searches.
+/// The search parameters of a [`Deflater`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeflateEffort {
     /// zlib's level, 0 to 9.
     pub level: u32,
-    /// How long it searches, where that is not what the level says.
+    /// The search limits, if they differ from those of the level.
     pub search: Option<DeflateSearch>,
 }
 
 /// The four numbers of zlib's `deflateTune`, lengths in bytes up to 258.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeflateSearch {
-    /// From this match on, the search for a better one at the next byte is a quarter as long.
+    /// With a match of this length, the search for a better one at the next byte is a quarter as long.
     pub good: u16,
-    /// From this match on, none is searched at the next byte.
+    /// With a match of this length, the next byte is not searched.
     pub lazy: u16,
-    /// From this match on, none longer is searched.
+    /// With a match of this length, the search ends.
     pub nice: u16,
-    /// Places that are looked at for a match.
+    /// Positions that are searched for a match.
     pub chain: u16,
 }
 
-/// The state of a deflater that makes raw streams (RFC 1951), for many units one after the other.
+/// The state of a deflater of raw streams (RFC 1951), for many successive units.
 pub struct Deflater {
-    /// In a place of its own: what zlib keeps may point to it.
+    /// Boxed, because zlib's state may contain pointers to it.
     stream: Box<z_stream>,
     effort: DeflateEffort,
     window_bits: u8,
-    /// The last unit did not fit its room. zlib-rs 0.6 loses some of its own with each reset after that, until it has
-    /// none.
+    /// The last unit did not fit in its buffer. After that, zlib-rs 0.6 loses a part of its own buffer with each reset, until
+    /// none is left.
     torn: bool,
 }
 
-// SAFETY: zlib's state belongs to one stream and to no thread; `&Deflater` gives no way to it.
+// SAFETY: zlib's state belongs to one stream and not to a thread; `&Deflater` does not give access to it.
 unsafe impl Send for Deflater {}
 
 impl Deflater {
-    /// A deflater in whose streams no match reaches back further than `1 << window_bits` bytes, 9 to 15 bits.
+    /// Creates a deflater. No match in its streams reaches back further than `1 << window_bits` bytes, 9 to 15 bits.
     ///
     /// # Errors
-    /// An [`Error`] if level or bits are not in range, or there is no memory for it (some 256 KiB).
+    /// An [`Error`] if level or bits are out of range, or there is not enough memory (about 256 KiB).
     pub fn new(effort: DeflateEffort, window_bits: u8) -> Result<Self> {
         if effort.level > 9 || !(9..=15).contains(&window_bits) {
-            return Err(Error(format!("there is no deflating at {effort:?} in {window_bits} bits")));
+            return Err(Error(format!("invalid deflate parameters: {effort:?}, {window_bits} bits")));
         }
         Ok(Self { stream: begin(effort, window_bits)?, effort, window_bits, torn: false })
     }
 
-    /// What it was made for.
+    /// The parameters that it was created with.
     pub fn effort(&self) -> (DeflateEffort, u8) {
         (self.effort, self.window_bits)
     }
 
-    /// Deflates `unit` into the beginning of `out`, with the end marker. Gives the length of the stream; `None` where it does
+    /// Deflates `unit` into the beginning of `out`, with the end marker. Returns the length of the stream; `None` if it does
     /// not fit with a byte to spare.
     ///
     /// # Errors
@@ -91,10 +91,10 @@ impl Deflater {
     pub fn deflate(&mut self, unit: &[u8], out: &mut [u8]) -> Result<Option<usize>> {
         let too_long = |_| Error(format!("a unit of {} bytes is too long to deflate", unit.len()));
         let avail_in = u32::try_from(unit.len()).map_err(too_long)?;
-        // More room than 4 GiB is never needed.
+        // More than 4 GiB is never needed.
         let avail_out = u32::try_from(out.len()).unwrap_or(u32::MAX);
         if self.torn {
-            // Boxed before the old one is let go of: one of the two is always whole.
+            // The new stream is boxed before the old one is dropped, so that one of the two is always complete.
             let fresh = begin(self.effort, self.window_bits)?;
             self.end();
             self.stream = fresh;
@@ -142,10 +142,10 @@ impl Drop for Deflater {
     }
 }
 
-/// A stream that is initialised.
+/// An initialised stream.
 fn begin(effort: DeflateEffort, window_bits: u8) -> Result<Box<z_stream>> {
-    /// How many symbols go into one block, as zlib's `memLevel` says it: 2¹³. With more, a block's code suits less of a
-    /// unit well: programs come out 0.2 % longer at zlib's own 8.
+    /// Symbols per block, as zlib's `memLevel`: 2¹³. With more, a block's code fits parts of a unit worse: programs are 0.2 %
+    /// longer with zlib's default, 8.
     const MEMORY_LEVEL: c_int = 7;
     let mut stream = Box::new(z_stream::default());
     let level = c_int::try_from(effort.level).unwrap_or(c_int::MAX);
@@ -167,7 +167,7 @@ fn begin(effort: DeflateEffort, window_bits: u8) -> Result<Box<z_stream>> {
     Ok(stream)
 }
 
-/// A reset sets the numbers to those of the level.
+/// A reset restores the limits of the level.
 fn tune(stream: &mut z_stream, effort: DeflateEffort) -> Result<()> {
     let Some(DeflateSearch { good, lazy, nice, chain }) = effort.search else { return Ok(()) };
     // SAFETY: the stream is initialised. The numbers are limits of searches, which zlib bounds by the window besides.
@@ -179,7 +179,7 @@ fn check(doing: &str, code: c_int) -> Result<()> {
     if code == Z_OK { Ok(()) } else { Err(Error(format!("{doing} a deflater failed: zlib's code {code}"))) }
 }
 
-/// Out of room is no failure: zlib says that nothing was wrong, or that nothing more could be done.
+/// A full output buffer is not an error: zlib reports success, or that it can do nothing more.
 fn check_stopped(code: c_int) -> Result<()> {
     if code == libz_rs_sys::Z_BUF_ERROR { Ok(()) } else { check("deflating with", code) }
 }

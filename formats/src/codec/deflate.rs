@@ -1,7 +1,8 @@
-//! Deflating.
+//! Deflate compression.
 //!
-//! Streams of 32 KiB of window come from libdeflate, which was measured to make them shorter than zlib-rs in two thirds of
-//! its time. It has no smaller window, so those of 4 KiB come from zlib-rs, with searches as long as [`narrow_effort`] says.
+//! Streams with a window of 32 KiB come from libdeflate. In measurements its output was shorter than that of zlib-rs, in two
+//! thirds of the time. libdeflate has no smaller window, so streams with 4 KiB come from zlib-rs, with search limits set by
+//! [`narrow_effort`].
 
 use std::cell::RefCell;
 
@@ -11,25 +12,25 @@ use libdeflater::{CompressionLvl, Compressor};
 use zlib_rs::adler32::adler32;
 
 thread_local! {
-    /// One of each a thread, with what it was made for: all units of a target are deflated in one way.
+    /// One of each per thread, with its parameters: all units of a target are deflated in the same way.
     static WIDE: RefCell<Option<(u32, Compressor)>> = const { RefCell::new(None) };
     static NARROW: RefCell<Option<Deflater>> = const { RefCell::new(None) };
 }
 
 /// Most bytes of a stored block of deflate.
 const STORED_BLOCK: usize = 65_535;
-/// The bytes before a stored block: its kind, its length, and this inverted.
+/// The bytes before a stored block: its type, its length, and the inverted length.
 const STORED_HEADER: usize = 5;
-/// What RFC 1950 puts before the deflate stream: 32 KiB of window, the default level, and a check of the two bytes.
+/// The header of RFC 1950: a window of 32 KiB, the default level, and a check value.
 const ZLIB_HEADER: [u8; 2] = [0x78, 0x9c];
 /// The largest window of deflate, 32 KiB.
 const MOST_WINDOW_BITS: u8 = 15;
-/// The highest level, as zlib counts.
+/// The highest level on zlib's scale.
 const MOST_LEVEL: u32 = 9;
-/// The Adler-32 behind it.
+/// The Adler-32 after the stream.
 const ZLIB_TRAILER: usize = 4;
 
-/// The most bytes that [`deflate_zlib`] makes of a unit of `len` bytes: what it takes where nothing shrinks.
+/// The longest output of [`deflate_zlib`] for a unit of `len` bytes: its size if nothing shrinks.
 pub const fn most_zlib(len: usize) -> usize {
     let blocks = if len == 0 { 1 } else { len.div_ceil(STORED_BLOCK) };
     len.saturating_add(blocks.saturating_mul(STORED_HEADER))
@@ -38,14 +39,14 @@ pub const fn most_zlib(len: usize) -> usize {
 }
 
 /// Deflates `unit` into the beginning of `out` as a zlib stream (RFC 1950) with a window of 32 KiB, at `level`, 0 to 9.
-/// What would become longer than [`most_zlib`] is stored. Gives the stream's length.
+/// A unit whose stream would be longer than [`most_zlib`] is stored. Returns the stream's length.
 ///
 /// # Errors
-/// `internal` where `out` is shorter than [`most_zlib`] says, or the level is not in range.
+/// `internal` if `out` is shorter than [`most_zlib`], or the level is out of range.
 pub fn deflate_zlib(level: u32, unit: &[u8], out: &mut [u8]) -> Result<usize> {
     let most = most_zlib(unit.len());
     let room = out.get_mut(..most).ok_or_else(|| Error::internal("too little room to deflate into"))?;
-    // The header is ours, whatever the level: a stream that is carried over gets the same.
+    // The header is the same for every level, also for streams that are copied.
     let between = ZLIB_HEADER.len()..most.saturating_sub(ZLIB_TRAILER);
     let body = room.get_mut(between).unwrap_or_default();
     let Some(length) = with_compressor(level, |state| state.deflate_compress(unit, body).ok())? else {
@@ -61,12 +62,12 @@ pub fn deflate_zlib(level: u32, unit: &[u8], out: &mut [u8]) -> Result<usize> {
     frame().ok_or_else(|| Error::internal("a deflated unit is longer than its room"))
 }
 
-/// Deflates `unit` into the beginning of `out` as a raw stream (RFC 1951) with its end marker, in which no match reaches
-/// back further than `1 << window_bits` bytes, 9 to 15 bits, at `level`, 0 to 9. Gives the stream's length; `None` where
-/// it does not fit `out`.
+/// Deflates `unit` into the beginning of `out` as a raw stream (RFC 1951) with its end marker. No match reaches back
+/// further than `1 << window_bits` bytes, 9 to 15 bits. `level` is 0 to 9. Returns the stream's length; `None` if it does
+/// not fit in `out`.
 ///
 /// # Errors
-/// `internal` where bits or level are not in range.
+/// `internal` if bits or level are out of range.
 pub fn deflate_raw(level: u32, window_bits: u8, unit: &[u8], out: &mut [u8]) -> Result<Option<usize>> {
     if window_bits == MOST_WINDOW_BITS {
         return with_compressor(level, |state| state.deflate_compress(unit, out).ok());
@@ -81,14 +82,14 @@ pub fn deflate_raw(level: u32, window_bits: u8, unit: &[u8], out: &mut [u8]) -> 
     })
 }
 
-/// A deflater was asked for what it cannot do, or has no memory.
+/// The error for invalid parameters or a lack of memory.
 fn failed(error: diskferry_deflate::Error) -> Error {
     Error::internal(error.to_string()).caused_by(error)
 }
 
-/// How zlib-rs searches at `level`. Levels 6 to 8 choose among matches as zlib's 9 does, whose way is the best and costs
-/// nothing by itself, and search less long: at 6 that takes the time of zlib's own 6 and a stream is 1.4 % shorter
-/// (PERFORMANCE.md has the numbers). The others are zlib's.
+/// The search parameters of zlib-rs at `level`. Levels 6 to 8 use the match strategy of zlib's level 9, which is the best
+/// and costs no time itself, with shorter searches. Level 6 then takes the time of zlib's level 6, and streams are 1.4 %
+/// shorter (see PERFORMANCE.md). The other levels are zlib's.
 fn narrow_effort(level: u32) -> DeflateEffort {
     let search = |good, lazy, nice, chain| DeflateEffort {
         level: MOST_LEVEL,
@@ -102,7 +103,7 @@ fn narrow_effort(level: u32) -> DeflateEffort {
     }
 }
 
-/// Lends this thread's libdeflate of that level. All that it refuses is what it has no room for.
+/// Borrows this thread's libdeflate of that level. It only refuses output that does not fit.
 fn with_compressor<T>(level: u32, work: impl FnOnce(&mut Compressor) -> T) -> Result<T> {
     let lvl = i32::try_from(level).ok().filter(|_| level <= MOST_LEVEL);
     let lvl = lvl.and_then(|level| CompressionLvl::new(level).ok());
@@ -116,8 +117,8 @@ fn with_compressor<T>(level: u32, work: impl FnOnce(&mut Compressor) -> T) -> Re
     })
 }
 
-/// Puts a raw deflate stream (RFC 1951) that holds exactly `unit` into a zlib stream at the beginning of `out`. Gives its
-/// length, or `None` where `out` has no room for it.
+/// Wraps a raw deflate stream (RFC 1951) of exactly `unit` into a zlib stream at the beginning of `out`. Returns its
+/// length, or `None` if `out` is too short.
 pub fn wrap_zlib(stream: &[u8], unit: &[u8], out: &mut [u8]) -> Option<usize> {
     let mut room = Room { out, used: 0 };
     room.put(&ZLIB_HEADER)?;
@@ -126,7 +127,7 @@ pub fn wrap_zlib(stream: &[u8], unit: &[u8], out: &mut [u8]) -> Option<usize> {
     Some(room.used)
 }
 
-/// A zlib stream that stores `unit` as it is.
+/// Encodes a zlib stream of stored blocks.
 fn store_zlib(unit: &[u8], out: &mut [u8]) -> Result<usize> {
     let store = |out| {
         let mut room = Room { out, used: 0 };
@@ -145,7 +146,7 @@ fn store_zlib(unit: &[u8], out: &mut [u8]) -> Result<usize> {
     store(out).ok_or_else(|| Error::internal("too little room to store a unit"))
 }
 
-/// Bytes being filled from their beginning on.
+/// A buffer that is filled from its beginning.
 struct Room<'a> {
     out: &'a mut [u8],
     used: usize,
@@ -169,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_deflated_inflates_to_itself_and_takes_no_more_than_it_may() {
+    fn deflated_units_inflate_to_themselves_within_the_bound() {
         for len in [1, 511, 65_535, 65_536, 65_537, 2 << 20] {
             let units = [noise(len), vec![0; len], text().into_iter().cycle().take(len).collect()];
             for unit in units {
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_none_however_often_and_harms_nothing_after_it() {
+    fn output_that_does_not_fit_is_none_and_later_units_are_unaffected() {
         let noise = noise(65_536);
         let mut out = vec![0; 65_535];
         let mut back = vec![0; 20_000];

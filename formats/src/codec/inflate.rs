@@ -1,8 +1,8 @@
-//! Inflating, by zlib-rs.
+//! Inflates with zlib-rs.
 //!
-//! libdeflate needs four fifths of its time for clusters of programs. It also takes raw streams that zlib refuses
-//! (Huffman codes of a single word where either bit is that word, lengths and distances that RFC 1951 leaves undefined) and a
-//! raw stream has no checksum that would tell what was meant: what is broken must not pass for content.
+//! libdeflate takes four fifths of the time for clusters of programs. But it accepts raw streams that zlib refuses: Huffman
+//! codes of a single word where either bit is that word, and lengths and distances that RFC 1951 leaves undefined. A raw
+//! stream has no checksum, so a damaged stream could then be decoded as content.
 
 use std::cell::RefCell;
 
@@ -10,29 +10,29 @@ use diskferry_core::{Error, Result};
 use flate2::{Decompress, FlushDecompress, Status};
 
 thread_local! {
-    /// One a thread: its tables and window are allocated once.
+    /// One per thread: its tables and window are allocated once.
     static INFLATER: RefCell<Decompress> = RefCell::new(Decompress::new(false));
 }
 
-/// Inflates a raw deflate stream (RFC 1951) into exactly `out.len()` bytes. Whether an end marker follows is of no
-/// matter, nor what lies behind it: that is how QCOW2 readers take a cluster. Gives the number of stored bytes taken.
+/// Inflates a raw deflate stream (RFC 1951) into exactly `out.len()` bytes. The end marker and the bytes after it are
+/// ignored, as in other QCOW2 readers. Returns the number of stored bytes that were consumed.
 ///
 /// # Errors
-/// `malformed` where the stream is broken or ends before `out` is full.
+/// `malformed` if the stream is invalid or ends before `out` is full.
 pub fn inflate_raw(stored: &[u8], out: &mut [u8]) -> Result<usize> {
     inflate_unit(stored, out).map(|(taken, _)| taken)
 }
 
-/// As [`inflate_raw`], and true where the stream has its end marker right behind the last byte wanted.
+/// Like [`inflate_raw`], and returns true if the end marker directly follows the last requested byte.
 pub(crate) fn inflate_unit(stored: &[u8], out: &mut [u8]) -> Result<(usize, bool)> {
     inflate(false, stored, out).map(|(taken, status)| (taken, status == Some(Status::StreamEnd)))
 }
 
 /// Inflates a zlib stream (RFC 1950) into exactly `out.len()` bytes, and checks its Adler-32.
-/// Gives the number of stored bytes taken.
+/// Returns the number of stored bytes that were consumed.
 ///
 /// # Errors
-/// `malformed` where the stream is broken, its checksum is wrong, or it holds fewer or more bytes than `out`.
+/// `malformed` if the stream is invalid, its checksum is wrong, or its length is not that of `out`.
 pub fn inflate_zlib(stored: &[u8], out: &mut [u8]) -> Result<usize> {
     match inflate(true, stored, out)? {
         (taken, Some(Status::StreamEnd)) => Ok(taken),
@@ -43,7 +43,7 @@ pub fn inflate_zlib(stored: &[u8], out: &mut [u8]) -> Result<usize> {
     }
 }
 
-/// Fills `out`. The status is none where the stream turned out broken behind the last byte wanted.
+/// Fills `out`. The status is `None` if the stream is invalid after the last requested byte.
 fn inflate(zlib: bool, stored: &[u8], out: &mut [u8]) -> Result<(usize, Option<Status>)> {
     INFLATER.with_borrow_mut(|state| {
         state.reset(zlib);
@@ -111,7 +111,7 @@ mod tests {
         for garbage in [&[0xffu8; 300][..], &[0x07; 300]] {
             out.fill(0);
             inflate_raw(&[&stored, garbage].concat(), &mut out).unwrap();
-            assert_eq!(out, text(), "what lies behind the last byte wanted is of no matter");
+            assert_eq!(out, text(), "bytes after the last requested byte are ignored");
         }
     }
 
@@ -123,7 +123,7 @@ mod tests {
         malformed(inflate_raw(&stored[..stored.len() / 2], &mut out[..20_000]));
         malformed(inflate_raw(&[0xff; 100], &mut out));
         malformed(inflate_raw(&[], &mut out));
-        // A failure leaves nothing behind for the next.
+        // A failure does not affect later units.
         inflate_raw(&stored, &mut out[..20_000]).unwrap();
         assert_eq!(&out[..20_000], text());
     }

@@ -1,5 +1,5 @@
-//! Decompression of one unit at a time: deflate, zlib and zstd, each to exactly the bytes asked for; and compression, each
-//! unit for itself. Every thread keeps what a codec needs from one unit to the next.
+//! Compression and decompression of single units with deflate, zlib and zstd. A unit is decompressed to exactly the
+//! requested length. Each thread reuses its codec state for all units.
 
 mod deflate;
 mod inflate;
@@ -13,16 +13,16 @@ pub use zstd::{unzstd, zstd};
 
 #[cfg(test)]
 mod made {
-    //! What the tests of the codecs are about.
+    //! Data for the tests of the codecs.
 
     use diskferry_core::{ErrorKind, Result};
 
-    /// Bytes that shrink.
+    /// Compressible bytes.
     pub(super) fn text() -> Vec<u8> {
         (0..20_000u32).map(|i| (i * i / 7 % 251) as u8).collect()
     }
 
-    /// Bytes that do not.
+    /// Incompressible bytes.
     pub(super) fn noise(len: usize) -> Vec<u8> {
         let mut state = 1u64;
         let mut next = || {

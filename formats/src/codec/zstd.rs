@@ -1,4 +1,4 @@
-//! zstd, both ways.
+//! zstd compression and decompression.
 
 use std::cell::RefCell;
 
@@ -7,23 +7,23 @@ use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
 use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, ResetDirective};
 
 thread_local! {
-    /// One of each a thread: their tables are allocated once.
+    /// One of each per thread: their tables are allocated once.
     static UNZSTD: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
     static ZSTD: RefCell<CCtx<'static>> = RefCell::new(CCtx::create());
 }
 
-/// What zstd answers where its output does not fit.
+/// zstd's error code if the output does not fit.
 const ZSTD_DOES_NOT_FIT: usize = (ZSTD_ErrorCode::ZSTD_error_dstSize_tooSmall as usize).wrapping_neg();
 
-/// Decompresses zstd frames (RFC 8878), one or several, into exactly `out.len()` bytes; what lies behind the frame
-/// that fills it is not looked at: that is how QCOW2 readers take a cluster. Gives the number of stored bytes taken.
+/// Decompresses one or several zstd frames (RFC 8878) into exactly `out.len()` bytes. Bytes after the frame that fills
+/// `out` are ignored, as in other QCOW2 readers. Returns the number of stored bytes that were consumed.
 ///
-/// A frame is decoded in one call straight into `out`, which is its window: whatever window a frame asks for costs
-/// no memory.
+/// A frame is decoded in one call directly into `out`, which serves as its window. So the window size that a frame declares
+/// costs no memory.
 ///
 /// # Errors
-/// `malformed` where a frame is broken, its checksum is wrong, or the frames hold fewer bytes than `out`, or the last
-/// one more.
+/// `malformed` if a frame is invalid, its checksum is wrong, the frames have fewer bytes than `out`, or the last one has
+/// more.
 pub fn unzstd(stored: &[u8], out: &mut [u8]) -> Result<usize> {
     UNZSTD.with_borrow_mut(|context| {
         let wanted = out.len();
@@ -31,7 +31,7 @@ pub fn unzstd(stored: &[u8], out: &mut [u8]) -> Result<usize> {
         while !room.is_empty() {
             let broken = |code| {
                 Error::malformed(format!(
-                    "a compressed unit of {wanted} bytes is broken in the zstd frame at byte {}: {}",
+                    "a compressed unit of {wanted} bytes is invalid in the zstd frame at byte {}: {}",
                     stored.len().saturating_sub(frames.len()),
                     zstd_safe::get_error_name(code)
                 ))
@@ -43,16 +43,16 @@ pub fn unzstd(stored: &[u8], out: &mut [u8]) -> Result<usize> {
             let made = context.decompress(room, frame).map_err(broken)?;
             room = room
                 .get_mut(made..)
-                .ok_or_else(|| Error::internal("a zstd frame made more bytes than it had room for"))?;
+                .ok_or_else(|| Error::internal("a zstd frame produced more bytes than its buffer holds"))?;
             frames = behind;
         }
         Ok(stored.len().saturating_sub(frames.len()))
     })
 }
 
-/// True for one whole zstd frame (RFC 8878, section 3.1.1) that asks for no more memory than every decoder gives: those
-/// that read a cluster piece by piece, as QEMU does, refuse windows of more than 128 MiB. We decode into the cluster
-/// itself, and any window will do.
+/// True for one complete zstd frame (RFC 8878, section 3.1.1) with a window that every decoder supports. Decoders that read
+/// a cluster in pieces, such as QEMU's, refuse windows of more than 128 MiB. This reader decodes into the cluster itself
+/// and supports any window.
 pub(crate) fn is_modest_frame(stream: &[u8]) -> bool {
     const MAGIC: [u8; 4] = 0xfd2f_b528u32.to_le_bytes();
     const SINGLE_SEGMENT: u8 = 1 << 5;
@@ -65,17 +65,17 @@ pub(crate) fn is_modest_frame(stream: &[u8]) -> bool {
 }
 
 /// Compresses `unit` into the beginning of `out` as one zstd frame (RFC 8878) without a checksum, at `level`, 1 to 22.
-/// Gives the frame's length; `None` where it does not fit `out`.
+/// Returns the frame's length; `None` if it does not fit in `out`.
 ///
 /// # Errors
-/// `internal` where there is no memory for it.
+/// `internal` if there is not enough memory.
 pub fn zstd(level: u32, unit: &[u8], out: &mut [u8]) -> Result<Option<usize>> {
     ZSTD.with_borrow_mut(|context| {
         let failed = |code| {
             let why = zstd_safe::get_error_name(code);
             Error::internal(format!("compressing a unit failed: {why}"))
         };
-        // One that did not fit was left in the middle.
+        // After a frame that did not fit, the state is incomplete.
         context.reset(ResetDirective::SessionOnly).map_err(failed)?;
         let level = i32::try_from(level).unwrap_or(i32::MAX);
         context.set_parameter(CParameter::CompressionLevel(level)).map_err(failed)?;
@@ -95,12 +95,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_is_modest_where_every_decoder_takes_it() {
+    fn a_frame_is_modest_if_every_decoder_accepts_it() {
         let frame = zstd::bulk::compress(&text(), 3).unwrap();
         assert!(is_modest_frame(&frame));
-        assert!(!is_modest_frame(&[&frame[..], &frame].concat()), "two of them");
+        assert!(!is_modest_frame(&[&frame[..], &frame].concat()), "two frames");
         assert!(!is_modest_frame(&frame[..frame.len() - 1]) && !is_modest_frame(b""));
-        // An empty raw block behind a window descriptor.
+        // An empty raw block after a window descriptor.
         let with_window = |descriptor| [&[0x28, 0xb5, 0x2f, 0xfd, 0, descriptor][..], &[1, 0, 0]].concat();
         assert!(is_modest_frame(&with_window(16 << 3 | 7)));
         assert!(!is_modest_frame(&with_window(17 << 3 | 1)), "more than 128 MiB");

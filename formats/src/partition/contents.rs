@@ -76,7 +76,7 @@ pub struct Partition {
     pub kind: PartitionType,
     /// The active flag of an MBR, or the attribute "legacy BIOS bootable" of a GPT.
     pub bootable: bool,
-    /// Its file system; `None` if none is recognised, the partition is extended, or it starts beyond the disk.
+    /// Its file system; `None` if it is unknown, the partition is extended, or it starts beyond the disk.
     pub filesystem: Option<FileSystem>,
 }
 

@@ -1,14 +1,14 @@
-//! What is worth a warning, gathered while a disk is looked at.
+//! Collects the warnings about a disk.
 
 use diskferry_core::Warning;
 
 use super::contents::{DiskContents, Partition, PartitionTable};
 use super::signature::FileSystem;
 
-/// The most facts that one warning names: a hostile table has thousands.
+/// The most facts in one warning: a hostile table has thousands.
 const MOST_NAMED: usize = 8;
 
-/// Facts by code, in the order found. A code becomes one warning that names them all.
+/// Facts by code, in the order found. Each code becomes one warning with all its facts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Findings(Vec<(&'static str, Vec<String>)>);
 
@@ -31,7 +31,7 @@ impl Findings {
         }
     }
 
-    /// One warning a code.
+    /// One warning per code.
     pub(super) fn into_warnings(self) -> Vec<Warning> {
         self.0.into_iter().map(|(code, facts)| Warning::new(code, sentence(code, &facts))).collect()
     }
@@ -44,14 +44,14 @@ fn sentence(code: &str, facts: &[String]) -> String {
         more => format!("; and {more} more"),
     };
     let meaning = match code {
-        "filesystem_unlisted" => ": the service lists xfs, ext2, ext3, ext4 and NTFS",
+        "filesystem_unlisted" => ": the import service supports xfs, ext2, ext3, ext4 and NTFS",
         "partition_beyond_end" => ": the image is probably truncated",
         _ => "",
     };
     format!("{named}{more}{meaning}")
 }
 
-/// What the start of a volume shows.
+/// The content at the start of a volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Content {
     /// It was not read.
@@ -60,7 +60,7 @@ pub(super) enum Content {
     Blank,
     /// Data that is not recognised.
     Strange,
-    /// A file system, or what else a volume holds.
+    /// A known file system or other content.
     Known(FileSystem),
 }
 
@@ -73,7 +73,7 @@ impl Content {
     }
 }
 
-/// Adds what a layout as such is warned of: `contents` are those of its partitions, in their order.
+/// Adds the warnings about the layout. `contents` are the contents of its partitions, in order.
 pub(super) fn check_contents(
     layout: &DiskContents,
     contents: &[Content],
@@ -82,12 +82,12 @@ pub(super) fn check_contents(
 ) {
     match layout.table {
         Some(PartitionTable::Gpt) => {
-            findings.add("partition_table_gpt", "the disk has a GPT and the service asks for an MBR");
+            findings.add("partition_table_gpt", "the disk has a GPT and the import service requires an MBR");
         }
         Some(PartitionTable::Absent) => {
             if let Some(filesystem) = layout.filesystem {
                 let fact = format!(
-                    "the disk has no partition table but {} on the whole of it, and the service asks for an MBR",
+                    "the disk has no partition table but {} on the whole disk, and the import service requires an MBR",
                     filesystem.name()
                 );
                 findings.add("partition_table_none", fact);
@@ -113,15 +113,15 @@ pub(super) fn check_contents(
     overlaps(&layout.partitions, findings);
 }
 
-/// Why a partition is not on the service's list. Not warned of: swap, which is no file system; FAT on the partition that
-/// UEFI boots from, which can be nothing else; partitions that hold no file system by design; what was never formatted;
-/// what was not read. A container (LVM, LUKS, RAID) is, since the list has none.
+/// Why a partition's content is not supported by the import service. There is no warning for swap, which is not a file system;
+/// FAT on the EFI system partition, which must be FAT; partitions without a file system by design; unformatted partitions;
+/// and partitions that were not read. Containers (LVM, LUKS, RAID) cause a warning.
 fn unlisted_fact(partition: &Partition, content: Content) -> Option<String> {
     let index = partition.index;
     match content {
         Content::Unread | Content::Blank => None,
         Content::Strange if partition.kind.holds_no_filesystem() => None,
-        Content::Strange => Some(format!("partition {index} holds no file system that is known")),
+        Content::Strange => Some(format!("partition {index} has no known file system")),
         Content::Known(found) if found.is_fat() && partition.kind.is_efi_system() => None,
         Content::Known(found) => unlisted(found).then(|| format!("partition {index} {}", holds(found))),
     }
@@ -133,13 +133,13 @@ fn unlisted(filesystem: FileSystem) -> bool {
 
 fn holds(filesystem: FileSystem) -> String {
     if filesystem.is_container() {
-        format!("holds {}, whose content is not looked into", filesystem.name())
+        format!("holds {}, whose content is not examined", filesystem.name())
     } else {
         format!("holds {}", filesystem.name())
     }
 }
 
-/// Partitions that share bytes. A container and what it contains do, rightly.
+/// Partitions that share bytes, except a container and its contents.
 fn overlaps(partitions: &[Partition], findings: &mut Findings) {
     let mut by_start: Vec<&Partition> =
         partitions.iter().filter(|partition| !partition.kind.is_extended() && partition.bytes != 0).collect();

@@ -15,13 +15,13 @@ use std::fmt;
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, LE, U32, U64};
 
-/// The most bytes of entries that are read. The usual table has 16 KiB; tools grow it on demand, and no real one comes
-/// near this.
+/// The most bytes of entries that are read. The usual table has 16 KiB. Tools can enlarge it, but real tables are much
+/// smaller than this limit.
 const MOST_ENTRY_BYTES: u64 = 1 << 20;
 
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 const HEADER_BYTES: usize = 92;
-/// Where the CRC lies in the header: it is computed with zeros in its place.
+/// Offset of the CRC in the header. It is computed with zeros in its place.
 const CRC_AT: usize = 16;
 
 /// The sector sizes that a disk may have, the usual one first.
@@ -60,7 +60,7 @@ struct RawEntry {
 const _: () = assert!(size_of::<RawHeader>() == HEADER_BYTES);
 const _: () = assert!(size_of::<RawEntry>() == 128);
 
-/// A partition type's identifier, as it is stored: the first three groups little-endian.
+/// A partition type's identifier, in stored byte order: the first three groups little-endian.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Guid(pub [u8; 16]);
 
@@ -88,23 +88,23 @@ impl fmt::Debug for Guid {
     }
 }
 
-/// What lies where a header should be.
+/// The result of parsing a header.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Found {
     /// No header.
     Nothing,
-    /// A header that does not hold up, and why: one clause without a full stop.
+    /// An invalid header, and the reason: one clause without a full stop.
     Damaged(String),
-    /// A header whose checksum and numbers hold.
+    /// A header with a valid checksum and valid fields.
     Sound(Header),
 }
 
-/// A validated header. Its addresses are in sectors and checked only as far as said.
+/// A validated header. Addresses are in sectors and are only checked where documented.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Header {
     /// Size of a sector in bytes: 512 or 4096.
     pub(super) sector: u64,
-    /// Where the other header lies.
+    /// Sector of the other header.
     pub(super) alternate_lba: u64,
     /// The last sector that partitions may use.
     pub(super) last_usable_lba: u64,
@@ -117,7 +117,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Takes the header at the start of `bytes`, which lies in sector `lba` of `sector` bytes.
+    /// Parses the header at the start of `bytes`, in sector `lba` of `sector` bytes.
     pub(super) fn parse(bytes: &[u8], lba: u64, sector: u64) -> Found {
         let Ok((raw, _)) = RawHeader::ref_from_prefix(bytes) else { return Found::Nothing };
         if raw.signature != *SIGNATURE {
@@ -144,7 +144,7 @@ impl Header {
             ));
         }
         if raw.my_lba.get() != lba {
-            return Err(format!("its my_lba is {} and it lies in sector {lba}", raw.my_lba.get()));
+            return Err(format!("its my_lba is {} and it is in sector {lba}", raw.my_lba.get()));
         }
         let entry_size = raw.entry_size.get();
         if !(128..=4096).contains(&entry_size) || !entry_size.is_power_of_two() {
@@ -173,10 +173,10 @@ impl Header {
         })
     }
 
-    /// Takes the entries in use from the bytes that the header points to.
+    /// Parses the used entries in the bytes that the header points to.
     ///
     /// # Errors
-    /// Where their checksum is not the header's: one clause without a full stop.
+    /// If their checksum differs from the header's: one clause without a full stop.
     pub(super) fn entries(&self, bytes: &[u8]) -> Result<Vec<Entry>, String> {
         let computed = crc32fast::hash(bytes);
         if bytes.len() as u64 != self.entries_bytes || computed != self.entries_crc {
@@ -190,8 +190,8 @@ impl Header {
     }
 }
 
-/// The primary header, from the first bytes of a disk: behind the first sector, of either size. A sound one counts more
-/// than one that is damaged.
+/// The primary header in the first bytes of a disk: after the first sector, of either size. A valid one has priority over a
+/// damaged one.
 pub(super) fn primary(head: &[u8]) -> Found {
     let mut found = Found::Nothing;
     for sector in SECTOR_SIZES {
@@ -206,7 +206,7 @@ pub(super) fn primary(head: &[u8]) -> Found {
     found
 }
 
-/// True where there is something like a primary header.
+/// True if there is a primary header, even a damaged one.
 pub(super) fn has_primary(head: &[u8]) -> bool {
     primary(head) != Found::Nothing
 }
@@ -230,7 +230,7 @@ pub(super) struct Entry {
     pub(super) kind: Guid,
     /// First sector.
     pub(super) first_lba: u64,
-    /// Last sector, which is the partition's own; it may lie before the first in a table that is damaged.
+    /// Last sector, inclusive. In a damaged table it may be before the first.
     pub(super) last_lba: u64,
     /// Attribute bit 2: a BIOS may boot it.
     pub(super) bootable: bool,
@@ -249,7 +249,7 @@ impl Entry {
     }
 }
 
-/// What a partition type is for, where it is a common one. Names as util-linux gives them.
+/// The purpose of a common partition type. Names as in util-linux.
 pub(super) fn kind_name(kind: Guid) -> Option<&'static str> {
     Some(match kind.to_string().as_str() {
         "C12A7328-F81F-11D2-BA4B-00A0C93EC93B" => "EFI system",

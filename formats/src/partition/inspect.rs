@@ -13,39 +13,39 @@ use super::gpt::{self, Found, Header, SECTOR_SIZES};
 use super::mbr::{self, Record};
 use super::signature::{self, PROBE_BYTES};
 
-/// Length of the first read: it holds an MBR, a GPT with its entries, the marks of a file system on the whole disk, and
-/// those of a partition that begins on the second track as was the custom. As long as the head that a source keeps.
+/// Length of the first read: it covers an MBR, a GPT with its entries, the signatures of a file system on the whole disk,
+/// and those of a partition that begins on the second track, as in old layouts. The same length as a source's cached head.
 const HEAD_BYTES: u64 = 128 << 10;
 
-/// Where a primary GPT lies.
+/// Offset of a primary GPT, in sectors.
 const PRIMARY_LBA: u64 = 1;
 
 /// Length of the read that looks for a backup GPT: header and 16 KiB of entries, for either sector size.
 const TAIL_BYTES: u64 = 20 << 10;
 
-/// The most partitions whose start is read. The usual GPT has room for as many.
+/// The most partitions whose start is read, the number of entries in the usual GPT.
 const MOST_PROBED: usize = 128;
 
-/// The most reads at once: what a source can do beyond that is not worth the memory here.
+/// The most concurrent reads. More would not be worth the memory.
 const MOST_AT_ONCE: usize = 16;
 
-/// The disk, with what was read of it already.
+/// The disk, with the bytes that were already read.
 struct Volume<'a> {
     disk: &'a Disk,
     bytes: u64,
     head: Bytes,
-    /// Guest address and bytes of the end, where that was needed.
+    /// Guest address and bytes of the end, if it was read.
     tail: Option<(u64, Bytes)>,
 }
 
-/// What one reading of the tables gives.
+/// The result of reading the tables.
 struct Tables {
     table: PartitionTable,
-    /// Bytes of a sector, where a table says so.
+    /// Bytes of a sector, if a table shows it.
     sector: Option<u64>,
     partitions: Vec<Partition>,
     findings: Findings,
-    /// Where the other copy of a sound GPT should be: sector number and sector size.
+    /// Expected location of the other copy of a valid GPT: sector number and sector size.
     backup: Option<(u64, u64)>,
 }
 
@@ -72,7 +72,7 @@ pub async fn inspect_disk(disk: &Disk) -> Result<DiskContents> {
     let primary = gpt::primary(&volume.head);
     let empty = record.is_none_or(|record| record.is_empty());
     let boot_sector = signature::boot_sector(&volume.head);
-    // In boot code, a byte in the place of a type may be that of a protective entry by chance.
+    // In boot code, the byte at the offset of a type can equal the protective type by chance.
     let is_code = (strange.is_some() || boot_sector.is_some()) && primary == Found::Nothing;
     let protective = !is_code && record.is_some_and(|record| record.is_protective());
 
@@ -82,7 +82,7 @@ pub async fn inspect_disk(disk: &Disk) -> Result<DiskContents> {
     }
     let whole = signature::probe(&volume.head);
     match record {
-        // A volume of DOS or Windows ends its boot sector as an MBR does.
+        // The boot sector of a DOS or Windows volume has the same signature as an MBR.
         Some(record) if boot_sector.is_none() && strange.is_none() && !(empty && whole.is_some()) => {
             let tables = volume.mbr(record, 512).await?;
             volume.finish_mbr(record, tables).await
@@ -113,7 +113,7 @@ impl<'a> Volume<'a> {
         Ok(volume)
     }
 
-    /// Up to `len` bytes from `at` on, fewer where the disk ends before.
+    /// Reads up to `len` bytes at `at`, fewer at the end of the disk.
     async fn read(&self, at: u64, len: u64) -> Result<Bytes> {
         let len = len.min(self.bytes.saturating_sub(at));
         if len == 0 {
@@ -152,8 +152,8 @@ impl<'a> Volume<'a> {
         Ok(Tables { table: PartitionTable::Mbr, sector: Some(sector), partitions, findings, backup: None })
     }
 
-    /// Follows the chain of a container. `chain` has the sectors of all records of the disk so far: one that comes again is
-    /// a loop.
+    /// Follows the chain of a container. `chain` has the sectors of all records of the disk so far. A repeated sector means a
+    /// loop.
     async fn logical(
         &self,
         container: mbr::Entry,
@@ -170,19 +170,19 @@ impl<'a> Volume<'a> {
                 return Ok(());
             }
             if !chain.insert(lba) {
-                findings.damaged(format!("the chain of extended boot records comes back to sector {lba}"));
+                findings.damaged(format!("the chain of extended boot records loops back to sector {lba}"));
                 return Ok(());
             }
             let bytes = self.read(lba.saturating_mul(sector), mbr::RECORD_BYTES).await?;
             if (bytes.len() as u64) < mbr::RECORD_BYTES {
                 findings.beyond_end(format!(
-                    "the extended boot record in sector {lba} lies behind the end of the disk at byte {}",
+                    "the extended boot record in sector {lba} is after the end of the disk at byte {}",
                     self.bytes
                 ));
                 return Ok(());
             }
             let Some(record) = Record::parse(&bytes) else {
-                // A container that was never used may be left as it is.
+                // An unused container may have no record.
                 if lba != first || !is_blank(&bytes) {
                     findings.damaged(format!("the extended boot record in sector {lba} has no signature"));
                 }
@@ -198,14 +198,14 @@ impl<'a> Volume<'a> {
         }
     }
 
-    /// The GPT: the primary where it is sound, else its backup.
+    /// The GPT: the primary if it is valid, else its backup.
     async fn gpt(&mut self, primary: Found, record: Option<Record>) -> Result<Tables> {
         let mut findings = Findings::default();
         if !record.is_some_and(|record| record.is_protective()) {
             findings.damaged("the GPT has no protective MBR");
         }
         if record.is_some_and(|record| record.is_hybrid()) {
-            let fact = "the MBR beside the GPT has partitions of its own, which are not looked at";
+            let fact = "the MBR beside the GPT has partitions of its own, which are ignored";
             findings.add("partition_table_hybrid", fact);
         }
         let mut places = Vec::new();
@@ -231,11 +231,11 @@ impl<'a> Volume<'a> {
         for (lba, sector) in places {
             let Found::Sound(header) = self.header(lba, sector).await? else { continue };
             if let Ok(entries) = self.entries(&header).await? {
-                findings.damaged(format!("its backup in sector {lba} is taken"));
+                findings.damaged(format!("its backup in sector {lba} is used"));
                 return Ok(self.gpt_tables(&header, entries, findings));
             }
         }
-        findings.damaged("and there is no sound backup at the end of the disk");
+        findings.damaged("and there is no valid backup at the end of the disk");
         Ok(Tables {
             table: PartitionTable::Gpt,
             sector: None,
@@ -249,7 +249,7 @@ impl<'a> Volume<'a> {
         Ok(Header::parse(&self.read(lba.saturating_mul(sector), sector).await?, lba, sector))
     }
 
-    /// The entries of a header, or why they cannot be used.
+    /// Reads the entries of a header, or returns why they are invalid.
     async fn entries(&self, header: &Header) -> Result<Result<Vec<gpt::Entry>, String>> {
         let bytes = self.read(header.entries_at, header.entries_bytes).await?;
         if bytes.len() as u64 != header.entries_bytes {
@@ -285,8 +285,8 @@ impl<'a> Volume<'a> {
         Tables { table: PartitionTable::Gpt, sector: Some(header.sector), partitions, findings, backup: None }
     }
 
-    /// Looks at what the partitions of an MBR hold, and finds out on the way how long its sectors are: an MBR does not say.
-    /// They have 512 bytes, unless nothing is where the table points then and something is with 4096.
+    /// Probes the partitions of an MBR and determines the sector size, which an MBR does not store. It is 512 bytes, unless no
+    /// content is found at the offsets for 512 and some is found at the offsets for 4096.
     async fn finish_mbr(&self, record: Record, tables: Tables) -> Result<DiskContents> {
         const LONG: u64 = 4096;
         let contents = self.contents(&tables.partitions).await?;
@@ -304,14 +304,14 @@ impl<'a> Volume<'a> {
         Ok(self.layout(tables, &contents))
     }
 
-    /// Looks at what the partitions of a GPT hold, and at its other copy.
+    /// Probes the partitions of a GPT, and checks its other copy.
     async fn finish(&self, mut tables: Tables) -> Result<DiskContents> {
         let check = async {
             match tables.backup {
                 Some((PRIMARY_LBA, _)) => {
                     Ok(Some("the alternate_lba of the GPT is its own: it has no backup".to_owned()))
                 }
-                // Beyond the end: said already.
+                // Beyond the end: already reported.
                 Some((lba, sector)) if lba.saturating_add(1).saturating_mul(sector) <= self.bytes => {
                     Ok(match self.header(lba, sector).await? {
                         Found::Sound(_) => None,
@@ -331,7 +331,7 @@ impl<'a> Volume<'a> {
         Ok(self.layout(tables, &contents))
     }
 
-    /// What each partition holds, in their order.
+    /// The content of each partition, in order.
     async fn contents(&self, partitions: &[Partition]) -> Result<Vec<Content>> {
         let at_once = self.disk.files().first().map_or(1, |file| file.capabilities().in_flight);
         let probes: Vec<(u64, u64)> = partitions
@@ -349,8 +349,8 @@ impl<'a> Volume<'a> {
             .await
     }
 
-    /// What a volume of `len` bytes, no more than the probe takes, holds: most show it in the first few KiB, and the rest
-    /// is read only for the others.
+    /// Probes a volume of `len` bytes, at most the probe length. The first few KiB identify most contents; more is read only
+    /// for the others.
     async fn content(&self, start: u64, len: u64) -> Result<Content> {
         let mut bytes = self.read(start, len.min(signature::FIRST_BYTES)).await?;
         if bytes.is_empty() {

@@ -1,4 +1,4 @@
-//! The partition table of the master boot record, and the chain of extended boot records behind it.
+//! The partition table of the master boot record, and its chain of extended boot records.
 //!
 //! ```text
 //! LBA 0   MBR ── entry 1 ─────────▶ partition 1
@@ -6,16 +6,16 @@
 //!                                       ── entry 2 ──▶ EBR ── …       starts are relative to the first EBR
 //! ```
 //!
-//! There is no standard: the layout is what PC DOS 2.0 began, extended boot records are as Linux
-//! (`block/partitions/msdos.c`) and util-linux read them. All numbers are little-endian sectors of 32 bits.
+//! There is no standard. The layout dates from PC DOS 2.0. Extended boot records are parsed as in Linux
+//! (`block/partitions/msdos.c`) and util-linux. All numbers are little-endian sectors of 32 bits.
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, LE, U16, U32};
 
 /// Length of the record in bytes, whatever the sector size.
 pub(super) const RECORD_BYTES: u64 = 512;
 
-/// The most logical partitions that are listed: Linux has device numbers for 256 partitions of a disk, and fdisk makes 60.
-/// It bounds the reads that a chain costs, since each record is known only from the one before.
+/// The most logical partitions that are listed. Linux has device numbers for 256 partitions of a disk, and fdisk creates at
+/// most 60. The limit also bounds the reads, because each record is only known from the one before.
 pub(super) const MOST_LOGICAL: usize = 128;
 
 #[derive(FromBytes, Immutable, KnownLayout)]
@@ -47,14 +47,14 @@ pub(super) struct Entry {
     pub(super) boot: u8,
     /// The type byte.
     pub(super) kind: u8,
-    /// First sector; of what it is relative to, the reader of the record knows.
+    /// First sector. The caller knows what it is relative to.
     pub(super) start: u32,
     /// Number of sectors.
     pub(super) sectors: u32,
 }
 
 impl Entry {
-    /// True where it describes no partition.
+    /// True if it describes no partition.
     pub(super) fn is_empty(self) -> bool {
         self.kind == 0 || self.sectors == 0
     }
@@ -64,8 +64,7 @@ impl Entry {
         matches!(self.kind, 0x05 | 0x0f | 0x85) && self.sectors != 0
     }
 
-    /// True for the entry by which an MBR says that a GPT is in charge (UEFI 2.10, 5.2.3). Whatever its size: some
-    /// tools write 0.
+    /// True for the protective entry of a GPT (UEFI 2.10, 5.2.3). Its size is ignored, because some tools write 0.
     pub(super) fn is_protective(self) -> bool {
         self.kind == 0xee
     }
@@ -83,7 +82,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Takes a record from the first bytes of `sector`, or `None` where its signature is missing.
+    /// Parses a record from the first bytes of `sector`, or returns `None` if its signature is missing.
     pub(super) fn parse(sector: &[u8]) -> Option<Self> {
         let (raw, _) = RawRecord::ref_from_prefix(sector).ok()?;
         let entries = raw.entries.each_ref().map(|entry| Entry {
@@ -95,30 +94,30 @@ impl Record {
         (raw.signature.get() == 0xaa55).then_some(Self { entries })
     }
 
-    /// The first flag byte that no partition table has, with the number of its entry: what carries a signature and has
-    /// such a byte is boot code, not a table. Linux decides by the same.
+    /// The first invalid flag byte, with the number of its entry. A sector with a signature and such a byte is boot code, not a
+    /// table. Linux uses the same rule.
     pub(super) fn strange_flag(&self) -> Option<(usize, u8)> {
         let strange = |entry: &Entry| !matches!(entry.boot, 0 | 0x80);
         (1..).zip(&self.entries).find(|(_, entry)| strange(entry)).map(|(number, entry)| (number, entry.boot))
     }
 
-    /// True where it has no partition at all.
+    /// True if it has no partition at all.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.iter().all(|entry| entry.is_empty() && !entry.is_protective())
     }
 
-    /// True where a GPT is in charge.
+    /// True if the disk has a GPT.
     pub(super) fn is_protective(&self) -> bool {
         self.entries.iter().any(|entry| entry.is_protective())
     }
 
-    /// True where it is protective and has partitions of its own beside.
+    /// True if it is protective and also has other partitions.
     pub(super) fn is_hybrid(&self) -> bool {
         self.is_protective() && self.entries.iter().any(|entry| !entry.is_protective() && !entry.is_empty())
     }
 
-    /// The logical partition that an extended boot record describes, relative to that record. Only the first two entries
-    /// count: what some systems leave in the others is not theirs to say.
+    /// The logical partition of an extended boot record, relative to that record. Only the first two entries count; some
+    /// systems leave stale data in the others.
     pub(super) fn logical(&self) -> Option<Entry> {
         self.entries.iter().take(2).copied().find(|entry| !entry.is_empty() && !entry.is_extended())
     }
@@ -129,7 +128,7 @@ impl Record {
     }
 }
 
-/// What the type byte is commonly used for. The list is the usual subset of the one by Andries Brouwer.
+/// The common use of a type byte: the usual subset of Andries Brouwer's list.
 pub(super) fn kind_name(kind: u8) -> Option<&'static str> {
     Some(match kind {
         0x01 => "FAT12",

@@ -1,21 +1,21 @@
-//! Which file system, or what else, a volume holds: by the marks that each leaves at a place of its own.
+//! Identifies the content of a volume by its signatures, each of which has its own offset.
 //!
-//! A volume may still carry marks of what it held before. The order of the checks decides: what is written over the
-//! start of a volume and clears it comes before what leaves the start alone, containers come before what may lie in
-//! them, and the weakest mark comes last. The content of a container (LVM, LUKS, RAID) is not looked into.
+//! A volume may have stale signatures of an earlier content. So the order of the checks matters. Formats whose tools clear
+//! the start of a volume come before formats that leave the start alone. Containers come before their contents, and the
+//! weakest signature comes last. The content of a container (LVM, LUKS, RAID) is not examined.
 
 use std::fmt;
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, LE, U16, U32};
 
-/// Bytes from the start of a volume that hold all marks: the last is the superblock of btrfs at 64 KiB.
+/// Bytes from the start of a volume that contain all signatures. The last is the superblock of btrfs at 64 KiB.
 pub(super) const PROBE_BYTES: u64 = 68 << 10;
 
-/// Bytes from the start of a volume that hold the marks of most: enough for those that the service lists, for FAT, the
+/// Bytes from the start of a volume that contain the most common signatures: those that the import service supports, FAT, the
 /// usual swap, LVM, LUKS and RAID.
 pub(super) const FIRST_BYTES: u64 = 8 << 10;
 
-/// What a volume holds.
+/// The content of a volume.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
 pub enum FileSystem {
@@ -23,7 +23,7 @@ pub enum FileSystem {
     Ext2,
     /// ext3: ext2 with a journal.
     Ext3,
-    /// ext4: any feature that ext3 does not know.
+    /// ext4: has a feature that ext3 does not have.
     Ext4,
     /// XFS.
     Xfs,
@@ -100,7 +100,7 @@ impl FileSystem {
         }
     }
 
-    /// True for those that the service lists: xfs, ext2, ext3, ext4 and NTFS.
+    /// True for those that the import service supports: xfs, ext2, ext3, ext4 and NTFS.
     pub const fn is_listed(self) -> bool {
         matches!(self, Self::Ext2 | Self::Ext3 | Self::Ext4 | Self::Xfs | Self::Ntfs)
     }
@@ -110,12 +110,12 @@ impl FileSystem {
         matches!(self, Self::Fat12 | Self::Fat16 | Self::Fat32)
     }
 
-    /// True where the first [`FIRST_BYTES`] decide. A boot sector of FAT may be left from what a ZFS pool took over.
+    /// True if the first [`FIRST_BYTES`] are sufficient. A ZFS pool may leave an old boot sector of FAT.
     pub(super) const fn is_certain_early(self) -> bool {
         !self.is_fat()
     }
 
-    /// True for what hides the file systems in it.
+    /// True for containers, which hide their file systems.
     pub const fn is_container(self) -> bool {
         matches!(self, Self::Lvm2 | Self::Luks | Self::LinuxRaid | Self::BitLocker | Self::Zfs)
     }
@@ -127,13 +127,13 @@ impl fmt::Display for FileSystem {
     }
 }
 
-/// Says what a volume holds, from its first bytes: [`PROBE_BYTES`] of them, or all of a smaller one.
+/// Identifies the content of a volume from its first [`PROBE_BYTES`], or all bytes of a smaller one.
 pub(super) fn probe(volume: &[u8]) -> Option<FileSystem> {
     strong(volume).or_else(|| boot_sector(volume)).or_else(|| weak(volume))
 }
 
-/// What the boot sector alone says: the file systems of DOS and Windows, whose boot sector ends in the same signature as
-/// a partition table. `None` for all others.
+/// Identifies the DOS and Windows file systems from the boot sector, whose signature is the same as that of a partition
+/// table. `None` for all others.
 pub(super) fn boot_sector(volume: &[u8]) -> Option<FileSystem> {
     let named = |name: &[u8; 8]| has(volume, 3, name);
     if named(b"NTFS    ") {
@@ -151,7 +151,7 @@ pub(super) fn boot_sector(volume: &[u8]) -> Option<FileSystem> {
     fat(volume)
 }
 
-/// Marks over the start of the volume, and containers.
+/// Signatures at the start of the volume, and containers.
 fn strong(volume: &[u8]) -> Option<FileSystem> {
     if has(volume, 0, b"LUKS\xba\xbe") {
         return Some(FileSystem::Luks);
@@ -162,15 +162,15 @@ fn strong(volume: &[u8]) -> Option<FileSystem> {
     if has(volume, 0, b"hsqs") {
         return Some(FileSystem::Squashfs);
     }
-    // LVM2: the label lies in one of the first four sectors, most often the second.
+    // LVM2: the label is in one of the first four sectors, usually the second.
     if [0, 512, 1024, 1536]
         .iter()
         .any(|at| has(volume, *at, b"LABELONE") && has(volume, *at | 24, b"LVM2 001"))
     {
         return Some(FileSystem::Lvm2);
     }
-    // Linux RAID, metadata 1.1 at the start and 1.2 at 4 KiB. That of 0.90 and 1.0 lies at the end: such a member of a
-    // mirror shows what the mirror holds.
+    // Linux RAID, metadata 1.1 at the start and 1.2 at 4 KiB. Metadata 0.90 and 1.0 are at the end. Such a member of a mirror
+    // is identified by the content of the mirror.
     if [0, 4096].iter().any(|at| has(volume, *at, b"\xfc\x4e\x2b\xa9\x01\0\0\0")) {
         return Some(FileSystem::LinuxRaid);
     }
@@ -181,7 +181,7 @@ fn strong(volume: &[u8]) -> Option<FileSystem> {
     None
 }
 
-/// Marks that leave the boot sector to others.
+/// Signatures that leave the boot sector unused.
 fn weak(volume: &[u8]) -> Option<FileSystem> {
     if let Some(ext) = ext(volume) {
         return Some(ext);
@@ -202,8 +202,8 @@ fn weak(volume: &[u8]) -> Option<FileSystem> {
     swap(volume).then_some(FileSystem::Swap)
 }
 
-/// Swap has its mark at the end of the first page; a page may be larger than 4 KiB. A hibernated system leaves another
-/// mark there.
+/// Swap has its signature at the end of the first page. A page may be larger than 4 KiB. A hibernated system has another
+/// signature there.
 fn swap(volume: &[u8]) -> bool {
     let pages = [4096, 8192, 16384, 32768, 65536];
     let marks: [&[u8]; 6] =
@@ -214,7 +214,7 @@ fn swap(volume: &[u8]) -> bool {
         .any(|at| marks.iter().any(|mark| has(volume, at, mark)))
 }
 
-/// The part of the superblock of ext2, ext3 and ext4 that tells them apart. Source: Linux, `fs/ext4/ext4.h`.
+/// The part of the superblock that distinguishes ext2, ext3 and ext4. Source: Linux, `fs/ext4/ext4.h`.
 #[derive(FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct ExtSuperblock {
@@ -242,7 +242,7 @@ fn ext(volume: &[u8]) -> Option<FileSystem> {
 
     let (raw, _) = ExtSuperblock::ref_from_prefix(volume.get(1024..)?).ok()?;
     let incompatible = raw.incompatible.get();
-    // A block is at most 64 KiB; a device that is only a journal is no file system.
+    // A block has at most 64 KiB. A device with only a journal is not a file system.
     if raw.magic.get() != 0xef53
         || raw.inodes.get() == 0
         || raw.log_block_size.get() > 6
@@ -318,7 +318,7 @@ fn has(volume: &[u8], at: usize, mark: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// Where a mark lies, and its bytes.
+    /// Offset and bytes of a signature.
     type Mark<'a> = (usize, &'a [u8]);
 
     fn volume(marks: &[Mark<'_>]) -> Vec<u8> {
@@ -329,9 +329,9 @@ mod tests {
         bytes
     }
 
-    /// Those that no tool at hand can make; the others are made by their own tools in the tests of `inspect`.
+    /// Formats for which no tool is installed. The tests of `inspect` use the tools of the others.
     #[test]
-    fn marks_without_a_tool_are_known_by_their_bytes() {
+    fn formats_without_a_tool_are_identified_by_their_bytes() {
         let cases: [(&[Mark<'_>], FileSystem); 8] = [
             (&[(3, b"ReFS\0\0\0\0")], FileSystem::Refs),
             (&[(3, b"-FVE-FS-")], FileSystem::BitLocker),
@@ -348,16 +348,20 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_a_short_or_empty_volume() {
+    fn a_short_or_empty_volume_has_no_content() {
         assert_eq!(probe(&[]), None);
         assert_eq!(probe(&[0; 100]), None);
         assert_eq!(probe(&volume(&[])), None);
         assert_eq!(probe(&volume(&[])[..1100]), None);
-        assert_eq!(probe(&volume(&[(510, b"\x55\xaa")])), None, "a boot signature alone is none");
+        assert_eq!(
+            probe(&volume(&[(510, b"\x55\xaa")])),
+            None,
+            "a boot signature alone is not a file system"
+        );
     }
 
     #[test]
-    fn a_fat_that_cannot_be_is_none() {
+    fn an_impossible_fat_is_not_identified() {
         let sector: &[u8] = b"\xeb\x3c\x90mkfs.fat\0\x02\x04\x04\0\x02\0\x02\0\x10\xf8\x01\0";
         assert_eq!(probe(&volume(&[(0, sector)])), Some(FileSystem::Fat12));
         assert_eq!(probe(&volume(&[(0, sector), (22, b"\xff\xff")])), None, "tables longer than the volume");
@@ -366,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newer_of_two_marks_wins() {
+    fn the_newer_of_two_signatures_wins() {
         let sector: &[u8] = b"\xeb\x3c\x90mkfs.fat\0\x02\x04\x04\0\x02\0\x02\0\x10\xf8\x01\0";
         let ext: &[u8] = b"\x53\xef";
         let marks: [Mark<'_>; 3] = [(0, sector), (1024, b"\x01"), (1080, ext)];

@@ -11,13 +11,13 @@ use crate::codec;
 #[derive(Debug)]
 pub(super) struct Compressed {
     pub(super) compression: Compression,
-    /// What a unit decodes to, also where the disk ends within it.
+    /// The decoded size of a unit, even if the disk ends inside it.
     pub(super) cluster_bytes: usize,
 }
 
 impl Compressed {
-    /// Decodes a whole cluster. A deflate stream without its end marker cannot be told from what lies behind it, and is
-    /// not carried over.
+    /// Decodes a whole cluster. The end of a deflate stream without an end marker cannot be found, so such a stream is not
+    /// copied.
     fn whole(&self, stored: &[u8], out: &mut [u8]) -> Result<Option<CompressedStream>> {
         Ok(match self.compression {
             Compression::Zlib => {
@@ -55,7 +55,7 @@ impl Codec for Compressed {
         if out.len() == self.cluster_bytes {
             return self.whole(stored, out);
         }
-        // The last cluster of a disk that ends within it: it is coded whole all the same.
+        // The disk ends inside the last cluster, which is encoded whole.
         let mut cluster = vec![0; self.cluster_bytes];
         self.whole(stored, &mut cluster)?;
         let part = cluster.get(..out.len()).ok_or_else(|| {

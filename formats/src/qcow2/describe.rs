@@ -1,4 +1,4 @@
-//! What there is to say of an image without walking it: its facts, why it is refused, what is remarkable.
+//! The description of an image without a walk: its features, refusals and warnings.
 
 use diskferry_core::internal::read_up_to;
 use diskferry_core::{ErrorKind, ImageInfo, Refusal, Result, Source, Warning, Warnings};
@@ -7,10 +7,10 @@ use super::header::{Compression, Encryption, Header, Version, field};
 use super::snapshots;
 use crate::format::Format;
 
-/// As much of the snapshot table as is looked at.
+/// Bytes of the snapshot table that are read.
 const SNAPSHOTS_SEEN: u64 = 64 << 10;
 
-/// What the image needs beside itself, or a key.
+/// External files or keys that the image needs.
 pub(super) async fn refusals(file: &dyn Source, header: &Header) -> Result<Vec<Refusal>> {
     let mut refusals = Vec::new();
     if let Some(place) = header.backing_name {
@@ -23,7 +23,7 @@ pub(super) async fn refusals(file: &dyn Source, header: &Header) -> Result<Vec<R
                 ErrorKind::BackingFileRefused,
                 format!("the image is a difference to the backing file {name:?}{format}"),
             )
-            .hint("flatten it where the backing file is: qemu-img convert -O qcow2")
+            .hint("flatten it on a host with the backing file: qemu-img convert -O qcow2")
             .at(field::BACKING_FILE_OFFSET),
         );
     }
@@ -33,9 +33,9 @@ pub(super) async fn refusals(file: &dyn Source, header: &Header) -> Result<Vec<R
         refusals.push(
             Refusal::new(
                 ErrorKind::ExternalDataRefused,
-                format!("the image keeps its data in another file{name}"),
+                format!("the image stores its data in another file{name}"),
             )
-            .hint("bring both into one file where the data file is: qemu-img convert -O qcow2")
+            .hint("merge both into one file on a host with the data file: qemu-img convert -O qcow2")
             .at(field::INCOMPATIBLE),
         );
     }
@@ -46,14 +46,14 @@ pub(super) async fn refusals(file: &dyn Source, header: &Header) -> Result<Vec<R
         };
         refusals.push(
             Refusal::new(ErrorKind::EncryptedRefused, format!("the image is encrypted with {method}"))
-                .hint("decrypt it where the key is: qemu-img convert")
+                .hint("decrypt it on a host with the key: qemu-img convert")
                 .at(field::CRYPT_METHOD),
         );
     }
     Ok(refusals)
 }
 
-/// The facts.
+/// The features of the image.
 pub(super) fn info(header: &Header) -> ImageInfo {
     let mut features = vec![match header.compression {
         Compression::Zlib => "compression: zlib".to_owned(),
@@ -88,17 +88,19 @@ pub(super) fn info(header: &Header) -> ImageInfo {
         .features(features)
 }
 
-/// What is remarkable of the image as a whole.
+/// Warnings about the image as a whole.
 pub(super) async fn warn(file: &dyn Source, header: &Header, warnings: &Warnings) -> Result<()> {
     if header.dirty {
         warnings.add(Warning::new(
             "dirty",
-            "the image was not closed: its reference counts may be wrong, which reading does not need",
+            "the image was not closed: its reference counts may be wrong, but reading does not use them",
         ));
     }
     if header.corrupt {
-        warnings
-            .add(Warning::new("corrupt", "the image is marked corrupt: each entry is checked as it is used"));
+        warnings.add(Warning::new(
+            "corrupt",
+            "the image is marked corrupt: each entry is checked when it is used",
+        ));
     }
     if let Some(table) = header.snapshots {
         let start = read_up_to(file, table.at, SNAPSHOTS_SEEN).await?;

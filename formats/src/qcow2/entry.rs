@@ -1,14 +1,14 @@
-//! L1 and L2 entries: 64 bits each, what they say of one table or one cluster.
+//! L1 and L2 entries: 64 bits each, for one table or one cluster.
 //!
-//! Source: `docs/interop/qcow2.rst`, "Cluster mapping". Bit 63 of an entry only says that its reference count is
-//! one: it is of no matter to a reader and is not looked at. All other reserved bits must be zero.
+//! Source: `docs/interop/qcow2.rst`, "Cluster mapping". Bit 63 of an entry only says that its reference count is one, so
+//! readers ignore it. All other reserved bits must be zero.
 
 use diskferry_core::{Error, Result, StoredOffset, StoredRange, TargetOffset};
 
 use super::grid::Grid;
 use super::header::Version;
 
-/// Where a table or a cluster lies: bits 9 to 55.
+/// The offset of a table or a cluster: bits 9 to 55.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// Bits of an L1 entry that must be zero.
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
@@ -20,19 +20,19 @@ const ZERO: u64 = 1;
 const COPIED: u64 = 1 << 63;
 /// The cluster is compressed.
 const COMPRESSED: u64 = 1 << 62;
-/// What remains of a compressed entry behind its two flags.
+/// The bits of a compressed entry after its two flags.
 const COMPRESSED_FIELDS: u64 = COMPRESSED - 1;
-/// Offsets have 56 bits, also where a compressed entry has room for more.
+/// Offsets have 56 bits, even if a compressed entry has space for more.
 pub(super) const OFFSET_LIMIT: u64 = 1 << 56;
 /// The unit in which a compressed entry counts its length.
 const SECTOR: u64 = 512;
 
-/// What an L2 entry says of its cluster. Offsets are aligned, and not yet held against the object.
+/// The meaning of an L2 entry. Offsets are aligned, and not yet checked against the object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Mapping {
     /// Not mapped.
     Hole,
-    /// Reads as zeros, whether a cluster is kept for it or not.
+    /// Reads as zeros, whether or not a cluster is allocated for it.
     Zero,
     /// A cluster of data.
     Data(StoredOffset),
@@ -42,10 +42,10 @@ pub(super) enum Mapping {
     Mixed { at: StoredOffset, data: u32, zero: u32 },
 }
 
-/// The offset of an L2 table, or `None` where an L1 entry maps nothing.
+/// The offset of an L2 table, or `None` if an L1 entry maps nothing.
 ///
 /// # Errors
-/// `malformed`: reserved bits, a table that is not aligned.
+/// `malformed`: reserved bits, an unaligned table.
 pub(super) fn l1_entry(grid: Grid, entry: u64) -> Result<Option<StoredOffset>> {
     if entry & L1_RESERVED != 0 {
         return Err(Error::malformed(format!(
@@ -59,10 +59,10 @@ pub(super) fn l1_entry(grid: Grid, entry: u64) -> Result<Option<StoredOffset>> {
     }
 }
 
-/// What a standard L2 entry says.
+/// Parses a standard L2 entry.
 ///
 /// # Errors
-/// `malformed`: reserved bits, a cluster that is not aligned, the zero flag in version 2.
+/// `malformed`: reserved bits, an unaligned cluster, the zero flag in version 2.
 pub(super) fn standard(grid: Grid, version: Version, entry: u64) -> Result<Mapping> {
     if entry & COMPRESSED != 0 {
         return compressed(grid, entry);
@@ -82,12 +82,12 @@ pub(super) fn standard(grid: Grid, version: Version, entry: u64) -> Result<Mappi
     })
 }
 
-/// What an extended L2 entry and its bitmap say: bit x is set where sub-cluster x is allocated, bit 32 + x where it
-/// reads as zeros.
+/// Parses an extended L2 entry and its bitmap. Bit x is set if sub-cluster x is allocated, bit 32 + x if it reads as
+/// zeros.
 ///
 /// # Errors
-/// `malformed`: as [`standard`], a zero flag, a bitmap on a compressed entry, a sub-cluster that is both or that is
-/// allocated where there is no cluster.
+/// `malformed`: as [`standard`], a zero flag, a bitmap on a compressed entry, a sub-cluster with both bits, or an allocated
+/// sub-cluster without a cluster.
 pub(super) fn extended(grid: Grid, entry: u64, bitmap: u64) -> Result<Mapping> {
     if entry & COMPRESSED != 0 {
         if bitmap != 0 {
@@ -100,7 +100,7 @@ pub(super) fn extended(grid: Grid, entry: u64, bitmap: u64) -> Result<Mapping> {
     reserved(entry)?;
     if entry & ZERO != 0 {
         return Err(Error::malformed(format!(
-            "extended L2 entry {entry:#018x} has the zero flag, which belongs to its sub-clusters"
+            "extended L2 entry {entry:#018x} has the zero flag, which only its sub-clusters may have"
         )));
     }
     let [a, b, c, d, e, f, g, h] = bitmap.to_be_bytes();
@@ -122,7 +122,7 @@ pub(super) fn extended(grid: Grid, entry: u64, bitmap: u64) -> Result<Mapping> {
     }
 }
 
-/// The clusters that an L2 entry has a reference to, whatever it says of the guest.
+/// The clusters that an L2 entry references, regardless of its meaning for the guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Reference {
     None,
@@ -132,7 +132,7 @@ pub(super) enum Reference {
     Compressed(StoredRange),
 }
 
-/// What the first word of an L2 entry refers to. An entry that is malformed refers to nothing.
+/// The reference of an L2 entry's first word. A malformed entry references nothing.
 pub(super) fn reference(grid: Grid, entry: u64) -> Reference {
     if entry & COMPRESSED == 0 {
         return match entry & OFFSET {
@@ -148,12 +148,12 @@ pub(super) fn reference(grid: Grid, entry: u64) -> Reference {
     }
 }
 
-/// True for a standard entry whose cluster reads as zeros: what it refers to need not be there.
+/// True for a standard entry whose cluster reads as zeros. The cluster that it references may be missing.
 pub(super) fn is_zero_cluster(entry: u64) -> bool {
     entry & (COMPRESSED | ZERO) == ZERO
 }
 
-/// Where a refcount block, or a cluster of a bitmap, is that an entry of the table names.
+/// The offset of the refcount block, or of the cluster of a bitmap, that a table entry names.
 pub(super) fn refcount_block(entry: u64) -> Option<StoredOffset> {
     match entry & OFFSET {
         0 => None,
@@ -161,8 +161,8 @@ pub(super) fn refcount_block(entry: u64) -> Option<StoredOffset> {
     }
 }
 
-/// The descriptor of compressed bytes: from the top, two flags, the number of sectors behind the first one, and the
-/// offset, whose width goes down as clusters grow.
+/// The descriptor of compressed bytes: from the top, two flags, the number of sectors after the first one, and the
+/// offset, which has fewer bits if clusters are larger.
 fn compressed(grid: Grid, entry: u64) -> Result<Mapping> {
     let fields = entry & COMPRESSED_FIELDS;
     let offset_bits = compressed_offset_bits(grid);
@@ -181,13 +181,13 @@ fn compressed_offset_bits(grid: Grid) -> u32 {
     62u32.saturating_sub(grid.cluster_bits().saturating_sub(8))
 }
 
-/// The L1 entry of a table at `at`, or the L2 entry of a cluster there, to which nothing else refers.
+/// The L1 entry of a table at `at`, or the L2 entry of a cluster there, with a reference count of one.
 pub(super) fn to_one(at: TargetOffset) -> u64 {
     COPIED | at.get()
 }
 
-/// The L2 entry of a stream of `len` bytes at `at`. Compressed clusters never have bit 63. `None` where the address is
-/// beyond what the entry has room for, from 2⁴⁹ for clusters of 2 MiB on, or beyond 56 bits.
+/// The L2 entry of a stream of `len` bytes at `at`. Compressed clusters never have bit 63. `None` if the entry has no space
+/// for the address: from 2⁴⁹ for clusters of 2 MiB, or beyond 56 bits.
 pub(super) fn to_stream(grid: Grid, at: TargetOffset, len: u64) -> Option<u64> {
     let offset_bits = compressed_offset_bits(grid);
     let last = at.get().checked_add(len.max(1))?.saturating_sub(1);
@@ -217,7 +217,7 @@ fn aligned_or_none(grid: Grid, entry: u64) -> Result<Option<StoredOffset>> {
 fn aligned(grid: Grid, offset: u64, level: &str, entry: u64) -> Result<StoredOffset> {
     if !offset.is_multiple_of(grid.cluster_bytes()) {
         return Err(Error::malformed(format!(
-            "{level} entry {entry:#018x} leads to {offset}, which is no multiple of the cluster size {}",
+            "{level} entry {entry:#018x} points to {offset}, which is no multiple of the cluster size {}",
             grid.cluster_bytes()
         )));
     }

@@ -1,7 +1,7 @@
-//! Header extensions: between the header and the backing file's name, in the first cluster.
+//! Header extensions, which are stored between the header and the backing file's name, in the first cluster.
 //!
 //! Source: `docs/interop/qcow2.rst`, "Header extensions". Each has a type, a length and data padded to 8 bytes; type 0
-//! ends them. Unknown ones are passed over.
+//! ends them. Unknown ones are skipped.
 
 use diskferry_core::{Error, Result, StoredOffset, StoredRange};
 use zerocopy::byteorder::{BigEndian, U16, U32, U64};
@@ -13,7 +13,7 @@ const FEATURE_NAMES: u32 = 0x6803_f857;
 const BITMAPS: u32 = 0x2385_2875;
 const DATA_FILE: u32 = 0x4441_5441;
 
-/// Length of an extension's own header; also what data is padded to.
+/// Length of an extension's own header. Data is padded to a multiple of it.
 const PREFIX_BYTES: u64 = 8;
 /// The type of incompatible bits in the feature name table.
 const INCOMPATIBLE: u8 = 0;
@@ -45,7 +45,7 @@ struct RawBitmaps {
 }
 const _: () = assert!(size_of::<RawBitmaps>() == 24);
 
-/// An extension that names one incompatible bit, for readers that do not know it. Of `name` the first 45 bytes count.
+/// An extension that names one incompatible bit, for readers that do not know it. At most 45 bytes of `name` are stored.
 pub(super) fn naming_incompatible(bit: u8, name: &str) -> Vec<u8> {
     let mut feature = RawFeature { kind: INCOMPATIBLE, bit, name: [0; 46] };
     for (to, from) in feature.name.iter_mut().zip(name.bytes().take(45)) {
@@ -56,7 +56,7 @@ pub(super) fn naming_incompatible(bit: u8, name: &str) -> Vec<u8> {
     [prefix.as_bytes(), feature.as_bytes()].concat()
 }
 
-/// What the extensions say, as far as it matters here.
+/// The parsed extensions.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Extensions {
     pub(super) feature_names: FeatureNames,
@@ -64,11 +64,11 @@ pub(super) struct Extensions {
     pub(super) backing_format: Option<String>,
     /// Name of the external data file.
     pub(super) data_file: Option<String>,
-    /// How many persistent bitmaps there are.
+    /// Number of persistent bitmaps.
     pub(super) bitmaps: u32,
     /// Where the directory of the bitmaps is, if there are any.
     pub(super) bitmap_directory: Option<StoredRange>,
-    /// True where extensions go on behind what was at hand.
+    /// True if there are extensions after the buffered bytes.
     pub(super) cut: bool,
 }
 
@@ -77,7 +77,7 @@ pub(super) struct Extensions {
 pub(super) struct FeatureNames(Vec<(u8, String)>);
 
 impl FeatureNames {
-    /// What the image calls that incompatible bit.
+    /// The image's name of an incompatible bit.
     pub(super) fn incompatible(&self, bit: u8) -> Option<&str> {
         self.0.iter().find(|(known, _)| *known == bit).map(|(_, name)| name.as_str())
     }
@@ -94,11 +94,11 @@ impl FeatureNames {
 }
 
 impl Extensions {
-    /// Reads the extensions in `area`, of which the part inside `head` is at hand.
+    /// Parses the extensions in `area`. The part inside `head` is buffered.
     ///
     /// # Errors
-    /// `malformed` where one passes the area's end or is shorter than its kind; `truncated` where one passes the
-    /// object's end.
+    /// `malformed` if one extends past the area's end or is shorter than its type requires; `truncated` if one extends past
+    /// the object's end.
     pub(super) fn parse(head: &[u8], area: StoredRange, object_bytes: u64) -> Result<Self> {
         let mut found = Self::default();
         let mut rest = area;
@@ -106,7 +106,7 @@ impl Extensions {
             let place = rest.start();
             let (prefix, after) = rest.split_at(PREFIX_BYTES);
             if prefix.end().get() > object_bytes {
-                // Nothing says that a cluster of a small image is written to its end.
+                // The only cluster of a small image may be incomplete.
                 break;
             }
             let Some(raw) = within(head, prefix).and_then(|bytes| RawPrefix::read_from_bytes(bytes).ok())
@@ -120,7 +120,7 @@ impl Extensions {
             }
             if length > after.len() {
                 return Err(Error::malformed(format!(
-                    "header extension {kind:#010x} of {length} bytes passes the end of the extensions at {}",
+                    "header extension {kind:#010x} of {length} bytes extends past the end of the extensions at {}",
                     area.end()
                 ))
                 .at(place));
@@ -152,7 +152,7 @@ impl Extensions {
             BITMAPS => {
                 let raw = RawBitmaps::ref_from_bytes(data).map_err(|_| {
                     Error::malformed(format!(
-                        "the bitmaps extension has {} bytes and must have 24",
+                        "the bitmaps extension has {} bytes but must have 24",
                         data.len()
                     ))
                     .at(place)
@@ -167,7 +167,7 @@ impl Extensions {
     }
 }
 
-/// An entry of the bitmap directory, as long as its fixed part is.
+/// The fixed part of a bitmap directory entry.
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawBitmap {
@@ -181,7 +181,7 @@ struct RawBitmap {
 }
 const _: () = assert!(size_of::<RawBitmap>() == 24);
 
-/// Where the tables of the first bitmaps of a directory are, at most `count`, as far as `directory` goes.
+/// The tables of the first bitmaps of a directory, at most `count`, within the bytes in `directory`.
 pub(super) fn bitmap_tables(directory: &[u8], count: u32) -> Vec<StoredRange> {
     let mut found = Vec::new();
     let mut rest = directory;
@@ -198,7 +198,7 @@ pub(super) fn bitmap_tables(directory: &[u8], count: u32) -> Vec<StoredRange> {
     found
 }
 
-/// The bytes of `range`, where `head` has them all.
+/// The bytes of `range`, if `head` has all of them.
 fn within(head: &[u8], range: StoredRange) -> Option<&[u8]> {
     let start = usize::try_from(range.start().get()).ok()?;
     let end = usize::try_from(range.end().get()).ok()?;

@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 
 use diskferry_core::GuestOffset;
 
-/// How guest offsets divide into clusters and the tables that map them.
+/// The division of guest offsets into clusters and the tables that map them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Grid {
     cluster_bits: u32,
@@ -18,14 +18,14 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    /// The sizes of clusters that exist: 512 bytes to 2 MiB.
+    /// The valid sizes of clusters: 512 bytes to 2 MiB.
     pub(super) const CLUSTER_BITS: RangeInclusive<u32> = 9..=21;
     /// Extended L2 entries have 32 sub-clusters of at least one sector.
     pub(super) const MIN_EXTENDED_BITS: u32 = 14;
     /// Length of an L1 entry.
     pub(super) const L1_ENTRY_BYTES: u64 = 8;
 
-    /// A grid of clusters of `1 << cluster_bits` bytes; bits out of range are taken as the nearest that exist.
+    /// A grid of clusters of `1 << cluster_bits` bytes. Bits out of range are clamped to the valid range.
     pub(super) fn new(cluster_bits: u32, extended_l2: bool) -> Self {
         let cluster_bits = cluster_bits.clamp(*Self::CLUSTER_BITS.start(), *Self::CLUSTER_BITS.end());
         Self { cluster_bits, extended_l2 }
@@ -44,7 +44,7 @@ impl Grid {
         1u64.checked_shl(self.cluster_bits).unwrap_or_default()
     }
 
-    /// Length in bytes of a sub-cluster, of which a cluster with an extended L2 entry has 32.
+    /// Length in bytes of a sub-cluster. A cluster with an extended L2 entry has 32.
     pub(super) fn subcluster_bytes(self) -> u64 {
         self.cluster_bytes() / 32
     }
@@ -54,28 +54,28 @@ impl Grid {
         if self.extended_l2 { 16 } else { 8 }
     }
 
-    /// How many guest bytes a run of `bytes` bytes of L2 entries maps, for up to one table: at most 2³⁹.
+    /// Guest bytes that `bytes` bytes of L2 entries map, for up to one table: at most 2³⁹.
     pub(super) fn mapped_by(self, bytes: u64) -> u64 {
         let entries = bytes.checked_div(self.l2_entry_bytes()).unwrap_or_default();
         entries.saturating_mul(self.cluster_bytes())
     }
 
-    /// How many guest bytes an L1 entry maps: 32 KiB to 512 GiB.
+    /// Guest bytes that an L1 entry maps: 32 KiB to 512 GiB.
     pub(super) fn l1_entry_maps(self) -> u64 {
         self.mapped_by(self.cluster_bytes())
     }
 
-    /// Which L1 entry maps that guest address.
+    /// Index of the L1 entry that maps a guest address.
     pub(super) fn l1_index(self, at: GuestOffset) -> u64 {
         at.get().checked_div(self.l1_entry_maps()).unwrap_or_default()
     }
 
-    /// How many L1 entries a disk of that size needs.
+    /// Number of L1 entries for a disk of that size.
     pub(super) fn l1_entries(self, virtual_bytes: u64) -> u64 {
         virtual_bytes.div_ceil(self.l1_entry_maps().max(1))
     }
 
-    /// How many bytes of L2 entries map so many guest bytes, the last cluster counted whole.
+    /// Bytes of L2 entries that map this many guest bytes. A partial last cluster counts as a whole one.
     pub(super) fn l2_bytes(self, guest_bytes: u64) -> u64 {
         guest_bytes.div_ceil(self.cluster_bytes()).saturating_mul(self.l2_entry_bytes())
     }

@@ -1,4 +1,4 @@
-//! The header: what it says, checked once.
+//! The header, parsed and validated.
 //!
 //! Source: QEMU's `docs/interop/qcow2.rst`, section "Header". All numbers are big-endian. Version 2 has 72 bytes;
 //! version 3 adds feature bits, the width of reference counts and the header's own length, 104 bytes or more.
@@ -13,20 +13,20 @@ use super::grid::Grid;
 /// The first four bytes.
 pub(super) const MAGIC: &[u8; 4] = b"QFI\xfb";
 
-/// Length of the version 2 header, and where its extensions begin.
+/// Length of the version 2 header, and the offset of its extensions.
 const V2_BYTES: u64 = 72;
-/// Length of the shortest version 3 header; the compression type is the byte behind it.
+/// Length of the shortest version 3 header. The compression type is the byte after it.
 const V3_BYTES: u64 = 104;
-/// Most bytes of the active L1 table, as QEMU takes.
+/// Most bytes of the active L1 table, the same as in QEMU.
 pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
-/// Most bytes of the refcount table, as QEMU takes.
+/// Most bytes of the refcount table, the same as in QEMU.
 pub(super) const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
-/// Most internal snapshots, as QEMU takes.
+/// Most internal snapshots, the same as in QEMU.
 const MAX_SNAPSHOTS: u32 = 65_536;
-/// Longest name of a backing file, as the specification says.
+/// Longest name of a backing file, set by the specification.
 const MAX_BACKING_NAME: u64 = 1023;
 
-/// Reference counts that version 2 has, and that are written: 16 bits.
+/// `refcount_order` of version 2 and of written images: 16 bits.
 const REFCOUNT_ORDER: u32 = 4;
 
 /// Incompatible feature bits.
@@ -38,12 +38,12 @@ mod incompatible {
     pub(super) const EXTENDED_L2: u64 = 1 << 4;
     pub(super) const KNOWN: u64 = DIRTY | CORRUPT | EXTERNAL_DATA | COMPRESSION | EXTENDED_L2;
 }
-/// Compatible feature bit: reference counts may lag behind while the image is in use.
+/// Compatible feature bit: reference counts may be out of date while the image is in use.
 const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1 << 0;
 /// Autoclear feature bit: the bitmaps extension was kept up to date.
 const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
 
-/// The part that both versions have.
+/// The part that both versions share.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
 #[repr(C)]
 struct RawV2 {
@@ -63,7 +63,7 @@ struct RawV2 {
 }
 const _: () = assert!(size_of::<RawV2>() as u64 == V2_BYTES);
 
-/// What version 3 adds.
+/// The fields that version 3 adds.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
 #[repr(C)]
 struct RawV3 {
@@ -75,7 +75,7 @@ struct RawV3 {
 }
 const _: () = assert!(size_of::<RawV3>() as u64 == V3_BYTES - V2_BYTES);
 
-/// What is behind it where the header says to be long enough.
+/// The fields after it, if the header is long enough.
 #[derive(IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
 struct RawAdded {
@@ -84,7 +84,7 @@ struct RawAdded {
 }
 const _: () = assert!(size_of::<RawAdded>() == 8);
 
-/// Places of header fields, for errors.
+/// Offsets of header fields, for errors.
 pub(super) mod field {
     pub(super) const VERSION: u64 = 4;
     pub(crate) const BACKING_FILE_OFFSET: u64 = 8;
@@ -110,35 +110,35 @@ pub(super) enum Version {
     V3,
 }
 
-/// How compressed clusters are coded.
+/// The compression of clusters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Compression {
-    /// Raw deflate, whatever the name says.
+    /// Raw deflate, despite the name.
     Zlib,
     Zstd,
 }
 
-/// How guest data is encrypted.
+/// The encryption of guest data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Encryption {
     Aes,
     Luks,
 }
 
-/// Internal snapshots: how many, and where their table begins.
+/// Internal snapshots: their number, and the offset of their table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SnapshotTable {
     pub(super) count: u32,
     pub(super) at: StoredOffset,
 }
 
-/// A header that holds up.
+/// A validated header.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Header {
     pub(super) version: Version,
     pub(super) grid: Grid,
     pub(super) virtual_bytes: u64,
-    /// The L1 table, as long as the header says: at least as long as the disk needs.
+    /// The L1 table with the length in the header, which is at least what the disk needs.
     pub(super) l1: StoredRange,
     pub(super) refcount_table: StoredRange,
     pub(super) refcount_bits: u32,
@@ -150,7 +150,7 @@ pub(super) struct Header {
     pub(super) corrupt: bool,
     pub(super) lazy_refcounts: bool,
     pub(super) bitmaps_consistent: bool,
-    /// Where the name of the backing file lies, if there is one.
+    /// Location of the backing file's name, if there is one.
     pub(super) backing_name: Option<StoredRange>,
     pub(super) extensions: Extensions,
 }
@@ -158,11 +158,11 @@ pub(super) struct Header {
 impl Header {
     /// Reads the header from the first bytes of an object of `object_bytes` bytes.
     ///
-    /// `head` is what is at hand of the object's first cluster, at least its first 4 KiB unless it is shorter.
-    /// Extensions that lie behind it are not seen: [`Extensions::cut`] says so.
+    /// `head` has the buffered bytes of the object's first cluster: at least the first 4 KiB unless the object is shorter.
+    /// Extensions after it are not parsed: [`Extensions::cut`] is then true.
     ///
     /// # Errors
-    /// `malformed` and `truncated` with the place of the field, `unsupported_feature` by name.
+    /// `malformed` and `truncated` with the offset of the field, `unsupported_feature` with the feature's name.
     pub(super) fn parse(head: &[u8], object_bytes: u64) -> Result<Self> {
         let short = || {
             Error::truncated(format!("the object has {object_bytes} bytes and ends within its QCOW2 header"))
@@ -170,7 +170,7 @@ impl Header {
         };
         let (raw, rest) = RawV2::ref_from_prefix(head).map_err(|_| short())?;
         if &raw.magic != MAGIC {
-            return Err(Error::malformed("the QCOW2 magic is not there").at(0u64));
+            return Err(Error::malformed("the QCOW2 magic is missing").at(0u64));
         }
         let version = match raw.version.get() {
             2 => Version::V2,
@@ -200,7 +200,7 @@ impl Header {
             Extensions::parse(head, StoredRange::between(at(header_bytes), at(extensions_end)), object_bytes);
         let unknown = incompatible & !incompatible::KNOWN;
         if unknown != 0 {
-            // An unknown bit may change what everything else means: it comes before any other complaint.
+            // An unknown bit may change the meaning of everything else, so it is reported first.
             let names = extensions.map(|extensions| extensions.feature_names).unwrap_or_default();
             return Err(unknown_features(unknown, &names));
         }
@@ -241,7 +241,7 @@ impl Header {
         })
     }
 
-    /// The bytes that no entry may lead into: the header's cluster, the L1 table and the refcount table.
+    /// The ranges that no entry may point into: the header's cluster, the L1 table and the refcount table.
     pub(super) fn metadata(&self) -> [(StoredRange, &'static str); 3] {
         [
             (StoredRange::first(self.grid.cluster_bytes()), "the header"),
@@ -251,7 +251,7 @@ impl Header {
     }
 }
 
-/// What a header says of an image that is written: version 3, reference counts of 16 bits.
+/// The header fields of a written image: version 3, reference counts of 16 bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct NewHeader {
     pub(super) grid: Grid,
@@ -264,7 +264,7 @@ pub(super) struct NewHeader {
 }
 
 impl NewHeader {
-    /// The header and its extensions; zeros follow to the end of the cluster, and end the extensions.
+    /// Encodes the header and its extensions. Zeros follow to the end of the cluster, and end the extensions.
     pub(super) fn to_bytes(self) -> Vec<u8> {
         let zstd = self.compression == Compression::Zstd;
         let added = RawAdded { compression_type: u8::from(zstd), padding: [0; 7] };
@@ -305,7 +305,7 @@ fn at(offset: u64) -> StoredOffset {
     StoredOffset::new(offset)
 }
 
-/// Length of the header proper: where the extensions begin.
+/// Length of the header without extensions, which is their offset.
 fn header_bytes(v3: Option<&RawV3>, cluster_bytes: u64) -> Result<u64> {
     let Some(v3) = v3 else { return Ok(V2_BYTES) };
     let length = u64::from(v3.header_length.get());
@@ -318,7 +318,7 @@ fn header_bytes(v3: Option<&RawV3>, cluster_bytes: u64) -> Result<u64> {
     Ok(length)
 }
 
-/// Where the name of the backing file lies.
+/// Location of the backing file's name.
 fn backing_name(
     raw: &RawV2,
     header_bytes: u64,
@@ -332,7 +332,7 @@ fn backing_name(
     }
     if offset < header_bytes || offset >= cluster_bytes {
         return Err(Error::malformed(format!(
-            "backing_file_offset is {offset} and must lie behind the header, in the first cluster: \
+            "backing_file_offset is {offset} and must be after the header, in the first cluster: \
              {header_bytes} to {cluster_bytes}"
         ))
         .at(field::BACKING_FILE_OFFSET));
@@ -401,7 +401,7 @@ fn encryption(raw: &RawV2) -> Result<Option<Encryption>> {
     }
 }
 
-/// The checks of where tables lie.
+/// The checks of table locations.
 struct Parser<'a> {
     raw: &'a RawV2,
     grid: Grid,
@@ -409,8 +409,8 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    /// The table of `bytes` bytes at the field `name`, which stands at `place`: aligned, behind the header and inside the
-    /// object. `length` is the field that says its length.
+    /// Checks the table of `bytes` bytes that the field `name` at `place` gives: it is aligned, after the header and inside the
+    /// object. `length` is the field with its length.
     fn table(
         &self,
         (name, place, offset): (&str, u64, u64),
@@ -420,13 +420,13 @@ impl Parser<'_> {
         let cluster = self.grid.cluster_bytes();
         if !offset.is_multiple_of(cluster) || (bytes > 0 && offset == 0) {
             return Err(Error::malformed(format!(
-                "{name} is {offset}, which is no cluster of {cluster} bytes behind the header"
+                "{name} is {offset}, which is no cluster of {cluster} bytes after the header"
             ))
             .at(place));
         }
         let table = StoredRange::new(at(offset), bytes).ok_or_else(|| {
             Error::malformed(format!(
-                "{name} is {offset} and {length} {count}: the table passes the end of the address space"
+                "{name} is {offset} and {length} {count}: the table extends past the end of the address space"
             ))
             .at(place)
         })?;
@@ -460,7 +460,7 @@ impl Parser<'_> {
         let bytes = entries.saturating_mul(Grid::L1_ENTRY_BYTES);
         if bytes > MAX_L1_BYTES {
             return Err(Error::malformed(format!(
-                "l1_size is {entries}, which makes a table of {bytes} bytes; at most {MAX_L1_BYTES} are taken"
+                "l1_size is {entries}, which makes a table of {bytes} bytes; at most {MAX_L1_BYTES} are supported"
             ))
             .at(field::L1_SIZE));
         }
@@ -491,7 +491,7 @@ impl Parser<'_> {
         }
         if count > MAX_SNAPSHOTS {
             return Err(Error::malformed(format!(
-                "nb_snapshots is {count}; at most {MAX_SNAPSHOTS} are taken"
+                "nb_snapshots is {count}; at most {MAX_SNAPSHOTS} are supported"
             ))
             .at(field::NB_SNAPSHOTS));
         }

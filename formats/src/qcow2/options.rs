@@ -138,7 +138,7 @@ impl Qcow2Options {
                     ErrorKind::Usage,
                     "the options level and recompress are for a target that is compressed",
                 )
-                .hint("ask for -o compression=zlib or -o compression=zstd too"));
+                .hint("add -o compression=zlib or -o compression=zstd"));
             }
             Qcow2Compression::None => return Ok(None),
             Qcow2Compression::Zlib => (Compression::Zlib, 1..=9, ZLIB_LEVEL),

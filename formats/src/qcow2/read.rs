@@ -1,4 +1,4 @@
-//! Opening an image, and its block map.
+//! Opens an image, and its block map.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,22 +23,22 @@ use crate::table_cache::{Tables, shared_free};
 
 /// An image has one file.
 const FILE: FileIndex = FileIndex(0);
-/// The unit in which the L1 table is read: the whole of it for disks of up to 64 TiB with clusters of 64 KiB. A
-/// larger one costs no memory before its turn comes.
+/// The unit in which the L1 table is read: the whole table for disks of up to 64 TiB with clusters of 64 KiB. Parts of a
+/// larger table take no memory until they are used.
 const L1_PAGE: u64 = 1 << 20;
-/// The unit in which an L2 table is read: a table of 2 MiB maps 512 GiB, of which a small disk has little.
+/// The unit in which an L2 table is read. A table of 2 MiB maps 512 GiB, and a small disk uses little of it.
 const L2_SLICE: u64 = 64 << 10;
-/// Most bytes of L2 tables that one answer loads: half of what is kept, so that what an answer did not come to is
-/// there for the next.
+/// Most bytes of L2 tables that one result loads: half of the cache, so that tables that a result did not use are still
+/// cached for the next one.
 const TABLES_AT_ONCE: u64 = 8 << 20;
-/// Shortest run of data for which the source is asked whether it knows holes in it: images with preallocated clusters
-/// in a sparse file have long ones.
+/// Shortest run of data for which the source is queried for holes. Images with preallocated clusters in a sparse file have
+/// long ones.
 const HOLES_WORTH: u64 = 256 << 10;
 
 /// Opens an image. Besides head and tail it reads the first page of the snapshot table, if there is one.
 ///
 /// # Errors
-/// `malformed`, `truncated`, `unsupported_feature` with their place; the `source_*` codes.
+/// `malformed`, `truncated`, `unsupported_feature` with their offset; the `source_*` codes.
 pub(crate) async fn open(input: OpenInput) -> Result<Disk> {
     let file = input.file;
     let object_bytes = file.len();
@@ -60,12 +60,12 @@ pub(crate) async fn open(input: OpenInput) -> Result<Disk> {
     Ok(Disk::new(info, vec![source], map, warnings, refusals))
 }
 
-/// Maps guest clusters by way of the L1 and L2 tables.
+/// Maps guest clusters through the L1 and L2 tables.
 struct Map {
     header: Header,
-    /// As much of the L1 table as the disk needs.
+    /// The part of the L1 table that the disk needs.
     l1: StoredRange,
-    /// What no entry may lead into.
+    /// Ranges that no entry may point into.
     metadata: [(StoredRange, &'static str); 3],
     source: Arc<dyn Source>,
     object_bytes: u64,
@@ -74,15 +74,15 @@ struct Map {
     warnings: Warnings,
     /// If the object ends in zeros.
     tail_check: Option<TailCheck>,
-    /// Which pages of the L1 table, of 32 at most, [`Map::check_sharing`] has passed.
+    /// The pages of the L1 table, at most 32, that [`Map::check_sharing`] has accepted.
     shared_little: AtomicU32,
 }
 
 /// A run of guest bytes and the L2 entries that map it.
 struct Piece {
-    /// Whole clusters, but for the end of the disk.
+    /// Whole clusters, except at the end of the disk.
     guest: GuestRange,
-    /// Where the entries lie; none where the L1 table maps nothing.
+    /// Where the entries are stored; none if the L1 table maps nothing.
     entries: Option<StoredRange>,
 }
 
@@ -136,8 +136,8 @@ impl Map {
         self.with_holes(extents).await
     }
 
-    /// The same extents, with what the source knows to be holes of a sparse file told apart; fewer, where there are
-    /// very many.
+    /// Returns the same extents, split at the holes that the source reports in a sparse file. The result is shorter if there
+    /// are very many.
     async fn with_holes(&self, extents: Vec<Extent>) -> Result<Vec<Extent>> {
         let worth = |extent: &Extent| matches!(extent.kind, ExtentKind::Data(Stored { range, .. }) if range.len() >= HOLES_WORTH);
         if !extents.iter().any(worth) {
@@ -157,7 +157,7 @@ impl Map {
             while !guest.is_empty() {
                 push_flat(&mut told, &*self.source, FILE, guest, at).await?;
                 let end = told.end().filter(|end| *end > guest.start());
-                let end = end.ok_or_else(|| Error::internal("a source gave no segment of a range"))?;
+                let end = end.ok_or_else(|| Error::internal("a source returned no segment of a range"))?;
                 at = at.checked_add(end.get().saturating_sub(guest.start().get())).unwrap_or(at);
                 guest = GuestRange::between(end, guest.end());
                 if told.len() >= BATCH_EXTENTS {
@@ -168,8 +168,8 @@ impl Map {
         Ok(told.into_vec())
     }
 
-    /// The L2 entries that map the first part of the window: as far as one page of the L1 table and
-    /// [`TABLES_AT_ONCE`] bytes of L2 tables go.
+    /// The L2 entries that map the first part of the window, limited to one page of the L1 table and [`TABLES_AT_ONCE`] bytes
+    /// of L2 tables.
     async fn pieces(&self, window: GuestRange) -> Result<Vec<Piece>> {
         let grid = self.header.grid;
         let first = grid.l1_index(window.start());
@@ -211,9 +211,8 @@ impl Map {
 
     /// Checks that a page of the L1 table does not map much more than the object can hold.
     ///
-    /// L1 entries that share one L2 table are read, and their data is content each time. But a small object whose
-    /// entries all share one would be walked for days. Where no table is
-    /// shared, the entries of all tables are no more than fit the object.
+    /// L1 entries may share an L2 table: its data is content once per entry. But a small object whose entries all share one
+    /// table would take days to walk. Without sharing, the entries of all tables fit in the object.
     fn check_sharing(&self, page: StoredRange, entries: &[U64<BigEndian>]) -> Result<()> {
         let number = page.start().get().saturating_sub(self.l1.start().get()) / L1_PAGE;
         let bit = u32::try_from(number).ok().and_then(|number| 1u32.checked_shl(number)).unwrap_or_default();
@@ -222,13 +221,13 @@ impl Map {
         }
         let grid = self.header.grid;
         let tables = entries.iter().filter(|entry| entry.get() != 0).count() as u64;
-        // The last table need not be whole.
+        // The last table may be shorter.
         let mapped = tables.saturating_sub(1).saturating_mul(grid.cluster_bytes());
         let free = shared_free(grid.l2_entry_bytes(), grid.cluster_bytes());
         let share = free.checked_div(self.l1.len().div_ceil(L1_PAGE)).unwrap_or_default();
         if mapped > share.max(self.object_bytes) {
             return Err(Error::malformed(format!(
-                "{tables} entries of the L1 table in {page} lead to L2 tables, more than an object of {} bytes \
+                "{tables} entries of the L1 table in {page} point to L2 tables, more than an object of {} bytes \
                  can hold: many share one",
                 self.object_bytes
             ))
@@ -238,21 +237,21 @@ impl Map {
         Ok(())
     }
 
-    /// Checks that the L2 table at `table` is one, and that the part of it that maps `guest` is there.
+    /// Checks that the L2 table at `table` is valid, and that the part of it that maps `guest` is in the object.
     fn check_table(&self, table: StoredOffset, guest: GuestRange) -> Result<()> {
         let whole = self.stored(table, self.header.grid.cluster_bytes())?;
         self.check_metadata("an L1 entry", whole)?;
         let used = whole.split_at(self.header.grid.l2_bytes(guest.len())).0;
         if used.end().get() > self.object_bytes {
             return Err(Error::truncated(format!(
-                "an L1 entry leads to an L2 table at {used} and the object ends at {}",
+                "an L1 entry points to an L2 table at {used} and the object ends at {}",
                 self.object_bytes
             )));
         }
         Ok(())
     }
 
-    /// Appends the slices of the L2 table at `table`, which maps `guest`, that the window meets. Gives their length.
+    /// Appends the slices of the L2 table at `table`, which maps `guest`, in the window. Returns their length.
     fn push_slices(
         &self,
         pieces: &mut Vec<Piece>,
@@ -272,7 +271,7 @@ impl Map {
             let (mapped, behind) = rest.split_at(slice_maps);
             let entries = at
                 .and_then(|at| StoredRange::new(at, grid.l2_bytes(mapped.len())))
-                .ok_or_else(|| Error::internal("an L2 table passes the end of the address space"))?;
+                .ok_or_else(|| Error::internal("an L2 table extends past the end of the address space"))?;
             pieces.push(Piece { guest: mapped, entries: Some(entries) });
             loaded = loaded.saturating_add(entries.len());
             at = entries.start().checked_add(slice_bytes);
@@ -281,7 +280,7 @@ impl Map {
         Ok(loaded)
     }
 
-    /// Appends what the entries in `table`, stored at `place`, say of `guest`, as far as the window meets it.
+    /// Appends the extents of the entries in `table`, stored at `place`, for `guest`, within the window.
     fn push_slice(
         &self,
         extents: &mut Extents,
@@ -313,7 +312,7 @@ impl Map {
             let mapping = mapping.map_err(|error| error.at(place))?;
             let mut clusters = 1u64;
             if !grid.extended_l2() {
-                // Whole runs at once: most of a disk is made of few.
+                // Whole runs at once: most disks consist of few.
                 let wanted = GuestRange::between(rest.start(), window.end()).len();
                 let most = wanted.div_ceil(grid.cluster_bytes().max(1)).saturating_sub(1);
                 let most = usize::try_from(most).unwrap_or(usize::MAX);
@@ -336,8 +335,8 @@ impl Map {
         Ok(())
     }
 
-    /// How many of the standard entries `after` go on with what `word`, which means `mapping`, begins: unmapped clusters, or
-    /// clusters whose data follows on, away from all metadata and from the object's end.
+    /// Number of the standard entries `after` that continue the run that `word`, with the meaning `mapping`, begins: unmapped
+    /// clusters, or clusters with consecutive data that is outside all metadata and before the object's end.
     fn run(&self, mapping: Mapping, word: u64, after: &[U64<BigEndian>]) -> u64 {
         let step = self.header.grid.cluster_bytes();
         let same = match mapping {
@@ -358,7 +357,7 @@ impl Map {
         same as u64
     }
 
-    /// How many bytes from `at` on lie before the next metadata and the object's end.
+    /// Number of bytes from `at` on before the next metadata and the object's end.
     fn free_from(&self, at: StoredOffset) -> u64 {
         let taken = self.metadata.iter().map(|(taken, _)| *taken).filter(|taken| taken.end() > at);
         let end =
@@ -366,7 +365,7 @@ impl Map {
         end.saturating_sub(at.get())
     }
 
-    /// Appends one cluster, or a run of them that nothing is stored for, as far as the window meets it.
+    /// Appends one cluster, or a run of clusters without stored data, within the window.
     fn push_cluster(
         &self,
         extents: &mut Extents,
@@ -407,15 +406,15 @@ impl Map {
         Ok(())
     }
 
-    /// The first `needed` bytes of a unit of `unit` bytes at `at`. The rest of the unit lies behind the disk's end
-    /// and may be missing in the object: that is how some writers leave the last cluster.
+    /// The first `needed` bytes of a unit of `unit` bytes at `at`. The rest of the unit is after the disk's end and may be
+    /// missing in the object, because some writers leave the last cluster incomplete.
     fn data(&self, at: StoredOffset, unit: u64, needed: u64) -> Result<Stored> {
         let whole = self.stored(at, unit)?;
         self.check_metadata("an L2 entry", whole)?;
         let range = whole.split_at(needed).0;
         if range.end().get() > self.object_bytes {
             return Err(Error::truncated(format!(
-                "an L2 entry leads to data at {range} and the object ends at {}",
+                "an L2 entry points to data at {range} and the object ends at {}",
                 self.object_bytes
             )));
         }
@@ -423,7 +422,7 @@ impl Map {
             self.warnings.add(Warning::new(
                 "short_last_cluster",
                 format!(
-                    "the last cluster is at {whole} and the object ends at {}: only bytes behind the disk's end are \
+                    "the last cluster is at {whole} and the object ends at {}: only bytes after the disk's end are \
                      missing",
                     self.object_bytes
                 ),
@@ -432,29 +431,30 @@ impl Map {
         Ok(Stored { file: FILE, range })
     }
 
-    /// Compressed bytes: as many as the object has of `len` at `at`. The entry counts whole sectors, of which the
-    /// last may be cut short by the object's end.
+    /// The range of compressed bytes: `len` bytes at `at`, limited by the object's end. The entry counts whole sectors, and the
+    /// object's end may cut the last one.
     fn compressed(&self, at: StoredOffset, len: u64) -> Result<Coded> {
         let said = self.stored(at, len)?;
         self.check_metadata("a compressed L2 entry", said.split_at(1).0)?;
         match said.intersection(StoredRange::first(self.object_bytes)) {
             Some(range) => Ok(Coded { stored: Stored { file: FILE, range }, codec: Arc::clone(&self.codec) }),
             None => Err(Error::truncated(format!(
-                "a compressed L2 entry leads to {said} and the object ends at {}",
+                "a compressed L2 entry points to {said} and the object ends at {}",
                 self.object_bytes
             ))),
         }
     }
 
     fn stored(&self, at: StoredOffset, len: u64) -> Result<StoredRange> {
-        StoredRange::new(at, len)
-            .ok_or_else(|| Error::malformed(format!("{len} bytes at {at} pass the end of the address space")))
+        StoredRange::new(at, len).ok_or_else(|| {
+            Error::malformed(format!("{len} bytes at {at} extend past the end of the address space"))
+        })
     }
 
     fn check_metadata(&self, who: &str, range: StoredRange) -> Result<()> {
         match self.metadata.iter().find(|(taken, _)| taken.intersection(range).is_some()) {
             Some((taken, name)) => {
-                Err(Error::malformed(format!("{who} leads to {range}, into {name} at {taken}")))
+                Err(Error::malformed(format!("{who} points to {range}, inside {name} at {taken}")))
             }
             None => Ok(()),
         }

@@ -1,5 +1,5 @@
-//! The snapshot table: which internal snapshots there are. They are no content of the active disk, so only their
-//! names and whether they hold the state of a machine is of interest.
+//! The snapshot table: the internal snapshots. They are not part of the active disk, so only their names and whether they
+//! contain a machine state are read.
 //!
 //! Source: `docs/interop/qcow2.rst`, "Snapshots".
 
@@ -28,17 +28,17 @@ struct RawSnapshot {
 }
 const _: () = assert!(size_of::<RawSnapshot>() as u64 == MIN_ENTRY_BYTES);
 
-/// What there is to say of one snapshot.
+/// The description of one snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Snapshot {
     pub(super) name: String,
-    /// Its L1 table, if it is one.
+    /// Its L1 table, if valid.
     l1: Option<StoredRange>,
     /// Bytes of a machine's saved state.
     pub(super) vm_state_bytes: u64,
 }
 
-/// The first snapshots of a table, at most `count`, as far as `table` goes.
+/// The first snapshots of a table, at most `count`, within the bytes in `table`.
 pub(super) fn parse(table: &[u8], count: u32) -> Vec<Snapshot> {
     let mut found = Vec::new();
     let mut rest = table;
@@ -50,7 +50,7 @@ pub(super) fn parse(table: &[u8], count: u32) -> Vec<Snapshot> {
     found
 }
 
-/// The L1 tables of the first snapshots of a table, at most `count`, as far as `table` goes, and the length of their
+/// The L1 tables of the first snapshots of a table, at most `count`, within the bytes in `table`, and the length of their
 /// entries.
 pub(super) fn tables(table: &[u8], count: u32) -> (Vec<StoredRange>, u64) {
     let mut found = Vec::new();
@@ -63,7 +63,7 @@ pub(super) fn tables(table: &[u8], count: u32) -> (Vec<StoredRange>, u64) {
     (found, table.len().saturating_sub(rest.len()) as u64)
 }
 
-/// One entry, and what lies behind it, padded to 8 bytes.
+/// One entry, and the bytes after it. Entries are padded to 8 bytes.
 fn one(table: &[u8]) -> Option<(Snapshot, &[u8])> {
     let (raw, variable) = RawSnapshot::ref_from_prefix(table).ok()?;
     let (extra, rest) = variable.split_at_checked(usize::try_from(raw.extra_bytes.get()).ok()?)?;

@@ -38,7 +38,7 @@ const PIECE: u64 = 1 << 20;
 const SEARCH: SearchSteps = SearchSteps { first: 16 << 10, longest: PIECE };
 /// Most bytes of tables that are loaded together: half of the cache.
 const LOADED_AT_ONCE: u64 = 8 << 20;
-/// A longer window belongs to a walk over the disk, and not to a read of a few sectors.
+/// A longer window is part of a walk over the disk, not a read of a few sectors.
 const LONGEST_LOOK: u64 = 16 << 20;
 /// Most groups of clusters: 16 MiB of counters. With the usual clusters of 64 KiB they cover 2 PiB.
 const MOST_GROUPS: u64 = 1 << 20;
@@ -54,7 +54,7 @@ pub(super) struct TailCheck {
     found: AtomicBool,
 }
 
-/// What the tables and the refcount blocks say of the clusters of one refcount block.
+/// The references in the tables and the counts in the refcount blocks, for the clusters of one refcount block.
 #[derive(Clone, Copy, Default)]
 struct Group {
     references: u64,
@@ -72,28 +72,28 @@ struct Audit<'a> {
     /// Clusters of a group.
     step: u64,
     entries: u64,
-    /// True if an L2 table is all zeros and may not have come.
+    /// True if an L2 table is all zeros and may be missing.
     blank_table: bool,
-    /// True if an entry leads past the object's end: the object was cut, and the entry is refused when it is used.
+    /// True if an entry points past the object's end: the object is truncated, and the entry is refused when it is used.
     cut: bool,
-    /// True if a part of the refcount structures may not have come.
+    /// True if a part of the refcount structures may be missing.
     counts_in_doubt: bool,
-    /// True if a refcount block is all zeros and may not have come.
+    /// True if a refcount block is all zeros and may be missing.
     blank_counts: bool,
 }
 
 impl TailCheck {
-    /// `None` if the object does not end in a sector of zeros: then there is nothing to check.
+    /// `None` if the object does not end in a sector of zeros, because then there is nothing to check.
     pub(super) fn new(file: Arc<HeadTailSource>) -> Option<Self> {
         let tail = ZeroTail::of(&file);
         tail.has_a_sector().then(|| Self { file, tail, found: AtomicBool::new(false) })
     }
 
-    /// Checks that the tables came, before a window of a walk over the disk is answered. Such a walk comes to the disk's end.
-    /// A look at a few sectors, as for a partition table, is answered without: it must not take long.
+    /// Checks that the tables are complete, before the result for a window of a walk over the disk is returned. A short window,
+    /// such as a read of the partition table, is not checked, because that would take too long.
     ///
     /// # Errors
-    /// `truncated` at the first zero of the object's end if they did not; the `source_*` codes.
+    /// `truncated` at the first zero of the object's end if they are not; the `source_*` codes.
     pub(super) async fn check(
         &self,
         window: GuestRange,
@@ -120,8 +120,8 @@ impl TailCheck {
         }
     }
 
-    /// Where the zeros begin, if the table that is stored last may have lost its end. If it passes the end of the object,
-    /// the object was cut, and the table is refused when it is used.
+    /// Where the zeros begin, if the table with the highest address may have lost its end. If it extends past the end of the
+    /// object, the object is truncated, and the table is refused when it is used.
     async fn doubt(&self, header: &Header, tables: &Tables) -> Result<Option<u64>> {
         let cluster = header.grid.cluster_bytes();
         let mut last = header.l1;
@@ -139,9 +139,9 @@ impl TailCheck {
         if self.tail.start_known {
             return Ok((self.tail.start < end).then_some(self.tail.start));
         }
-        // The zeros reach back beyond the bytes in hand.
+        // The zeros begin before the buffered bytes.
         if self.tail.start > end {
-            // Data follows nearly every table at once, and what is read here is fetched again when its turn comes.
+            // Data nearly always follows the table directly. These bytes are fetched again when they are converted.
             let most = end.saturating_add(SEARCHED).min(self.tail.start);
             let after = StoredRange::between(StoredOffset::new(end), StoredOffset::new(most));
             if has_data(&*self.file, after, SEARCH).await? {
@@ -176,7 +176,7 @@ impl TailCheck {
             ));
         };
         if header.dirty || header.corrupt {
-            unsure("the image was not closed, so its reference counts do not tell");
+            unsure("the image was not closed, so its reference counts prove nothing");
             return Ok(());
         }
         let Some(mut audit) = Audit::new(header, tables, self.file.len(), zeros_from) else {
@@ -201,7 +201,7 @@ impl TailCheck {
         }
     }
 
-    /// Where the zeros begin at the latest.
+    /// The latest possible start of the zeros.
     fn least(&self, zeros_from: u64) -> u64 {
         if zeros_from == 0 { self.tail.start } else { zeros_from.min(self.tail.start) }
     }
@@ -312,7 +312,7 @@ impl<'a> Audit<'a> {
         usize::try_from(count.max(1)).unwrap_or(1)
     }
 
-    /// An L1 table, its L2 tables and what they lead to; false if there is too much.
+    /// Counts an L1 table, its L2 tables and their references; false if there are too many.
     async fn l1(&mut self, table: StoredRange) -> Result<bool> {
         let grid = self.header.grid;
         self.refer(table);
@@ -360,7 +360,7 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// What an entry of a bitmap's table leads to.
+    /// Counts the references of a bitmap table's entry.
     fn refer_cluster(&mut self, word: u64) {
         if let Some(at) = entry::refcount_block(word) {
             self.refer_at(at.get());
@@ -373,7 +373,7 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// Every cluster that holds a part of `range`. What lies past the object's end is no matter here.
+    /// Counts every cluster that contains a part of `range`. Parts past the object's end are ignored.
     fn refer(&mut self, range: StoredRange) {
         let cluster = self.header.grid.cluster_bytes().max(1);
         let skip = range.start().get().checked_rem(cluster).unwrap_or_default();
@@ -394,14 +394,14 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// The part of a table that is in the object, piece by piece.
+    /// Reads the part of a table that is in the object, in pieces.
     fn stored_pieces(&self, table: StoredRange) -> impl Iterator<Item = StoredRange> + use<> {
         let stored = table.intersection(StoredRange::first(self.object_bytes));
         let stored = stored.map(|stored| stored.split_at(stored.len().saturating_sub(stored.len() % 8)).0);
         stored.into_iter().flat_map(pages)
     }
 
-    /// What shows that something did not come.
+    /// The evidence that something is missing.
     fn missing(&self) -> Option<String> {
         if self.cut {
             return None;
@@ -423,7 +423,7 @@ impl<'a> Audit<'a> {
             .then(|| "an L2 table is all zeros, as the end of the reference counts is".to_owned())
     }
 
-    /// True if every cluster of the object may be counted: then no count of one is lost.
+    /// True if every cluster of the object can be counted, so that no count is missing.
     fn all_counted(&self) -> bool {
         let clusters = self.object_bytes.div_ceil(self.header.grid.cluster_bytes().max(1));
         (0u64..).zip(&self.groups).all(|(number, group)| {
@@ -449,7 +449,7 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
     bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word))
 }
 
-/// Where the L2 tables are that a part of an L1 table names. What is wrong with the others is said when they are used.
+/// The L2 tables that a part of an L1 table names. Errors in other entries are reported when those are used.
 fn l2_tables(grid: Grid, l1: &[u8]) -> impl Iterator<Item = StoredOffset> {
     words(l1).filter_map(move |word| entry::l1_entry(grid, word).ok().flatten())
 }

@@ -1,4 +1,4 @@
-//! Writing QCOW2: version 3 with reference counts of 16 bits. The only optional feature is zstd, if it is asked for.
+//! Writing QCOW2: version 3 with reference counts of 16 bits. The only optional feature is zstd, if requested.
 
 mod compressed;
 mod encode;
@@ -25,13 +25,13 @@ use encode::{ClusterEncoder, Compressor};
 use plain::Plain;
 use regions::{Regions, check_size, entries_of_table};
 
-/// Size of a sector, which is what QEMU counts disks in.
+/// Size of a sector, the unit of disk sizes in QEMU.
 const SECTOR: u64 = 512;
 
-/// The layout that `options` ask for, for a sink that accepts writes in `order`.
+/// Creates the layout that `options` select, for a sink that accepts writes in `order`.
 ///
 /// # Errors
-/// `usage` for options that contradict each other, and for values that they cannot have; `destination_unsuitable` for
+/// `usage` for options that contradict each other, and for invalid values; `destination_unsuitable` for
 /// compression if writes are strictly sequential.
 pub(crate) fn layout(
     options: &Qcow2Options,
@@ -48,10 +48,10 @@ pub(crate) fn layout(
     if order == WriteOrder::Sequential {
         return Err(Error::new(
             ErrorKind::DestinationUnsuitable,
-            "a compressed qcow2 cannot be written in one pass: where its tables lie shows when all is compressed",
+            "a compressed qcow2 cannot be written in one pass: the location of its tables is only known when all data is compressed",
         )
         .hint(
-            "write there raw, qcow2 without compression, vhd, or vmdk (monolithicSparse, or streamOptimized to have it \
+            "write raw, qcow2 without compression, vhd, or vmdk there (monolithicSparse, or streamOptimized to have it \
              compressed), or write this one to a file or to S3",
         ));
     }
@@ -65,16 +65,16 @@ pub(crate) fn layout(
 struct Qcow2Layout {
     grid: Grid,
     reader: TargetReader,
-    /// True where everything follows from the map, and the header is written first.
+    /// True if the map determines everything, so that the header is written first.
     placed: bool,
-    /// What the header says of compression; zlib where there is none.
+    /// The compression type of the header; zlib if there is no compression.
     header: Compression,
     data: Data,
-    /// Size of the disk, once it is known.
+    /// Size of the disk, once known.
     virtual_bytes: Option<u64>,
 }
 
-/// The part behind the header.
+/// The part after the header.
 enum Data {
     Plain(Plain),
     Compressed(Arc<ClusterEncoder>, Compressed),
@@ -125,7 +125,7 @@ impl Layout for Qcow2Layout {
         Ok(source_bytes)
     }
 
-    /// A unit never takes more than a cluster: streams that lie between plain clusters are shorter than clusters.
+    /// A unit never takes more than a cluster: streams between plain clusters are shorter than clusters.
     fn output_size(&self, facts: &LayoutFacts) -> Result<Option<OutputSize>> {
         let Some(virtual_bytes) = facts.virtual_bytes else { return Ok(None) };
         let full;
@@ -154,7 +154,7 @@ impl Layout for Qcow2Layout {
             return Ok(no_writes());
         }
         let (Some(virtual_bytes), Some(map)) = (facts.virtual_bytes, &facts.map) else {
-            return Err(Error::internal("a placed layout was not given the map of the disk"));
+            return Err(Error::internal("a placed layout did not receive the map of the disk"));
         };
         self.data = Data::Plain(Plain::placed(self.grid, map.clone()));
         let regions = self.regions(virtual_bytes);
@@ -181,7 +181,7 @@ impl Layout for Qcow2Layout {
 
     fn finish(&mut self, virtual_bytes: u64) -> Result<(Writes, u64)> {
         if self.virtual_bytes.is_some_and(|begun| begun != virtual_bytes) {
-            return Err(Error::internal("the disk has not the size that its map was made for"));
+            return Err(Error::internal("the disk does not have the size of its map"));
         }
         self.virtual_bytes = Some(virtual_bytes);
         let regions = self.regions(virtual_bytes);
@@ -200,7 +200,7 @@ impl Layout for Qcow2Layout {
             warnings.push(Warning::new(
                 "size_not_whole_sectors",
                 format!(
-                    "the disk has {bytes} bytes, as the target says; QEMU counts whole sectors of {SECTOR} bytes and \
+                    "the disk has {bytes} bytes, which the target records; QEMU counts whole sectors of {SECTOR} bytes and \
                      will leave out the last {}",
                     bytes.checked_rem(SECTOR).unwrap_or_default()
                 ),

@@ -1,4 +1,4 @@
-//! Opening a raw disk.
+//! Opens a raw disk.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(super) fn content_warnings(head: &[u8]) -> Warnings {
     if let Some(name) = foreign(head) {
         warnings.add(Warning::new(
             "content_looks_like",
-            format!("the raw disk looks like {name}: it is read as it is"),
+            format!("the raw disk looks like {name}: it is read verbatim"),
         ));
     }
     warnings

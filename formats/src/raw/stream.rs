@@ -1,7 +1,7 @@
 //! Reading a raw disk as a stream.
 //!
-//! The size is known at the end. Only there can a fixed VHD be told from a raw disk: it has a footer after the guest's
-//! bytes.
+//! The size is only known at the end. Only there can a fixed VHD be distinguished from a raw disk: it has a footer after
+//! the guest's bytes.
 
 use std::collections::VecDeque;
 
@@ -54,10 +54,12 @@ impl RawStream {
         if ends_with_footer(tail.get(skip..).unwrap_or_default()) {
             return Err(Error::new(
                 ErrorKind::FormatMismatch,
-                "standard input is declared raw and ends with the footer of a vhd image",
+                "standard input is declared as raw but ends with the footer of a vhd image",
             )
             .at(self.feed.position())
-            .hint("give a path or a URL: a fixed VHD cannot be told from a raw disk before its end"));
+            .hint(
+                "give a path or a URL: a fixed VHD cannot be distinguished from a raw disk before its end",
+            ));
         }
         Ok(())
     }

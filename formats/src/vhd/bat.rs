@@ -1,10 +1,10 @@
-//! The block allocation table: where each block lies, loaded page by page, every page checked before it is used.
+//! The block allocation table: the location of each block. It is loaded in pages, and each page is checked before use.
 //!
-//! An entry is the sector at which a block begins with its bitmap, or [`UNUSED`]. Blocks lie apart from each other, from
-//! the footers, the header and the table. That is checked when a page of entries is loaded for the first time, against
-//! all pages loaded before it: a walk of the whole disk has checked every pair, a walk of a part has checked what it
-//! used, and no entry is ever used unchecked. What is remembered for it is bounded by [`Slots::MOST_CHUNKS`], whatever
-//! the table claims. Entries behind the end of the disk are not used and not looked at.
+//! An entry is the sector where a block begins with its bitmap, or [`UNUSED`]. Blocks must not overlap each other, the
+//! footers, the header or the table. A page is checked against all pages loaded before it when it is first loaded. So a
+//! walk over the whole disk checks every pair of blocks, a partial walk checks the blocks that it uses, and no entry is
+//! used unchecked. The memory for this is bounded by [`Slots::MOST_CHUNKS`], whatever the table claims. Entries after the
+//! end of the disk are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +22,7 @@ use crate::table_cache::Tables;
 const UNUSED: u32 = u32::MAX;
 /// Entries that are loaded and checked together: 256 KiB of table, 128 GiB of disk in blocks of 2 MiB.
 const PAGE_ENTRIES: u64 = 65_536;
-/// Most pages in one answer: 4 MiB of table, all of the largest disk of the format.
+/// Most pages in one result: 4 MiB of table, which covers the largest disk of the format.
 const PAGES_AT_ONCE: u64 = 16;
 
 /// The shape of the disk in blocks.
@@ -42,7 +42,7 @@ impl Blocks {
         Self { bytes, bitmap_bytes: header.bitmap_bytes(), virtual_bytes }
     }
 
-    /// How many blocks the disk has.
+    /// Number of blocks of the disk.
     fn count(&self) -> u64 {
         self.virtual_bytes.div_ceil(self.bytes.max(1))
     }
@@ -59,36 +59,36 @@ impl Blocks {
         GuestRange::between(GuestOffset::new(start), GuestOffset::new(end))
     }
 
-    /// The stored bytes of block `index` that begins at `sector`: its bitmap, and its guest bytes as far as the disk goes.
+    /// The stored bytes of block `index` that begins at `sector`: its bitmap, and its guest bytes up to the end of the disk.
     pub(super) fn stored(&self, index: u64, sector: u32) -> StoredRange {
         let start = u64::from(sector).saturating_mul(SECTOR);
         let len = self.bitmap_bytes.saturating_add(self.guest(index).len());
         StoredRange::between(StoredOffset::new(start), StoredOffset::new(start.saturating_add(len)))
     }
 
-    /// Sectors that a whole block takes with its bitmap.
+    /// Sectors of a whole block with its bitmap.
     fn stride(&self) -> u64 {
         (self.bitmap_bytes.saturating_add(self.bytes) / SECTOR).max(1)
     }
 }
 
-/// Where whole blocks begin, to tell whether another one overlaps them.
+/// The start sectors of whole blocks, used to detect overlaps.
 ///
-/// The object is divided in slots as long as a block. No two blocks that begin in one slot can lie apart, so a slot
-/// remembers one, and a new block can overlap those of its own slot and of the two beside it only. Slots are kept in
-/// chunks, for the parts of the object that hold blocks.
+/// The object is divided into slots of the length of a block. Two blocks that begin in one slot always overlap, so a slot
+/// stores one block. A new block can only overlap blocks of its own slot and of the two adjacent ones. Slots are allocated
+/// in chunks, for the parts of the object that have blocks.
 #[derive(Debug)]
 struct Slots {
     stride: u64,
-    /// The sector at which the block of each slot begins; 0, where the footer's copy is, for none.
+    /// The sector where the block of each slot begins; 0, the location of the footer's copy, for none.
     chunks: BTreeMap<u64, Box<[u32; 1024]>>,
 }
 
 impl Slots {
     /// Slots of a chunk: 4 KiB.
     const CHUNK: u64 = 1024;
-    /// Most chunks: 32 MiB, 8 million blocks. An object of 2 TiB, beyond which entries do not reach, has a million blocks
-    /// of 2 MiB; only tiny blocks, which nobody writes, come near.
+    /// Most chunks: 32 MiB, 8 million blocks. Entries reach 2 TiB, which is a million blocks of 2 MiB. Only an image with
+    /// tiny blocks, which no known writer creates, comes near the limit.
     const MOST_CHUNKS: usize = 8192;
 
     fn new(stride: u64) -> Self {
@@ -99,7 +99,7 @@ impl Slots {
         sector.checked_div(self.stride).unwrap_or_default()
     }
 
-    /// Number of the chunk that holds a slot, and the slot's place in it.
+    /// Number of the chunk that contains a slot, and the slot's index in it.
     fn locate(slot: u64) -> (u64, usize) {
         (slot / Self::CHUNK, usize::try_from(slot % Self::CHUNK).unwrap_or_default())
     }
@@ -110,7 +110,7 @@ impl Slots {
         (sector != 0).then_some(u64::from(sector))
     }
 
-    /// Where a block begins that has sectors in `start..end`, which is no longer than a block.
+    /// The start of a block that has sectors in `start..end`, which is no longer than a block.
     fn overlapping(&self, start: u64, end: u64) -> Option<u64> {
         let slot = self.position(start);
         [slot.checked_sub(1), Some(slot), slot.checked_add(1)]
@@ -120,7 +120,7 @@ impl Slots {
             .find(|other| *other < end && start < other.saturating_add(self.stride))
     }
 
-    /// Remembers a block; false where there is no room for more.
+    /// Records a block; false if there is no space.
     fn put(&mut self, sector: u32) -> bool {
         let (key, within) = Self::locate(self.position(u64::from(sector)));
         if self.chunks.len() >= Self::MOST_CHUNKS && !self.chunks.contains_key(&key) {
@@ -134,18 +134,18 @@ impl Slots {
     }
 }
 
-/// What the pages loaded so far say.
+/// The result of checking the pages loaded so far.
 #[derive(Debug)]
 struct Seen {
     pages: BTreeSet<u64>,
     slots: Slots,
-    /// The last block in sectors, where it is clipped: it may be stored shorter than the others.
+    /// The last block in sectors, if the disk ends inside it. It may be stored shorter than the others.
     last: Option<(u64, u64)>,
-    /// What is wrong with the table, once something is: it stays so.
+    /// The first error in the table. It is permanent.
     broken: Option<Broken>,
 }
 
-/// Why the table cannot be used, and the place of the entry.
+/// Why the table cannot be used, and the offset of the entry.
 #[derive(Clone, Debug)]
 struct Broken {
     kind: ErrorKind,
@@ -165,14 +165,14 @@ pub(super) struct Bat {
     /// The entries that the disk uses.
     table: StoredRange,
     blocks: Blocks,
-    /// What a block must not lie in.
+    /// Ranges that blocks must not overlap.
     reserved: Vec<(StoredRange, &'static str)>,
     object_end: StoredOffset,
     seen: Mutex<Seen>,
 }
 
 impl Bat {
-    /// The table of `header`, which lies in the object, of blocks that keep out of `reserved`.
+    /// Opens the table of `header`, which is inside the object. Blocks must not overlap `reserved`.
     pub(super) fn new(
         source: Arc<dyn Source>,
         header: &Header,
@@ -191,16 +191,16 @@ impl Bat {
         }
     }
 
-    /// The tables of the object, for what else is read in bulk.
+    /// The cache of tables, for other bulk reads.
     pub(super) fn tables(&self) -> &Tables {
         &self.tables
     }
 
-    /// Entries of blocks `first..=last`, which the disk has: all of them, or as many as come in one answer.
+    /// Entries of blocks `first..=last` of the disk: all of them, or the most that one result can have.
     ///
     /// # Errors
-    /// `malformed` where a block of the pages loaded lies in the metadata or in another block, with the place of its
-    /// entry; `unsupported_feature` where there are more blocks than can be told apart; the `source_*` codes.
+    /// `malformed` if a loaded block overlaps metadata or another block, with the offset of its entry; `unsupported_feature`
+    /// if there are too many blocks to check; the `source_*` codes.
     pub(super) async fn load(&self, first: u64, last: u64) -> Result<Entries> {
         let first_page = first / PAGE_ENTRIES;
         let last_page = (last / PAGE_ENTRIES).min(first_page.saturating_add(PAGES_AT_ONCE - 1));
@@ -226,7 +226,7 @@ impl Bat {
         Ok(Entries { pages, first, last })
     }
 
-    /// Where the block that is stored last ends; `None` if no block is stored. Every page of the table is loaded.
+    /// End of the block with the highest address; `None` if no block is stored. Loads every page of the table.
     ///
     /// # Errors
     /// Those of [`Self::load`].
@@ -267,8 +267,10 @@ impl Bat {
                 Ok(true) => {}
                 Ok(false) => {
                     let most = Slots::CHUNK.saturating_mul(Slots::MOST_CHUNKS as u64);
-                    let message =
-                        format!("blocks of {} bytes lie in more than {most} places", self.blocks.bytes);
+                    let message = format!(
+                        "blocks of {} bytes are spread over more than {most} slots",
+                        self.blocks.bytes
+                    );
                     return Err(broken(ErrorKind::UnsupportedFeature, message));
                 }
                 Err(what) => {
@@ -283,12 +285,12 @@ impl Bat {
         Ok(())
     }
 
-    /// Where the entry of a block is.
+    /// Address of the entry of a block.
     fn entry_at(&self, index: u64) -> StoredOffset {
         self.table.skip(index.saturating_mul(4)).start()
     }
 
-    /// Remembers where a block lies, or says what is there already.
+    /// Records the location of a block, or returns a description of what it overlaps.
     fn place(&self, seen: &mut Seen, index: u64, sector: u32) -> Result<bool, String> {
         let stored = self.blocks.stored(index, sector);
         let reserved = self.reserved.iter().find(|(range, _)| range.intersection(stored).is_some());
@@ -316,7 +318,7 @@ impl Bat {
     /// The stored bytes of block `index`, which begins at `sector`: bitmap and data.
     ///
     /// # Errors
-    /// `truncated` where the object ends before them.
+    /// `truncated` if the object ends before them.
     pub(super) fn stored(&self, index: u64, sector: u32) -> Result<StoredRange> {
         let stored = self.blocks.stored(index, sector);
         if stored.end() > self.object_end {
@@ -332,26 +334,26 @@ impl Bat {
     }
 }
 
-/// Where the block that is stored last ends.
+/// End of the block with the highest address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct End {
-    /// As far as the disk needs the block.
+    /// End of the bytes that the disk needs.
     pub(super) needed: u64,
     /// The end of a whole block.
     pub(super) whole: u64,
 }
 
-/// Entries in hand, checked.
+/// Loaded, checked entries.
 #[derive(Debug)]
 pub(super) struct Entries {
-    /// From the entry of block `first` on.
+    /// Entries from block `first` on.
     pages: Vec<Bytes>,
     first: u64,
     last: u64,
 }
 
 impl Entries {
-    /// Block by block: its number and the sector it begins at, if it was ever written.
+    /// Each block's number, and its start sector if it was ever written.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, Option<u32>)> {
         (self.first..=self.last)
             .zip(self.pages.iter().flat_map(|page| entries(page)))

@@ -1,7 +1,7 @@
 //! The sector bitmap of a block, applied while the block is decoded.
 //!
-//! Specification, section "Block Allocation Table and Data Blocks". One bit a sector, the most significant first. A set bit says that
-//! the sector was written. Of a dynamic disk, an unset one reads zero, whatever lies there.
+//! Specification, section "Block Allocation Table and Data Blocks". One bit per sector, the most significant first. A set
+//! bit means that the sector was written. In a dynamic disk, a sector with a clear bit reads as zeros, whatever is stored.
 
 use std::ops::Range;
 
@@ -13,10 +13,10 @@ use diskferry_core::{
 
 use super::footer::SECTOR;
 
-/// Guest bytes that one byte of the bitmap speaks of.
+/// Guest bytes that one byte of the bitmap covers.
 const BYTES_A_BYTE: usize = 8 * 512;
 
-/// A block that is fetched together with its bitmap, which lies right before it.
+/// A block that is fetched together with its bitmap, which is stored directly before it.
 #[derive(Debug)]
 pub(super) struct PrefixBitmap {
     /// Length of the bitmap in bytes.
@@ -88,8 +88,8 @@ fn short(stored: &[u8]) -> Error {
     Error::internal(format!("{} bytes do not hold a block of a VHD and its bitmap", stored.len()))
 }
 
-/// Checks the bitmap of the block at `guest` in an object without its last footer. A block is stored because a sector of
-/// it was written, so a bitmap that shows none is more likely a part of the object that never came.
+/// Checks the bitmap of the block at `guest` in an object without its last footer. A block exists because one of its
+/// sectors was written. So a bitmap of zeros probably means that this part of the object is missing.
 ///
 /// # Errors
 /// `truncated` if the bitmap shows no sector.
@@ -106,7 +106,7 @@ pub(super) fn check_stored(bitmap: &[u8], guest: GuestRange) -> Result<()> {
     .hint("an unfinished download looks like this: fetch the image again"))
 }
 
-/// True where `bitmap` says of `len` bytes that all their sectors were written.
+/// True if `bitmap` says that all sectors of `len` bytes were written.
 fn shows_all(bitmap: &[u8], len: usize) -> bool {
     let (full, rest) = (len / BYTES_A_BYTE, len % BYTES_A_BYTE);
     let last =
@@ -115,8 +115,8 @@ fn shows_all(bitmap: &[u8], len: usize) -> bool {
         && (rest == 0 || bitmap.get(full).is_some_and(|bits| bits & last == last))
 }
 
-/// Copies what the bitmap shows of `data` to `out`, which lies at `start` on the disk, zeros for the rest, and counts the
-/// sectors that it hides and that hold other than zeros.
+/// Copies the written sectors of `data`, which begins at guest offset `start`, to `out`, and zeros for the rest. Counts the
+/// sectors that the bitmap hides and that are not zeros.
 fn apply(bitmap: &[u8], data: &[u8], start: GuestOffset, out: &mut [u8], tally: &mut Tally) -> Result<()> {
     if data.len() != out.len() || bitmap.len() < out.len().div_ceil(BYTES_A_BYTE) {
         return Err(short(data));

@@ -1,8 +1,8 @@
-//! The bytes between the size by geometry and `current_size`.
+//! The bytes between the size by CHS geometry and `current_size`.
 //!
-//! Virtual PC and old versions of QEMU mean the geometry, which may cover less than `current_size`. Readers that go by
-//! `current_size` show the bytes after it, so whoever converts such an image is told how many bytes are left out, and how
-//! many of them hold something.
+//! Virtual PC and old versions of QEMU use the geometry, which may cover less than `current_size`. Readers that use
+//! `current_size` show the bytes after it. So a warning says how many bytes are left out, and how many are in sectors that
+//! are not zeros.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,7 +12,7 @@ use diskferry_core::{BlockMap, BoxFuture, Disk, Extent, GuestOffset, GuestRange,
 use super::footer::SECTOR;
 
 const CODE: &str = "chs_size_drops_bytes";
-/// As many bytes are looked at. A geometry is less than a cylinder short, about 2 MiB, unless it is plainly wrong.
+/// Most bytes that are checked. A valid geometry is less than a cylinder short, about 2 MiB.
 const MOST_SEEN: u64 = 8 << 20;
 
 /// Sizes of the disk in bytes.
@@ -24,18 +24,18 @@ pub(super) struct Sizes {
     pub(super) current_size: u64,
 }
 
-/// A map of the disk by geometry, which looks at the bytes after it once a walk has come to its end.
+/// A map of the disk by geometry. It checks the bytes after the disk once a walk reaches the end.
 pub(super) struct ChsSizedMap {
     map: Box<dyn BlockMap>,
     sizes: Sizes,
-    /// The disk by `current_size`, as far as it is stored.
+    /// The disk by `current_size`, limited to the bytes that are stored.
     larger: Disk,
     warnings: Warnings,
     counted: AtomicBool,
 }
 
 impl ChsSizedMap {
-    /// `map` maps fewer bytes than `larger` has. The warning is given at once, without a read.
+    /// `map` maps fewer bytes than `larger` has. The warning is added at once, without a read.
     pub(super) fn new(map: Box<dyn BlockMap>, sizes: Sizes, larger: Disk, warnings: Warnings) -> Self {
         let map = Self { map, sizes, larger, warnings, counted: AtomicBool::new(false) };
         map.warnings.add(Warning::new(CODE, map.said()));
@@ -46,12 +46,12 @@ impl ChsSizedMap {
         let Sizes { virtual_bytes, current_size } = self.sizes;
         let dropped = self.larger.virtual_bytes().saturating_sub(virtual_bytes);
         format!(
-            "the size is taken from the geometry, as the creator of the image means it: {virtual_bytes} bytes, and \
+            "the size is taken from the geometry, as the creator of the image intends: {virtual_bytes} bytes, and \
              current_size is {current_size}; the last {dropped} bytes that the image has are left out"
         )
     }
 
-    /// Adds to the warning how many of the bytes hold something.
+    /// Adds to the warning how many of the bytes are in non-zero sectors.
     async fn count(&self) {
         let all = GuestRange::between(
             GuestOffset::new(self.sizes.virtual_bytes),
@@ -64,7 +64,7 @@ impl ChsSizedMap {
                 let sector = usize::try_from(SECTOR).unwrap_or(usize::MAX);
                 let held = bytes.chunks(sector).filter(|sector| !is_zero(sector)).map(<[u8]>::len);
                 let held = held.fold(0usize, usize::saturating_add);
-                format!("{least}{held} of them are in sectors that hold other than zeros")
+                format!("{least}{held} of them are in sectors that are not all zeros")
             }
             Err(error) => format!("what they hold cannot be read ({})", error.message()),
         };

@@ -1,4 +1,4 @@
-//! The footer, and where it is found. Pure: bytes in, a checked struct out.
+//! The footer, and where it is stored. Pure: parses bytes into a validated struct.
 //!
 //! Specification, section "Hard Disk Footer Format".
 
@@ -14,23 +14,23 @@ const COOKIE: &[u8; 8] = b"conectix";
 pub(crate) const LEN: usize = 512;
 /// Length of the footer that versions before Virtual PC 2004 wrote: its last byte, always zero, is missing.
 const SHORT_LEN: usize = 511;
-/// Most zeros that may follow the footer, in bytes: as copies made in whole blocks leave them.
+/// Most zeros that may follow the footer, in bytes. Copies made in whole blocks add such padding.
 const MOST_PADDING: u64 = 64 << 10;
-/// As much of an object's end as a footer is looked for in.
+/// Bytes at the end of an object that are searched for a footer.
 pub(crate) const TAIL_LEN: u64 = MOST_PADDING + LEN as u64;
-/// The largest geometry that the fields are used for, in sectors: a disk that large or larger states it and means its
-/// `current_size`.
+/// The largest geometry that the fields can express, in sectors. For a disk of this size or larger, `current_size` is the
+/// size.
 const CHS_CEILING: u64 = 65_535 * 16 * 255;
 /// The feature bit that is always set.
 const FEATURES_RESERVED: u32 = 2;
 /// The version of the format that is written, 1.0.
 pub(super) const VERSION: u32 = 0x0001_0000;
-/// Who a written disk says it is from: Windows, for everyone takes its size from `current_size` then. Of other names some
-/// readers compute it from the geometry, which is less than the disk, and a name of our own nobody knows.
+/// The creator of written disks: Windows, for which every reader uses `current_size`. For some other names, readers compute
+/// a smaller size from the geometry. Readers would not know a name of our own.
 const CREATOR: &[u8; 4] = b"win ";
-/// The version of that creator: Windows 7, the first that made disks of this format itself.
+/// The version of that creator: Windows 7, the first version that creates VHDs itself.
 const CREATOR_VERSION: u32 = 0x0006_0001;
-/// The creator's operating system: Windows, in contrast to a Macintosh.
+/// The creator's operating system: Windows, as opposed to Macintosh.
 const CREATOR_HOST: &[u8; 4] = b"Wi2k";
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -58,7 +58,7 @@ struct RawFooter {
 
 const _: () = assert!(size_of::<RawFooter>() == LEN);
 
-/// Places of fields in a footer, for errors.
+/// Offsets of fields in a footer, for errors.
 pub(super) mod field {
     pub(super) const VERSION: u64 = 12;
     pub(crate) const DATA_OFFSET: u64 = 16;
@@ -68,14 +68,14 @@ pub(super) mod field {
     pub(super) const CHECKSUM: u64 = 64;
 }
 
-/// The kind of disk, and where its header is.
+/// The kind of disk, and the location of its header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
-    /// The guest's bytes, with a footer behind them.
+    /// The guest's bytes, followed by a footer.
     Fixed,
-    /// Blocks, by a table.
+    /// Blocks with an allocation table.
     Dynamic(StoredOffset),
-    /// Blocks over those of a parent.
+    /// Blocks over those of a parent disk.
     Differencing(StoredOffset),
 }
 
@@ -89,16 +89,16 @@ impl Kind {
     }
 }
 
-/// Where the size of the disk was taken from.
+/// The source of the disk's size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SizeFrom {
-    /// The geometry: cylinders, heads and sectors a track.
+    /// The CHS geometry: cylinders, heads and sectors per track.
     Chs(u16, u8, u8),
-    /// The field of that name.
+    /// The field `current_size`.
     CurrentSize,
 }
 
-/// A footer whose checksum and fields hold up.
+/// A footer with a valid checksum and valid fields.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Footer {
     pub(super) kind: Kind,
@@ -113,8 +113,8 @@ pub(super) struct Footer {
     pub(super) saved_state: bool,
 }
 
-/// The geometry that a disk of that size is given, by the specification's appendix "CHS Calculation": cylinders, heads and
-/// sectors a track. It covers the disk only roughly, and no more of it than the ceiling.
+/// The geometry of a disk of that size, by the specification's appendix "CHS Calculation": cylinders, heads and sectors per
+/// track. It covers the disk only approximately, and at most the ceiling.
 fn geometry(virtual_bytes: u64) -> (u16, u8, u8) {
     const LARGE: u64 = 65_535 * 16 * 63;
     let total = (virtual_bytes / SECTOR).min(CHS_CEILING);
@@ -130,8 +130,8 @@ fn geometry(virtual_bytes: u64) -> (u16, u8, u8) {
     (u16::try_from(cylinders).unwrap_or(u16::MAX), heads, sectors)
 }
 
-/// A footer as it is written, of a disk of `virtual_bytes`, with its unique id. The same arguments give the same bytes: no
-/// clock is read, and the timestamp is the beginning of its scale, 2000-01-01.
+/// Encodes a footer of a disk of `virtual_bytes`, with its unique ID. The output depends only on the arguments: the
+/// timestamp is the epoch of the format, 2000-01-01.
 pub(super) fn to_bytes(kind: Kind, virtual_bytes: u64, id: [u8; 16]) -> [u8; LEN] {
     let (disk_type, data_offset) = match kind {
         Kind::Fixed => (2, u64::MAX),
@@ -163,7 +163,7 @@ pub(super) fn to_bytes(kind: Kind, virtual_bytes: u64, id: [u8; 16]) -> [u8; LEN
     zerocopy::transmute!(raw)
 }
 
-/// True where `bytes` begin as a footer does.
+/// True if `bytes` begins like a footer.
 pub(super) fn has_cookie(bytes: &[u8]) -> bool {
     bytes.starts_with(COOKIE)
 }
@@ -173,14 +173,14 @@ pub(crate) fn ends_with_footer(tail: &[u8]) -> bool {
     Candidate::at_tail(tail, StoredOffset::ZERO).is_some_and(|candidate| candidate.is_intact())
 }
 
-/// The sum that footer and header carry: one's complement of the sum of all bytes but those of the field itself.
+/// The checksum of footer and header: the one's complement of the sum of all bytes except those of the field itself.
 pub(super) fn checksum(bytes: &[u8], field: U32) -> u32 {
     let sum = |bytes: &[u8]| bytes.iter().fold(0u32, |sum, byte| sum.wrapping_add(u32::from(*byte)));
     !sum(bytes).wrapping_sub(sum(&field.to_bytes()))
 }
 
-/// The size of the disk. Virtual PC and old versions of QEMU mean the geometry, whose product may be less than the
-/// `current_size` that they state; everyone else means `current_size`.
+/// The size of the disk. Virtual PC and old versions of QEMU use the geometry, whose product may be less than
+/// `current_size`. All others use `current_size`.
 fn size(creator: &[u8; 4], raw: &RawFooter) -> (u64, SizeFrom) {
     let (cylinders, heads, sectors) = (raw.cylinders.get(), raw.heads, raw.sectors);
     let product = u64::from(cylinders).saturating_mul(u64::from(heads)).saturating_mul(u64::from(sectors));
@@ -193,10 +193,10 @@ fn size(creator: &[u8; 4], raw: &RawFooter) -> (u64, SizeFrom) {
 }
 
 impl Footer {
-    /// Checks a footer that lies at `at`.
+    /// Validates a footer at `at`.
     ///
     /// # Errors
-    /// `malformed` where the checksum is wrong or a field contradicts the format; `unsupported_feature` for another
+    /// `malformed` if the checksum is wrong or a field contradicts the format; `unsupported_feature` for another
     /// version.
     fn parse(bytes: &[u8; LEN], at: StoredOffset) -> Result<Self> {
         let raw =
@@ -213,7 +213,7 @@ impl Footer {
         let version = raw.version.get();
         if version >> 16 != 1 {
             return Err(Error::unsupported(format!(
-                "the footer's file_format_version is {}.{}; versions 1.x are read",
+                "the footer's file_format_version is {}.{}; versions 1.x are supported",
                 version >> 16,
                 version & 0xffff
             ))
@@ -245,14 +245,14 @@ impl Footer {
     }
 }
 
-/// A place where a footer may be.
+/// A possible location of a footer.
 #[derive(Debug)]
 pub(super) struct Candidate {
     bytes: Box<[u8; LEN]>,
     at: StoredOffset,
-    /// Set where the last byte is missing.
+    /// True if the last byte is missing.
     short: bool,
-    /// How many zeros follow it.
+    /// Number of zeros that follow it.
     padding: u64,
 }
 
@@ -271,14 +271,14 @@ impl Candidate {
             .is_ok_and(|raw| raw.checksum.get() == checksum(&*self.bytes, raw.checksum))
     }
 
-    /// The copy at the start of the object, `head`.
+    /// The copy at the start of the object, in `head`.
     pub(super) fn at_head(head: &[u8]) -> Option<Self> {
         Self::new(head.get(..LEN)?, StoredOffset::ZERO, 0)
     }
 
-    /// The footer in `tail`, the last bytes of an object that begin at `start`: the last [`LEN`] of them, the last
-    /// [`SHORT_LEN`], or further in front with zeros behind. Where zeros follow, or the cookie may as well be text in
-    /// the guest's last sector, only an intact one counts.
+    /// Searches the footer in `tail`, the last bytes of an object, which begin at `start`. It is the last [`LEN`] bytes, the
+    /// last [`SHORT_LEN`] bytes, or earlier with zeros after it. If zeros follow, or the cookie might be text in the guest's
+    /// last sector, only an intact footer counts.
     pub(super) fn at_tail(tail: &[u8], start: StoredOffset) -> Option<Self> {
         let used = tail.iter().rposition(|byte| *byte != 0)?.saturating_add(1);
         let first = used.saturating_sub(LEN);
@@ -303,7 +303,7 @@ impl Candidate {
     }
 }
 
-/// The names of all fields of a footer, with the end of each.
+/// The names of all fields of a footer, with the end of each field.
 const FIELDS: [(&str, usize); 18] = [
     ("cookie", 8),
     ("features", 12),
@@ -325,7 +325,7 @@ const FIELDS: [(&str, usize); 18] = [
     ("reserved", LEN),
 ];
 
-/// The fields in which two footers differ. Their checksums differ with them and are named only if nothing else is.
+/// The fields in which two footers differ. Their checksums then differ too and are named only if nothing else does.
 fn differing_fields(a: &[u8; LEN], b: &[u8; LEN]) -> Vec<&'static str> {
     let mut start = 0;
     let mut names = Vec::new();
@@ -341,23 +341,23 @@ fn differing_fields(a: &[u8; LEN], b: &[u8; LEN]) -> Vec<&'static str> {
     names
 }
 
-/// The footer that counts, and what it cost to find it.
+/// The footer that is used, and how it was found.
 #[derive(Debug)]
 pub(super) struct Located {
     pub(super) footer: Footer,
     /// Where the footer at the end of the object begins, if it is intact.
     pub(super) tail_at: Option<StoredOffset>,
-    /// Whether there is a copy at the start, be it damaged.
+    /// Whether there is a copy at the start, even a damaged one.
     pub(super) head_marked: bool,
     pub(super) warnings: Vec<Warning>,
 }
 
-/// Chooses between the footer at the end and its copy at the start. `None` where neither has the cookie.
+/// Chooses between the footer at the end and its copy at the start. `None` if neither has the cookie.
 ///
 /// # Errors
-/// `malformed` where no copy has a right checksum; those of the footer that is used.
+/// `malformed` if no copy has a valid checksum; the errors of the footer that is used.
 pub(super) fn locate(head: Option<Candidate>, tail: Option<Candidate>) -> Result<Option<Located>> {
-    // An object that is nothing but a footer has one, not two.
+    // An object that consists only of a footer has one footer, not two.
     let head = head.filter(|head| tail.as_ref().is_none_or(|tail| tail.at != head.at));
     let head_marked = head.is_some();
     let head_intact = head.as_ref().filter(|head| head.is_intact());
@@ -428,7 +428,7 @@ mod tests {
 
     #[test]
     fn the_geometry_is_that_of_the_specification() {
-        // Each branch at both of its edges, worked out by hand from the appendix.
+        // Both sides of each branch, computed by hand from the appendix.
         for (sectors, expected) in [
             (0, (0, 4, 17)),
             (1, (0, 4, 17)),

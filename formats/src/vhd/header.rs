@@ -1,4 +1,4 @@
-//! The header of a dynamic or differencing disk. Pure: bytes in, a checked struct out.
+//! The header of a dynamic or differencing disk. Pure: parses bytes into a validated struct.
 //!
 //! Specification, section "Dynamic Disk Header Format".
 
@@ -9,12 +9,12 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 use super::footer::SECTOR;
 use super::footer::{VERSION, checksum};
 
-/// What a header begins with.
+/// The cookie of a header.
 const COOKIE: &[u8; 8] = b"cxsparse";
 /// Length of the header in bytes.
 pub(super) const LEN: u64 = 1024;
-/// Longest block allocation table that is read, in bytes. The largest disk of the format, 2,040 GiB in the usual blocks
-/// of 2 MiB, has one of 4 MiB.
+/// Longest supported block allocation table, in bytes. The largest disk of the format, 2,040 GiB in the usual blocks of
+/// 2 MiB, has one of 4 MiB.
 const MOST_TABLE_BYTES: u64 = 64 << 20;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -37,7 +37,7 @@ struct RawHeader {
 
 const _: () = assert!(size_of::<RawHeader>() as u64 == LEN);
 
-/// A header whose checksum and fields hold up, for a disk of a given size.
+/// A header with a valid checksum and valid fields, for a disk of a given size.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Header {
     /// Where the block allocation table is, all its entries.
@@ -48,12 +48,12 @@ pub(super) struct Header {
     pub(super) parent_name: String,
 }
 
-/// True where `bytes` begin as a header does.
+/// True if `bytes` begins like a header.
 pub(super) fn has_cookie(bytes: &[u8]) -> bool {
     bytes.starts_with(COOKIE)
 }
 
-/// The header as it is written, of a disk without a parent: `entries` blocks of `block_bytes`, their table at `table_at`.
+/// Encodes the header of a disk without a parent: `entries` blocks of `block_bytes`, with their table at `table_at`.
 pub(super) fn to_bytes(table_at: u64, entries: u32, block_bytes: u32) -> [u8; size_of::<RawHeader>()] {
     let mut raw = RawHeader {
         cookie: *COOKIE,
@@ -69,10 +69,10 @@ pub(super) fn to_bytes(table_at: u64, entries: u32, block_bytes: u32) -> [u8; si
 }
 
 impl Header {
-    /// Checks the header that lies at `at`, of a disk of `virtual_bytes`.
+    /// Validates the header at `at`, of a disk of `virtual_bytes`.
     ///
     /// # Errors
-    /// `malformed` with the place of the field that is wrong; `unsupported_feature` for another version.
+    /// `malformed` with the offset of the invalid field; `unsupported_feature` for another version.
     pub(super) fn parse(bytes: &[u8], at: StoredOffset, virtual_bytes: u64) -> Result<Self> {
         let raw =
             RawHeader::ref_from_bytes(bytes).map_err(|_| Error::internal("a header of another length"))?;
@@ -91,7 +91,7 @@ impl Header {
         let version = raw.version.get();
         if version >> 16 != 1 {
             return Err(Error::unsupported(format!(
-                "the dynamic disk header's header_version is {}.{}; versions 1.x are read",
+                "the dynamic disk header's header_version is {}.{}; versions 1.x are supported",
                 version >> 16,
                 version & 0xffff
             ))
@@ -100,7 +100,7 @@ impl Header {
         let block_bytes = raw.block_size.get();
         if !block_bytes.is_power_of_two() || u64::from(block_bytes) < SECTOR {
             return Err(Error::malformed(format!(
-                "block_size is {block_bytes}; it is a power of two of at least {SECTOR}"
+                "block_size is {block_bytes}; it must be a power of two of at least {SECTOR}"
             ))
             .at(field(32)));
         }
@@ -108,7 +108,7 @@ impl Header {
         let table_bytes = entries.saturating_mul(4);
         if table_bytes > MOST_TABLE_BYTES {
             return Err(Error::malformed(format!(
-                "max_table_entries is {entries}: a table of {table_bytes} bytes, and at most {MOST_TABLE_BYTES} are read"
+                "max_table_entries is {entries}: a table of {table_bytes} bytes, and at most {MOST_TABLE_BYTES} are supported"
             ))
             .at(field(28)));
         }
@@ -129,12 +129,12 @@ impl Header {
         Ok(Self { table, block_bytes, parent_name: String::from_utf16_lossy(&name) })
     }
 
-    /// How many guest bytes the table maps.
+    /// Guest bytes that the table maps.
     pub(super) fn mapped_bytes(&self) -> u64 {
         (self.table.len() / 4).saturating_mul(u64::from(self.block_bytes))
     }
 
-    /// Length of the sector bitmap before each block, in bytes: a bit a sector, in whole sectors.
+    /// Length of the sector bitmap before each block, in bytes: one bit per sector, rounded up to whole sectors.
     pub(super) fn bitmap_bytes(&self) -> u64 {
         (u64::from(self.block_bytes) / SECTOR).div_ceil(8).next_multiple_of(SECTOR)
     }

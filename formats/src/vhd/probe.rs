@@ -59,7 +59,7 @@ fn check_fixed(located: &Located) -> Result<()> {
             SizeFrom::Chs(..) => ("geometry", footer::field::GEOMETRY),
         };
         return Err(Error::truncated(format!(
-            "the footer says that the disk has {} bytes ({name}), and {end} are stored in front of it",
+            "the footer says that the disk has {} bytes ({name}), and {end} are stored before it",
             located.footer.virtual_bytes
         ))
         .at(end.checked_add(place).unwrap_or(end))

@@ -1,4 +1,4 @@
-//! Opening a VHD, and its block maps.
+//! Opens a VHD, and its block maps.
 
 use std::sync::Arc;
 
@@ -19,9 +19,9 @@ use crate::flat::FlatMap;
 use crate::format::Format;
 use crate::open_input::OpenInput;
 
-/// Guest bytes of the units that a block longer than [`MAX_UNIT_BYTES`] is cut into.
+/// Guest bytes of the units into which a block longer than [`MAX_UNIT_BYTES`] is split.
 const UNIT_BYTES: u64 = 2 << 20;
-/// Most bytes of the bitmaps of such blocks in one answer: those of 16 GiB of disk.
+/// Most bytes of the bitmaps of such blocks in one result: those of 16 GiB of disk.
 const BITMAPS_AT_ONCE: u64 = 4 << 20;
 /// Opens a VHD.
 ///
@@ -86,7 +86,7 @@ pub(crate) async fn open(input: OpenInput) -> Result<Disk> {
     Ok(Disk::new(info, files, map, warnings, Vec::new()))
 }
 
-/// `map`, with a warning if the size by geometry leaves out bytes of the first `stored` that the image holds. `larger` maps
+/// Returns `map`, with a warning if the size by geometry omits some of the first `stored` bytes of the image. `larger` maps
 /// a disk of more bytes.
 fn with_dropped(
     map: Box<dyn BlockMap>,
@@ -133,7 +133,7 @@ fn describe_state(located: &Located, warnings: &Warnings) {
     if footer.saved_state {
         warnings.add(Warning::new(
             "saved_state",
-            "the disk belongs to a machine in a saved state: what the guest had not written yet is not in it",
+            "the disk belongs to a machine in a saved state: data that the guest had not written yet is missing",
         ));
     }
     let used = footer.virtual_bytes.max(footer.current_size).div_ceil(SECTOR).saturating_mul(SECTOR);
@@ -143,20 +143,20 @@ fn describe_state(located: &Located, warnings: &Warnings) {
         warnings.add(Warning::new(
             "trailing_data",
             format!(
-                "the disk ends at {} and its footer begins at {end}: what lies between is not part of the disk",
+                "the disk ends at {} and its footer begins at {end}: the bytes between are not part of the disk",
                 footer.virtual_bytes
             ),
         ));
     }
 }
 
-/// Blocks, by the table.
+/// Blocks with an allocation table.
 struct DynamicMap {
     bat: Bat,
     blocks: Blocks,
-    /// Of all blocks that are fetched with their bitmap.
+    /// The codec of all blocks that are fetched with their bitmap.
     codec: Arc<dyn Codec>,
-    /// If the footer at the end is missing.
+    /// Present if the footer at the end is missing.
     tail_check: Option<TailCheck>,
 }
 
@@ -180,7 +180,7 @@ impl BlockMap for DynamicMap {
 }
 
 impl DynamicMap {
-    /// Numbers of the first and the last block that the window meets.
+    /// Numbers of the first and the last block in the window.
     fn range(&self, window: GuestRange) -> (u64, u64) {
         let last = window.end().get().saturating_sub(1);
         (self.blocks.index(window.start().get()), self.blocks.index(last))
@@ -192,7 +192,7 @@ impl DynamicMap {
         }
     }
 
-    /// Block by block, each fetched with its bitmap.
+    /// Maps block by block. Each block is fetched with its bitmap.
     async fn whole(&self, window: GuestRange) -> Result<Vec<Extent>> {
         let (first, last) = self.range(window);
         let entries = self.bat.load(first, last).await?;
@@ -212,7 +212,7 @@ impl DynamicMap {
         Ok(extents.into_vec())
     }
 
-    /// Blocks longer than a unit may be: their bitmaps are loaded, and each unit gets its bits.
+    /// Maps blocks longer than the largest unit: their bitmaps are loaded, and each unit gets its bits.
     async fn large(&self, window: GuestRange) -> Result<Vec<Extent>> {
         let (first, last) = self.range(window);
         let entries = self.bat.load(first, last).await?;
@@ -278,7 +278,7 @@ impl DynamicMap {
     }
 }
 
-/// The bits of the `len` bytes from `skip` on in a block; both begin at a whole byte of the bitmap.
+/// The bits of `len` bytes from `skip` on in a block. Both are at a whole byte of the bitmap.
 fn bits(bitmap: &Bytes, skip: u64, len: u64) -> Option<Bytes> {
     let start = usize::try_from(skip / SECTOR / 8).ok()?;
     let end = start.checked_add(usize::try_from(len.div_ceil(SECTOR).div_ceil(8)).ok()?)?;

@@ -1,9 +1,9 @@
-//! Whether all blocks of a dynamic disk came, where the footer at its end is missing.
+//! Checks that all blocks of a dynamic disk are present if the footer at its end is missing.
 //!
 //! The footer is the last thing in the object, so it shows that everything before it is there. Without it the copy at the
 //! start is used. In an unfinished download into a preallocated file the footer and the last blocks are zeros, and a
 //! sector bitmap of zeros means "never written": such blocks would read as zeros without an error. So one of these
-//! must show that the last block came:
+//! must show that the last block is present:
 //!
 //! * the object ends before or at the end of that block: it was cut, not filled with zeros;
 //! * bytes after the block that are not zero: a damaged footer;
@@ -27,12 +27,12 @@ pub(super) struct TailCheck {
 }
 
 impl TailCheck {
-    /// Nothing was looked at yet.
+    /// The initial state: nothing was checked yet.
     pub(super) fn new(file: Arc<HeadTailSource>, warnings: Warnings) -> Self {
         Self { file, warnings, found: AtomicBool::new(false) }
     }
 
-    /// Checks that the block that is stored last is there. The whole table is read for it.
+    /// Checks that the block with the highest address is present. This reads the whole table.
     ///
     /// # Errors
     /// `truncated` if the object ends in zeros from within that block on; those of [`Bat::load`].
@@ -40,7 +40,7 @@ impl TailCheck {
         if self.found.load(Ordering::Relaxed) {
             return Ok(());
         }
-        // A disk without blocks is all zeros, and its table came.
+        // A disk without blocks is all zeros, and its table is present.
         if let Some(end) = bat.end().await? {
             self.check_end(end.needed, end.whole).await?;
         }
@@ -48,10 +48,10 @@ impl TailCheck {
         Ok(())
     }
 
-    /// The disk needs the last block up to `needed`; stored whole, it ends at `whole`. The footer follows one of the two.
+    /// The disk needs the last block up to `needed`; a whole block ends at `whole`. The footer follows one of the two.
     async fn check_end(&self, needed: u64, whole: u64) -> Result<()> {
         if self.file.len() <= needed {
-            // If a block is cut, it is refused when it is mapped.
+            // A truncated block is refused when it is mapped.
             warn_zero_tail(&self.warnings, zero_tail_len(&self.file));
             return Ok(());
         }
@@ -74,7 +74,7 @@ impl TailCheck {
         .hint("an unfinished download looks like this: fetch the image again"))
     }
 
-    /// True if the sector at `at`, as far as the object goes, is zeros.
+    /// True if the sector at `at`, up to the end of the object, is zeros.
     async fn sector_is_zero(&self, at: u64) -> Result<bool> {
         let end = at.saturating_add(SECTOR).min(self.file.len());
         let range = StoredRange::between(StoredOffset::new(at.min(end)), StoredOffset::new(end));

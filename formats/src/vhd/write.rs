@@ -19,10 +19,10 @@ use self::fixed::FixedLayout;
 use super::options::{VhdOptions, VhdSubformat};
 use crate::target_reader::TargetReader;
 
-/// The layout that `options` ask for, for a sink that accepts writes in `order`.
+/// Creates the layout that `options` select, for a sink that accepts writes in `order`.
 ///
 /// # Errors
-/// `usage` for a value that an option cannot have.
+/// `usage` for an invalid option value.
 pub(crate) fn layout(
     options: &VhdOptions,
     order: WriteOrder,

@@ -1,9 +1,9 @@
-//! Completeness that a stream is complete: its tables must name exactly the grains that came.
+//! Proves that a stream is complete: its tables must name exactly the grains that were read.
 //!
-//! A stream that lost a part may look sound: a sector of zeros reads as an end marker, and a table of zeros as a disk
+//! A stream that lost a part may look valid. A sector of zeros reads as an end marker, and a table of zeros as a disk
 //! without data. So a stream that is read by its markers counts as complete only if its grain directory, and the tables
-//! that the directory names, name every grain that came, at its place, and nothing else. The scan of a file and the
-//! reader of a pipe collect the same completeness here.
+//! that the directory names, name every grain that was read, at its address, and nothing else. The scan of a file and
+//! the reader of a pipe both collect this evidence here.
 
 use std::collections::HashMap;
 
@@ -12,18 +12,18 @@ use diskferry_core::{Error, Result};
 use super::grain_digest::{GrainDigest, GrainHasher, TableDigest};
 use super::header::{SECTOR, SparseHeader};
 
-/// Most tables that are kept: a disk of 8 TiB in grains of 64 KiB.
+/// Most tables that are stored: a disk of 8 TiB in grains of 64 KiB.
 pub(super) const MOST_TABLES: u64 = 1 << 18;
 /// Most directories, redundant ones included.
 const MOST_DIRECTORIES: usize = 16;
 
-/// What came of a stream, and what its tables name.
+/// The structures read from a stream, and the grains that its tables name.
 pub(super) struct Completeness {
     hasher: GrainHasher,
     came: GrainDigest,
-    /// The tables that came, by their sector.
+    /// The tables that were read, by their sector.
     tables: HashMap<u64, TableDigest>,
-    /// The directories that came, by their sector, with the grains that they name.
+    /// The directories that were read, by their sector, with the grains that they name.
     directories: Vec<(u64, Option<GrainDigest>)>,
     entries: u64,
     zeroed: bool,
@@ -34,7 +34,7 @@ pub(super) struct Completeness {
 }
 
 impl Completeness {
-    /// Nothing came yet of the extent of `bytes` guest bytes.
+    /// The initial state of an extent of `bytes` guest bytes: nothing was read yet.
     pub(super) fn new(header: &SparseHeader, bytes: u64) -> Self {
         let entries = u64::from(header.table_entries);
         let span = header.grain_bytes().saturating_mul(entries);
@@ -54,17 +54,17 @@ impl Completeness {
         &self.hasher
     }
 
-    /// The grains that came.
+    /// The grains that were read.
     pub(super) fn came(&self) -> GrainDigest {
         self.came
     }
 
-    /// True once a directory came: writers put it after all grains.
+    /// True once a directory was read. Writers store it after all grains.
     pub(super) fn has_directory(&self) -> bool {
         !self.directories.is_empty()
     }
 
-    /// A grain came, with its marker at that sector.
+    /// Records a grain, with its marker at that sector.
     pub(super) fn add_grain(&mut self, number: u64, sector: u64) {
         self.came.add(&self.hasher, number, sector);
     }
@@ -74,7 +74,7 @@ impl Completeness {
         self.entries.saturating_mul(4)
     }
 
-    /// A table came, with its first entry at that sector.
+    /// Records a table, with its first entry at that sector.
     ///
     /// # Errors
     /// `unsupported_feature` if there are too many; the caller adds the place.
@@ -93,12 +93,12 @@ impl Completeness {
         self.directory_len.saturating_mul(4)
     }
 
-    /// A directory comes: its bytes follow.
+    /// Starts a directory: its bytes follow.
     pub(super) fn directory(&self) -> DirectoryReader {
         DirectoryReader { next: 0, named: Some(GrainDigest::default()) }
     }
 
-    /// A directory came, with its first entry at that sector.
+    /// Records a directory, with its first entry at that sector.
     ///
     /// # Errors
     /// `unsupported_feature` if there are too many; the caller adds the place.
@@ -110,12 +110,13 @@ impl Completeness {
         Ok(())
     }
 
-    /// What the directory at that sector names: `None` if none came there, or if it names a table that did not come.
+    /// Returns the grains that the directory at that sector names. `None` if there is no such directory, or if it names a
+    /// table that was not read.
     pub(super) fn named_by(&self, sector: u64) -> Option<GrainDigest> {
         self.directories.iter().find(|(at, _)| *at == sector).and_then(|(_, named)| *named)
     }
 
-    /// Checks that every directory that came names exactly the grains that came.
+    /// Checks that every directory names exactly the grains that were read.
     ///
     /// # Errors
     /// `truncated`, with the place of the directory; with `end` if there is no directory.
@@ -128,7 +129,7 @@ impl Completeness {
         let what = match named {
             None => "tables that are not in the stream".to_owned(),
             Some(named) if named.count == self.came.count => {
-                format!("{} others, or the same at other places", named.count)
+                format!("{} others, or the same at other offsets", named.count)
             }
             Some(named) => named.count.to_string(),
         };
@@ -152,12 +153,12 @@ impl Completeness {
 /// A directory that is read in pieces, each of whole entries.
 pub(super) struct DirectoryReader {
     next: u64,
-    /// `None` once it names a table that did not come.
+    /// `None` once it names a table that was not read.
     named: Option<GrainDigest>,
 }
 
 impl DirectoryReader {
-    /// Takes the next entries.
+    /// Adds the next entries.
     pub(super) fn read(&mut self, completeness: &Completeness, bytes: &[u8]) {
         for entry in bytes.as_chunks::<4>().0 {
             let sector = u64::from(u32::from_le_bytes(*entry));

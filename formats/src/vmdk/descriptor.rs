@@ -1,10 +1,10 @@
-//! The descriptor: the text that says what kind of disk it is and which files hold it.
+//! The descriptor: the text that gives the kind of the disk and the files that it is stored in.
 //!
-//! Pure. Source: VMware, *Virtual Disk Format 5.0*, "The Descriptor File". It is embedded in a monolithic sparse
-//! image, and a file of its own for every other kind. The text ends at the first NUL: writers leave stale bytes behind.
+//! Pure. Source: VMware, *Virtual Disk Format 5.0*, "The Descriptor File". A monolithic sparse image embeds it; every
+//! other kind has it in a separate file. The text ends at the first NUL, because some writers leave stale bytes after it.
 //!
-//! Keys are compared without case, as VMware's tools do. A key of the header that stands twice with the same value is
-//! taken; with two values it is malformed, since two readers would open two different disks.
+//! Keys are case-insensitive, as in VMware's tools. A header key may occur twice with the same value. With two values the
+//! descriptor is malformed, because two readers would open two different disks.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ const MOST_EXTENTS: usize = 4096;
 /// How a descriptor file begins: with `# Disk DescriptorFile`, and from some writers with `# Disk Descriptor File`.
 const SIGNATURE: &[u8] = b"# Disk Descriptor";
 
-/// True where a file begins as a descriptor does.
+/// True if a file begins like a descriptor.
 pub(crate) fn is_descriptor(head: &[u8]) -> bool {
     head.get(..SIGNATURE.len()).is_some_and(|start| start.eq_ignore_ascii_case(SIGNATURE))
 }
@@ -29,18 +29,18 @@ pub(crate) fn is_descriptor(head: &[u8]) -> bool {
 pub(crate) enum Access {
     /// Read and write.
     ReadWrite,
-    /// Read: data as any.
+    /// Read only. The data is converted like any other.
     ReadOnly,
-    /// Nothing.
+    /// No access.
     None,
 }
 
-/// What an extent is made of.
+/// How an extent is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ExtentType {
-    /// Bytes as they are.
+    /// Guest bytes, verbatim.
     Flat,
-    /// Bytes as they are, on VMFS.
+    /// Guest bytes, verbatim, on VMFS.
     Vmfs,
     /// A hosted sparse extent.
     Sparse,
@@ -55,7 +55,7 @@ pub(crate) enum ExtentType {
 }
 
 impl ExtentType {
-    /// The word of an extent line.
+    /// The type's word in an extent line.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Flat => "FLAT",
@@ -81,20 +81,20 @@ pub(crate) struct ExtentLine {
     /// The file that it names, in the bytes of the descriptor: [`Descriptor::name`] decodes it. Empty for
     /// [`ExtentType::Zero`], and in an embedded descriptor, where no name is ever used.
     pub(crate) name: Vec<u8>,
-    /// Where it begins in that file.
+    /// Its offset in that file.
     pub(crate) offset: Sectors,
     /// Byte address of the line.
     pub(crate) at: u64,
 }
 
-/// The kinds of disk, as far as they differ for a reader.
+/// The kinds of disk that a reader treats differently.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     /// `monolithicSparse`.
     MonolithicSparse,
     /// `streamOptimized`.
     StreamOptimized,
-    /// Bytes as they are: `monolithicFlat`, `twoGbMaxExtentFlat`, `vmfs` and its relatives.
+    /// Verbatim bytes: `monolithicFlat`, `twoGbMaxExtentFlat`, `vmfs` and related types.
     Flat,
     /// `twoGbMaxExtentSparse`.
     SplitSparse,
@@ -102,7 +102,7 @@ pub(crate) enum Kind {
     VmfsSparse,
     /// `seSparse`.
     SeSparse,
-    /// `custom`: anything.
+    /// `custom`: any combination.
     Custom,
     /// A physical disk or a mapping of one.
     Device,
@@ -136,7 +136,7 @@ impl Kind {
         KINDS.iter().find(|(name, _)| name.eq_ignore_ascii_case(create_type)).map(|(_, kind)| *kind)
     }
 
-    /// True where an extent of that type may be part of such a disk.
+    /// True if an extent of that type may be part of such a disk.
     pub(crate) fn takes(self, kind: ExtentType) -> bool {
         match (self, kind) {
             (Self::Custom | Self::Device, _) => true,
@@ -144,7 +144,7 @@ impl Kind {
             (_, ExtentType::Zero) => true,
             (Self::Flat, kind) => matches!(kind, ExtentType::Flat | ExtentType::Vmfs | ExtentType::Device),
             (Self::SplitSparse, kind) => kind == ExtentType::Sparse,
-            // Both words are written for an ESX redo log.
+            // Writers use both words for an ESX redo log.
             (Self::VmfsSparse, kind) => matches!(kind, ExtentType::VmfsSparse | ExtentType::Sparse),
             (Self::SeSparse, kind) => kind == ExtentType::SeSparse,
         }
@@ -161,22 +161,22 @@ pub(crate) enum DescriptorLocation {
     Embedded,
 }
 
-/// The facts of a descriptor.
+/// The parsed contents of a descriptor.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Descriptor {
-    /// The value of `encoding`, not checked yet, and the byte address of its line.
+    /// The value of `encoding`, not validated, and the byte address of its line.
     encoding: Option<(Vec<u8>, u64)>,
-    /// `createType` as it is written.
+    /// `createType`, verbatim.
     pub(crate) create_type: String,
     /// Byte address of its line.
     pub(crate) create_type_at: u64,
-    /// What that means.
+    /// Its meaning.
     pub(crate) kind: Kind,
-    /// The `parentCID`, where it is not the one that means none.
+    /// The `parentCID`, unless it has the value for "no parent".
     pub(crate) parent_cid: Option<String>,
-    /// The `parentFileNameHint`, where there is one.
+    /// The `parentFileNameHint`, if there is one.
     pub(crate) parent_hint: Option<String>,
-    /// Byte address of the line that names the parent; of the descriptor where none does.
+    /// Byte address of the line that names the parent, or of the descriptor if no line does.
     pub(crate) parent_at: u64,
     /// The extents in guest order.
     pub(crate) extents: Vec<ExtentLine>,
@@ -192,16 +192,16 @@ struct Keys<'a> {
     create_type: Option<KeyValue<'a>>,
     parent_cid: Option<KeyValue<'a>>,
     parent_hint: Option<KeyValue<'a>>,
-    /// What the disk is made of is in keys that are encrypted.
+    /// True if the configuration of the disk is in encrypted keys.
     encrypted: bool,
 }
 
 impl Descriptor {
-    /// Takes the text up to the first NUL, which begins at byte address `at`.
+    /// Parses the text up to the first NUL. It begins at byte address `at`.
     ///
     /// # Errors
-    /// Each with the byte address of the line: `encrypted_refused`; `malformed` with the number of the line; `unsupported_feature` for a version, a `createType`, an extent type or
-    /// an encoding that is not known.
+    /// Each with the byte address of the line: `encrypted_refused`; `malformed` with the number of the line;
+    /// `unsupported_feature` for an unknown version, `createType`, extent type or encoding.
     pub(crate) fn parse(bytes: &[u8], at: u64, stored: DescriptorLocation) -> Result<Self> {
         let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
         let mut keys = Keys::default();
@@ -234,7 +234,7 @@ impl Descriptor {
             None => return Err(Error::malformed("the descriptor has no createType").at(at)),
         };
         let kind = Kind::of(&create_type).ok_or_else(|| {
-            Error::unsupported(format!("createType {create_type:?} is not known")).at(create_type_at)
+            Error::unsupported(format!("createType {create_type:?} is unknown")).at(create_type_at)
         })?;
         let extents = lines
             .into_iter()
@@ -261,7 +261,7 @@ impl Descriptor {
         })
     }
 
-    /// The name of the file of an extent, decoded as `encoding` says.
+    /// Returns the file name of an extent, decoded according to `encoding`.
     ///
     /// # Errors
     /// `malformed` if the value of `encoding` is not a name; `unsupported_feature` if the name cannot be decoded.
@@ -336,7 +336,7 @@ fn unquoted(value: &[u8]) -> &[u8] {
     value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
 }
 
-/// True for a line that begins with a word and a blank, and so is meant as an extent: `key = value` has its `=` first.
+/// True for a line that begins with a word and a blank, and so is an extent. In `key = value` the `=` is second.
 fn is_extent(line: &[u8]) -> bool {
     let mut words = line.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
     let access = words.next().is_some_and(|word| [&b"RW"[..], b"RDONLY", b"NOACCESS"].contains(&word));
@@ -374,19 +374,21 @@ fn extent(number: u32, at: u64, line: &[u8], stored: DescriptorLocation) -> Resu
         b"" => return Err(wrong("has no type")),
         other => {
             return Err(Error::unsupported(format!(
-                "line {number} of the descriptor: extent type {:?} is not known",
+                "line {number} of the descriptor: extent type {:?} is unknown",
                 String::from_utf8_lossy(other)
             )));
         }
     };
     if stored == DescriptorLocation::Embedded {
-        // The rest is a name that nobody opens, in an encoding that nobody may know.
+        // The rest is a name that is never opened, possibly in an unknown encoding.
         return Ok(ExtentLine { access, size, kind, name: Vec::new(), offset: Sectors(0), at });
     }
     let (name, rest) = match rest.strip_prefix(b"\"") {
         Some(rest) => {
-            let end =
-                rest.iter().position(|byte| *byte == b'"').ok_or_else(|| wrong("has no end of its name"))?;
+            let end = rest
+                .iter()
+                .position(|byte| *byte == b'"')
+                .ok_or_else(|| wrong("has an unterminated name"))?;
             let (name, rest) = rest.split_at(end);
             (Some(name), rest.get(1..).unwrap_or_default().trim_ascii_start())
         }
@@ -395,22 +397,22 @@ fn extent(number: u32, at: u64, line: &[u8], stored: DescriptorLocation) -> Resu
     let (offset, rest) = word(rest);
     let offset = match offset {
         b"" => Sectors(0),
-        text => number_of(text).ok_or_else(|| wrong("has something else than an offset behind its name"))?,
+        text => number_of(text).ok_or_else(|| wrong("has no valid offset after its name"))?,
     };
     if kind != ExtentType::Zero && name.is_none_or(<[u8]>::is_empty) {
         return Err(wrong("has no name"));
     }
     if !matches!(kind, ExtentType::Flat | ExtentType::Vmfs | ExtentType::Device) && offset.0 != 0 {
-        return Err(wrong("has an offset, which its type cannot have"));
+        return Err(wrong("has an offset, which is invalid for its type"));
     }
     if !rest.is_empty() && !matches!(kind, ExtentType::Flat | ExtentType::Device) {
-        return Err(wrong("has more than an extent line holds"));
+        return Err(wrong("has extra text at its end"));
     }
     let name = name.unwrap_or_default().to_vec();
     Ok(ExtentLine { access, size, kind, name, offset, at })
 }
 
-/// The first word of a line, and what follows the blanks behind it.
+/// Splits a line into its first word and the text after the blanks that follow.
 fn word(line: &[u8]) -> (&[u8], &[u8]) {
     let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
     let (word, rest) = line.split_at(end);
@@ -423,12 +425,12 @@ fn number_of(text: &[u8]) -> Option<Sectors> {
     text.parse().ok().map(Sectors)
 }
 
-/// How names are written.
+/// The encodings of file names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Encoding {
     Utf8,
     Windows1252,
-    /// One that is not known: names in plain ASCII are the same in it.
+    /// An unknown encoding. Only ASCII names can be decoded.
     Other,
 }
 
@@ -436,7 +438,7 @@ impl Encoding {
     fn of(key: Option<KeyValue<'_>>) -> Result<Self> {
         let Some((key, at)) = key else { return Ok(Self::Utf8) };
         if !key.is_ascii() {
-            return Err(Error::malformed("the descriptor's encoding is not a name").at(at));
+            return Err(Error::malformed("the descriptor's encoding is not a valid name").at(at));
         }
         Ok(match key.to_ascii_lowercase().as_slice() {
             b"" | b"utf-8" | b"utf8" | b"us-ascii" | b"ascii" => Self::Utf8,
@@ -451,11 +453,11 @@ impl Encoding {
             (Self::Utf8, Ok(text)) => Ok(Cow::Borrowed(text)),
             (Self::Windows1252, _) => Ok(bytes.iter().copied().map(windows_1252).collect()),
             _ => Err(Error::unsupported(format!(
-                "the name {:?} is in an encoding that is not known",
+                "the name {:?} has an unknown encoding",
                 String::from_utf8_lossy(bytes)
             ))
             .hint(
-                "UTF-8 and windows-1252 are known; rename the files in plain ASCII and change the descriptor",
+                "UTF-8 and windows-1252 are supported; rename the files with ASCII names and update the descriptor",
             )),
         }
     }
@@ -473,7 +475,7 @@ fn windows_1252(byte: u8) -> char {
     }
 }
 
-/// Why the disk of a descriptor is refused by every command but `info`.
+/// Why every command except `info` refuses the disk of a descriptor.
 pub(crate) fn refusals(descriptor: &Descriptor, lines: &[ExtentLine]) -> Vec<Refusal> {
     let mut refusals = Vec::new();
     let parent = match (&descriptor.parent_hint, &descriptor.parent_cid) {
@@ -484,13 +486,13 @@ pub(crate) fn refusals(descriptor: &Descriptor, lines: &[ExtentLine]) -> Vec<Ref
     if let Some(message) = parent {
         refusals.push(
             Refusal::new(ErrorKind::ParentDiskRefused, message)
-                .hint("consolidate its snapshots where it was made, or clone it, and take the result")
+                .hint("consolidate its snapshots where it was made, or clone it, and convert the result")
                 .at(descriptor.parent_at),
         );
     }
     if let Some(line) = lines.iter().find(|line| line.access == Access::None) {
         let message =
-            format!("an extent of {} sectors has the access NOACCESS: its bytes are not known", line.size.0);
+            format!("an extent of {} sectors has the access NOACCESS: its contents are unknown", line.size.0);
         refusals.push(Refusal::new(ErrorKind::UnsupportedFeature, message).at(line.at));
     }
     refusals

@@ -6,9 +6,9 @@
 //! redundant ─▶ the same again, its tables too
 //! ```
 //!
-//! A directory is read in pages, so that one of any size costs bounded memory and a run of empty entries next to
-//! nothing. Where there is a redundant one, the two are read together and compared: an entry that only one of them
-//! has was lost by the other.
+//! A directory is read in pages, so that a directory of any size needs bounded memory and a run of empty entries is cheap.
+//! If there is a redundant directory, both are read together and compared. An entry that only one of them has was lost
+//! by the other.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +23,7 @@ use crate::table_cache::{Tables, shared_free};
 /// Bytes of a page of a directory.
 const PAGE_BYTES: u64 = 256 << 10;
 
-/// What the entries of directories and tables look like.
+/// The formats of directory and table entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Entries {
     /// Sector addresses of 32 bits: hosted sparse extents and COWD.
@@ -40,10 +40,10 @@ pub(crate) enum Entries {
     },
 }
 
-/// What an entry of a grain table means.
+/// The meaning of a grain table entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Grain {
-    /// Not there.
+    /// Not allocated.
     Hole,
     /// Zeros.
     Zero,
@@ -60,7 +60,7 @@ impl Entries {
         }
     }
 
-    /// The entry of that index, or `None` behind the last.
+    /// The entry with that index, or `None` past the end.
     pub(crate) fn get(self, table: &[u8], index: u64) -> Option<u64> {
         let index = usize::try_from(index).ok()?;
         match self {
@@ -75,10 +75,10 @@ impl Entries {
         }
     }
 
-    /// Byte address of the table that an entry of a directory names; `None` where there is no table.
+    /// Byte address of the table that a directory entry names; `None` if there is no table.
     ///
     /// # Errors
-    /// `malformed`; the caller says which entry it is.
+    /// `malformed`; the caller adds the entry's index.
     fn table(self, entry: u64, table_bytes: u64) -> Result<Option<u64>> {
         let beyond = || Error::malformed(format!("{entry:#x} is beyond the address space"));
         match self {
@@ -87,7 +87,7 @@ impl Entries {
             Self::Typed { tables, .. } => {
                 if entry >> 32 != 0x1000_0000 {
                     return Err(Error::malformed(format!(
-                        "{entry:#x} is not of the type of an allocated table"
+                        "{entry:#x} does not have the type of an allocated table"
                     )));
                 }
                 let number = entry & 0xffff_ffff;
@@ -97,16 +97,16 @@ impl Entries {
         }
     }
 
-    /// What an entry of a grain table means.
+    /// The meaning of a grain table entry.
     ///
     /// # Errors
-    /// `malformed`; the caller says which entry it is.
+    /// `malformed`; the caller adds the entry's index.
     pub(crate) fn grain(self, entry: u64, grain_bytes: u64) -> Result<Grain> {
         match self {
             _ if entry == 0 => Ok(Grain::Hole),
             Self::Sectors { zeroed: true } if entry == 1 => Ok(Grain::Zero),
             Self::Sectors { zeroed: false } if entry == 1 => Err(Error::malformed(
-                "it is 1, a grain of zeros, and the header does not say that there are such",
+                "it is 1, a grain of zeros, but the header does not declare zeroed grains",
             )),
             Self::Sectors { .. } => Ok(Grain::At(entry.saturating_mul(SECTOR))),
             Self::Typed { grains, .. } => match entry >> 60 {
@@ -120,7 +120,7 @@ impl Entries {
                         .map(Grain::At)
                         .ok_or_else(|| Error::malformed(format!("{entry:#x} is beyond the address space")))
                 }
-                _ => Err(Error::malformed(format!("{entry:#x} has no type that is known"))),
+                _ => Err(Error::malformed(format!("{entry:#x} has an unknown type"))),
             },
         }
     }
@@ -130,17 +130,17 @@ impl Entries {
 /// that reads as zeros would be an empty directory or table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Markers {
-    /// Those that begin after this byte address, where the first marker may be. Tables in front of it have none.
+    /// Those that begin after this byte address, the first possible marker. Tables before it have none.
     pub(crate) after: u64,
-    /// The header names the directory, and no footer shows that the end of the image is there.
+    /// The header names the directory, and there is no footer to show that the object has its end.
     pub(crate) by_header: bool,
 }
 
-/// Checks the sector before the directory or table, `name`, at byte address `at`: its marker, which is never zeros. What
-/// else is there is not compared, since some writers leave markers out.
+/// Checks the sector before the directory or table `name` at byte address `at`. A marker is never zeros. Other contents
+/// are not compared, because some writers omit markers.
 ///
 /// # Errors
-/// `truncated`, with the place of the marker.
+/// `truncated`, with the offset of the marker.
 pub(crate) fn check_marker(marker: &[u8], name: &str, at: u64) -> Result<()> {
     if !is_zero(marker) {
         return Ok(());
@@ -151,7 +151,7 @@ pub(crate) fn check_marker(marker: &[u8], name: &str, at: u64) -> Result<()> {
     .at(at.saturating_sub(SECTOR)))
 }
 
-/// Where the directories of an extent are, and their measures.
+/// The locations and sizes of an extent's directories.
 #[derive(Clone, Debug)]
 pub(crate) struct DirectoryLayout {
     /// Byte address of the directory.
@@ -162,18 +162,18 @@ pub(crate) struct DirectoryLayout {
     pub(crate) grain_bytes: u64,
     /// Entries of a table.
     pub(crate) table_entries: u64,
-    /// What entries look like.
+    /// The format of entries.
     pub(crate) entries: Entries,
-    /// The field that names the directory, and where it stands.
+    /// The header field that names the directory, and its offset.
     pub(crate) field: (&'static str, u64),
-    /// What neither directories nor tables nor grains lie in, and what that is.
+    /// Ranges that directories, tables and grains must not overlap, with their names.
     pub(crate) taken: Vec<(StoredRange, &'static str)>,
     /// Which directories and tables have markers, if any have.
     pub(crate) markers: Option<Markers>,
 }
 
 impl DirectoryLayout {
-    /// True if the directory has a marker, which shows that the end of the image came.
+    /// True if the directory has a marker, which shows that the object has its end.
     pub(crate) fn directory_is_marked(&self) -> bool {
         self.marker(self.directory).is_some()
     }
@@ -194,14 +194,14 @@ impl DirectoryLayout {
         self.grain_bytes.saturating_mul(self.table_entries)
     }
 
-    /// Checks that `range` lies apart from what is taken.
+    /// Checks that `range` does not overlap a range that is in use.
     ///
     /// # Errors
-    /// `malformed`; the caller says what is at `range`, and the place.
+    /// `malformed`; the caller adds the name and offset of `range`.
     pub(crate) fn check_apart(&self, range: StoredRange) -> Result<()> {
         match self.taken.iter().find(|(taken, _)| taken.intersection(range).is_some()) {
             Some((taken, name)) => {
-                Err(Error::malformed(format!("it leads to {range}, into {name} at {taken}")))
+                Err(Error::malformed(format!("it points to {range}, inside {name} at {taken}")))
             }
             None => Ok(()),
         }
@@ -220,14 +220,14 @@ pub(crate) struct Directory {
     named: Mutex<Named>,
 }
 
-/// How many tables the pages seen so far name.
+/// Number of tables that the pages read so far name.
 #[derive(Debug, Default)]
 struct Named {
     pages: BTreeSet<u64>,
     tables: u64,
 }
 
-/// Where a grain table is.
+/// The location of a grain table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TableAt {
     /// The table.
@@ -250,7 +250,7 @@ impl TableAt {
 pub(crate) struct Page {
     /// Index of the first.
     pub(crate) first: u64,
-    /// Index behind the last.
+    /// Index after the last.
     pub(crate) end: u64,
     start: u64,
     primary: Bytes,
@@ -258,11 +258,11 @@ pub(crate) struct Page {
 }
 
 impl Directory {
-    /// The directory of an extent of `bytes` guest bytes. What lies outside of the object is told apart here: where
-    /// only one of the two directories can be, it is used.
+    /// Opens the directory of an extent of `bytes` guest bytes. If only one of the two directories is inside the object,
+    /// that one is used.
     ///
     /// # Errors
-    /// `truncated` where no directory lies in the object, `malformed` where it has no address or lies in what is taken.
+    /// `truncated` if no directory is in the object, `malformed` if it has no address or overlaps other metadata.
     pub(crate) fn new(
         source: Arc<dyn Source>,
         mut layout: DirectoryLayout,
@@ -296,7 +296,7 @@ impl Directory {
                 }
                 (Err(_), Some(redundant)) => {
                     warnings.add(redundant_used(format!(
-                        "the grain directory at {} does not lie in the object, or lies in other metadata: the redundant \
+                        "the grain directory at {} is outside the object or overlaps other metadata: the redundant \
                          one is used",
                         layout.directory
                     )));
@@ -308,7 +308,7 @@ impl Directory {
         let starts = |index: usize| taken.get(index).map(|range: &StoredRange| range.start().get());
         layout.directory = starts(0).unwrap_or(layout.directory);
         layout.redundant = starts(1);
-        // The redundant one is asked where the first fails: where it lies says nothing against what the first names.
+        // The redundant directory is a fallback, so its location does not restrict what the first one names.
         layout.taken.extend(taken.first().map(|range| (*range, "the grain directory")));
         Ok(Self { source, layout, bytes, len, warnings, named: Mutex::default() })
     }
@@ -318,25 +318,25 @@ impl Directory {
         self.len
     }
 
-    /// Where it ends; where its redundant copy ends, if that is later.
+    /// Its end, or the end of the redundant copy, whichever is later.
     pub(crate) fn end(&self) -> u64 {
         let start = self.layout.redundant.map_or(self.layout.directory, |at| at.max(self.layout.directory));
         start.saturating_add(self.len.saturating_mul(self.layout.entries.width()))
     }
 
-    /// True if entry `index` is 0 in one of both copies and not in the other.
+    /// True if entry `index` is 0 in exactly one of the two copies.
     pub(crate) fn copies_differ(&self, page: &Page, index: u64) -> bool {
         let relative = index.saturating_sub(page.first);
         let empty = |bytes: &Bytes| self.layout.entries.get(bytes, relative).unwrap_or_default() == 0;
         page.redundant.as_ref().is_some_and(|redundant| empty(redundant) != empty(&page.primary))
     }
 
-    /// Its measures.
+    /// Its layout.
     pub(crate) fn layout(&self) -> &DirectoryLayout {
         &self.layout
     }
 
-    /// Loads the page that holds entry `index`, and `ahead` more behind it into `tables`.
+    /// Loads the page with entry `index`, and `ahead` more pages after it, into `tables`.
     ///
     /// # Errors
     /// The `source_*` codes.
@@ -383,11 +383,11 @@ impl Directory {
         Ok(page)
     }
 
-    /// Checks the marker of the directory, and that no sector of the directory was lost.
+    /// Checks the marker of the directory, and that no sector of the directory is missing.
     fn check_directory(&self, marker: &[u8], page: &Page) -> Result<()> {
         let start = self.layout.directory;
         check_marker(marker, "grain directory", start)?;
-        // Nothing but this marker shows that the end of the image came.
+        // Only this marker shows that the object has its end.
         if self.layout.markers.is_some_and(|markers| markers.by_header)
             && !matches!(Marker::parse(marker), Ok(Marker::Directory(_)))
         {
@@ -396,8 +396,8 @@ impl Directory {
             ))
             .at(start.saturating_sub(SECTOR)));
         }
-        // Writers put the last table right before the directory. A sector of zeros in the directory is one that was lost,
-        // unless what is before the directory is known: nothing, or a table that the directory names.
+        // Writers store the last table directly before the directory. So a sector of zeros in the directory was lost, unless
+        // that table is absent or the directory names it.
         let sector = usize::try_from(SECTOR).unwrap_or(usize::MAX);
         let first = self.layout.markers.map_or(0, |markers| markers.after);
         let before = start.saturating_sub(SECTOR);
@@ -411,7 +411,7 @@ impl Directory {
             .redundant
             .map(|start| start.saturating_add(self.len.saturating_mul(self.layout.entries.width())));
         let mut ends = ends.map(|range| range.end().get()).chain(redundant);
-        // The last table need not be whole.
+        // The last table may be shorter.
         let table = self.layout.table_bytes().max(SECTOR);
         if ends.any(|end| end <= start && end.saturating_add(table) >= before) {
             return Ok(());
@@ -423,18 +423,17 @@ impl Directory {
         .at(start))
     }
 
-    /// Checks that the pages seen so far do not name much more tables than the object can hold.
+    /// Checks that the pages read so far do not name many more tables than the object can hold.
     ///
-    /// Entries that share one table are read, and its grains are content each time. But a small object
-    /// whose entries all share one would be walked for days. Where no table is shared, all
-    /// tables together are no more than fits the object.
+    /// Entries may share a table: its grains are then content once per entry. But a small object whose entries all share one
+    /// table would take days to walk. Without sharing, all tables fit in the object.
     fn check_sharing(&self, number: u64, page: &Page) -> Result<()> {
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         if named.pages.insert(number) {
             let tables = (page.first..page.end).filter(|index| !self.is_empty(page, *index)).count();
             named.tables = named.tables.saturating_add(u64::try_from(tables).unwrap_or_default());
         }
-        // The last table need not be whole.
+        // The last table may be shorter.
         let bytes = named.tables.saturating_sub(1).saturating_mul(self.layout.table_bytes());
         let free = shared_free(self.layout.entries.width(), self.layout.grain_bytes);
         if bytes > free.max(self.source.len()) {
@@ -454,16 +453,16 @@ impl Directory {
         entry(&page.primary) == 0 && page.redundant.as_ref().is_none_or(|bytes| entry(bytes) == 0)
     }
 
-    /// How many entries from `index` on are empty, as far as the page goes.
+    /// Number of empty entries from `index` on, within the page.
     pub(crate) fn empty_run(&self, page: &Page, index: u64) -> u64 {
         let run = (index..page.end).take_while(|index| self.is_empty(page, *index)).count();
         u64::try_from(run).unwrap_or_default()
     }
 
-    /// Where the table of entry `index` is, or `None` where there is none.
+    /// The location of the table of entry `index`, or `None` if there is none.
     ///
     /// # Errors
-    /// `malformed`, `truncated` with the place of the entry.
+    /// `malformed`, `truncated` with the offset of the entry.
     pub(crate) fn table(&self, page: &Page, index: u64) -> Result<Option<TableAt>> {
         let relative = index.saturating_sub(page.first);
         let place = page.start.saturating_add(relative.saturating_mul(self.layout.entries.width()));
@@ -486,7 +485,7 @@ impl Directory {
         }
     }
 
-    /// Says that the redundant copy of a table is used.
+    /// Warns that the redundant copy of a table is used.
     pub(crate) fn table_replaced(&self, table: TableAt) {
         self.warnings.add(redundant_used(format!(
             "the grain table at {} is damaged: the redundant one is used",
@@ -500,7 +499,7 @@ impl Directory {
         let Some(start) = self.layout.entries.table(entry, self.layout.table_bytes()).map_err(named)? else {
             return Ok(None);
         };
-        // The last table need not be there but for the grains of the disk.
+        // The last table only needs the entries for grains of the disk.
         let rest = self.bytes.saturating_sub(index.saturating_mul(self.layout.span()));
         let used = rest.div_ceil(self.layout.grain_bytes.max(1)).min(self.layout.table_entries);
         let range =

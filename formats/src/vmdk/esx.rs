@@ -1,7 +1,7 @@
 //! The headers of the sparse extents of ESX: COWD (`vmfsSparse`) and seSparse.
 //!
-//! Pure. Sources: VMware, *Virtual Disk Format 5.0*, "ESX Server Sparse Extents", for COWD. seSparse is not documented
-//! by its maker: its facts are those that readers agree on, and everything beside them is refused.
+//! Pure. Sources: VMware, *Virtual Disk Format 5.0*, "ESX Server Sparse Extents", for COWD. VMware does not document
+//! seSparse. Only the layout on which other readers agree is accepted.
 
 use diskferry_core::{Error, ErrorKind, Refusal, Result, StoredOffset, StoredRange};
 use zerocopy::little_endian::{U32, U64};
@@ -17,14 +17,14 @@ pub(crate) const COWD_MAGIC: [u8; 4] = *b"COWD";
 pub(crate) const SE_MAGIC: [u8; 8] = 0xcafe_babe_u64.to_le_bytes();
 /// Entries of a grain table of COWD.
 const COWD_TABLE_ENTRIES: u64 = 4096;
-/// Largest grain of COWD that is taken, 1 GiB.
+/// Largest supported grain of COWD, 1 GiB.
 const MOST_GRAIN_SECTORS: u32 = 1 << 21;
 const COWD_ROOT: u32 = 1;
 /// Bytes of a COWD header, names and descriptions included.
 const COWD_HEADER_BYTES: u64 = 4 * SECTOR;
 /// The field that names a grain directory.
 const DIRECTORY: &str = "grain directory";
-/// Where the flags of a COWD header are.
+/// Offset of the flags in a COWD header.
 pub(crate) const COWD_FLAGS: u64 = 8;
 
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
@@ -42,7 +42,7 @@ struct RawCowd {
 
 const _: () = assert!(size_of::<RawCowd>() == 32);
 
-/// The field that names the volatile header of a seSparse extent, and where it stands.
+/// The field that names the volatile header of a seSparse extent, and its offset.
 const VOLATILE: &str = "volatile header";
 pub(crate) const VOLATILE_AT: u64 = 80;
 
@@ -51,17 +51,17 @@ pub(crate) const VOLATILE_AT: u64 = 80;
 pub(crate) struct EsxExtent {
     /// Its length.
     pub(crate) capacity: Sectors,
-    /// Where its header says so.
+    /// Offset of the length in the header.
     pub(crate) capacity_at: u64,
-    /// Where its directory is.
+    /// The layout of its directory.
     pub(crate) layout: DirectoryLayout,
     /// True for a difference to another disk.
     pub(crate) child: bool,
-    /// Which part of the object is in use.
+    /// The part of the object that is in use.
     pub(crate) used: StorageUse,
 }
 
-/// Takes a COWD header.
+/// Parses a COWD header.
 ///
 /// # Errors
 /// `malformed`, `truncated`, `unsupported_feature`.
@@ -74,7 +74,9 @@ pub(crate) fn parse_cowd(bytes: &[u8]) -> Result<EsxExtent> {
         return Err(Error::malformed("the magic of a COWD extent is missing").at(0u64));
     }
     if raw.version.get() != 1 {
-        return Err(Error::unsupported(format!("COWD version {}; 1 is known", raw.version.get())).at(4u64));
+        return Err(
+            Error::unsupported(format!("COWD version {}; only 1 is supported", raw.version.get())).at(4u64)
+        );
     }
     let grain = raw.grain_size.get();
     if !grain.is_power_of_two() || grain > MOST_GRAIN_SECTORS {
@@ -99,7 +101,7 @@ pub(crate) fn parse_cowd(bytes: &[u8]) -> Result<EsxExtent> {
     let directory_end = layout.directory.saturating_add(entries.saturating_mul(layout.entries.width()));
     let used = StorageUse {
         arrangement: Arrangement::Mixed(directory_end.checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX)),
-        // Room that ESX allocated beyond it, in steps of several MiB, is zeros.
+        // ESX allocates space after it in steps of several MiB. That space is zeros.
         end: match raw.free_sector.get() {
             0 => u64::MAX,
             sector => u64::from(sector).saturating_mul(SECTOR),
@@ -133,10 +135,10 @@ struct RawSe {
 
 const _: () = assert!(size_of::<RawSe>() == 512);
 
-/// Takes the constant header of a seSparse extent; gives the byte address of the volatile one too.
+/// Parses the constant header of a seSparse extent. Also returns the byte address of the volatile header.
 ///
 /// # Errors
-/// `malformed`, `truncated`; `unsupported_feature` for everything but the one layout that is known.
+/// `malformed`, `truncated`; `unsupported_feature` for any layout except the one supported.
 pub(crate) fn parse_se(bytes: &[u8]) -> Result<(EsxExtent, u64)> {
     const VERSION: u64 = 0x0000_0002_0000_0001;
     const GRAIN_SECTORS: u64 = 8;
@@ -156,9 +158,10 @@ pub(crate) fn parse_se(bytes: &[u8]) -> Result<(EsxExtent, u64)> {
     ];
     for (name, value, known, place) in known {
         if value != known {
-            return Err(
-                Error::unsupported(format!("seSparse {name} {value:#x}; {known:#x} is known")).at(place)
-            );
+            return Err(Error::unsupported(format!(
+                "seSparse {name} {value:#x}; only {known:#x} is supported"
+            ))
+            .at(place));
         }
     }
     if raw.reserved.iter().any(|field| field.get() != 0) || raw.pad.iter().any(|byte| *byte != 0) {
@@ -171,7 +174,7 @@ pub(crate) fn parse_se(bytes: &[u8]) -> Result<(EsxExtent, u64)> {
         match (offset, end) {
             (Some(offset), Some(_)) => Ok(offset),
             _ => Err(Error::malformed(format!(
-                "{name}: what a seSparse extent names is beyond the address space"
+                "{name}: an address of the seSparse extent is beyond the address space"
             ))
             .at(at)),
         }
@@ -203,18 +206,17 @@ pub(crate) fn parse_se(bytes: &[u8]) -> Result<(EsxExtent, u64)> {
     let used = StorageUse {
         arrangement: Arrangement::GrainsAt(grains),
         end: if room == 0 { u64::MAX } else { grains.saturating_add(room) },
-        // Said by the volatile header.
+        // Set from the volatile header.
         tables: None,
         compressed: false,
     };
     Ok((EsxExtent { capacity, capacity_at: 16, layout, child: false, used }, volatile))
 }
 
-/// Checks the volatile header of a seSparse extent, which lies at byte address `at`. Gives how many grain tables were
-/// allocated.
+/// Checks the volatile header of a seSparse extent at byte address `at`. Returns the number of allocated grain tables.
 ///
 /// # Errors
-/// `malformed` without its magic, `unsupported_feature` where a journal is to be replayed.
+/// `malformed` without its magic, `unsupported_feature` if there is a journal to replay.
 pub(crate) fn check_se_volatile(bytes: &[u8], at: u64) -> Result<u64> {
     #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
     #[repr(C)]
@@ -225,12 +227,12 @@ pub(crate) fn check_se_volatile(bytes: &[u8], at: u64) -> Result<u64> {
         replay_journal: U64,
     }
     let (raw, _) = Raw::ref_from_prefix(bytes)
-        .map_err(|_| Error::truncated("the volatile header of a seSparse extent is not whole"))?;
+        .map_err(|_| Error::truncated("the volatile header of a seSparse extent is incomplete"))?;
     if raw.magic.get() != 0xcafe_cafe {
         return Err(Error::malformed("the magic of a seSparse extent's volatile header is missing").at(at));
     }
     if raw.replay_journal.get() != 0 {
-        return Err(Error::unsupported("a seSparse extent was not closed: its journal is to be replayed")
+        return Err(Error::unsupported("a seSparse extent was not closed: its journal must be replayed")
             .hint("open it once where it was made, so that its journal is replayed")
             .at(at.saturating_add(24)));
     }

@@ -84,7 +84,7 @@ pub(crate) fn hosted_extent(
         && header.grain_bytes() > MAX_UNIT_BYTES
     {
         return Err(Error::unsupported(format!(
-            "grainSize makes compressed grains of {} bytes; up to {MAX_UNIT_BYTES} are read",
+            "compressed grains have {} bytes (grainSize); at most {MAX_UNIT_BYTES} are supported",
             header.grain_bytes()
         ))
         .at(20u64));

@@ -1,4 +1,4 @@
-//! The footer of a stream: the header once more, with the address of the directory that was not known in front.
+//! The footer of a stream: a second copy of the header, with the address of the directory.
 //!
 //! ```text
 //! … │ directory │ marker of the footer │ footer │ end marker │
@@ -12,31 +12,31 @@ use diskferry_core::HeadTail;
 
 use super::header::{DirectoryAt, HEADER_LEN, Marker, SECTOR, Sectors, SparseHeader, field};
 
-/// What a usable footer says.
+/// The contents of a usable footer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Footer {
     /// The grain directory.
     pub(crate) directory: Sectors,
     /// The redundant one.
     pub(crate) redundant: Option<Sectors>,
-    /// Byte address of the field that says where the directory is.
+    /// Byte address of the field with the directory's address.
     pub(crate) field: u64,
-    /// Byte address of the footer's marker: behind everything else that the image uses.
+    /// Byte address of the footer's marker, after everything else that the image uses.
     pub(crate) offset: u64,
-    /// It is not where it belongs: zeros follow, or the end marker is missing.
+    /// It is not at its regular offset: zeros follow, or the end marker is missing.
     pub(crate) padded: bool,
-    /// Fields that the header has otherwise, but that do not decide how grains are found.
+    /// Fields that differ from the header and do not decide how grains are found.
     differs: Vec<&'static str>,
 }
 
 impl Footer {
-    /// What is remarkable of it.
+    /// Warnings about the footer.
     pub(crate) fn warn(&self, warnings: &Warnings) {
         if self.padded {
             warnings.add(Warning::new(
                 "recovered_footer",
                 format!(
-                    "the footer is not at the object's end but at {}, with nothing but zeros behind it",
+                    "the footer is not at the object's end but at {}, followed only by zeros",
                     self.offset
                 ),
             ));
@@ -58,8 +58,8 @@ pub(crate) fn recovered_by_scan() -> Warning {
     )
 }
 
-/// Looks for the footer of the stream that begins with `header`, in the object's tail alone: at its place, or with
-/// nothing but zeros behind it. `bytes` is the length of the extent.
+/// Searches the object's tail for the footer of the stream that begins with `header`. The footer is at its regular offset,
+/// or only zeros follow it. `bytes` is the length of the extent.
 ///
 /// # Errors
 /// See [`usable`].
@@ -68,7 +68,7 @@ pub(crate) fn find(file: &HeadTail, header: &SparseHeader, bytes: u64) -> Result
     usable(&marker, &footer, last, header, bytes, file.len())
 }
 
-/// The number of the last sector that is not blank, the sector before it, and itself.
+/// Number of the last non-blank sector, the sector before it, and that sector.
 fn last_sectors(file: &HeadTail) -> Option<(u64, Bytes, Bytes)> {
     let mut last = file.len().checked_div(SECTOR)?.checked_sub(1)?;
     while sector(file, last)?.iter().all(|byte| *byte == 0) {
@@ -77,18 +77,18 @@ fn last_sectors(file: &HeadTail) -> Option<(u64, Bytes, Bytes)> {
     Some((last, sector(file, last.checked_sub(1)?)?, sector(file, last)?))
 }
 
-/// True if [`find`] looks back as far as sector `number` of an object of `len` bytes.
+/// True if [`find`] searches sector `number` of an object of `len` bytes.
 pub(crate) fn in_reach(number: u64, len: u64) -> bool {
     let head_meets_tail = len <= HeadTail::HEAD.saturating_add(HeadTail::TAIL);
     head_meets_tail || number.saturating_mul(SECTOR) >= len.saturating_sub(HeadTail::TAIL)
 }
 
-/// The footer of the stream that begins with `header`, in the last of its sectors that is not blank, which has the number
-/// `last`, behind its marker in the sector before it. One that is damaged, or whose directory does not lie before it, is
-/// not usable. `object` is the length of the stream.
+/// Validates the footer of the stream that begins with `header`. It is in the last non-blank sector, number `last`, after
+/// its marker in the sector before. A damaged footer, or one whose directory is not before it, is not usable. `object` is
+/// the length of the stream.
 ///
 /// # Errors
-/// `malformed` if it is sound and contradicts the header in what decides how grains are found.
+/// `malformed` if it is intact and contradicts the header in a field that decides how grains are found.
 pub(crate) fn usable(
     marker: &[u8],
     footer: &[u8],

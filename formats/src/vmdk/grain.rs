@@ -1,4 +1,4 @@
-//! Compressed grains: how their stored bytes become guest bytes.
+//! Compressed grains: decodes their stored bytes to guest bytes.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,19 +10,19 @@ use diskferry_core::{
 use super::header::{GRAIN_MARKER_LEN, Marker, SECTOR, most_compressed};
 use crate::codec::inflate_zlib;
 
-/// What the stored range that a map gives for a grain ends at. A table does not know a grain's length: the map bounds
-/// it, and the grain itself says it.
+/// What bounds the stored range that a map returns for a grain. A table does not have a grain's length: the map bounds it,
+/// and the grain itself has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Bound {
-    /// At something else that the image uses, or at the most that a grain can take.
+    /// Another structure that the image uses, or the largest possible grain.
     Used,
-    /// At the end of the object.
+    /// The end of the object.
     Object,
 }
 
-/// What RFC 1950 puts before the deflate stream: its two header bytes. A dictionary is refused by the inflater.
+/// The two header bytes of RFC 1950 before the deflate stream. The inflater refuses a dictionary.
 const ZLIB_HEADER: usize = 2;
-/// And behind it: the Adler-32 of what it decodes to.
+/// The Adler-32 of the decoded data, after the deflate stream.
 const ZLIB_TRAILER: usize = 4;
 
 /// Decodes the grains of one extent, each in a zlib stream (RFC 1950).
@@ -31,9 +31,9 @@ pub(crate) struct GrainCodec {
     pub(crate) base: u64,
     /// Bytes of a grain.
     pub(crate) grain_bytes: u64,
-    /// Whether a marker stands before the stream.
+    /// Whether a marker precedes the stream.
     pub(crate) markers: bool,
-    /// What the stored ranges end at.
+    /// What bounds the stored ranges.
     pub(crate) bound: Bound,
 }
 
@@ -44,18 +44,18 @@ impl fmt::Debug for GrainCodec {
 }
 
 impl GrainCodec {
-    /// The zlib stream of the grain at `guest`.
+    /// Returns the zlib stream of the grain at `guest`.
     fn stream<'a>(&self, guest: GuestRange, stored: &'a [u8]) -> Result<&'a [u8]> {
         if !self.markers {
             return Ok(stored);
         }
         let Marker::Grain { lba, size } = Marker::parse(stored)? else {
-            return Err(Error::malformed("a grain table names a marker that is not a grain's"));
+            return Err(Error::malformed("a grain table points to a marker that is not of a grain"));
         };
         let on_extent = guest.start().get().saturating_sub(self.base);
         if lba.bytes() != Some(on_extent) {
             return Err(Error::malformed(format!(
-                "the grain table names the grain of sector {} and its marker says sector {}",
+                "the grain table entry is for sector {} but the grain's marker says sector {}",
                 on_extent.checked_div(SECTOR).unwrap_or_default(),
                 lba.0
             )));
@@ -81,7 +81,7 @@ impl GrainCodec {
     }
 }
 
-/// The window that a zlib stream declares: RFC 1950, 2.2, `CINFO` plus 8.
+/// The window size that a zlib stream declares: RFC 1950, 2.2, `CINFO` plus 8.
 fn window_bits(stream: &[u8]) -> Option<u8> {
     stream.first().map(|cmf| (cmf >> 4).saturating_add(8))
 }
@@ -111,7 +111,7 @@ impl Codec for GrainCodec {
                 window_bits: window_bits(stream),
             }));
         }
-        // The last grain of a disk that ends inside it: some writers fill it up, some end with the disk.
+        // The disk can end inside the last grain. Some writers pad the grain, others cut it.
         let mut full = vec![0; whole];
         match inflate_zlib(stream, &mut full) {
             Ok(_) => {

@@ -1,14 +1,14 @@
-//! What the tables of a stream name, held against what has come of it.
+//! Compares the grains that the tables of a stream name with the grains that were read.
 //!
-//! Who reads in one pass takes what the markers show; who reads by the tables takes what these name. An image can be made
-//! so that both are sound and each is another disk: its tables lead to a grain that hides in padding, or its footer to a
-//! directory that no marker announces. So a stream is only taken where what its tables name is what has come, each
-//! grain at its place.
+//! A reader in one pass uses the markers, and a random-access reader uses the tables. An image can be crafted so that both
+//! are valid and describe different disks. Its tables can point to a grain hidden in padding, or its footer to a
+//! directory that no marker announces. So a stream is accepted only if its tables name exactly the grains that were read,
+//! each at its address.
 //!
-//! To compare them grain by grain would take memory for all of both. Instead each place has two random hasher, and sums
-//! of them are compared: over the places, and over the places times the grain's number. Lists that differ have the same
-//! sums once in 2⁶⁰ times or so, and whoever makes an image does not know the hasher. The second sum is linear in the
-//! number, so that a table can be summed up before it is known which one it is: its directory comes behind it.
+//! A direct comparison would store both lists. Instead, two random hash functions give each address a value, and sums of
+//! these values are compared: the plain sum, and the sum of each value times the grain's number. Different lists have
+//! equal sums with a probability of about 2⁻⁶⁰, and the author of an image does not know the hash functions. The second
+//! sum is linear in the number, so a table can be summed before its index is known: its directory follows it.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -18,7 +18,7 @@ use diskferry_core::Result;
 use super::footer::{Footer, in_reach, usable};
 use super::header::{HEADER_LEN, SECTOR, SparseHeader};
 
-/// The hasher of places.
+/// The hash functions for addresses.
 #[derive(Debug)]
 pub(super) struct GrainHasher(RandomState, RandomState);
 
@@ -28,17 +28,17 @@ impl GrainHasher {
     }
 }
 
-/// Grains, each with its place, in a few bytes.
+/// A digest of grains with their addresses, in a few bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct GrainDigest {
-    /// How many.
+    /// Number of grains.
     pub(super) count: u64,
     places: u64,
     numbers: u64,
 }
 
 impl GrainDigest {
-    /// Adds the grain of that number at a sector.
+    /// Adds grain `number` at a sector.
     pub(super) fn add(&mut self, hasher: &GrainHasher, number: u64, sector: u64) {
         let weight = hasher.1.hash_one(sector);
         self.count = self.count.saturating_add(1);
@@ -55,19 +55,19 @@ impl GrainDigest {
     }
 }
 
-/// What one table names; which one it is shows later.
+/// The digest of one table. Its index is supplied later.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TableDigest {
-    /// How many entries there were.
+    /// Number of entries.
     pub(super) entries: u64,
-    /// Its grains, with the numbers that they have in the table.
+    /// Its grains, numbered within the table.
     named: GrainDigest,
-    /// The hasher of all places.
+    /// The sum of the hash values of all addresses.
     weight: u64,
 }
 
 impl TableDigest {
-    /// Takes the next entries.
+    /// Adds the next entries.
     pub(super) fn read(&mut self, hasher: &GrainHasher, bytes: &[u8], zeroed: bool) {
         let (entries, _) = bytes.as_chunks::<4>();
         for entry in entries {
@@ -81,7 +81,7 @@ impl TableDigest {
     }
 }
 
-/// True for an entry that leads to a grain.
+/// True for an entry that points to a grain.
 pub(super) fn is_grain(entry: u64, zeroed: bool) -> bool {
     entry != 0 && !(zeroed && entry == 1)
 }
@@ -89,15 +89,15 @@ pub(super) fn is_grain(entry: u64, zeroed: bool) -> bool {
 const SECTOR_LEN: usize = HEADER_LEN;
 type Sector = [u8; SECTOR_LEN];
 
-/// The last sector that was not blank of what has passed, and the one before it: where a footer is looked for.
+/// The last non-blank sector so far, and the sector before it. The footer is searched there.
 #[derive(Debug)]
 pub(super) struct LastSectors {
-    /// The beginning of a sector that is not whole yet.
+    /// The beginning of an incomplete sector.
     partial: Vec<u8>,
     /// Whole sectors so far.
     count: u64,
     previous: Sector,
-    /// Number of the last one that was not blank, the one before it, and itself.
+    /// Number of the last non-blank sector, the sector before it, and that sector.
     last: Option<(u64, Sector, Sector)>,
 }
 
@@ -106,7 +106,7 @@ impl LastSectors {
         Self { partial: Vec::new(), count: 0, previous: [0; SECTOR_LEN], last: None }
     }
 
-    /// Sees the next bytes.
+    /// Processes the next bytes.
     pub(super) fn pass(&mut self, bytes: &[u8]) {
         let missing =
             SECTOR_LEN.saturating_sub(self.partial.len()).checked_rem(SECTOR_LEN).unwrap_or_default();
@@ -136,7 +136,7 @@ impl LastSectors {
         self.count = self.count.saturating_add(sectors.len() as u64);
     }
 
-    /// The footer that random access would go by; `bytes` is the length of the extent.
+    /// Returns the footer that random access would use; `bytes` is the length of the extent.
     ///
     /// # Errors
     /// See [`usable`].

@@ -1,6 +1,6 @@
 //! The header of a hosted sparse extent (`KDMV`) and the markers of a stream.
 //!
-//! Pure: bytes in, validated facts out. Source: VMware, *Virtual Disk Format 5.0* (and 1.1), "Hosted Sparse Extents"
+//! Pure: parses bytes into validated structs. Source: VMware, *Virtual Disk Format 5.0* (and 1.1), "Hosted Sparse Extents"
 //! and "Stream-Optimized Compressed Sparse Extents". All numbers are little-endian, all addresses are in sectors.
 
 use diskferry_core::{Error, Result};
@@ -14,16 +14,16 @@ pub(crate) const MAGIC: [u8; 4] = *b"KDMV";
 /// Bytes of the header.
 pub(crate) const HEADER_LEN: usize = 512;
 
-/// The directory's address where the header does not have it and the footer does.
+/// The directory's address if the header does not have it and the footer does.
 const AT_END: u64 = u64::MAX;
-/// Largest grain taken, 1 GiB, as other readers do: a larger one is a broken header.
+/// Largest supported grain, 1 GiB, as in other readers. A larger value means a damaged header.
 const MOST_GRAIN_SECTORS: u64 = 1 << 21;
 /// Smallest grain that the specification allows.
 const LEAST_GRAIN_SECTORS: u64 = 8;
 /// Most entries of a grain table: 128 times the usual 512, so that a table stays 256 KiB.
 const MOST_TABLE_ENTRIES: u32 = 1 << 16;
 
-/// Places of fields in the header, for errors.
+/// Offsets of header fields, for errors.
 pub(crate) mod field {
     pub(crate) const FLAGS: u64 = 8;
     pub(crate) const CAPACITY: u64 = 12;
@@ -41,12 +41,12 @@ const FLAG_COMPRESSED: u32 = 1 << 16;
 const FLAG_MARKERS: u32 = 1 << 17;
 const KNOWN_FLAGS: u32 = FLAG_NEWLINES | FLAG_REDUNDANT | FLAG_ZEROED | FLAG_COMPRESSED | FLAG_MARKERS;
 
-/// A number of sectors, or an address in sectors.
+/// A count of sectors, or an address in sectors.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Sectors(pub(crate) u64);
 
 impl Sectors {
-    /// The same in bytes, or `None` beyond the 64-bit space.
+    /// The value in bytes, or `None` if it exceeds 64 bits.
     pub(crate) const fn bytes(self) -> Option<u64> {
         self.0.checked_mul(SECTOR)
     }
@@ -76,28 +76,28 @@ struct RawHeader {
 
 const _: () = assert!(size_of::<RawHeader>() == HEADER_LEN);
 
-/// How the grains of an extent lie in the file.
+/// How grains are stored in the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Grains {
-    /// As they are.
+    /// Uncompressed.
     Plain,
     /// As zlib streams.
     Compressed {
-        /// Each behind a marker with its sector address and length.
+        /// True if each follows a marker with its sector address and length.
         markers: bool,
     },
 }
 
-/// Where a grain directory is.
+/// The location of a grain directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum DirectoryAt {
     /// At this sector.
     Sector(Sectors),
-    /// The footer says.
+    /// In the footer.
     Footer,
 }
 
-/// The facts of a hosted sparse extent.
+/// The contents of a hosted sparse extent's header.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SparseHeader {
     /// 1, 2 or 3.
@@ -112,11 +112,11 @@ pub(crate) struct SparseHeader {
     pub(crate) table_entries: u32,
     /// The grain directory.
     pub(crate) directory: DirectoryAt,
-    /// The redundant grain directory, where the flag says that there is one.
+    /// The redundant grain directory, if the flag is set.
     pub(crate) redundant: Option<Sectors>,
     /// Where the grains begin.
     pub(crate) overhead: Sectors,
-    /// A grain table's entry of 1 means a grain of zeros.
+    /// A grain table entry of 1 means a grain of zeros.
     pub(crate) zeroed_grains: bool,
     /// How grains are stored.
     pub(crate) grains: Grains,
@@ -128,7 +128,7 @@ impl SparseHeader {
     /// Validates the first sector of an extent, or a footer.
     ///
     /// # Errors
-    /// `malformed`, `truncated`, `unsupported_feature`; places are counted from the start of `bytes`.
+    /// `malformed`, `truncated`, `unsupported_feature`; offsets are relative to `bytes`.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         let (raw, _) = RawHeader::ref_from_prefix(bytes).map_err(|_| {
             Error::truncated(format!(
@@ -153,7 +153,7 @@ impl SparseHeader {
         }
         if !(1..=3).contains(&version) {
             return Err(
-                Error::unsupported(format!("sparse extent version {version}; 1 to 3 are known")).at(4u64)
+                Error::unsupported(format!("sparse extent version {version}; 1 to 3 are supported")).at(4u64)
             );
         }
         if flags & !KNOWN_FLAGS & 0xffff_0000 != 0 {
@@ -211,7 +211,7 @@ impl SparseHeader {
         })
     }
 
-    /// The header as it is stored; what [`parse`](Self::parse) takes.
+    /// Encodes the header as [`parse`](Self::parse) expects it.
     pub(crate) fn to_bytes(&self) -> [u8; HEADER_LEN] {
         let (compressed, compression) = match self.grains {
             Grains::Plain => (0, 0),
@@ -248,7 +248,7 @@ impl SparseHeader {
 
     /// Bytes of a grain.
     pub(crate) const fn grain_bytes(&self) -> u64 {
-        // At most 1 GiB, see `parse`.
+        // At most 1 GiB, as `parse` checks.
         self.grain.0.wrapping_mul(SECTOR)
     }
 }
@@ -257,9 +257,7 @@ fn grains(flags: u32, compression: u16) -> Result<Grains> {
     let markers = flags & FLAG_MARKERS != 0;
     match (flags & FLAG_COMPRESSED != 0, compression) {
         (true, 1) => Ok(Grains::Compressed { markers }),
-        (false, 0) if markers => {
-            Err(Error::unsupported("markers in front of grains that are not compressed").at(8u64))
-        }
+        (false, 0) if markers => Err(Error::unsupported("markers before uncompressed grains").at(8u64)),
         (false, 0) => Ok(Grains::Plain),
         (compressed, 0 | 1) => Err(Error::malformed(format!(
             "the flags say {}compressed grains and compressAlgorithm is {compression}",
@@ -267,7 +265,8 @@ fn grains(flags: u32, compression: u16) -> Result<Grains> {
         ))
         .at(77u64)),
         (_, other) => {
-            Err(Error::unsupported(format!("compressAlgorithm {other}; 1, deflate, is known")).at(77u64))
+            Err(Error::unsupported(format!("compressAlgorithm {other}; only 1 (deflate) is supported"))
+                .at(77u64))
         }
     }
 }
@@ -282,10 +281,10 @@ struct RawMarker {
 
 const _: () = assert!(size_of::<RawMarker>() == 16);
 
-/// Bytes of a grain's marker: what stands before its data.
+/// Bytes of a grain's marker, which precedes its data.
 pub(crate) const GRAIN_MARKER_LEN: usize = 12;
 
-/// What a marker of a stream announces.
+/// The structure that a marker of a stream announces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Marker {
     /// A grain: `size` compressed bytes follow the marker's 12, then zeros up to a whole sector.
@@ -295,21 +294,21 @@ pub(crate) enum Marker {
         /// Bytes of compressed data.
         size: u32,
     },
-    /// A grain table of so many sectors behind the marker's sector.
+    /// A grain table of this many sectors, after the marker's sector.
     Table(Sectors),
     /// The grain directory.
     Directory(Sectors),
     /// The footer.
     Footer(Sectors),
-    /// Nothing follows.
+    /// The end of the stream.
     End,
 }
 
 impl Marker {
-    /// Takes the marker at the start of `bytes`, of which 16 are needed.
+    /// Parses the marker at the start of `bytes`, which needs 16 bytes.
     ///
     /// # Errors
-    /// `malformed` for a kind that is not known, `truncated` where `bytes` are too few; no place is said.
+    /// `malformed` for an unknown type, `truncated` if `bytes` is too short. No offset is set.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         let (raw, _) = RawMarker::ref_from_prefix(bytes)
             .map_err(|_| Error::truncated("the image ends inside a marker"))?;
@@ -319,13 +318,13 @@ impl Marker {
             (0, 1) => Ok(Self::Table(value)),
             (0, 2) => Ok(Self::Directory(value)),
             (0, 3) => Ok(Self::Footer(value)),
-            (0, kind) => Err(Error::malformed(format!("marker type {kind}; 0 to 3 are known"))),
+            (0, kind) => Err(Error::malformed(format!("marker type {kind}; 0 to 3 are supported"))),
             (size, _) => Ok(Self::Grain { lba: value, size }),
         }
     }
 
-    /// The marker as it is stored. Of a grain's only the first [`GRAIN_MARKER_LEN`] are the marker; any other fills a
-    /// sector, the rest of which is zeros.
+    /// Encodes the marker. A grain's marker is the first [`GRAIN_MARKER_LEN`] bytes. Any other marker fills a sector, padded
+    /// with zeros.
     pub(crate) fn to_bytes(self) -> [u8; 16] {
         let (value, size, kind) = match self {
             Self::Grain { lba, size } => (lba, size, 0),
@@ -342,8 +341,8 @@ impl Marker {
     }
 }
 
-/// The most bytes that a compressed grain may take: what no deflate stream needs that stores its data when it does not
-/// shrink, with room to spare. Other readers draw the line there too.
+/// The largest size of a compressed grain. A deflate stream that stores incompressible data needs less. Other readers
+/// have the same limit.
 pub(crate) const fn most_compressed(grain_bytes: u64) -> u64 {
     grain_bytes.saturating_mul(2)
 }

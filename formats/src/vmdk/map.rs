@@ -1,4 +1,4 @@
-//! The block map of a disk: its extents one behind the other.
+//! The block map of a disk: its extents in guest order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,13 +15,13 @@ use crate::flat::push_flat;
 
 /// How an extent is mapped.
 pub(crate) enum ExtentMap {
-    /// Bytes as they are, from an offset in a file on.
+    /// Verbatim bytes of a file, from an offset on.
     Flat {
-        /// Which file.
+        /// Index of the file.
         file: FileIndex,
         /// The file.
         source: Arc<dyn Source>,
-        /// Where in it.
+        /// Offset in the file.
         start: StoredOffset,
     },
     /// By grain tables.
@@ -43,23 +43,23 @@ pub(crate) struct DiskExtent {
 /// The extents of a disk, in guest order.
 pub(crate) struct VmdkMap {
     parts: Vec<DiskExtent>,
-    /// How many of them, from the first on, have been prepared or were passed by.
+    /// Number of extents, from the first on, that were prepared or skipped.
     prepared: AtomicUsize,
 }
 
 /// Most extents whose first tables are loaded at once.
 const AHEAD: usize = 32;
-/// Most bytes of their tables together: a part of those that are kept.
+/// Most bytes of their tables together: a part of the cache.
 const AHEAD_BYTES: u64 = 8 << 20;
 
 impl VmdkMap {
-    /// The map of a disk of these extents.
+    /// Creates the map of a disk of these extents.
     pub(crate) fn new(parts: Vec<DiskExtent>) -> Self {
         Self { parts, prepared: AtomicUsize::new(0) }
     }
 
-    /// Loads the first tables of several extents that `window` meets, from number `first` on, side by side: a disk in many
-    /// files is walked in as few round trips as one in one.
+    /// Loads the first tables of several extents in `window` concurrently, from number `first` on. A disk in many files then
+    /// takes as few round trips as a disk in one file.
     async fn prepare(&self, first: usize, window: GuestRange) {
         if self.prepared.load(Ordering::Relaxed) > first {
             return;
@@ -78,10 +78,10 @@ impl VmdkMap {
             }
             next = next.saturating_add(1);
         }
-        // One alone asks for the same when it is mapped.
+        // A single extent loads the same tables when it is mapped.
         if maps.len() > 1 {
             self.prepared.fetch_max(next, Ordering::Relaxed);
-            // What is wrong with one is said when it is mapped.
+            // Errors are reported when the extent is mapped.
             let _said_then = join_all(maps).await;
         }
     }
@@ -123,7 +123,7 @@ impl BlockMap for VmdkMap {
     }
 }
 
-/// A disk of these extents. If it is refused, it is only described.
+/// Creates the disk of these extents. A refused disk has a description but no map.
 pub(crate) fn disk(
     info: ImageInfo,
     files: Vec<Arc<dyn Source>>,

@@ -1,7 +1,7 @@
-//! Disks in several files: a descriptor, and its extents beside it.
+//! Disks in several files: a descriptor, and its extent files beside it.
 //!
-//! Nothing is opened but plain names, through the gate that the caller gave, and only once nothing speaks against the
-//! whole set.
+//! Only plain file names are opened, through the gate that the caller supplied, and only after the whole set was
+//! validated.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,12 +23,12 @@ use super::sparse::Shared;
 use crate::format::Format;
 use crate::open_input::OpenInput;
 
-/// Siblings that are opened at once: a disk of 50 GiB in pieces of 2 GiB, the usual size, has 25. Each waits for two answers.
+/// Siblings that are opened at once. A disk of 50 GiB in the usual pieces of 2 GiB has 25. Each waits for two requests.
 const AT_ONCE: usize = 32;
-/// Of so many siblings head and tail are kept, 193 KiB each: a disk of 4096 pieces would take 800 MiB.
+/// Head and tail are cached for this many siblings, 193 KiB each. A disk of 4096 pieces would take 800 MiB.
 const HEADS_KEPT: usize = 32;
 
-/// Opens the disk that a descriptor describes.
+/// Opens the disk of a descriptor.
 ///
 /// # Errors
 /// See [`crate::open_with`].
@@ -73,7 +73,7 @@ pub(crate) async fn open(input: OpenInput) -> Result<Disk> {
             extents.push(DiskExtent { guest, map: ExtentMap::Zero });
             continue;
         };
-        // Siblings are numbered in the order in which extents name them first.
+        // Siblings are numbered in the order in which extents first name them.
         let mut head = None;
         if files.len() == index {
             let sibling = siblings.try_next().await?;
@@ -102,7 +102,7 @@ pub(crate) async fn open(input: OpenInput) -> Result<Disk> {
     Ok(disk(info, files, extents, shared.warnings, refused))
 }
 
-/// Where each extent lies on the disk.
+/// The guest range of each extent.
 fn places(descriptor: &Descriptor) -> Result<Vec<GuestRange>> {
     if descriptor.extents.is_empty() {
         return Err(Error::malformed("the descriptor has no extents").at(0u64));
@@ -129,7 +129,7 @@ fn places(descriptor: &Descriptor) -> Result<Vec<GuestRange>> {
     Ok(places)
 }
 
-/// The name of the sibling of each extent that has one, or why the disk is refused.
+/// The name of the sibling of each extent that has one, or the reason why the disk is refused.
 ///
 /// # Errors
 /// Those of [`Descriptor::name`].
@@ -138,7 +138,10 @@ fn names(descriptor: &Descriptor) -> Result<Result<Vec<Option<SiblingName>>, Ref
     if device.is_some() || descriptor.kind == Kind::Device {
         return Ok(Err(Refusal::new(
             ErrorKind::ExternalDataRefused,
-            format!("createType {:?}: the disk is a device or the mapping of one", descriptor.create_type),
+            format!(
+                "createType {:?}: the disk is a physical device or a mapping of one",
+                descriptor.create_type
+            ),
         )
         .at(device.map_or(descriptor.create_type_at, |line| line.at))));
     }
@@ -160,17 +163,17 @@ fn names(descriptor: &Descriptor) -> Result<Result<Vec<Option<SiblingName>>, Ref
     Ok(Ok(names))
 }
 
-/// A file of the set that is to be opened, and whether it is read as it is or by its header.
+/// A file of the set to open, and whether its bytes are guest bytes or it has a header.
 struct Wanted {
     name: SiblingName,
     flat: bool,
 }
 
-/// Which files are to be opened, in the order in which extents name them first; and for each extent the number of its file,
-/// from 1 on, where it has one.
+/// Returns the files to open, in the order in which extents first name them, and for each extent the number of its file,
+/// counted from 1, if it has one.
 ///
 /// # Errors
-/// `malformed` where a file that is read by its header stands twice.
+/// `malformed` if a file with a header is named twice.
 fn wanted(lines: &[ExtentLine], names: &[Option<SiblingName>]) -> Result<(Vec<Option<usize>>, Vec<Wanted>)> {
     let mut known: HashMap<&SiblingName, (usize, bool)> = HashMap::new();
     let mut wanted = Vec::new();
@@ -188,7 +191,7 @@ fn wanted(lines: &[ExtentLine], names: &[Option<SiblingName>]) -> Result<(Vec<Op
         });
         if before.is_some() && !(flat && as_flat) {
             return Err(Error::malformed(format!(
-                "the extent {:?} stands twice in the descriptor",
+                "the descriptor names the extent {:?} twice",
                 name.as_str()
             ))
             .at(line.at));
@@ -198,14 +201,14 @@ fn wanted(lines: &[ExtentLine], names: &[Option<SiblingName>]) -> Result<(Vec<Op
     Ok((indices, wanted))
 }
 
-/// A file of the set, opened.
+/// An opened file of the set.
 struct Sibling {
     source: Arc<dyn Source>,
-    /// Its head and tail, where it is read by its header.
+    /// Its head and tail, if it has a header.
     head: Option<Arc<HeadTailSource>>,
 }
 
-/// Opens one file of the set. With `keep_head`, what lies in its head and tail is not read again.
+/// Opens one file of the set. With `keep_head`, its head and tail are cached and not read again.
 async fn open_sibling(input: &OpenInput, wanted: Wanted, keep_head: bool) -> Result<Sibling> {
     let source = input.gate.open(&wanted.name).await?;
     if wanted.flat {
@@ -217,7 +220,7 @@ async fn open_sibling(input: &OpenInput, wanted: Wanted, keep_head: bool) -> Res
     Ok(Sibling { source, head: Some(head) })
 }
 
-/// An error of a file of the set, with its name.
+/// Adds the name of a file of the set to its error.
 fn in_file(name: &str, error: Error) -> Error {
     error.context(name)
 }
@@ -258,7 +261,7 @@ async fn member(
     }
     let header = SparseHeader::parse(file.head())?;
     if let Some(warning) = contradiction(descriptor, &header, DescriptorLocation::Detached) {
-        // The header decides if there is one extent. If there are several, one of them may be the wrong file.
+        // With one extent, the header decides. With several, one of them may be the wrong file.
         if descriptor.extents.len() == 1 {
             shared.warnings.add(warning);
         } else {

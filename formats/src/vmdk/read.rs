@@ -1,4 +1,4 @@
-//! Opening an image, whatever kind of file it is given.
+//! Opens an image from any of its kinds of file.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub(crate) async fn open(input: OpenInput) -> Result<Disk> {
             parse_se(head)?;
             Err(needs_descriptor(input.file.url(), "a seSparse extent"))
         }
-        None => Err(Error::malformed("none of the marks of a VMDK is there").at(0u64)),
+        None => Err(Error::malformed("no magic of a VMDK was found").at(0u64)),
     }
 }
 

@@ -1,12 +1,13 @@
-//! Streams without a usable footer: their grains are found by reading the markers from front to back.
+//! Streams without a usable footer. Their grains are found by reading the markers sequentially.
 //!
 //! ```text
 //! header, descriptor │ grain, grain, … │ table │ grain, … │ table │ … │ directory │ footer │ end
-//!                      └ each thing behind a marker that says how long it is
+//!                      └ each after a marker with its length
 //! ```
 //!
-//! The scan reads the whole object once, in long requests, when the map is first asked. What it keeps is bounded.
-//! A stream that lost a part has lost grains that would read as zeros. So it must show that it is complete: see `completeness`.
+//! The scan reads the whole object once, with long requests, when the map is first used. Its memory is bounded.
+//! If a part of the stream is missing, its grains would read as zeros. So the stream must be shown to be complete: see
+//! `completeness`.
 
 use std::sync::Arc;
 
@@ -26,16 +27,16 @@ use super::marker::{after_the_end, first_marker, grain_len, grain_number, metada
 
 /// Bytes of one request of a scan.
 const REQUEST: u64 = 8 << 20;
-/// Requests under way at once.
+/// Concurrent requests.
 const AT_ONCE: usize = 2;
-/// Most grains that a scan keeps: 24 MiB of memory, and 128 GiB of content in grains of the usual 64 KiB.
+/// Most grains that a scan stores: 24 MiB of memory, and 128 GiB of content in grains of the usual 64 KiB.
 const MOST_GRAINS: usize = 2 << 20;
-/// Bytes of a directory that are looked at at once.
+/// Bytes of a directory that are read at once.
 const DIRECTORY_PART: u64 = 64 << 10;
-/// Bytes behind the end marker that are looked at at once.
+/// Bytes after the end marker that are checked at once.
 const PADDING_PART: u64 = 64 << 10;
 
-/// Where one grain is.
+/// The location of one grain.
 #[derive(Clone, Copy)]
 struct GrainLocation {
     number: u32,
@@ -43,7 +44,7 @@ struct GrainLocation {
     size: u32,
 }
 
-/// The map of a stream by its markers.
+/// The map of a stream, built from its markers.
 pub(crate) struct ScanMap {
     file: FileIndex,
     source: Arc<dyn Source>,
@@ -54,7 +55,7 @@ pub(crate) struct ScanMap {
 }
 
 impl ScanMap {
-    /// The map of the extent of `guest` in `file`. Nothing is read yet.
+    /// Creates the map of the extent `guest` in `file`. Nothing is read yet.
     pub(crate) fn new(
         file: FileIndex,
         source: Arc<dyn Source>,
@@ -70,10 +71,10 @@ impl ScanMap {
         Self { file, source, header, guest, codec, found: Mutex::new(None) }
     }
 
-    /// Appends extents that cover `window`, a part of the disk inside this extent, from its start on.
+    /// Appends extents that cover `window`, a part of the disk inside this extent, in order from its start.
     ///
     /// # Errors
-    /// `malformed`, `truncated`, `unsupported_feature` where there are more grains than are kept; the `source_*` codes.
+    /// `malformed`, `truncated`, `unsupported_feature` if there are too many grains; the `source_*` codes.
     pub(crate) async fn extents(&self, window: GuestRange, out: &mut Extents) -> Result<()> {
         let places = {
             let mut found = self.found.lock().await;
@@ -117,14 +118,14 @@ impl ScanMap {
         GuestOffset::new(self.guest.start().get().saturating_add(local))
     }
 
-    /// Reads all markers, tables and directories, and checks that nothing is missing: see [`Completeness`].
+    /// Reads all markers, tables and directories, and checks that nothing is missing. See [`Completeness`].
     async fn scan(&self) -> Result<Vec<GrainLocation>> {
         let start = first_marker(&self.header);
         let mut reader = Reader::new(&*self.source, start);
         let mut completeness = Completeness::new(&self.header, self.guest.len());
         let mut places: Vec<GrainLocation> = Vec::new();
         let mut at = start;
-        // Where the zeros began in which the scan is, before any grain.
+        // The start of the current range of zeros before the first grain.
         let mut room = None;
         loop {
             let bytes = reader.read(at, SECTOR).await?;
@@ -140,7 +141,7 @@ impl ScanMap {
                     self.check_padding(&mut reader, at.saturating_add(SECTOR)).await?;
                     break;
                 }
-                // Room that a writer left between its metadata and the first grain.
+                // Padding that the writer left between its metadata and the first grain.
                 Marker::End if places.is_empty() && is_zero(&bytes) => {
                     room.get_or_insert(at);
                     SECTOR
@@ -198,7 +199,7 @@ impl ScanMap {
         });
         if let Some(place) = twice {
             return Err(Error::malformed(format!(
-                "grain {} comes twice in a stream without a usable footer",
+                "grain {} occurs twice in a stream without a usable footer",
                 place.number
             ))
             .at(u64::from(place.sector).saturating_mul(SECTOR)));
@@ -226,7 +227,7 @@ impl ScanMap {
         let number = grain_number(&self.header, lba, size)?;
         if at.saturating_add(grain_len(size)) > self.source.len() {
             return Err(Error::truncated(format!(
-                "a grain of {size} compressed bytes passes the end of the object at {}",
+                "a grain of {size} compressed bytes extends past the end of the object at {}",
                 self.source.len()
             )));
         }
@@ -240,8 +241,8 @@ impl ScanMap {
     }
 }
 
-/// Reads an object from front to back in long requests, a few at once, and hands out the ranges that are asked for in
-/// rising order.
+/// Reads an object sequentially in long requests, a few at once. It returns ranges that the caller requests in ascending
+/// order.
 struct Reader<'a> {
     source: &'a dyn Source,
     next: u64,
@@ -255,7 +256,7 @@ impl<'a> Reader<'a> {
         Self { source, next: start, waiting: FuturesOrdered::new(), block: Bytes::new(), block_at: start }
     }
 
-    /// `len` bytes from byte address `at` on, fewer at the object's end and none behind it.
+    /// Returns `len` bytes at byte address `at`. The result is shorter at the end of the object and empty after it.
     async fn read(&mut self, at: u64, len: u64) -> Result<Bytes> {
         let end = at.saturating_add(len).min(self.source.len());
         if at >= end {
@@ -279,7 +280,7 @@ impl<'a> Reader<'a> {
                 self.next = stop;
             }
             let block = self.waiting.try_next().await?;
-            self.block = block.ok_or_else(|| Error::internal("a scan read behind the object's end"))?;
+            self.block = block.ok_or_else(|| Error::internal("a scan read past the object's end"))?;
             self.block_at = block_end;
         }
         Ok(out.freeze())

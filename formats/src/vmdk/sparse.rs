@@ -1,10 +1,10 @@
 //! The block map of one sparse extent: grain tables walked in guest order.
 //!
-//! A grain table has the address of a compressed grain and not its length. The length is bounded without touching
-//! data: a grain ends at the latest where the next thing begins that the image uses (a grain, a table, the directory,
-//! the footer, the end of the object), which in an image written front to back is exactly its end, rounded to the
-//! sector. Where the next thing is not in view, the most that a grain can take is the bound: more is fetched than
-//! needed, never less, since two things that are used cannot overlap.
+//! A grain table stores the address of a compressed grain but not its length. The map bounds the length without reading
+//! data. A grain ends no later than the start of the next structure in use: a grain, a table, the directory, the footer,
+//! or the end of the object. In an image written sequentially this is the exact end, rounded up to a sector. If the next
+//! structure is not known, the bound is the maximum size of a grain. The engine may then fetch more than needed but never
+//! less, because two structures in use cannot overlap.
 
 use std::sync::Arc;
 
@@ -24,26 +24,26 @@ use crate::table_cache::{TableCache, TableSequence, Tables};
 
 /// Bytes of grain tables that are loaded at once.
 const TABLES_AT_ONCE: u64 = 4 << 20;
-/// Tables that lie one behind the other are read as one, so many at most: 64 KiB of the usual ones.
+/// Adjacent tables are read with one request, up to this many. With tables of the usual size that is 64 KiB.
 const TABLES_IN_ONE: u64 = 32;
-/// Tables that are looked into first for what the last grain in view ends at.
+/// Number of tables that are searched first for the end of the last known grain.
 const FEW_TABLES: u64 = 32;
-/// Most pages of a directory that are loaded ahead while it is empty.
+/// Most directory pages that are loaded ahead while the directory is empty.
 const PAGES_AHEAD: u64 = 15;
 
-/// What is needed to map compressed grains.
+/// The data that mapping compressed grains needs.
 pub(crate) struct Compressed {
     used: Arc<dyn Codec>,
     object: Arc<dyn Codec>,
     markers: bool,
     /// Byte address of the footer, if there is one.
     footer: Option<u64>,
-    /// What all grains of the extent end at, where that had to be found.
+    /// The end of every grain in the extent, if the map had to search for it.
     all: Mutex<Option<Arc<[u64]>>>,
 }
 
 impl Compressed {
-    /// Grains of `grain_bytes` in an extent that begins at guest address `base`.
+    /// Returns the state for grains of `grain_bytes` in an extent that starts at guest address `base`.
     pub(crate) fn new(base: u64, grain_bytes: u64, markers: bool, footer: Option<u64>) -> Self {
         let codec = |bound| Arc::new(GrainCodec { base, grain_bytes, markers, bound });
         Self {
@@ -56,12 +56,12 @@ impl Compressed {
     }
 }
 
-/// What the extents of a disk share.
+/// State that all extents of a disk share.
 #[derive(Clone, Default)]
 pub(crate) struct Shared {
-    /// What is remarkable of them.
+    /// Warnings about the extents.
     pub(crate) warnings: Warnings,
-    /// Where their tables are kept.
+    /// The cache of their tables.
     pub(crate) table_cache: TableCache,
 }
 
@@ -80,7 +80,7 @@ pub(crate) struct SparseMap {
     tail: Option<TailCheck>,
 }
 
-/// A grain table in hand.
+/// A loaded grain table.
 struct GrainTable {
     index: u64,
     at: TableAt,
@@ -89,7 +89,7 @@ struct GrainTable {
     marker: Option<Bytes>,
 }
 
-/// Hands out the tables of a part of the directory, in its order.
+/// Returns the tables of a part of the directory, in directory order.
 struct TableReader<'a> {
     named: std::vec::IntoIter<(u64, TableAt)>,
     sequence: TableSequence<'a>,
@@ -121,15 +121,15 @@ impl TableReader<'_> {
     }
 }
 
-/// Byte addresses, sorted, that no grain reaches beyond, looked up in rising order for the most part.
+/// Sorted byte addresses that no grain extends past. Most lookups are in ascending order.
 struct Ends<'a> {
     all: &'a [u64],
-    /// Index behind the last answer.
+    /// Index after the last result.
     next: usize,
 }
 
 impl Ends<'_> {
-    /// The first address above `start`.
+    /// Returns the first address above `start`.
     fn above(&mut self, start: u64) -> Option<u64> {
         const NEAR: usize = 4;
         let before = self.next.checked_sub(1).and_then(|index| self.all.get(index));
@@ -145,7 +145,7 @@ impl Ends<'_> {
 }
 
 impl SparseMap {
-    /// The map of the extent of `guest` in `file`.
+    /// Creates the map of the extent `guest` in `file`.
     ///
     /// # Errors
     /// See [`Directory::new`].
@@ -171,10 +171,10 @@ impl SparseMap {
         })
     }
 
-    /// Appends extents that cover `window`, a part of the disk inside this extent, from its start on.
+    /// Appends extents that cover `window`, a part of the disk inside this extent, in order from its start.
     ///
     /// # Errors
-    /// `malformed`, `truncated` with the place of the entry; the `source_*` codes.
+    /// `malformed`, `truncated` with the offset of the entry; the `source_*` codes.
     pub(crate) async fn extents(&self, window: GuestRange, out: &mut Extents) -> Result<()> {
         if let Some(tail) = &self.tail {
             tail.check(&self.directory, &self.tables).await?;
@@ -182,7 +182,7 @@ impl SparseMap {
         let span = self.directory.layout().span().max(1);
         let end = window.end().get().saturating_sub(self.base);
         let mut at = window.start().get().saturating_sub(self.base);
-        // While the directory is empty, ever more of it is loaded at once.
+        // While the directory is empty, the number of pages loaded at once grows.
         let mut ahead = 0;
         let mut loaded = 0;
         while at < end && out.len() < BATCH_EXTENTS {
@@ -206,10 +206,10 @@ impl SparseMap {
         Ok(())
     }
 
-    /// Loads what mapping `window`, a part of the disk inside this extent, will ask for first.
+    /// Loads the tables that mapping `window`, a part of the disk inside this extent, needs first.
     ///
     /// # Errors
-    /// See [`extents`](Self::extents), which says them again.
+    /// See [`extents`](Self::extents), which returns the same errors.
     pub(crate) async fn prepare(&self, window: GuestRange) -> Result<()> {
         let span = self.directory.layout().span().max(1);
         let local = |at: GuestOffset| at.get().saturating_sub(self.base);
@@ -219,13 +219,13 @@ impl SparseMap {
         self.reader(&page, first, last)?.next().await.map(drop)
     }
 
-    /// Bytes of all its tables, if all are there.
+    /// Bytes of all tables of the extent, if every table is allocated.
     pub(crate) fn tables_bytes(&self) -> u64 {
         self.directory.len().saturating_mul(self.directory.layout().table_bytes())
     }
 
-    /// Index behind the last table that is loaded together with table `index`. Groups are aligned, so that a walk that
-    /// is answered in parts asks for the same tables again, which are kept.
+    /// Index after the last table that is loaded together with table `index`. Groups are aligned, so a caller that maps a
+    /// range in several steps requests the same, cached tables again.
     fn group_end(&self, index: u64) -> u64 {
         let table = self.directory.layout().table_bytes().max(1);
         let tables = TABLES_AT_ONCE.checked_div(table).unwrap_or(1).max(1);
@@ -238,7 +238,7 @@ impl SparseMap {
         GuestRange::between(at(from), at(to))
     }
 
-    /// Maps what tables `first..last` cover of `at..end`; gives where it stopped.
+    /// Maps the part of `at..end` that tables `first..last` cover. Returns the address where it stopped.
     async fn group(
         &self,
         page: &Page,
@@ -254,7 +254,7 @@ impl SparseMap {
         let mut in_hand = Vec::new();
         let mut ends = Arc::default();
         if let Some(compressed) = &self.compressed {
-            // No more than this answer has room for; the others are loaded with them, and looked at when they are asked for.
+            // Stops when this result is full. The other tables are loaded too, and mapped by a later call.
             let mut starts = Vec::new();
             while let Some(table) = tables.next().await? {
                 self.starts(&table.bytes, &mut starts);
@@ -287,21 +287,21 @@ impl SparseMap {
         Ok(at)
     }
 
-    /// The tables of entries `first..last`. Those around them are read with them where they lie side by side, always in the
-    /// same groups, so that they are kept for who asks next.
+    /// Returns the tables of entries `first..last`. Adjacent tables are read with them, always in the same groups, so that
+    /// the cache has them for later calls.
     fn reader(&self, page: &Page, first: u64, last: u64) -> Result<TableReader<'_>> {
         let begin = first.saturating_sub(first % TABLES_IN_ONE).max(page.first);
         let end = last.checked_next_multiple_of(TABLES_IN_ONE).unwrap_or(last).min(page.end);
         let mut named = Vec::new();
         let mut runs: Vec<StoredRange> = Vec::new();
-        // Where the last run began, and whether it has a table that is wanted.
+        // The start of the last run, and whether it has a table that the caller needs.
         let (mut group, mut wanted) = (None, true);
         for index in begin..end {
             let is_wanted = (first..last).contains(&index);
             let at = match self.directory.table(page, index) {
                 Ok(at) => at,
                 Err(error) if is_wanted => return Err(error),
-                // What is wrong with the others is said when they are.
+                // Errors in the other tables are reported when those tables are mapped.
                 Err(_) => None,
             };
             let Some(at) = at else { continue };
@@ -330,8 +330,8 @@ impl SparseMap {
         Ok(TableReader { named: named.into_iter(), sequence, runs: runs.into_iter(), run: None })
     }
 
-    /// Maps what one table covers of `at..to`. Where an entry does not hold up, that of the redundant copy counts: entry by
-    /// entry, so that a grain is the same one whatever it is asked for together with.
+    /// Maps the part of `at..to` that one table covers. If an entry is invalid, the entry of the redundant copy is used. The
+    /// choice is made for each entry, so that a grain does not depend on the range that the caller maps.
     async fn table(
         &self,
         table: GrainTable,
@@ -344,7 +344,7 @@ impl SparseMap {
             check_marker(marker, "grain table", table.at.range.start().get())?;
         }
         if is_zero(&table.bytes) {
-            // Where tables have markers, each is written for the grains before it.
+            // If tables have markers, each table follows its grains.
             if table.marker.is_some() {
                 return Err(Error::truncated(format!(
                     "the grain table at {} reads as zeros: a part of the image is missing",
@@ -379,7 +379,7 @@ impl SparseMap {
             let (first, last, kind) = match (grain, &self.compressed) {
                 (Grain::Hole, _) => (from, end.min(to), ExtentKind::Hole),
                 (Grain::Zero, _) => (from, end.min(to), ExtentKind::Zero),
-                // One that is compressed is whole.
+                // A compressed grain is always mapped in full.
                 (Grain::At(place), Some(compressed)) => {
                     (start, end, ExtentKind::Coded(self.coded(compressed, place, ends)))
                 }
@@ -406,7 +406,7 @@ impl SparseMap {
         Ok(GrainTable { index, at: TableAt { range, redundant: None, marker: None }, bytes, marker: None })
     }
 
-    /// The grain of entry `index` of a table, checked: it covers `start..end` of the extent.
+    /// Validates the grain of entry `index` of a table. It covers `start..end` of the extent.
     fn grain(&self, table: &GrainTable, index: u64, start: u64, end: u64) -> Result<Grain> {
         let layout = self.directory.layout();
         let offset =
@@ -428,7 +428,7 @@ impl SparseMap {
                 .filter(|range| range.end().get() <= self.object_bytes);
             let range = range.ok_or_else(|| {
                 wrong(Error::truncated(format!(
-                    "the grain of guest offset {} lies at {stored}, and the object ends at {}",
+                    "the grain of guest offset {} is at {stored}, and the object ends at {}",
                     self.base.saturating_add(start),
                     self.object_bytes
                 )))
@@ -436,7 +436,7 @@ impl SparseMap {
             layout.check_apart(range).map_err(wrong)?;
             if table.at.range.intersection(range).is_some() {
                 let error = Error::malformed(format!(
-                    "it leads to {range}, into its own table at {}",
+                    "it points to {range}, inside its own table at {}",
                     table.at.range
                 ));
                 return Err(wrong(error));
@@ -445,11 +445,11 @@ impl SparseMap {
         Ok(grain)
     }
 
-    /// Byte addresses, sorted, that no grain in `tables` reaches beyond: see the head of this module.
+    /// Sorted byte addresses that no grain in `tables` extends past. See the module documentation.
     ///
-    /// `tables` are those below index `last`, and `starts` the addresses of their grains in guest order. Where these do
-    /// not rise, what follows a grain in the file may be anywhere in the tables: all of them are looked into once, if
-    /// they are not too many.
+    /// `tables` are the tables before index `last`. `starts` has the addresses of their grains in guest order. If the
+    /// addresses are not ascending, the structure after a grain can be in any table. All tables are then read once, unless
+    /// there are too many.
     async fn ends(
         &self,
         compressed: &Compressed,
@@ -469,13 +469,13 @@ impl SparseMap {
         if let Some(highest) = highest {
             self.end_of_last(page, highest, last, &mut ends).await?;
         }
-        // Stable: that finds the runs which are sorted already.
+        // The stable sort is fast on runs that are already sorted.
         ends.sort();
         Ok(ends.into())
     }
 
-    /// Finds in the tables from index `from` on what the grain at `highest` ends at, unless `ends` has it: a few tables,
-    /// then many, since writers that put their tables in front leave empty ones for the holes of the disk.
+    /// Searches the tables from index `from` for the end of the grain at `highest`, unless `ends` has it. It reads a few
+    /// tables first and then many, because writers that store their tables before the data leave empty ones for holes.
     async fn end_of_last(&self, page: &Page, highest: u64, from: u64, ends: &mut Vec<u64>) -> Result<()> {
         let bound = highest.saturating_add(most_compressed(self.directory.layout().grain_bytes));
         let found = |ends: &[u64]| ends.iter().any(|end| (highest.saturating_add(1)..=bound).contains(end));
@@ -485,7 +485,7 @@ impl SparseMap {
                 break;
             }
             let to = from.saturating_add(count).min(page.end);
-            // What is wrong with those tables is said when they are mapped.
+            // Errors in those tables are reported when they are mapped.
             let Ok(mut tables) = self.reader(page, from, to) else { break };
             while let Some(table) = tables.next().await? {
                 ends.push(table.at.range.start().get());
@@ -496,7 +496,7 @@ impl SparseMap {
         Ok(())
     }
 
-    /// As [`ends`](Self::ends), for all tables of the extent.
+    /// Like [`ends`](Self::ends), for all tables of the extent.
     async fn all_ends(&self, compressed: &Compressed, page: &Page) -> Result<Arc<[u64]>> {
         let mut all = compressed.all.lock().await;
         if let Some(ends) = &*all {

@@ -1,9 +1,10 @@
-//! A streamOptimized image in one pass, by its markers.
+//! Reads a streamOptimized image in one pass, by its markers.
 //!
-//! What random access would learn from the tables is learnt from the stream itself: a grain that comes twice is an
-//! error, since what the first held has gone its way; and so is a stream that breaks off. It is complete if its tables
-//! name exactly the grains that came, each at its place: those that its directory names after all grains (see
-//! `completeness`), or those in front of the grains, where qemu-img writes them. Reading by the tables gives the same disk.
+//! The stream itself supplies what random access reads from the tables. A grain that occurs twice is an error, because
+//! the first one has already been passed on. A stream that breaks off is an error too. The stream is complete if its
+//! tables name exactly the grains that were read, each at its address. These are either the tables that the directory
+//! after all grains names (see `completeness`), or the tables before the grains, where qemu-img writes them. Random
+//! access yields the same disk.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,27 +28,27 @@ use super::marker::{after_the_end, first_marker, grain_len, grain_number, metada
 use crate::feed::{Feed, MAX_REQUEST};
 use crate::format::Format;
 
-/// Most runs of grains that are remembered as seen: 64 MiB of memory. A stream in rising order has one a gap.
+/// Most runs of grains that are tracked: 64 MiB of memory. An ascending stream has one run for each gap.
 const MOST_RUNS: usize = 1 << 20;
-/// Most bytes that may follow the end marker: padding, as copies made in whole blocks leave it.
+/// Most bytes that may follow the end marker. Copies made in whole blocks add such padding.
 const MOST_BEHIND: u64 = 64 << 20;
 const SECTOR_LEN: usize = HEADER_LEN;
-/// Bytes of the stream's head that its fingerprint is made of: header and descriptor.
+/// Bytes at the start of the stream that the fingerprint covers: header and descriptor.
 const FINGERPRINT: usize = 64 << 10;
 
-/// Takes a stream that begins with the marks of a VMDK.
+/// Opens a stream that begins with the magic of a VMDK.
 ///
 /// # Errors
-/// `usage` for one that is not streamOptimized; `malformed`, `truncated`, `unsupported_feature`, `parent_disk_refused`;
+/// `usage` if it is not streamOptimized; `malformed`, `truncated`, `unsupported_feature`, `parent_disk_refused`;
 /// the `source_*` codes.
 pub(crate) async fn open_stream(feed: Feed) -> Result<Box<dyn ImageStream>> {
     let mut feed = Watched { feed, tail: LastSectors::new() };
     let one_way = |what: &str| {
         Error::new(
             ErrorKind::Usage,
-            format!("{what} cannot be read from standard input, which goes one way only"),
+            format!("{what} cannot be read from standard input, which is not seekable"),
         )
-        .hint("of VMDK, standard input takes streamOptimized images only; give a path or a URL")
+        .hint("only streamOptimized VMDKs can be read from standard input; give a path or a URL")
     };
     if !feed.look(MAGIC.len()).await?.starts_with(&MAGIC) {
         return Err(one_way("a descriptor, or an ESX extent,"));
@@ -59,7 +60,7 @@ pub(crate) async fn open_stream(feed: Feed) -> Result<Box<dyn ImageStream>> {
     }
     if header.grain_bytes() > MAX_UNIT_BYTES {
         return Err(Error::unsupported(format!(
-            "grainSize makes compressed grains of {} bytes; up to {MAX_UNIT_BYTES} are read",
+            "compressed grains have {} bytes (grainSize); at most {MAX_UNIT_BYTES} are supported",
             header.grain_bytes()
         ))
         .at(20u64));
@@ -114,7 +115,7 @@ pub(crate) async fn open_stream(feed: Feed) -> Result<Box<dyn ImageStream>> {
     }))
 }
 
-/// The stream, and what its last sectors were.
+/// The stream, and its last sectors.
 struct Watched {
     feed: Feed,
     tail: LastSectors,
@@ -145,11 +146,11 @@ async fn embedded(
     warnings: &Warnings,
 ) -> Result<Described> {
     if range.start().get() < feed.position() {
-        return Err(Error::malformed("the descriptor lies in the header").at(28u64));
+        return Err(Error::malformed("the descriptor overlaps the header").at(28u64));
     }
     if range.start().get() > MAX_REQUEST as u64 {
         return Err(Error::unsupported(format!(
-            "the descriptor lies at {}, far from the header",
+            "the descriptor is at {}, too far after the header",
             range.start()
         ))
         .at(28u64));
@@ -163,7 +164,7 @@ async fn embedded(
     parse_embedded(&text, range, header, warnings)
 }
 
-/// Reads up to the first marker, and shows the tables in front, if there are any, what passes.
+/// Reads up to the first marker. If there are tables before the grains, `front` receives the bytes.
 async fn pass_front(
     feed: &mut Watched,
     header: &SparseHeader,
@@ -188,12 +189,12 @@ async fn pass_front(
     front.iter().try_for_each(|tables| tables.complete(end))
 }
 
-/// The tables of a directory that stands in front: what they name is summed up while they pass.
+/// The tables of a directory before the grains. Their entries are summed while they are read.
 struct FrontTables {
     directory_at: u64,
     directory_len: u64,
     directory: Vec<u8>,
-    /// Byte addresses of the tables with their numbers, sorted; known once the directory has passed.
+    /// Byte addresses of the tables with their numbers, sorted. Known once the directory was read.
     tables: Vec<(u64, u64)>,
     table_entries: u64,
     zeroed: bool,
@@ -201,14 +202,14 @@ struct FrontTables {
 }
 
 impl FrontTables {
-    /// The directory and its redundant copy, where they stand in front.
+    /// The directory and its redundant copy, if they are before the grains.
     fn all(header: &SparseHeader, size: u64) -> Result<Vec<Self>> {
         let DirectoryAt::Sector(sector) = header.directory else { return Ok(Vec::new()) };
         let span = header.grain_bytes().saturating_mul(u64::from(header.table_entries)).max(1);
         let entries = size.div_ceil(span);
         if entries > MOST_TABLES {
             return Err(Error::unsupported(format!(
-                "a stream with a directory of {entries} entries in front; up to {MOST_TABLES} are read in one pass"
+                "the directory before the grains has {entries} entries; at most {MOST_TABLES} are supported in one pass"
             ))
             .hint("give a path or a URL"));
         }
@@ -254,14 +255,14 @@ impl FrontTables {
         Ok(())
     }
 
-    /// Learns where the tables are, from the directory whose last sector is at `at`.
+    /// Reads the addresses of the tables from the directory whose last sector is at `at`.
     fn locate(&mut self, at: u64) -> Result<()> {
         let (entries, _) = self.directory.as_chunks::<4>();
         let starts = entries.iter().map(|entry| u64::from(u32::from_le_bytes(*entry)).saturating_mul(SECTOR));
         self.tables = starts.zip(0..).filter(|(start, _)| *start != 0).collect();
         self.tables.sort_unstable();
         if self.tables.first().is_some_and(|(first, _)| *first <= at) {
-            return Err(Error::unsupported("a stream whose grain tables stand before their directory")
+            return Err(Error::unsupported("a stream with grain tables before their directory")
                 .at(at)
                 .hint("give a path or a URL"));
         }
@@ -273,7 +274,7 @@ impl FrontTables {
         let last = self.tables.last().map_or(0, |(last, _)| last.saturating_add(table_bytes));
         if self.missing() > 0 || last > end {
             return Err(Error::unsupported(format!(
-                "a stream whose directory and grain tables are not all before its first grain, at {end}"
+                "the directory and grain tables of the stream are not all before its first grain, at {end}"
             ))
             .at(self.directory_at)
             .hint("give a path or a URL"));
@@ -282,10 +283,10 @@ impl FrontTables {
     }
 }
 
-/// Which grains have come: runs of their numbers, so that a stream in order costs next to nothing.
+/// The grains that were read, as runs of their numbers, so that an ascending stream needs little memory.
 #[derive(Default)]
 struct Seen {
-    /// First and behind-the-last number of each run.
+    /// First number of each run, and the number after its last.
     runs: BTreeMap<u64, u64>,
     count: u64,
 }
@@ -295,8 +296,8 @@ impl Seen {
         let after = number.saturating_add(1);
         let before = self.runs.range(..=number).next_back().map(|(start, end)| (*start, *end));
         if before.is_some_and(|(_, end)| number < end) {
-            return Err(Error::malformed(format!("grain {number} comes twice in the stream"))
-                .hint("give a path or a URL, so that its tables can tell which of the two counts"));
+            return Err(Error::malformed(format!("grain {number} occurs twice in the stream"))
+                .hint("give a path or a URL, so that its tables show which of the two is valid"));
         }
         let end = self.runs.remove(&after).unwrap_or(after);
         match before {
@@ -306,7 +307,7 @@ impl Seen {
         self.count = self.count.saturating_add(1);
         if self.runs.len() > MOST_RUNS {
             return Err(Error::unsupported(format!(
-                "the grains of the stream come in more than {MOST_RUNS} runs"
+                "the grains of the stream form more than {MOST_RUNS} runs"
             ))
             .hint("give a path or a URL"));
         }
@@ -321,11 +322,11 @@ struct VmdkStream {
     warnings: Warnings,
     codec: Arc<dyn Codec>,
     seen: Seen,
-    /// What has come of grains, and of tables and directories behind markers.
+    /// The grains, tables and directories with markers that were read.
     completeness: Completeness,
-    /// Of directories in front.
+    /// The directories before the grains.
     front: Vec<FrontTables>,
-    /// Where the zeros began in which the stream is, before any grain.
+    /// The start of the current range of zeros before the first grain.
     room: Option<u64>,
     done: bool,
 }
@@ -345,7 +346,7 @@ impl VmdkStream {
             }
             match marker {
                 Marker::End if self.front.is_empty() && !self.completeness.has_directory() => {
-                    // Room that a writer left between its metadata and the first grain.
+                    // Padding that the writer left between its metadata and the first grain.
                     if !blank || self.seen.count > 0 {
                         return Err(self.completeness.no_directory(at));
                     }
@@ -386,13 +387,13 @@ impl VmdkStream {
         let disk = GuestRange::first(self.info.virtual_bytes);
         let guest = start.and_then(|start| GuestRange::new(start, self.header.grain_bytes()));
         let guest = guest.and_then(|guest| guest.intersection(disk)).ok_or_else(|| {
-            Error::malformed(format!("a grain's marker says sector {}, behind the end of the disk", lba.0))
+            Error::malformed(format!("a grain's marker says sector {}, after the end of the disk", lba.0))
                 .at(at)
         })?;
         Ok(Piece { guest, bytes, codec: Some(Arc::clone(&self.codec)), stored_at: at })
     }
 
-    /// Reads so many bytes, as far as there are any.
+    /// Reads `len` bytes, or fewer at the end of the stream.
     async fn skip(&mut self, len: u64) -> Result<()> {
         let mut rest = len;
         while rest > 0 {
@@ -405,7 +406,7 @@ impl VmdkStream {
         Ok(())
     }
 
-    /// Reads a table with its marker at `at`, of so many sectors.
+    /// Reads a table of `sectors` sectors, with its marker at `at`.
     async fn table(&mut self, at: u64, sectors: Sectors) -> Result<()> {
         let len = metadata_len(sectors).map_err(|error| error.at(at))?;
         self.feed.take(SECTOR_LEN).await?;
@@ -418,7 +419,7 @@ impl VmdkStream {
             .map_err(|error| error.at(at).hint("give a path or a URL"))
     }
 
-    /// Reads a directory with its marker at `at`, of so many sectors.
+    /// Reads a directory of `sectors` sectors, with its marker at `at`.
     async fn directory(&mut self, at: u64, sectors: Sectors) -> Result<()> {
         let len = metadata_len(sectors).map_err(|error| error.at(at))?;
         self.feed.take(SECTOR_LEN).await?;
@@ -437,7 +438,7 @@ impl VmdkStream {
             .map_err(|error| error.at(at).hint("give a path or a URL"))
     }
 
-    /// Reads what follows the end marker: zeros.
+    /// Reads the zeros after the end marker.
     async fn padding(&mut self) -> Result<()> {
         let start = self.feed.position();
         let end = start.saturating_add(MOST_BEHIND);
@@ -455,15 +456,15 @@ impl VmdkStream {
             .at(start))
     }
 
-    /// The stream has ended: checks that all of it came, and that its tables name nothing else. `at` is where its last
-    /// completeness ends.
+    /// The stream has ended: checks that it is complete, and that its tables name no other grains. `at` is the offset where
+    /// the end was found.
     fn end(&mut self, at: u64) -> Result<()> {
         if let Some(front) = self.front.first() {
             return self.end_by_front(front.named, at);
         }
         let footer = self.feed.tail.footer(&self.header, self.info.virtual_bytes)?;
         let Some(footer) = footer else {
-            // It is read by its markers from a file too, with the same warning.
+            // A file without a footer is read by its markers too, with the same warning.
             self.completeness.check(at)?;
             self.warnings.add(footer::recovered_by_scan());
             return Ok(());
@@ -482,10 +483,10 @@ impl VmdkStream {
         Ok(())
     }
 
-    /// Checks that the tables in front name what came; `named` is what the first of them name.
+    /// Checks that the tables before the grains name the grains that were read. `named` is the digest of the first copy.
     fn end_by_front(&self, named: GrainDigest, at: u64) -> Result<()> {
         let came = self.completeness.came();
-        // Tables that are all zeros, and nothing but zeros behind them, are what a lost download looks like.
+        // A truncated download looks like this: the tables are zeros and only zeros follow.
         if came.count == 0 && self.feed.position() > first_marker(&self.header) {
             return Err(Error::truncated(
                 "the grain tables name no grains, and nothing but zeros follows them",
@@ -496,12 +497,12 @@ impl VmdkStream {
         self.front.iter().try_for_each(|front| self.compare(came, Some(front.named), at))
     }
 
-    /// Compares the grains that came with those that are named by tables that came.
+    /// Compares the grains that were read with the grains that tables in the stream name.
     fn compare(&self, came: GrainDigest, named: Option<GrainDigest>, at: u64) -> Result<()> {
         let seen = came.count;
         let replaced = |what: String| {
             Err(Error::unsupported(what)
-                .hint("give a path or a URL, so that its tables can tell which grains count")
+                .hint("give a path or a URL, so that its tables show which grains are valid")
                 .at(at))
         };
         match named {
@@ -514,7 +515,7 @@ impl VmdkStream {
                 "the stream has {seen} grains and its tables name {count}: some have been replaced"
             )),
             _ => replaced(format!(
-                "the stream has {seen} grains and its tables name others, or the same at other places"
+                "the stream has {seen} grains and its tables name others, or the same at other offsets"
             )),
         }
     }

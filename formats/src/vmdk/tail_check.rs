@@ -37,14 +37,14 @@ const ONE_LENGTH: SearchSteps = SearchSteps { first: 4 << 20, longest: 4 << 20 }
 const SEARCHED: u64 = 1 << 20;
 /// Bytes of tables that are loaded at once, and as many of their copies.
 const TABLES_AT_ONCE: u64 = 2 << 20;
-/// Bytes at the end of the used part of the object that must all be mapped data, and zeros, for a warning.
+/// Bytes at the end of the used part of the object that must all be mapped data and zeros to cause a warning.
 const WARNED: u64 = 64 << 10;
 /// Sectors of them: the bits of a number.
 const WARNED_SECTORS: u64 = WARNED / SECTOR;
 
 const _: () = assert!(WARNED_SECTORS == u128::BITS as u64);
 
-/// Where the tables and grains of an extent are. Addresses that a header gives count if they lie in the object.
+/// Locations of the tables and grains of an extent. Addresses from a header are used if they are inside the object.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Arrangement {
     /// Grains follow all tables, from this byte address on or later.
@@ -55,16 +55,16 @@ pub(crate) enum Arrangement {
     GrainsAt(u64),
 }
 
-/// What the header of an extent says of the object's use.
+/// The header's information about which parts of the object are used.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StorageUse {
     /// Where tables and grains are.
     pub(crate) arrangement: Arrangement,
-    /// Where the used part of the object ends: its end, if nothing else is said.
+    /// End of the used part of the object. By default, this is the end of the object.
     pub(crate) end: u64,
     /// How many tables were allocated, if the header says it.
     pub(crate) tables: Option<u64>,
-    /// Grains are compressed: none of them is zeros.
+    /// Grains are compressed, so none of them is zeros.
     pub(crate) compressed: bool,
 }
 
@@ -93,7 +93,7 @@ impl TailCheck {
         zeros.has_a_sector().then_some(Self { source, zeros, used, warnings, checked, mapped })
     }
 
-    /// Notes that this range is mapped as data, and warns once the end of the used part is, and is zeros.
+    /// Records that this range is mapped as data. Warns once the end of the used part is known to be mapped and zeros.
     pub(crate) fn note_data(&self, range: StoredRange) {
         let Some(start) = self.used.end.checked_sub(WARNED) else { return };
         if start < self.zeros.start || range.end().get() <= start {
@@ -112,14 +112,14 @@ impl TailCheck {
         }
     }
 
-    /// Looks for evidence that the directories and tables came. Once it was found, nothing is read any more.
+    /// Searches for evidence that the directories and tables are complete. Once found, nothing more is read.
     ///
     /// # Errors
-    /// `truncated`, with the place from which on everything is zeros; the `source_*` codes.
+    /// `truncated`, with the offset where the zeros begin; the `source_*` codes.
     pub(crate) async fn check(&self, directory: &Directory, tables: &Tables) -> Result<()> {
         let mut checked = self.checked.lock().await;
         if !*checked && directory.len() > 0 {
-            // What is wrong with an entry that cannot be right is said when it is mapped.
+            // An invalid entry is reported when it is mapped.
             if let Some(structures) = structures_end(directory, tables).await?
                 && !self.data_after(structures).await?
             {
@@ -130,7 +130,7 @@ impl TailCheck {
         Ok(())
     }
 
-    /// Whether anything but zeros follows `structures`, as far as is looked.
+    /// Whether non-zero data follows `structures`, within the range that is searched.
     async fn data_after(&self, structures: u64) -> Result<bool> {
         let from = structures.checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX);
         if self.zeros.start > from && self.zeros.start_known {
@@ -150,7 +150,7 @@ impl TailCheck {
         has_data(&*self.source, range(from.min(end), end), ONE_LENGTH).await
     }
 
-    /// The sector at which the zeros begin that reach from within the structures, which end at `end`, or from there on.
+    /// The sector where the zeros begin that extend to the end of the structures at `end`, or past it.
     async fn zeros_begin(&self, end: u64) -> Result<u64> {
         let end = end.min(self.source.len());
         let from = end.saturating_sub(SEARCHED);
@@ -159,7 +159,7 @@ impl TailCheck {
         Ok(last.get().checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX))
     }
 
-    /// Checks that all copies of the tables name the same, and enough to fill the object.
+    /// Checks that all copies of the tables name the same grains, and enough of them to fill the object.
     async fn check_all(&self, directory: &Directory, tables: &Tables, structures: u64) -> Result<()> {
         let up = |at: u64| at.checked_next_multiple_of(SECTOR).unwrap_or(u64::MAX);
         let inside = |at: u64| if at <= self.source.len() { at } else { 0 };
@@ -169,7 +169,7 @@ impl TailCheck {
             Arrangement::GrainsAt(at) => at,
         };
         if base.saturating_add(SECTOR) > self.used.end {
-            // There is no room for a grain: an empty image, whatever its tables say.
+            // There is no space for a grain: the image is empty.
             return Ok(());
         }
         let zeros = self.zeros_begin(structures).await?;
@@ -179,7 +179,7 @@ impl TailCheck {
         let mut index = 0;
         while index < directory.len() {
             let page = directory.page(tables, index, 0).await?;
-            // Entries that share a table are walked once a page.
+            // Entries that share a table are read once per page.
             let mut seen = HashSet::new();
             let mut named = Vec::new();
             for index in index..page.end {
@@ -195,11 +195,11 @@ impl TailCheck {
             }
             index = page.end;
         }
-        // The zeros would have taken entries of one copy and left those of the other.
+        // Zeros would have destroyed entries of one copy only.
         let agreed = sum.grains > 0 && sum.copied && directory.layout().redundant.is_some();
         let filled = base.saturating_add(sum.bytes).saturating_add(SECTOR) > self.used.end;
         let complete = !sum.copies_differ && self.used.tables.is_none_or(|allocated| sum.tables >= allocated);
-        // An extent whose header says that it has no tables is empty, whatever room there is in the object.
+        // An extent without tables according to its header is empty, however large the object is.
         let empty = self.used.tables == Some(0) && sum.tables == 0;
         let lost_grain = self.used.compressed && sum.grain_in_zeros;
         if complete && (agreed || filled || empty) && !lost_grain {
@@ -238,13 +238,13 @@ async fn structures_end(directory: &Directory, tables: &Tables) -> Result<Option
     Ok(Some(last))
 }
 
-/// What all tables name.
+/// The grains that all tables name.
 #[derive(Default)]
 struct TableTotals {
     base: u64,
     /// Where the zeros begin.
     zeros: u64,
-    /// Bytes that are named behind the base.
+    /// Bytes that are named after the base.
     bytes: u64,
     tables: u64,
     grains: u64,

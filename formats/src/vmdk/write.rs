@@ -24,10 +24,10 @@ use self::stream::StreamLayout;
 use super::options::VmdkOptions;
 use crate::target_reader::TargetReader;
 
-/// The layout that `options` ask for, for a sink that accepts writes in `order`.
+/// Creates the layout that `options` select, for a sink that accepts writes in `order`.
 ///
 /// # Errors
-/// `usage` for options that contradict each other, and for values that they cannot have.
+/// `usage` for options that contradict each other, and for invalid values.
 pub(crate) fn layout(
     options: &VmdkOptions,
     order: WriteOrder,

@@ -219,7 +219,7 @@ fn bytes_that_the_geometry_leaves_out_are_counted_once_the_disk_was_walked() {
         );
         let before = disk.traffic();
         assert_same(&read_all(&disk), &guest[..by_chs], "the disk by geometry");
-        let held = format!("; {} of them are in sectors that hold other than zeros", 5 * SECTOR);
+        let held = format!("; {} of them are in sectors that are not all zeros", 5 * SECTOR);
         assert!(said(&disk).ends_with(&held), "{}", said(&disk));
         assert_eq!(warnings(&disk), ["chs_size_drops_bytes"]);
         assert!(disk.traffic().bytes < before.bytes + 3 * image.len() as u64);

@@ -341,7 +341,7 @@ fn a_marker_that_is_not_its_slots_is_malformed() {
         (patched(8, &u32::MAX.to_le_bytes()), "more than twice"),
         (patched(8, &100_000u32.to_le_bytes()), "other data begins"),
         (patched(8, &0u32.to_le_bytes()), "marker type"),
-        (patched(8, &[0, 0, 0, 0, 1, 0, 0, 0]), "not a grain's"),
+        (patched(8, &[0, 0, 0, 0, 1, 0, 0, 0]), "not of a grain"),
         (patched(12 + 40, &[0xff; 8]), "compressed unit"),
         (patched(8, &30u32.to_le_bytes()), "compressed unit"),
     ];

@@ -1,4 +1,4 @@
-//! Tables that no tool makes: each ends in a layout with a warning, soon.
+//! Tables that no tool creates: each must give a layout with a warning, after bounded work.
 
 use std::fmt::Write as _;
 
@@ -32,7 +32,7 @@ fn container() -> Vec<u8> {
 }
 
 #[test]
-fn a_chain_that_comes_back_ends() {
+fn a_chain_with_a_loop_ends() {
     for back in [0, 50] {
         let mut disk = container();
         put_record(&mut disk, 100, &[entry(0x83, 1, 10), entry(5, 50, 50)]);
@@ -41,12 +41,12 @@ fn a_chain_that_comes_back_ends() {
         let indices: Vec<u32> = layout.partitions.iter().map(|partition| partition.index).collect();
         assert_eq!(indices, [1, 5, 6]);
         assert_eq!(codes(&layout), ["partition_table_damaged"]);
-        assert!(message(&layout, "partition_table_damaged").contains("comes back to sector"));
+        assert!(message(&layout, "partition_table_damaged").contains("loops back to sector"));
     }
 }
 
 #[test]
-fn a_chain_without_end_is_left_after_a_while() {
+fn an_endless_chain_is_abandoned_at_the_limit() {
     let mut disk = container();
     for step in 0..1000 {
         put_record(
@@ -87,7 +87,7 @@ fn a_link_beyond_the_disk_or_to_rubbish_ends_the_chain() {
 }
 
 #[test]
-fn partitions_at_the_end_of_the_numbers_are_beyond_the_end() {
+fn partitions_at_the_largest_sector_numbers_are_beyond_the_end() {
     let mut disk = vec![0; 1 << 20];
     let last = entry(0x83, u32::MAX, u32::MAX);
     put_record(&mut disk, 0, &[last, entry(5, u32::MAX, u32::MAX), last, last]);
@@ -112,7 +112,7 @@ fn overlapping_partitions_are_named() {
 }
 
 #[test]
-fn boot_code_that_ends_like_an_mbr_is_no_table() {
+fn boot_code_with_an_mbr_signature_is_not_a_table() {
     let mut disk = vec![0; 1 << 20];
     put_record(&mut disk, 0, &[[0x4e; 16]]);
     let layout = inspect_bytes(disk);
@@ -122,7 +122,7 @@ fn boot_code_that_ends_like_an_mbr_is_no_table() {
     );
 }
 
-/// Seals the header in sector 1, and its entries where they lie in the disk.
+/// Updates the checksums of the header in sector 1, and of its entries at their location in the disk.
 fn seal(disk: &mut [u8]) {
     let number = |at: usize, disk: &[u8]| u32::from_le_bytes(disk[at..at + 4].try_into().unwrap()) as usize;
     let bytes = number(512 + 80, disk).saturating_mul(number(512 + 84, disk));
@@ -158,7 +158,7 @@ fn gpt(count: u32, first: u64, last: u64) -> Vec<u8> {
 }
 
 #[test]
-fn a_gpt_of_very_many_partitions_costs_few_reads() {
+fn a_gpt_with_very_many_partitions_needs_few_reads() {
     let recording = Arc::new(Recording::new(source(gpt(8192, 3000, 3001))));
     let disk = raw(Arc::clone(&recording) as Arc<dyn Source>);
     let layout = block_on(inspect_disk(&disk)).unwrap();
@@ -169,7 +169,7 @@ fn a_gpt_of_very_many_partitions_costs_few_reads() {
 }
 
 #[test]
-fn a_gpt_that_claims_more_than_is_read_is_damaged() {
+fn a_gpt_with_more_entries_than_the_limit_is_damaged() {
     let layout = inspect_bytes(gpt(8193, 3000, 3001));
     assert_eq!(layout.partitions.len(), 0);
     assert!(message(&layout, "partition_table_damaged").contains("8193 entries of 128 bytes are more than"));
@@ -178,7 +178,7 @@ fn a_gpt_that_claims_more_than_is_read_is_damaged() {
 }
 
 #[test]
-fn gpt_partitions_at_the_end_of_the_numbers_do_not_wrap() {
+fn gpt_partitions_at_the_largest_sector_numbers_do_not_wrap() {
     let layout = inspect_bytes(gpt(1, 0, u64::MAX));
     assert_eq!((layout.partitions[0].start, layout.partitions[0].bytes), (0, u64::MAX));
     let layout = inspect_bytes(gpt(1, u64::MAX, u64::MAX));
@@ -192,7 +192,7 @@ fn gpt_partitions_at_the_end_of_the_numbers_do_not_wrap() {
 }
 
 #[test]
-fn gpt_addresses_beyond_the_disk_are_no_error() {
+fn gpt_addresses_beyond_the_disk_are_not_an_error() {
     // alternate_lba, last_usable_lba, partition_entry_lba
     for at in [544, 560, 584] {
         for value in [4096, u64::MAX / 512, u64::MAX] {
@@ -207,7 +207,7 @@ fn gpt_addresses_beyond_the_disk_are_no_error() {
 }
 
 proptest! {
-    /// Whatever lies where tables do, there is a layout: no panic, no error, a bounded list of warnings.
+    /// Any bytes give a layout: no panic, no error, and a bounded list of warnings.
     #[test]
     fn any_bytes_give_a_layout(
         patches in prop::collection::vec((0usize..9000, prop::collection::vec(any::<u8>(), 1..40)), 0..12),

@@ -1,4 +1,4 @@
-//! Tables and file systems that real tools make, read as other tools read them.
+//! Tables and file systems created by real tools, compared with the results of other tools.
 
 use diskferry_core::internal::{Failing, Recording};
 use diskferry_core::{ErrorKind, GuestOffset, GuestRange, ImageInfo, Refusal, Warnings};
@@ -8,7 +8,7 @@ use crate::partition::{FileSystem, PartitionTable, looks_like_disk, signature};
 
 const MIB: u64 = 1 << 20;
 
-/// The name that blkid gives what we found.
+/// blkid's name for the identified content.
 fn blkid_name(filesystem: FileSystem) -> &'static str {
     match filesystem {
         FileSystem::Fat12 | FileSystem::Fat16 | FileSystem::Fat32 => "vfat",
@@ -18,7 +18,7 @@ fn blkid_name(filesystem: FileSystem) -> &'static str {
 }
 
 #[test]
-fn every_file_system_is_recognised_as_blkid_does() {
+fn every_file_system_is_identified_as_by_blkid() {
     use FileSystem::*;
     let cases: [(FileSystem, u64, &str, &[&str]); 24] = [
         (Ext2, 8, "mkfs.ext2", &["-q", "-F", "FILE"]),
@@ -85,21 +85,21 @@ fn every_file_system_is_recognised_as_blkid_does() {
     }
 }
 
-/// Their own tools want a block device: made by hand, with the checksum that blkid asks for.
+/// The tools for these need a block device, so they are built by hand, with the checksum that blkid requires.
 #[test]
-fn members_of_lvm_and_raid_are_recognised_as_blkid_does() {
+fn members_of_lvm_and_raid_are_identified_as_by_blkid() {
     let mut label = [0; 512];
     label[..9].copy_from_slice(b"LABELONE\x01");
     label[20..32].copy_from_slice(b"\x20\0\0\0LVM2 001");
     label[32..64].fill(b'x');
-    // LVM's CRC begins with a number of its own and is not inverted.
+    // LVM's CRC has its own initial value and is not inverted.
     let mut crc = crc32fast::Hasher::new_with_initial(!0xf597_a6cf);
     crc.update(&label[20..]);
     label[16..20].copy_from_slice(&(!crc.finalize()).to_le_bytes());
     let mut superblock = [0; 256];
     superblock[..8].copy_from_slice(b"\xfc\x4e\x2b\xa9\x01\0\0\0");
     superblock[144] = 8;
-    // The sum of all words, but for the one that holds it.
+    // The sum of all words except the checksum itself.
     let words =
         superblock.chunks_exact(4).map(|word| u64::from(u32::from_le_bytes(word.try_into().unwrap())));
     let sum: u64 = words.sum();
@@ -133,7 +133,7 @@ start=729088, size=81920, type=c
 }
 
 #[test]
-fn an_mbr_with_logical_partitions_is_read_as_fdisk_reads_it() {
+fn an_mbr_with_logical_partitions_matches_fdisk() {
     let image = dos();
     image.write(2048 * 512, &xfs());
     image.write(657_408 * 512, &swap());
@@ -153,7 +153,7 @@ fn an_mbr_with_logical_partitions_is_read_as_fdisk_reads_it() {
 }
 
 #[test]
-fn what_the_service_does_not_list_is_named() {
+fn contents_that_the_service_does_not_support_cause_a_warning() {
     let image = dos();
     image.write(2048 * 512, &formatted(128, "mkfs.btrfs", &["-q", "FILE"]));
     image.write(673_792 * 512, b"something of its own");
@@ -164,8 +164,8 @@ fn what_the_service_does_not_list_is_named() {
     assert_eq!(codes(&layout), ["filesystem_unlisted"]);
     assert_eq!(
         message(&layout, "filesystem_unlisted"),
-        "partition 1 holds btrfs; partition 3 holds no file system that is known; partition 6 holds lvm2, whose \
-         content is not looked into; partition 7 holds fat32: the service lists xfs, ext2, ext3, ext4 and NTFS"
+        "partition 1 holds btrfs; partition 3 has no known file system; partition 6 holds lvm2, whose \
+         content is not examined; partition 7 holds fat32: the import service supports xfs, ext2, ext3, ext4 and NTFS"
     );
 }
 
@@ -182,7 +182,7 @@ fn gpt() -> Image {
 }
 
 #[test]
-fn a_gpt_is_read_as_fdisk_reads_it() {
+fn a_gpt_matches_fdisk() {
     let image = gpt();
     let layout = image.inspect_disk();
     assert_eq!((layout.table, layout.sector_bytes), (Some(PartitionTable::Gpt), Some(512)));
@@ -212,7 +212,7 @@ fn sectors_of_4096_bytes_show_in_an_mbr_by_what_lies_there() {
     let script =
         "label: dos\nstart=256, size=4096, type=83\nstart=8192, type=5\nstart=8448, size=2048, type=83\n";
     image.partition(4096, script);
-    assert_eq!(image.inspect_disk().sector_bytes, Some(512), "nothing tells yet");
+    assert_eq!(image.inspect_disk().sector_bytes, Some(512), "no content shows the sector size yet");
     image.write(8448 * 4096, &ext4());
     let layout = image.inspect_disk();
     assert_eq!((layout.table, layout.sector_bytes), (Some(PartitionTable::Mbr), Some(4096)));
@@ -224,14 +224,14 @@ fn sectors_of_4096_bytes_show_in_an_mbr_by_what_lies_there() {
 #[test]
 fn a_damaged_primary_gpt_is_replaced_by_its_backup() {
     let whole = gpt().inspect_disk();
-    // Each is a place in the primary: its signature, its header, its entries.
+    // Each is an offset in the primary: its signature, its header, its entries.
     for at in [512, 512 + 40, 1024 + 5] {
         let image = gpt();
         image.write(at, &[0xa5]);
         let layout = image.inspect_disk();
         assert_eq!(as_fdisk(&layout), as_fdisk(&whole), "byte {at}");
         assert_eq!(codes(&layout), ["partition_table_damaged", "partition_table_gpt"], "byte {at}");
-        assert!(message(&layout, "partition_table_damaged").contains("its backup in sector 163839 is taken"));
+        assert!(message(&layout, "partition_table_damaged").contains("its backup in sector 163839 is used"));
     }
 }
 
@@ -249,7 +249,7 @@ fn a_damaged_backup_gpt_is_a_warning() {
 }
 
 #[test]
-fn a_gpt_without_a_sound_copy_has_no_partitions() {
+fn a_gpt_without_a_valid_copy_has_no_partitions() {
     let image = gpt();
     image.write(512, &[0; 512]);
     image.write(80 * MIB - 512, &[0; 512]);
@@ -268,7 +268,7 @@ fn a_gpt_without_protective_mbr_is_read_with_a_warning() {
 }
 
 #[test]
-fn a_hybrid_mbr_leaves_the_gpt_in_charge() {
+fn a_hybrid_mbr_does_not_replace_the_gpt() {
     let image = gpt();
     run("sgdisk", &["-h", "5", image.name()], "");
     let layout = image.inspect_disk();
@@ -277,7 +277,7 @@ fn a_hybrid_mbr_leaves_the_gpt_in_charge() {
 }
 
 #[test]
-fn an_mbr_over_a_gpt_that_was_left_behind_is_in_charge() {
+fn an_mbr_over_a_stale_gpt_is_used() {
     let image = gpt();
     let sector = dos().bytes()[..512].to_vec();
     image.write(0, &sector);
@@ -285,7 +285,7 @@ fn an_mbr_over_a_gpt_that_was_left_behind_is_in_charge() {
 }
 
 #[test]
-fn a_truncated_disk_shows_by_its_table() {
+fn a_truncated_disk_is_detected_by_its_table() {
     let image = dos();
     image.cut(340 * MIB);
     let layout = image.inspect_disk();
@@ -304,14 +304,14 @@ fn a_truncated_disk_shows_by_its_table() {
 }
 
 #[test]
-fn a_larger_disk_than_its_gpt_is_no_truncated_one() {
+fn a_disk_larger_than_its_gpt_is_not_truncated() {
     let image = gpt();
     image.cut(200 * MIB);
     assert_eq!(codes(&image.inspect_disk()), ["partition_table_gpt"]);
 }
 
 #[test]
-fn an_empty_disk_has_nothing_to_warn_of() {
+fn an_empty_disk_has_no_warnings() {
     for bytes in [0, 1, 511, 512, 1 << 20] {
         let layout = inspect_bytes(vec![0; bytes]);
         assert_eq!((layout.table_name(), layout.filesystem, layout.warnings.len()), (Some("none"), None, 0));
@@ -325,7 +325,7 @@ fn an_empty_disk_has_nothing_to_warn_of() {
 }
 
 #[test]
-fn an_extended_partition_that_was_never_used_is_no_damage() {
+fn an_unused_extended_partition_is_not_damage() {
     let image = Image::new(8 * MIB);
     image.partition(512, "label: dos\nstart=2048, type=5\n");
     assert_eq!(codes(&image.inspect_disk()), [""; 0]);
@@ -334,7 +334,7 @@ fn an_extended_partition_that_was_never_used_is_no_damage() {
 }
 
 #[test]
-fn round_trips_are_few_and_a_head_that_is_kept_costs_none() {
+fn round_trips_are_few_and_a_cached_head_needs_none() {
     let image = dos();
     image.write(2048 * 512, &xfs());
     let recording = Arc::new(Recording::new(source(image.bytes())));
@@ -349,12 +349,12 @@ fn round_trips_are_few_and_a_head_that_is_kept_costs_none() {
     assert_eq!(
         reads.len(),
         3 + 1 + 5 * 2,
-        "three boot records, what shows at once, and what does not: {reads:?}"
+        "three boot records, one round of first reads, and one of longer reads: {reads:?}"
     );
 }
 
 #[test]
-fn boot_code_that_looks_like_a_protective_entry_is_no_gpt() {
+fn boot_code_that_looks_like_a_protective_entry_is_not_a_gpt() {
     let image = format_image(40, "mkfs.vfat", &["-F", "32", "FILE"]);
     image.write(446 + 4, &[0xee]);
     image.write(510, &[0x55, 0xaa]);
@@ -363,7 +363,7 @@ fn boot_code_that_looks_like_a_protective_entry_is_no_gpt() {
 }
 
 #[test]
-fn marks_far_from_the_start_of_a_partition_are_found() {
+fn signatures_far_from_the_start_of_a_partition_are_found() {
     let image = dos();
     image.write(2048 * 512, &formatted(128, "mkfs.btrfs", &["-q", "FILE"]));
     image.write(657_408 * 512, &formatted(8, "mkswap", &["-q", "-p", "65536", "FILE"]));
@@ -372,7 +372,7 @@ fn marks_far_from_the_start_of_a_partition_are_found() {
 }
 
 #[test]
-fn a_disk_that_is_refused_is_not_read() {
+fn a_refused_disk_is_not_read() {
     let recording = Arc::new(Recording::new(source(gpt().bytes())));
     let geometry = ImageInfo::default().virtual_bytes(80 * MIB);
     let refusals = vec![Refusal::new(ErrorKind::EncryptedRefused, "the image is encrypted")];

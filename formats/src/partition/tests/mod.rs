@@ -1,4 +1,4 @@
-//! What must hold of `inspect`: beside the tools that make tables and file systems, and on tables that no tool makes.
+//! Tests of `inspect`, against the tools that create tables and file systems, and with tables that no tool creates.
 
 mod hostile;
 mod made;
@@ -19,7 +19,7 @@ fn block_on<T>(future: impl Future<Output = T> + Send) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
-/// A disk in a sparse file, for tools to work on.
+/// A disk in a sparse file, on which tools can operate.
 struct Image {
     directory: TempDir,
     path: PathBuf,
@@ -47,7 +47,7 @@ impl Image {
         File::options().write(true).open(&self.path).unwrap().set_len(bytes).unwrap();
     }
 
-    /// Its bytes; memory is taken only for what is not zero.
+    /// Its bytes. Only non-zero parts take memory.
     fn bytes(&self) -> Vec<u8> {
         let mut file = File::open(&self.path).unwrap();
         let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
@@ -69,8 +69,8 @@ impl Image {
         inspect_bytes(self.bytes())
     }
 
-    /// Makes a table from a script of sfdisk, for sectors of so many bytes. fdisk takes such scripts too, and unlike
-    /// sfdisk it can be told the sector size of a file.
+    /// Creates a table from an sfdisk script, for the given sector size. fdisk also runs such scripts, and unlike sfdisk it has
+    /// an option for the sector size of a file.
     fn partition(&self, sector: u64, script: &str) {
         let path = self.directory.path().join("script");
         std::fs::write(&path, script).unwrap();
@@ -81,7 +81,7 @@ impl Image {
         run("fdisk", &["-b", &sector.to_string(), self.name()], commands);
     }
 
-    /// What fdisk reads of its table: number, first byte, bytes, type, bootable.
+    /// fdisk's view of the table: number, first byte, bytes, type, bootable.
     fn fdisk(&self, sector: u64) -> Vec<(u32, u64, u64, String, bool)> {
         let path = self.directory.path().join("dump");
         self.fdisk_does(sector, &format!("O\n{}\nq\n", path.display()));
@@ -105,7 +105,7 @@ impl Image {
     }
 }
 
-/// The same of what we read.
+/// The same from our result.
 fn as_fdisk(layout: &DiskContents) -> Vec<(u32, u64, u64, String, bool)> {
     let kind = |code: String| {
         code.strip_prefix("0x").map_or(code.clone(), |kind| kind.trim_start_matches('0').to_owned())
@@ -139,7 +139,7 @@ fn filesystems(layout: &DiskContents) -> Vec<&'static str> {
     layout.partitions.iter().map(|p| p.filesystem.map_or("-", |filesystem| filesystem.name())).collect()
 }
 
-/// The first MiB of a volume of `mib` MiB that a tool formats; `FILE` among its arguments stands for the volume.
+/// The first MiB of a volume of `mib` MiB that a tool formats. `FILE` in its arguments is replaced by the volume's name.
 fn formatted(mib: u64, tool: &str, arguments: &[&str]) -> Vec<u8> {
     let mut bytes = format_image(mib, tool, arguments).bytes();
     bytes.truncate(1 << 20);

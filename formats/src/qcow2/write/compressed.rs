@@ -1,5 +1,5 @@
-//! Data that is compressed: streams of bytes one behind the other, as they come, and clusters that would not have become
-//! smaller.
+//! Compressed data: streams are stored consecutively in guest order. Clusters that would not shrink are stored
+//! uncompressed.
 //!
 //! ```text
 //! | cluster         | cluster         | cluster         | cluster         |
@@ -17,21 +17,21 @@ use super::table::EntryRun;
 use crate::qcow2::entry;
 use crate::qcow2::grid::Grid;
 
-/// Streams are gathered to writes of so many bytes: most are short.
+/// Streams are collected into writes of this size, because most are short.
 const WRITE: usize = 256 << 10;
-/// How often a cluster can be referred to: reference counts have 16 bits.
+/// Most references to a cluster: reference counts have 16 bits.
 const MOST_REFERENCES: u64 = u16::MAX as u64;
-/// A unit that is not compressed, in the list of lengths. No stream is empty.
+/// Marks an uncompressed unit in the list of lengths. No stream is empty.
 const PLAIN: u32 = 0;
 
-/// The units of an image as they are written: all that is kept is which there are, and four bytes for each.
+/// The units of an image that is being written. Memory: the set of stored units, and four bytes for each.
 #[derive(Debug)]
 pub(super) struct Compressed {
     grid: Grid,
     units: UnitMap,
     lengths: Vec<u32>,
     cursor: Cursor,
-    /// Streams that are not written yet, and where they begin.
+    /// Streams that are not written yet, and their offset.
     gathered: Vec<u8>,
     gathered_at: u64,
 }
@@ -48,15 +48,15 @@ impl Compressed {
         }
     }
 
-    /// Takes the next unit.
+    /// Adds the next unit.
     ///
     /// # Errors
-    /// `destination_unsuitable` where it becomes too much; `internal` where it is none, or not the next.
+    /// `destination_unsuitable` if the image becomes too large; `internal` if the unit is invalid or out of order.
     pub(super) fn place(&mut self, encoded: Encoded) -> Result<Vec<Write>> {
         let Encoded { unit, coding, bytes } = encoded;
         let length = self.length(coding, bytes.len())?;
         if self.units.last().is_some_and(|last| last >= unit) {
-            return Err(Error::internal(format!("unit {unit} does not come behind the last one")));
+            return Err(Error::internal(format!("unit {unit} is not after the last one")));
         }
         self.units.add_units(unit..unit.saturating_add(1))?;
         let before = self.cursor.at;
@@ -65,12 +65,12 @@ impl Compressed {
             return Err(Error::new(
                 ErrorKind::DestinationUnsuitable,
                 format!(
-                    "a compressed cluster would lie at byte {at} of the image, beyond what QCOW2 can say with clusters \
+                    "a compressed cluster would be at byte {at} of the image, beyond what QCOW2 can address with clusters \
                      of {} bytes",
                     self.grid.cluster_bytes()
                 ),
             )
-            .hint("ask for smaller clusters with -o cluster_size, or for compression=none"));
+            .hint("use smaller clusters with -o cluster_size, or -o compression=none"));
         }
         check_data(self.grid, self.cursor.clusters())?;
         self.lengths.push(length);
@@ -98,7 +98,7 @@ impl Compressed {
         Ok(writes)
     }
 
-    /// What stands in the list of lengths.
+    /// The unit's entry in the list of lengths.
     fn length(&self, coding: Coding, bytes: usize) -> Result<u32> {
         let cluster = self.grid.cluster_bytes();
         let length = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -107,11 +107,13 @@ impl Compressed {
             Coding::Coded(len) if len == bytes && length != PLAIN && u64::from(length) < cluster => {
                 Ok(length)
             }
-            _ => Err(Error::internal(format!("{bytes} bytes are no cluster of {cluster} as {coding:?}"))),
+            _ => Err(Error::internal(format!(
+                "{bytes} bytes are not a cluster of {cluster} encoded as {coding:?}"
+            ))),
         }
     }
 
-    /// The streams that wait for more.
+    /// Writes the collected streams.
     pub(super) fn flush(&mut self) -> Option<Write> {
         let bytes = std::mem::take(&mut self.gathered);
         (!bytes.is_empty()).then(|| Write::Bytes(TargetOffset::new(self.gathered_at), vec![bytes.into()]))
@@ -135,7 +137,7 @@ impl Compressed {
         let rest = self.flush().into_iter().chain((!zeros.is_empty()).then_some(Write::Zero(zeros)));
         let entries = Units::new(grid, Arc::clone(&lengths)).map(move |(at, length)| match length {
             PLAIN => entry::to_one(at),
-            // Each was looked at when it was placed.
+            // Each was checked when it was placed.
             _ => entry::to_stream(grid, at, length.into()).unwrap_or_default(),
         });
         let tables = regions.tables(units, entries, counts(grid, Units::new(grid, lengths)))?;
@@ -143,24 +145,24 @@ impl Compressed {
     }
 }
 
-/// Where the next unit goes. Where each of them went follows from their lengths.
+/// Computes the offset of the next unit. The lengths of all units determine their offsets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Cursor {
     cluster: u64,
-    /// Behind the last unit.
+    /// End of the last unit.
     at: u64,
-    /// How many streams lie in the cluster that `at` is in the middle of.
+    /// Number of streams in the cluster that contains `at`.
     streams: u64,
 }
 
 impl Cursor {
     fn new(grid: Grid) -> Self {
-        // Behind the header.
+        // After the header.
         Self { cluster: grid.cluster_bytes().max(1), at: grid.cluster_bytes(), streams: 0 }
     }
 
-    /// Gives the place of a unit: right behind the last one, unless it needs a cluster of its own or the last cluster
-    /// holds as many streams as can be counted.
+    /// Returns the offset of a unit: directly after the last one, unless it needs its own cluster or the last cluster has the
+    /// largest reference count.
     fn take(&mut self, length: u32) -> u64 {
         if length == PLAIN || self.streams >= MOST_REFERENCES {
             self.at = self.at.div_ceil(self.cluster).saturating_mul(self.cluster);
@@ -179,13 +181,13 @@ impl Cursor {
         at
     }
 
-    /// How many clusters of data there are.
+    /// Number of data clusters.
     fn clusters(&self) -> u64 {
         self.at.div_ceil(self.cluster).saturating_sub(1)
     }
 }
 
-/// The units once more, each with its place and what stands in the list of lengths.
+/// Iterates over the units again, each with its offset and its entry in the list of lengths.
 struct Units {
     lengths: Arc<Vec<u32>>,
     next: usize,
@@ -208,7 +210,7 @@ impl Iterator for Units {
     }
 }
 
-/// How many units lie in each cluster, as its reference counts.
+/// The number of units in each cluster, which is its reference count.
 fn counts(
     grid: Grid,
     units: impl Iterator<Item = (TargetOffset, u32)> + Send,
@@ -236,7 +238,7 @@ fn counts(
 mod tests {
     use super::*;
 
-    /// Places units and counts, by another way, what lies in each cluster.
+    /// Places units, and counts the units of each cluster by another method.
     fn placed(grid: Grid, lengths: Vec<u32>) -> (Vec<u64>, Vec<u64>) {
         let cluster = grid.cluster_bytes();
         let lengths = Arc::new(lengths);
@@ -244,7 +246,7 @@ mod tests {
         let mut places = Vec::new();
         let mut end = cluster;
         for (at, length) in Units::new(grid, Arc::clone(&lengths)) {
-            assert!(at.get() >= end && at.get() < end + cluster, "{at} behind {end}");
+            assert!(at.get() >= end && at.get() < end + cluster, "{at} after {end}");
             assert!(length != PLAIN || at.is_aligned(cluster));
             end = at.get() + if length == PLAIN { cluster } else { length.into() };
             let (first, last) = (at.get() / cluster, (end - 1) / cluster);

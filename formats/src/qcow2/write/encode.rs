@@ -10,7 +10,7 @@ use crate::codec;
 use crate::qcow2::grid::Grid;
 use crate::qcow2::header::Compression;
 
-/// Deflate looks back 4 KiB at most, as QEMU's does: there are readers that keep no more.
+/// Deflate matches reach back at most 4 KiB, as in QEMU, because some readers have no larger window.
 const WINDOW_BITS: u8 = 12;
 
 /// How clusters are compressed.
@@ -23,11 +23,11 @@ pub(super) struct Compressor {
     pub(super) passthrough: bool,
 }
 
-/// Compresses clusters of one size in one way.
+/// Compresses clusters of one size.
 #[derive(Debug)]
 pub(super) struct ClusterEncoder {
     pub(super) compressor: Compressor,
-    /// Clusters that the source compressed with a larger window than [`WINDOW_BITS`].
+    /// Number of clusters that the source compressed with a larger window than [`WINDOW_BITS`].
     wide: AtomicU64,
 }
 
@@ -36,7 +36,7 @@ impl ClusterEncoder {
         Self { compressor, wide: AtomicU64::new(0) }
     }
 
-    /// The warning about streams of the source that not every reader inflates, if there are any.
+    /// The warning about copied streams that some readers cannot inflate, if there are any.
     pub(super) fn warning(&self) -> Option<Warning> {
         let wide = self.wide.load(Ordering::Relaxed);
         (wide > 0).then(|| {
@@ -61,7 +61,7 @@ impl Encoder for ClusterEncoder {
         self.compressor.grid.cluster_bytes()
     }
 
-    /// A cluster that does not become smaller is stored as it is.
+    /// A cluster that does not shrink is stored uncompressed.
     fn most_bytes(&self) -> usize {
         self.cluster().saturating_sub(1)
     }
@@ -91,7 +91,7 @@ impl Encoder for ClusterEncoder {
     ) -> Result<Option<Coding>> {
         let bytes = &stream.bytes;
         if bytes.len() >= self.cluster() {
-            // Whoever made it found nothing to save, and to try again costs as much as a new target.
+            // The source's writer could not shrink it, and a new attempt costs as much as for a new target.
             return Ok(Some(Coding::Plain));
         }
         let suits = match self.compressor.compression {

@@ -1,4 +1,4 @@
-//! Data that is not compressed: a cluster for each that holds anything, in guest order.
+//! Uncompressed data: one cluster for each unit with data, in guest order.
 
 use diskferry_core::{Result, Scanned, UnitMap, Write, Writes};
 
@@ -16,7 +16,7 @@ pub(super) struct Plain {
 }
 
 impl Plain {
-    /// Clusters are appended as they come.
+    /// A packed layout: clusters are appended in order.
     pub(super) fn packed(grid: Grid) -> Self {
         let first = grid.cluster_bytes();
         let count = move |end: u64| end.saturating_sub(first).checked_div(first).unwrap_or_default();
@@ -24,16 +24,16 @@ impl Plain {
         Self { grid, clusters: AppendWriter::found(first, b"", first, check) }
     }
 
-    /// Clusters have their places.
+    /// A placed layout: the map determines the cluster offsets.
     pub(super) fn placed(grid: Grid, units: UnitMap) -> Self {
         let first = grid.cluster_bytes();
         Self { grid, clusters: AppendWriter::known(UnitPlacement::new(first, b"", units)) }
     }
 
-    /// Takes guest bytes, in guest order.
+    /// Adds guest bytes, in guest order.
     ///
     /// # Errors
-    /// `destination_unsuitable` where it becomes too much; `internal` where data comes that the map did not know of.
+    /// `destination_unsuitable` if the image becomes too large; `internal` for data that is not in the map.
     pub(super) fn place(&mut self, scanned: &Scanned) -> Result<Vec<Write>> {
         self.clusters.place(scanned)
     }

@@ -1,11 +1,11 @@
-//! Where everything lies in an image that is written: in one way, whatever it holds and wherever it goes.
+//! The offsets of all regions of a written image. The order is always the same.
 //!
 //! ```text
 //! | header | data, in guest order … | L2 tables | L1 table | refcount blocks | refcount table |
 //! ```
 //!
-//! Only the header depends on what comes behind it. The last bytes are of a table of offsets, the highest byte of each
-//! zero: whatever the guest wrote, they are no other format's footer.
+//! Only the header depends on the regions after it. The image ends with a table of offsets whose highest bytes are zero.
+//! So whatever the guest wrote, the end is never the footer of another format.
 
 use diskferry_core::{Error, ErrorKind, Result, TargetOffset, TargetRange, UnitMap, Write, Writes};
 
@@ -34,12 +34,12 @@ pub(super) struct Regions {
 }
 
 impl Regions {
-    /// An image of a disk of `virtual_bytes` with `data` clusters of data behind the header, mapped by `l2_tables`.
+    /// The regions for a disk of `virtual_bytes` with `data` clusters of data after the header, mapped by `l2_tables`.
     pub(super) fn new(grid: Grid, virtual_bytes: u64, data: u64, l2_tables: u64) -> Self {
         let cluster = grid.cluster_bytes().max(1);
         let l1 = l1_bytes(grid, virtual_bytes).div_ceil(cluster);
         let fixed = data.saturating_add(l2_tables).saturating_add(l1).saturating_add(1);
-        // Counts count themselves too. Each round asks for more or for nothing more, and for 256 times less than before.
+        // The refcount blocks count themselves too. Each round adds nothing, or 256 times less than the round before.
         let (mut refcount_blocks, mut refcount_table) = (1u64, 1u64);
         loop {
             let total = fixed.saturating_add(refcount_blocks).saturating_add(refcount_table);
@@ -58,7 +58,7 @@ impl Regions {
         self.refcount_table_range().end().get()
     }
 
-    /// The image is one that readers take.
+    /// Checks that readers accept the image.
     ///
     /// # Errors
     /// `destination_unsuitable`.
@@ -102,7 +102,7 @@ impl Regions {
     /// The header's cluster.
     ///
     /// # Errors
-    /// `internal` where a number does not fit its field, which [`check`](Self::check) sees to.
+    /// `internal` if a number does not fit its field. [`check`](Self::check) excludes that.
     pub(super) fn header(&self, compression: Compression) -> Result<Vec<Write>> {
         let field = |number: u64| {
             u32::try_from(number)
@@ -113,7 +113,7 @@ impl Regions {
             grid: self.grid,
             virtual_bytes: self.virtual_bytes,
             l1_entries: field(self.grid.l1_entries(self.virtual_bytes))?,
-            // Where there is no table it is nowhere.
+            // An empty table has the offset 0.
             l1_at: if l1.is_empty() { TargetOffset::ZERO } else { l1.start() },
             refcount_table_at: self.refcount_table_range().start(),
             refcount_table_clusters: field(self.refcount_table)?,
@@ -124,12 +124,11 @@ impl Regions {
         Ok(vec![Write::Bytes(TargetOffset::ZERO, vec![bytes.into()]), Write::Zero(rest)])
     }
 
-    /// Everything behind the data. `units` are the clusters that are mapped, `entries` their L2 entries, each by the
-    /// number of its cluster among them, and `data_counts` how often each cluster of the data is referred to, by its
-    /// place in the image.
+    /// Encodes all regions after the data. `units` are the mapped clusters. `entries` are their L2 entries, each with the rank
+    /// of its cluster. `data_counts` are the reference counts of the data clusters, by their index in the image.
     ///
     /// # Errors
-    /// `internal` where the units are not those that the regions were made for.
+    /// `internal` if the units do not match the regions.
     pub(super) fn tables(
         &self,
         units: UnitMap,
@@ -166,12 +165,12 @@ impl Regions {
     }
 }
 
-/// How many clusters a refcount block counts.
+/// Number of clusters that a refcount block counts.
 fn counted_by_block(grid: Grid) -> u64 {
     grid.cluster_bytes().checked_div(REFCOUNT_BYTES).unwrap_or_default().max(1)
 }
 
-/// How many clusters an L2 table maps.
+/// Number of clusters that an L2 table maps.
 pub(super) fn entries_of_table(grid: Grid) -> u64 {
     grid.cluster_bytes().checked_div(grid.l2_entry_bytes()).unwrap_or_default().max(1)
 }
@@ -180,7 +179,7 @@ fn l1_bytes(grid: Grid, virtual_bytes: u64) -> u64 {
     grid.l1_entries(virtual_bytes).saturating_mul(Grid::L1_ENTRY_BYTES)
 }
 
-/// Runs of numbers that go up by `step` from one to the next one that is there.
+/// Runs of values that increase by `step` from each allocated number to the next.
 fn follow_each_other(there: UnitMap, first: u64, step: u64) -> impl Iterator<Item = EntryRun> + Send {
     let mut value = first;
     there.into_runs().map(move |run| {
@@ -191,14 +190,14 @@ fn follow_each_other(there: UnitMap, first: u64, step: u64) -> impl Iterator<Ite
     })
 }
 
-/// The entries of all L2 tables that there are, as one table.
+/// The entries of all allocated L2 tables, as one table.
 fn l2_runs(
     units: UnitMap,
     entries_of_table: u64,
     entries: impl Iterator<Item = u64> + Send,
 ) -> impl Iterator<Item = EntryRun> + Send {
     let table_of = move |unit: u64| unit.checked_div(entries_of_table).unwrap_or_default();
-    // Which table the last one there is, and which of those that are there it is.
+    // Number of the last allocated table, and its rank.
     let mut last: Option<(u64, u64)> = None;
     let indices = units.into_runs().flat_map(move |run| {
         let table = table_of(run.start);
@@ -209,7 +208,7 @@ fn l2_runs(
         };
         let end = table_of(run.end.saturating_sub(1));
         last = Some((end, place.saturating_add(end.saturating_sub(table))));
-        // Tables that one run goes through are neighbours here too.
+        // Tables that one run spans are adjacent in the image too.
         let skip = run.start.saturating_sub(table.saturating_mul(entries_of_table));
         let first = place.saturating_mul(entries_of_table).saturating_add(skip);
         first..first.saturating_add(run.end.saturating_sub(run.start))
@@ -217,10 +216,10 @@ fn l2_runs(
     indices.zip(entries).map(|(index, value)| EntryRun { index, count: 1, value, step: 0 })
 }
 
-/// A disk of that size can be mapped.
+/// Checks that a disk of that size can be mapped.
 ///
 /// # Errors
-/// `destination_unsuitable` where the L1 table would be longer than readers take.
+/// `destination_unsuitable` if the L1 table would be longer than readers accept.
 pub(super) fn check_size(grid: Grid, virtual_bytes: u64) -> Result<()> {
     let bytes = l1_bytes(grid, virtual_bytes);
     if bytes <= MAX_L1_BYTES {
@@ -238,15 +237,15 @@ pub(super) fn check_size(grid: Grid, virtual_bytes: u64) -> Result<()> {
         .map(|bits| Grid::new(bits, false))
         .find(|grid| l1_bytes(*grid, virtual_bytes) <= MAX_L1_BYTES);
     Err(match enough {
-        Some(enough) => error.hint(format!("ask for -o cluster_size={} or larger", enough.cluster_bytes())),
+        Some(enough) => error.hint(format!("use -o cluster_size={} or larger", enough.cluster_bytes())),
         None => error,
     })
 }
 
-/// There may be so many clusters of data, whatever else there is.
+/// Checks that the image may have this many data clusters, whatever else it contains.
 ///
 /// # Errors
-/// `destination_unsuitable` where the reference counts would take more than readers take.
+/// `destination_unsuitable` if the refcount table would be longer than readers accept.
 pub(super) fn check_data(grid: Grid, clusters: u64) -> Result<()> {
     let blocks = MAX_REFCOUNT_TABLE_BYTES / REFCOUNT_TABLE_ENTRY;
     let most = blocks.saturating_mul(counted_by_block(grid));
@@ -266,7 +265,7 @@ fn too_much(grid: Grid) -> Error {
         ),
     );
     match grid.cluster_bits() < *Grid::CLUSTER_BITS.end() {
-        true => error.hint("ask for larger clusters with -o cluster_size"),
+        true => error.hint("use larger clusters with -o cluster_size"),
         false => error,
     }
 }
@@ -299,7 +298,7 @@ mod tests {
         assert!(error.hint_text().is_some_and(|hint| hint.contains("cluster_size=1024 ")), "{error:?}");
         check_size(Grid::new(21, false), 1 << 61).unwrap();
         check_size(Grid::new(21, false), u64::MAX).unwrap_err();
-        // A full disk of that size has more clusters of tables than its last refcount block has room for.
+        // On a full disk of that size, the tables have more clusters than its last refcount block has space for.
         let full = (128u64 << 30) / 512;
         let error = Regions::new(grid, 128 << 30, full, full / 64).check().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DestinationUnsuitable);

@@ -1,4 +1,4 @@
-//! Tables, made while they are written: however large one is, only a piece of it is in memory.
+//! Tables that are generated while they are written, so that only a part of one is in memory.
 
 use std::iter::Fuse;
 
@@ -7,10 +7,10 @@ use diskferry_core::{TargetOffset, TargetRange, Write};
 
 /// Most bytes of a table in one write.
 const PIECE: u64 = 256 << 10;
-/// Zeros in a table from which on they are written as zeros and not as bytes.
+/// Shortest range of zeros in a table that is written as zeros instead of bytes.
 const GAP: u64 = 64 << 10;
 
-/// Entries of a table that follow each other: `value`, `value` + `step`, …
+/// Consecutive entries of a table: `value`, `value` + `step`, …
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct EntryRun {
     pub(super) index: u64,
@@ -24,7 +24,7 @@ pub(super) struct EntryRun {
 pub(super) enum EntryWidth {
     /// A reference count.
     Two,
-    /// Everything else.
+    /// Any other entry.
     Eight,
 }
 
@@ -44,7 +44,7 @@ impl EntryWidth {
     }
 }
 
-/// The writes of a table, front to back: the runs in order of their indices, and zeros where there is none.
+/// The writes of a table in order: runs ascending by index, and zeros between them.
 pub(super) struct EntryTable<I: Iterator<Item = EntryRun>> {
     start: TargetOffset,
     width: EntryWidth,
@@ -55,7 +55,7 @@ pub(super) struct EntryTable<I: Iterator<Item = EntryRun>> {
 }
 
 impl<I: Iterator<Item = EntryRun>> EntryTable<I> {
-    /// A table over all of `place`. Runs do not overlap.
+    /// A table that fills `place`. Runs must not overlap.
     pub(super) fn new(place: TargetRange, width: EntryWidth, runs: I) -> Self {
         let entries = place.len().checked_div(width.bytes()).unwrap_or_default();
         Self { start: place.start(), width, entries, next: 0, run: None, runs: runs.fuse() }
@@ -65,7 +65,7 @@ impl<I: Iterator<Item = EntryRun>> EntryTable<I> {
         TargetOffset::new(self.start.get().saturating_add(index.saturating_mul(self.width.bytes())))
     }
 
-    /// How many entries from the next one on are zero.
+    /// Number of zero entries from the next one on.
     fn zeros(&mut self) -> u64 {
         if self.run.is_none_or(|run| run.count == 0) {
             self.run = self.runs.find(|run| run.count > 0);
@@ -113,7 +113,7 @@ impl<I: Iterator<Item = EntryRun>> Iterator for EntryTable<I> {
 mod tests {
     use super::*;
 
-    /// The bytes of a table that begins at 1,000, and how many writes it came in; each begins where the last one ended.
+    /// The bytes of a table that begins at 1,000, and the number of its writes. Each begins at the end of the previous one.
     fn made(entries: u64, width: EntryWidth, runs: Vec<EntryRun>) -> (Vec<u8>, usize) {
         let place = TargetRange::new(TargetOffset::new(1000), entries * width.bytes()).unwrap();
         let (mut bytes, mut writes) = (Vec::new(), 0);

@@ -1,4 +1,4 @@
-//! What both kinds have in common: the size of the disk, and its footer.
+//! Properties that both kinds share: the size of the disk, and its footer.
 
 use diskferry_core::internal::sha256;
 use diskferry_core::{Error, ErrorKind, LayoutFacts, Result};
@@ -7,20 +7,20 @@ use crate::format::Format;
 use crate::sector_size::SectorSize;
 use crate::vhd::footer::{self, Kind};
 
-/// The largest disk, 2,040 GiB: the limit of Virtual PC, of Windows and of the clouds.
+/// The largest disk, 2,040 GiB: the limit of Virtual PC, Windows and cloud providers.
 const MOST_BYTES: u64 = 2040 << 30;
 
-/// The size that a disk of `source_bytes` is written with.
+/// The size of the target disk for a source of `source_bytes`.
 ///
 /// # Errors
-/// `destination_unsuitable` where it is no whole number of sectors and is not to be rounded up, or too large.
+/// `destination_unsuitable` if it is not a whole number of sectors and must not be rounded up, or if it is too large.
 pub(super) fn size_of(sectors: SectorSize, source_bytes: u64) -> Result<u64> {
     let bytes = sectors.size(source_bytes)?;
     check_most(bytes)?;
     Ok(bytes)
 }
 
-/// A disk or a part of it that ends at `bytes` must not be larger than the format allows.
+/// Checks that a disk, or a part of it that ends at `bytes`, is not larger than the format allows.
 pub(super) fn check_most(bytes: u64) -> Result<()> {
     if bytes > MOST_BYTES {
         return Err(unsuitable(format!(
@@ -35,7 +35,7 @@ pub(super) fn unsuitable(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::DestinationUnsuitable, message)
 }
 
-/// The footer of a disk of `virtual_bytes`, with `id` or with one derived from what the disk is and comes from.
+/// The footer of a disk of `virtual_bytes`, with `id` or with one derived from the disk and its source.
 pub(super) fn footer_of(
     kind: Kind,
     virtual_bytes: u64,
@@ -54,7 +54,7 @@ pub(super) fn footer_of(
     footer::to_bytes(kind, virtual_bytes, id)
 }
 
-/// The UUID that a hash gives: version 8, for what is made in a way of one's own (RFC 9562, section 5.8).
+/// The UUID derived from a hash: version 8, for vendor-specific methods (RFC 9562, section 5.8).
 fn uuid(hash: [u8; 32]) -> [u8; 16] {
     let [first, _] = hash.as_chunks::<16>().0 else { return [0; 16] };
     let [a, b, c, d, e, f, g, h, i, rest @ ..] = *first;

@@ -1,8 +1,8 @@
-//! A dynamic disk: the blocks that hold something, and the table that says where each is.
+//! A dynamic disk: the blocks with data, and the table with the location of each.
 //!
-//! The table stands in front of the blocks and has an entry for every block of the disk, so its length is known when the
-//! disk's is. Packed, that much room is left, and filled when it is known which blocks hold other than zeros. Placed, the
-//! map says which hold stored data, and the table comes first.
+//! The table is stored before the blocks and has an entry for every block of the disk, so the size of the disk determines
+//! its length. A packed layout reserves that space and writes the table last, when it is known which blocks are not zeros.
+//! A placed layout writes the table first, from the map.
 
 use std::sync::Arc;
 
@@ -20,24 +20,24 @@ use crate::unit_placement::{AppendWriter, UnitPlacement, no_writes, unexpected_p
 use crate::vhd::footer::{self, Kind, SECTOR};
 use crate::vhd::header;
 
-/// Guest bytes of a block: what everyone writes, and all that some readers read.
+/// Guest bytes of a block: what all writers use, and the only size that some readers support.
 const BLOCK_BYTES: u32 = 2 << 20;
-/// The same, to count with.
+/// The same, as a `u64`.
 const BLOCK: u64 = BLOCK_BYTES as u64;
-/// The bitmap before each block, a bit a sector: all of them hold what they should, zeros too.
+/// The bitmap before each block, one bit per sector. All bits are set: every sector has its final contents.
 const BITMAP: &[u8] = &[0xff; BLOCK_BYTES as usize / 512 / 8];
 const _: () = assert!((BITMAP.len() as u64).is_multiple_of(SECTOR));
 /// The entry of a block that is not stored.
 const UNUSED: u32 = u32::MAX;
 
-/// Where the header is: behind the copy of the footer.
+/// Offset of the header, after the copy of the footer.
 const HEADER_AT: u64 = footer::LEN as u64;
-/// Where the table is: behind the header.
+/// Offset of the table, after the header.
 const TABLE_AT: u64 = HEADER_AT + header::LEN;
-/// Entries of the table that are made at a time: 1 MiB of it.
+/// Entries of the table that are generated at once: 1 MiB.
 const PIECE_ENTRIES: u64 = 1 << 18;
 
-/// What all disks of the kind are called.
+/// The name of the kind.
 const KIND: Kind = Kind::Dynamic(StoredOffset::new(HEADER_AT));
 
 /// The layout of a dynamic VHD.
@@ -108,7 +108,7 @@ impl Layout for DynamicLayout {
     fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes> {
         let virtual_bytes = facts.virtual_bytes.ok_or_else(|| {
             unsuitable(
-                "a dynamic VHD begins with a table as long as its disk asks for, and the size of a raw stream shows at its end",
+                "a dynamic VHD begins with a table whose length depends on the disk's size, and the size of a raw stream is only known at its end",
             )
             .hint("name the source by its path or URL, or write raw or a VHD with -o subformat=fixed")
         })?;
@@ -143,7 +143,7 @@ impl Layout for DynamicLayout {
         let begun = self.begun.take().ok_or_else(not_begun)?;
         if begun.virtual_bytes != virtual_bytes {
             return Err(Error::internal(format!(
-                "a VHD was begun for a disk of {} bytes, and it has {virtual_bytes}",
+                "a VHD was begun for a disk of {} bytes, but the disk has {virtual_bytes}",
                 begun.virtual_bytes
             )));
         }
@@ -173,7 +173,7 @@ fn entry(stored: &UnitPlacement, index: u64) -> u32 {
     sector.and_then(|sector| u32::try_from(sector).ok()).unwrap_or(UNUSED)
 }
 
-/// Whether the table can name a block that ends there.
+/// Checks that the table can address a block that ends there.
 fn check_end(end: u64) -> Result<()> {
     let begin = end.saturating_sub(BLOCK).saturating_sub(BITMAP.len() as u64);
     match begin / SECTOR < u64::from(UNUSED) {
@@ -189,33 +189,33 @@ fn not_begun() -> Error {
     Error::internal("a VHD was not begun")
 }
 
-/// The block allocation table of a disk, by its length.
+/// The block allocation table of a disk.
 #[derive(Clone, Copy, Debug)]
 struct BatLayout {
-    /// An entry for each block of the disk.
+    /// Number of entries: one for each block of the disk.
     entries: u32,
 }
 
 impl BatLayout {
     /// # Errors
-    /// `destination_unsuitable` where the disk is too large.
+    /// `destination_unsuitable` if the disk is too large.
     fn of(virtual_bytes: u64) -> Result<Self> {
         check_most(virtual_bytes)?;
         let entries = u32::try_from(virtual_bytes.div_ceil(BLOCK));
         Ok(Self { entries: entries.map_err(|_| Error::internal("a table of more entries than a VHD has"))? })
     }
 
-    /// Entries, with those that fill up its last sector.
+    /// Number of entries, including the padding of the last sector.
     fn padded_entries(self) -> u64 {
         u64::from(self.entries).next_multiple_of(SECTOR / 4)
     }
 
-    /// Where it ends: where the first block begins.
+    /// The end of the table, where the first block begins.
     fn end(self) -> u64 {
         self.padded_entries().saturating_mul(4).saturating_add(TABLE_AT)
     }
 
-    /// All that stands in front of the blocks: the copy of the footer, the header and the table.
+    /// The metadata before the blocks: the copy of the footer, the header and the table.
     fn front(self, footer: [u8; footer::LEN], stored: UnitPlacement) -> Writes {
         let header = Bytes::from_owner(header::to_bytes(TABLE_AT, self.entries, BLOCK_BYTES));
         let first = Write::Bytes(TargetOffset::ZERO, vec![Bytes::from_owner(footer), header]);

@@ -16,7 +16,7 @@ use crate::target_reader::TargetReader;
 use crate::vhd::footer::{Kind, LEN};
 use crate::vhd::probe::has_magic;
 
-/// The layout of a fixed VHD. Guest addresses are target addresses, and the size may become known at the end only.
+/// The layout of a fixed VHD. Guest addresses are target addresses. The size may become known only at the end.
 pub(super) struct FixedLayout {
     size: SectorSize,
     id: Option<[u8; 16]>,
@@ -64,7 +64,7 @@ impl Layout for FixedLayout {
     fn virtual_bytes(&self, source_bytes: u64) -> Result<u64> {
         match size_of(self.size, source_bytes)? {
             0 => Err(unsuitable(
-                "the disk has no bytes, and a fixed VHD of none is a mere footer, which others take for the beginning of a dynamic one",
+                "the disk is empty: a fixed VHD of it is only a footer, which other readers take for the beginning of a dynamic VHD",
             )
             .hint("convert to another format, or with -o subformat=dynamic")),
             bytes => Ok(bytes),
@@ -103,11 +103,11 @@ impl Layout for FixedLayout {
         Ok((Box::new(writes.chain([last])), end))
     }
 
-    /// Refuses a guest whose first sector is the footer of a VHD: many readers look there first and find a dynamic disk.
+    /// Refuses a guest whose first sector is the footer of a VHD. Many readers look there first and detect a dynamic disk.
     fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
         if has_magic(target.head()) {
             return Err(unsuitable(
-                "the guest's first sector begins as a dynamic VHD does, and a fixed VHD begins with the guest's first sector: others would take it for that disk",
+                "the guest's first sector begins like a dynamic VHD, and a fixed VHD begins with the guest's first sector: other readers would open it as a dynamic disk",
             )
             .hint("convert to another format, or with -o subformat=dynamic"));
         }

@@ -9,14 +9,14 @@ use super::disk::DESCRIPTOR_SECTORS;
 use crate::vmdk::content_id::ContentId;
 use crate::vmdk::header::{SECTOR, Sectors};
 
-/// What a descriptor says that depends on the kind.
+/// The contents of a descriptor that depend on the kind.
 pub(super) struct Kind {
     /// The `createType`.
     pub(super) create_type: &'static str,
-    /// What may be done with the extent.
+    /// The access of the extent.
     pub(super) access: &'static str,
-    /// The file that the extent line names. An embedded descriptor speaks of the file that it is in, whatever that is
-    /// called: VMware's own exports have one name for all. A fixed one keeps targets the same under every name.
+    /// The file name in the extent line. An embedded descriptor describes its own file, whatever the name of that file is:
+    /// VMware's exports use one constant name. A constant name also makes targets independent of their names.
     pub(super) file: &'static str,
 }
 
@@ -29,8 +29,8 @@ struct Geometry {
 }
 
 impl Geometry {
-    /// As VMware has it for SCSI disks, which is how the BIOS of such an adapter translates them: whole cylinders,
-    /// rounded down, in one of three shapes by the disk's size.
+    /// The geometry that VMware uses for SCSI disks, which is how the BIOS of such an adapter translates addresses: whole
+    /// cylinders, rounded down, in one of three shapes selected by the disk's size.
     fn of(capacity: Sectors) -> Self {
         const GIB: u64 = (1 << 30) / SECTOR;
         const MOST_CYLINDERS: u64 = 65_535;
@@ -45,13 +45,13 @@ impl Geometry {
     }
 }
 
-/// The descriptor of a disk in one extent, in all the sectors that it has.
+/// Encodes the descriptor of a disk in one extent, padded to its full space.
 ///
-/// The adapter is an LSI Logic one, as in what VMware's tools export: its geometry has no limit at 8 GiB as IDE's, and every
-/// product takes it. Which tools a guest has installed nobody knows: nothing is said of it.
+/// The adapter is LSI Logic, as in exports of VMware's tools. Unlike IDE, its geometry has no limit at 8 GiB, and every
+/// product supports it. The version of the guest's tools is unknown, so the descriptor does not state one.
 ///
 /// # Errors
-/// `internal`: it fits.
+/// `internal` if it does not fit.
 pub(super) fn descriptor(kind: &Kind, capacity: Sectors, id: ContentId) -> Result<Vec<u8>> {
     let Kind { create_type, access, file } = kind;
     let Geometry { cylinders, heads, sectors } = Geometry::of(capacity);

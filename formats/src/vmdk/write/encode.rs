@@ -1,4 +1,4 @@
-//! Grains as a stream has them: marker, zlib stream, zeros up to the sector.
+//! Encodes the grains of a stream: marker, zlib stream, zeros to the end of the sector.
 
 use diskferry_core::{Coding, Compression, Encoder, Error, Result, SourceStream};
 
@@ -6,14 +6,14 @@ use super::disk::{GRAIN, GRAIN_SECTORS};
 use crate::codec::{deflate_zlib, most_zlib, wrap_zlib};
 use crate::vmdk::header::{GRAIN_MARKER_LEN, HEADER_LEN, Marker, Sectors};
 
-/// Bytes of a grain as memory counts them.
+/// Bytes of a grain, as a `usize`.
 const UNIT: usize = 64 << 10;
-/// Bytes of a sector, likewise.
+/// Bytes of a sector, as a `usize`.
 const SECTOR_LEN: usize = HEADER_LEN;
 
 const _: () = assert!(UNIT as u64 == GRAIN);
 
-/// Deflates grains. A stream has no plain ones: what does not shrink is stored inside its zlib stream.
+/// Deflates grains. A stream has no plain grains: incompressible data is stored inside the zlib stream.
 #[derive(Debug)]
 pub(super) struct GrainEncoder {
     level: u32,
@@ -21,12 +21,12 @@ pub(super) struct GrainEncoder {
 }
 
 impl GrainEncoder {
-    /// Deflates at `level`, from 0 to 9, and carries over what is deflated already unless all is to be deflated anew.
+    /// Deflates at `level`, from 0 to 9. Compressed grains of the source are copied unless `recompress` is set.
     pub(super) fn new(level: u32, recompress: bool) -> Self {
         Self { level, recompress }
     }
 
-    /// Puts the marker before the `len` bytes of a zlib stream and zeros behind them.
+    /// Writes the marker before the `len` bytes of a zlib stream and zeros after them.
     fn frame(unit: u64, len: usize, out: &mut [u8]) -> Result<Coding> {
         let wrong = || Error::internal(format!("grain {unit} became {len} bytes"));
         let lba = Sectors(unit.checked_mul(GRAIN_SECTORS).ok_or_else(wrong)?);
@@ -66,7 +66,7 @@ impl Encoder for GrainEncoder {
         stream: &SourceStream,
         out: &mut [u8],
     ) -> Result<Option<Coding>> {
-        // Longer than what is stored: another deflater made it, and it is better made anew.
+        // Longer than a stored stream, so it is compressed again.
         let body = out.get_mut(GRAIN_MARKER_LEN..).and_then(|body| body.get_mut(..most_zlib(guest.len())));
         match wrap_zlib(&stream.bytes, guest, body.unwrap_or_default()) {
             Some(len) => Self::frame(unit, len, out).map(Some),

@@ -1,16 +1,15 @@
-//! What stands in front of the grains of a monolithicSparse image: header, descriptor, and twice a directory with all its
-//! tables.
+//! The metadata before the grains of a monolithicSparse image: header, descriptor, and two copies of the directory with
+//! all tables.
 //!
 //! ```text
 //! header │ descriptor │ redundant directory │ its tables │ directory │ its tables │ zeros up to a grain │ grains
 //! sector 0   1          21
 //! ```
 //!
-//! Every table of the disk has its room and its entry in the directory, whether it holds a grain or not. It could be left
-//! out: readers take an entry of 0 for 32 MiB of nothing. But the disk is there to be written to, and writers expect its
-//! tables: VMware's tools make all of them when they create a disk, and qemu 10.0, told to write where there is none,
-//! writes over the header. What they cost are zeros, 128 KiB a GiB of disk: holes in a file, and in an object about a
-//! hundredth of a percent.
+//! Every table of the disk is written and has an entry in the directory, even if it names no grain. Readers would accept
+//! an entry of 0 for an empty range of 32 MiB. But virtual machines write to the disk, and writers expect all tables.
+//! VMware's tools create all of them, and qemu 10.0 overwrites the header when it writes to a range without a table. The
+//! cost is zeros, 128 KiB per GiB of disk. In a file they are holes, and in an object about a hundredth of a percent.
 
 use std::sync::Arc;
 
@@ -24,16 +23,16 @@ use super::disk::{
 use crate::vmdk::content_id::ContentId;
 use crate::vmdk::header::{DirectoryAt, Grains, SECTOR, Sectors, SparseHeader};
 
-/// What the descriptor says.
+/// The contents of the descriptor.
 const KIND: Kind = Kind { create_type: "monolithicSparse", access: "RW", file: "disk.vmdk" };
-/// Where the redundant directory begins, in sectors.
+/// First sector of the redundant directory.
 const REDUNDANT_AT: u64 = DESCRIPTOR_AT + DESCRIPTOR_SECTORS;
-/// Most tables that one write holds: 512 KiB.
+/// Most tables in one write: 512 KiB.
 const TABLES_AT_ONCE: u64 = 256;
-/// Most entries of a directory that one write holds: 512 KiB.
+/// Most entries of a directory in one write: 512 KiB.
 const ENTRIES_AT_ONCE: u64 = 1 << 17;
 
-/// The measures of what stands in front, of a disk whose size was checked.
+/// The sizes of the metadata, for a disk whose size was checked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Front {
     capacity: Sectors,
@@ -43,23 +42,23 @@ pub(super) struct Front {
 }
 
 impl Front {
-    /// Of a disk of `capacity`.
+    /// The metadata of a disk of `capacity`.
     pub(super) fn new(capacity: Sectors) -> Self {
         let tables = capacity.0.div_ceil(GRAIN_SECTORS).div_ceil(TABLE_ENTRIES);
         Self { capacity, tables, directory: tables.saturating_mul(ENTRY).div_ceil(SECTOR) }
     }
 
-    /// Sector of the directory, the second of the two.
+    /// First sector of the directory, which is after its redundant copy.
     fn second(&self) -> u64 {
         REDUNDANT_AT.saturating_add(self.directory).saturating_add(self.tables.saturating_mul(TABLE_SECTORS))
     }
 
-    /// Sector behind the tables.
+    /// Sector after the tables.
     fn used(&self) -> u64 {
         self.second().saturating_add(self.second().saturating_sub(REDUNDANT_AT))
     }
 
-    /// Sector of the first grain: a multiple of a grain's.
+    /// Sector of the first grain: a multiple of the grain size.
     fn overhead(&self) -> u64 {
         self.used().checked_next_multiple_of(GRAIN_SECTORS).unwrap_or(u64::MAX)
     }
@@ -69,7 +68,7 @@ impl Front {
         self.overhead().saturating_mul(SECTOR)
     }
 
-    /// All that stands in front, in its order; `grains` are those that there are, which lie one behind the other.
+    /// All metadata in file order. `grains` are the allocated grains, which are stored consecutively.
     ///
     /// # Errors
     /// `internal`, see [`descriptor`].
@@ -98,7 +97,7 @@ impl Front {
         Ok(Box::new(head.chain(first).chain(second).chain(padding)))
     }
 
-    /// A directory at `sector`, and its tables behind it.
+    /// A directory at `sector`, followed by its tables.
     fn copy(self, sector: u64, grains: Arc<UnitMap>) -> impl Iterator<Item = Write> + Send {
         let tables = sector.saturating_add(self.directory);
         let pieces = (0..self.tables).step_by(usize::try_from(ENTRIES_AT_ONCE).unwrap_or(usize::MAX));
@@ -115,7 +114,7 @@ impl Front {
     }
 }
 
-/// The tables of a disk in their order, made as they are taken; those without a grain are zeros.
+/// The tables of a disk in order, generated lazily. Tables without a grain are zeros.
 struct Tables {
     grains: Arc<UnitMap>,
     /// Sector of the first grain.
@@ -124,19 +123,19 @@ struct Tables {
     at: u64,
     /// Index of the next table.
     next: u64,
-    /// Behind the last.
+    /// Index after the last table.
     end: u64,
 }
 
 impl Tables {
-    /// The next table that holds a grain.
+    /// The next table that names a grain.
     fn next_used(&self) -> u64 {
         let first = self.next.saturating_mul(TABLE_ENTRIES);
         let used = self.grains.runs_from(first).next().map(|(run, _)| run.start.max(first) / TABLE_ENTRIES);
         used.unwrap_or(self.end).min(self.end)
     }
 
-    /// The bytes of the next tables, which all hold grains.
+    /// The bytes of the next tables, which all name grains.
     fn filled(&self) -> Vec<u8> {
         let first = self.next.saturating_mul(TABLE_ENTRIES);
         let most = self.next.saturating_add(TABLES_AT_ONCE).min(self.end).saturating_mul(TABLE_ENTRIES);
@@ -144,7 +143,7 @@ impl Tables {
         for (run, rank) in self.grains.runs_from(first) {
             let (start, end) = (run.start.max(first), run.end.min(most));
             let before = start.saturating_sub(first);
-            // A table without grains lies between, or enough is there.
+            // An empty table is next, or the write is full.
             if start >= end || (before / TABLE_ENTRIES).saturating_mul(TABLE) > bytes.len() as u64 {
                 break;
             }
@@ -185,7 +184,7 @@ fn at(sector: u64) -> TargetOffset {
     TargetOffset::new(sector.saturating_mul(SECTOR))
 }
 
-/// The number of a sector as an entry has it. All fit: a disk with more tables, or more grains, was refused before.
+/// The number of a sector as an entry. It always fits: larger disks were refused before.
 fn number(sector: u64) -> u32 {
     u32::try_from(sector).unwrap_or(u32::MAX)
 }
@@ -202,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    /// What is written, by sector: those that hold other than zeros. Every byte must be in exactly one write.
+    /// The written sectors that are not zeros, by number. Every byte must be in exactly one write.
     fn written(front: Front, grains: &UnitMap) -> BTreeMap<u64, Vec<u8>> {
         let mut sectors = BTreeMap::new();
         let mut next = 0;
@@ -238,7 +237,7 @@ mod tests {
 
     #[test]
     fn tables_name_the_grains_there_are_and_no_others() {
-        // More tables than one write holds, tables that several runs share, tables without a grain, and the last.
+        // More tables than one write holds, tables shared by several runs, empty tables, and the last table.
         let capacity = 40_000 * 512 - 7;
         let runs = [
             0..1,
@@ -259,7 +258,7 @@ mod tests {
             for table in 0..front.tables {
                 let at = entry(&sectors, copy, table);
                 assert_eq!(at, copy + front.directory + table * TABLE_SECTORS);
-                // Empty tables are not looked into, as most are.
+                // Empty tables, which are the majority, are not checked entry by entry.
                 if (at..at + TABLE_SECTORS).all(|sector| !sectors.contains_key(&sector)) {
                     assert!(
                         !grains.runs().any(|run| run.start / 512 <= table && table <= (run.end - 1) / 512)

@@ -1,7 +1,7 @@
-//! The layout of monolithicSparse: grains one behind the other in guest order, behind all tables.
+//! The layout of monolithicSparse: grains are stored consecutively in guest order, after all tables.
 //!
-//! Packed and placed are one: grains lie where their rank among the grains says, and only who counts them differs. Packed,
-//! a grain counts from its first byte that is not zero; placed, from the map, those that turn out to be zeros too.
+//! Packed and placed layouts differ only in how grains are counted. A packed layout allocates a grain at its first
+//! non-zero byte. A placed layout allocates the grains of the map, including those that turn out to be zeros.
 
 use std::sync::Arc;
 
@@ -25,12 +25,12 @@ pub(super) struct PlainLayout {
     disk: DiskOptions,
     reader: TargetReader,
     placed: bool,
-    /// Size of the disk, once it is known.
+    /// Size of the disk, once known.
     virtual_bytes: Option<u64>,
     begun: Option<Begun>,
 }
 
-/// What is known while the disk flows.
+/// State after the layout has begun.
 struct Begun {
     virtual_bytes: u64,
     fingerprint: [u8; 32],
@@ -87,14 +87,14 @@ impl Layout for PlainLayout {
             entry(bytes.saturating_sub(SECTOR))?;
             return Ok(Some(OutputSize { bytes, exact: true }));
         }
-        // More is refused when it comes: how many grains are zeros shows only then.
+        // More is refused during the write, because only then the number of zero grains is known.
         Ok(Some(OutputSize { bytes: bytes.min(MOST_BYTES), exact: false }))
     }
 
     fn begin(&mut self, facts: &LayoutFacts) -> Result<Writes> {
         let virtual_bytes = facts.virtual_bytes.ok_or_else(|| {
             unsuitable(format!(
-                "a {VARIANT} vmdk has its tables in front, and so needs the size of the disk before its first byte"
+                "a {VARIANT} vmdk has its tables before the data, and needs the size of the disk before the first byte"
             ))
             .hint("name the source by its path or URL, or write raw")
         })?;
@@ -159,11 +159,11 @@ impl Layout for PlainLayout {
     }
 }
 
-/// Zeros behind the last grain, which no table names. The grains are the end of the file, and whatever the guest has there,
-/// a reader must not take it for the footer of a VHD: so far before the end none looks for one.
+/// Zeros after the last grain, which no table names. The grains are the end of the file, and a reader must not take guest
+/// data for the footer of a VHD. No reader searches for one this far before the end.
 const GUARD: u64 = TAIL_LEN.div_ceil(GRAIN).saturating_mul(GRAIN);
 
-/// Where a target with so many grains ends.
+/// End of a target with this many grains.
 fn end_of(front: Front, grains: u64) -> u64 {
     let guard = if grains > 0 { GUARD } else { 0 };
     front.grains_at().saturating_add(grains.saturating_mul(GRAIN)).saturating_add(guard)

@@ -1,4 +1,4 @@
-//! The layout of streamOptimized: written front to back, as it is read.
+//! The layout of streamOptimized, written sequentially.
 //!
 //! Source: VMware, *Virtual Disk Format 1.1* (and 5.0), "Stream-Optimized Compressed Sparse Extents".
 //!
@@ -7,8 +7,8 @@
 //! sector 0   1                  128
 //! ```
 //!
-//! Each thing from sector 128 on stands behind a marker. Grains come in ascending order, a table behind the grains that it
-//! names, if there are any. The header says that the directory is at the end, and the footer, the header once more, where.
+//! Each structure from sector 128 on follows a marker. Grains are ascending. A table follows the grains that it names, and
+//! empty tables are omitted. The header says that the directory is at the end, and the footer has its address.
 
 use std::sync::Arc;
 
@@ -31,11 +31,11 @@ use crate::vmdk::content_id::ContentId;
 use crate::vmdk::header::{DirectoryAt, Grains, HEADER_LEN, Marker, SECTOR, Sectors, SparseHeader};
 
 const VARIANT: &str = "streamOptimized";
-/// What the descriptor says: what vSphere's exports say, which cannot be written to in place.
+/// The contents of the descriptor, as in vSphere's exports, which are not writable in place.
 const KIND: Kind = Kind { create_type: VARIANT, access: "RDONLY", file: "generated-stream.vmdk" };
-/// Where the first grain is, in sectors: at a grain's multiple, as VMware's tools have it.
+/// Sector of the first grain: a multiple of the grain size, as in VMware's tools.
 const OVERHEAD: u64 = 128;
-/// Most entries of the directory that one write holds: 512 KiB.
+/// Most entries of the directory in one write: 512 KiB.
 const ENTRIES_AT_ONCE: u64 = 1 << 17;
 
 /// The layout of a streamOptimized target.
@@ -43,15 +43,15 @@ pub(super) struct StreamLayout {
     disk: DiskOptions,
     reader: TargetReader,
     encoder: Arc<GrainEncoder>,
-    /// The header is written first, since nothing can be written later.
+    /// The header is written first, because earlier offsets cannot be written later.
     header_first: bool,
     virtual_bytes: Option<u64>,
     fingerprint: [u8; 32],
-    /// Where the target is written up to, from the first grain on.
+    /// End of the written data, from the first grain on.
     end: u64,
     /// The table of the grains that were written last.
     table: Option<Table>,
-    /// The tables that were written: index, and sector.
+    /// The tables that were written: index and sector.
     directory: Vec<(u64, u32)>,
 }
 
@@ -81,7 +81,7 @@ impl StreamLayout {
         }
     }
 
-    /// What stands in front of the grains.
+    /// The metadata before the grains.
     fn front(&self, virtual_bytes: u64) -> Result<Writes> {
         let capacity = sectors(virtual_bytes);
         let id: ContentId = self.disk.id(VARIANT, virtual_bytes, &self.fingerprint);
@@ -92,12 +92,12 @@ impl StreamLayout {
         Ok(Box::new([Write::Bytes(TargetOffset::ZERO, pieces), Write::Zero(padding)].into_iter()))
     }
 
-    /// Places a grain, behind the table of those before it if they have another one.
+    /// Places a grain. If it belongs to another table, the table of the grains before it is placed first.
     fn grain(&mut self, grain: Encoded) -> Result<Vec<Write>> {
         let whole = grain.bytes.len() as u64;
         if grain.coding != Coding::Coded(grain.bytes.len()) || !whole.is_multiple_of(SECTOR) {
             return Err(Error::internal(format!(
-                "grain {} came in {whole} bytes, {:?}",
+                "grain {} has {whole} bytes, {:?}",
                 grain.unit, grain.coding
             )));
         }
@@ -111,7 +111,7 @@ impl StreamLayout {
         let table = self.table.get_or_insert_with(|| Table { index, entries: Vec::new() });
         let slot = usize::try_from(grain.unit % TABLE_ENTRIES).unwrap_or(usize::MAX);
         if table.index != index || slot < table.entries.len() {
-            return Err(Error::internal(format!("grain {} came out of order", grain.unit)));
+            return Err(Error::internal(format!("grain {} is out of order", grain.unit)));
         }
         table.entries.resize(slot, 0);
         table.entries.push(at);
@@ -121,7 +121,7 @@ impl StreamLayout {
         Ok(vec![Write::Bytes(TargetOffset::new(start), pieces)])
     }
 
-    /// The table of the grains that were written last, behind its marker.
+    /// The table of the grains that were written last, after its marker.
     fn flush(&mut self) -> Result<Bytes> {
         let Some(table) = self.table.take() else { return Ok(Bytes::new()) };
         let mut bytes = marker(Marker::Table(Sectors(TABLE_SECTORS)));
@@ -176,7 +176,7 @@ impl Layout for StreamLayout {
             .saturating_add(grains.saturating_mul(most))
             .saturating_add(tables.saturating_mul(SECTOR + TABLE))
             .saturating_add(Tail::new(sectors(virtual_bytes), 0).len());
-        // More is refused when it comes: how much it really takes shows only then.
+        // More is refused during the write, because only then the compressed size is known.
         Ok(Some(OutputSize { bytes: bytes.min(MOST_BYTES), exact: false }))
     }
 
@@ -189,7 +189,7 @@ impl Layout for StreamLayout {
                 if self.header_first { self.front(virtual_bytes) } else { Ok(no_writes()) }
             }
             None if self.header_first => Err(unsuitable(format!(
-                "a {VARIANT} vmdk in one pass begins with the size of the disk, and the source does not know it before its end"
+                "a {VARIANT} vmdk that is written in one pass begins with the size of the disk, which the source does not know before its end"
             ))
             .hint("name the source by its path or URL, write to a file, or write raw")),
             None => Ok(no_writes()),
@@ -249,14 +249,14 @@ fn header(capacity: Sectors, directory: DirectoryAt) -> SparseHeader {
     }
 }
 
-/// A marker in the sector that it has.
+/// A marker, padded to a sector.
 fn marker(marker: Marker) -> Vec<u8> {
     let mut bytes = marker.to_bytes().to_vec();
     bytes.resize(HEADER_LEN, 0);
     bytes
 }
 
-/// What stands behind the last table: directory, footer and the end of the stream.
+/// The structures after the last table: directory, footer and end marker.
 #[derive(Clone, Copy)]
 struct Tail {
     capacity: Sectors,
@@ -273,7 +273,7 @@ impl Tail {
         Self { capacity, at, tables, sectors: tables.saturating_mul(ENTRY).div_ceil(SECTOR) }
     }
 
-    /// Bytes of all of it: two markers, the directory, the footer, and the end marker.
+    /// Total size in bytes: two markers, the directory, the footer, and the end marker.
     fn len(&self) -> u64 {
         self.sectors.saturating_add(4).saturating_mul(SECTOR)
     }
@@ -298,7 +298,7 @@ impl Tail {
     }
 }
 
-/// The entries `from..to` of the directory, up to a whole sector. A piece in which there is no table is zeros.
+/// Entries `from..to` of the directory, padded to a whole sector. A range without tables is zeros.
 fn piece(directory: &[(u64, u32)], from: u64, to: u64, at: TargetOffset) -> Write {
     let len = to.saturating_sub(from).saturating_mul(ENTRY).div_ceil(SECTOR).saturating_mul(SECTOR);
     let first = directory.partition_point(|(index, _)| *index < from);

@@ -151,11 +151,11 @@ const REFUSED_BY_US: &[(Format, &str, &str)] = &[
     (Format::Qcow2, "a cluster's data is at", "qemu reads zeros where the object has ended"),
     (Format::Vhd, "checksum is", "qemu warns of a wrong sum and goes on"),
     (Format::Vhd, "disk_type is", "qemu takes every type but that of a fixed disk for dynamic"),
-    (Format::Vhd, "are stored in front of it", "qemu takes what is behind a fixed disk for its end"),
+    (Format::Vhd, "are stored before it", "qemu takes what is behind a fixed disk for its end"),
     (Format::Vmdk, "descriptorOffset is", "qemu reads a stream without a look at its descriptor"),
     (Format::Vmdk, "newline bytes", "qemu does not look at what a transfer in text mode damages"),
     (Format::Vmdk, "have unknown bits", "qemu takes flags that it does not know"),
-    (Format::Vmdk, "its marker says sector", "qemu takes the table's word for which grain it is"),
+    (Format::Vmdk, "marker says sector", "qemu takes the table's word for which grain it is"),
     (Format::Vmdk, "compressAlgorithm", "qemu goes by the flags alone"),
     (Format::Vmdk, "the grain of guest offset", "qemu reads zeros where the object has ended"),
 ];

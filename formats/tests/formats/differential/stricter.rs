@@ -10,7 +10,7 @@ const VMDK: &[Format] = &[Format::Vmdk];
 
 /// What a message has in it, of which formats, and why that is refused.
 const REASONS: &[(&[Format], &str, &str)] = &[
-    (ANY, "the object is a sound", "valid as two formats: nobody can say which was meant"),
+    (ANY, "the object is valid both as", "valid as two formats: nobody can say which was meant"),
     (ANY, "the image is declared", "the marks of the declared format are not where it has them"),
     (QCOW2, "header_length is", "the header must lie in its cluster"),
     (QCOW2, "header extension", "extensions must lie in the header's cluster"),
@@ -25,7 +25,7 @@ const REASONS: &[(&[Format], &str, &str)] = &[
     (QCOW2, "which is no cluster of", "tables are aligned, behind the header"),
     (QCOW2, "no multiple of the cluster size", "clusters and tables are aligned"),
     (QCOW2, "and the object ends at", "a table must be there as far as the disk uses it"),
-    (QCOW2, ", into ", "an entry must not lead into metadata"),
+    (QCOW2, ", inside ", "an entry must not lead into metadata"),
     (QCOW2, "extended L2 entries need", "a sub-cluster is at least a sector"),
     (QCOW2, "sub-cluster", "a compressed cluster has no sub-clusters"),
     (QCOW2, "beyond 56 bits", "offsets have 56 bits"),
@@ -49,7 +49,7 @@ const REASONS: &[(&[Format], &str, &str)] = &[
     (VMDK, "the descriptor has", "the text has a bounded length"),
     (VMDK, "of compressed", "a compressed unit is bounded"),
     (VMDK, "other data begins", "two grains overlap"),
-    (VMDK, ": it leads to", "text, directories, tables and grains lie apart from each other"),
+    (VMDK, ": it points to", "text, directories, tables and grains lie apart from each other"),
     (VMDK, "grain directory", "directories and tables lie in the object"),
     (VMDK, "more than twice a grain", "no deflate stream of a grain needs so much"),
     (VMDK, "many share one", "work beyond what the object can hold"),
