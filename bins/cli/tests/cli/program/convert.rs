@@ -221,7 +221,7 @@ fn a_new_file_has_usual_permissions_and_a_replaced_one_keeps_its_own() {
 }
 
 #[test]
-fn a_broken_image_leaves_nothing() {
+fn malformed_image_leaves_no_target() {
     let dir = Dir::new();
     let image = dir.sample("qcow2-zlib");
     let mut bytes = std::fs::read(&image).unwrap();
@@ -235,7 +235,7 @@ fn a_broken_image_leaves_nothing() {
 }
 
 #[test]
-fn the_smallest_budget_and_one_thread_do() {
+fn smallest_budget_and_one_thread_suffice() {
     let dir = Dir::new();
     let raw = dir.file("a.raw", &noise(24 << 20));
     let out = dir.join("out.raw");
@@ -260,7 +260,7 @@ fn the_smallest_budget_and_one_thread_do() {
 }
 
 #[test]
-fn progress_events_go_forward_to_the_end() {
+fn progress_events_never_decrease_and_reach_the_total() {
     let dir = Dir::new();
     let raw = dir.file("a.raw", &noise(8 << 20));
     let said = run!("convert", "-f", "raw", raw, dir.join("out.raw"), "--progress", "json", "--json").ends(0);
@@ -291,7 +291,7 @@ fn progress_events_go_forward_to_the_end() {
 }
 
 #[test]
-fn a_bar_can_be_had_without_a_terminal() {
+fn bar_works_without_a_terminal() {
     let dir = Dir::new();
     let raw = dir.file("a.raw", &noise(1 << 20));
     let said = run!("convert", "-f", "raw", raw, dir.join("out.raw"), "--progress", "bar").ends(0);
@@ -301,7 +301,7 @@ fn a_bar_can_be_had_without_a_terminal() {
 }
 
 #[test]
-fn warnings_are_told_on_standard_error_unless_quiet() {
+fn warnings_are_printed_on_standard_error_unless_quiet() {
     let dir = Dir::new();
     let image = dir.sample("qcow2-40g-ext4");
     let said = run!("convert", image, dir.join("a.raw"), "--capacity", "40G").ends(0);
