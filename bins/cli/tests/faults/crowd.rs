@@ -9,7 +9,7 @@ use diskferry_s3io::{Client, ClientOptions, Keys, S3Source};
 use futures_util::future::try_join_all;
 
 use crate::support::{
-    Bench, IMAGE_KINDS, LIBRARY, MIB, digest, file, in_a_process_of_its_own, names, object, resources, told,
+    Bench, IMAGE_KINDS, LIBRARY, MIB, digest, file, in_a_child_process, names, object, resources, told,
 };
 
 const RUNS: usize = 200;
@@ -35,7 +35,7 @@ fn two_hundred_concurrent_conversions_are_correct_and_share_one_budget() {
     let bench = runtime.block_on(Bench::new(16, &IMAGE_KINDS));
     let dir = bench.dir.path().to_str().unwrap();
     let (endpoint, keys) = (bench.server.endpoint(), bench.server.keys());
-    in_a_process_of_its_own(NAME, &[&endpoint, &keys.access_key, &keys.secret_key, dir, &bench.digest]);
+    in_a_child_process(NAME, &[&endpoint, &keys.access_key, &keys.secret_key, dir, &bench.digest]);
     for number in 0..RUNS {
         let path = match number % 3 {
             0 => bench.dir.path().join(number.to_string()),

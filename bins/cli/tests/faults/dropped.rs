@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use diskferry_formats::Format;
 
-use crate::support::{Bench, Image, file, in_a_process_of_its_own, names, told};
+use crate::support::{Bench, Image, file, in_a_child_process, names, told};
 
 /// The number of open files (including sockets) and threads of this process.
 fn held() -> (usize, usize) {
@@ -18,7 +18,7 @@ fn held() -> (usize, usize) {
 fn dropped_conversion_leaves_no_task_socket_thread_or_file() {
     const NAME: &str = "dropped::dropped_conversion_leaves_no_task_socket_thread_or_file";
     if told::<0>().is_none() {
-        return in_a_process_of_its_own(NAME, &[]);
+        return in_a_child_process(NAME, &[]);
     }
     let round = |requests, to_s3| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

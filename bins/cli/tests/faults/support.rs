@@ -33,7 +33,7 @@ pub(crate) struct Image {
     flags: &'static [&'static str],
 }
 
-/// Every format, plain and compressed.
+/// Every format, uncompressed and compressed.
 pub(crate) const IMAGE_KINDS: [Image; 8] = [
     Image { name: "raw", format: Format::Raw, options: &[], flags: &[] },
     Image { name: "qcow2", format: Format::Qcow2, options: &[], flags: &[] },
@@ -181,7 +181,7 @@ impl Bench {
         names(&self.server.root().join(LIBRARY)).into_iter().chain(parts).collect()
     }
 
-    /// Bytes that the server sent of the images since it was last asked to forget.
+    /// Bytes of the images that the server sent since its log was last cleared.
     pub(crate) fn sent(&self) -> u64 {
         let exchanges = self.server.exchanges();
         exchanges.iter().filter(|seen| seen.request.object.starts_with(IMAGES)).map(|seen| seen.sent).sum()
@@ -201,7 +201,7 @@ pub(crate) async fn file(path: &Path, resume: bool) -> Result<Box<dyn Sink>> {
     Ok(Box::new(FileSink::create(path, options).await?))
 }
 
-/// Options of a client that waits for seconds, not for a minute.
+/// Client options with timeouts of seconds instead of a minute.
 pub(crate) fn impatient(server: &Server) -> ClientOptions {
     server.client_options().stall_timeout(Duration::from_secs(12))
 }
@@ -210,23 +210,23 @@ pub(crate) fn resources(memory: u64) -> Resources {
     Resources::default().budget(Some(Budget::new(memory))).pool(Some(Arc::new(CpuPool::new(2).unwrap())))
 }
 
-/// The digest of the disk in an image file.
+/// Computes the digest of the disk in an image file.
 pub(crate) async fn digest(path: &Path, format: Format) -> String {
     let disk = open(Arc::new(FileSource::open(path).await.unwrap()), Declared::Format(format)).await.unwrap();
     let reading = Conversion::reading(disk).limits(Limits::default().image(ImageLimit::None));
     reading.resources(resources(MEMORY)).run().await.unwrap().digest.unwrap().to_string()
 }
 
-/// Whether it is for data of a source: for what lies behind its head.
+/// Returns whether the request is for source data after the head.
 pub(crate) fn is_data(request: &Request) -> bool {
     request.object.starts_with(IMAGES) && request.range.is_some_and(|(first, _)| first > 0)
 }
 
-/// What a process is told by which a test was started.
+/// The environment variable with the arguments of a test that runs in a child process.
 const CHILD: &str = "DISKFERRY_TEST_CHILD";
 
-/// Runs `test` of this program once more, in a process of its own, and tells it this.
-pub(crate) fn in_a_process_of_its_own<const N: usize>(test: &str, tell: &[&str; N]) {
+/// Runs `test` of this binary in a child process, and passes it these arguments.
+pub(crate) fn in_a_child_process<const N: usize>(test: &str, tell: &[&str; N]) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture"]).env(CHILD, tell.join("\n"));
     let output = command.output().unwrap();
@@ -235,7 +235,7 @@ pub(crate) fn in_a_process_of_its_own<const N: usize>(test: &str, tell: &[&str; 
     println!("{out}");
 }
 
-/// What this process was told, where a test started it.
+/// Returns the arguments of this process, if a test started it.
 pub(crate) fn told<const N: usize>() -> Option<[String; N]> {
     let told = std::env::var(CHILD).ok()?;
     Some(std::array::from_fn(|at| told.lines().nth(at).unwrap_or_default().to_owned()))

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::program::support::{Dir, Said, noise, program};
 
-/// A conversion that waits for more input, with its first bytes written.
+/// Starts a conversion that has written its first bytes and waits for more input.
 fn waiting(dir: &Dir, more: &[&str]) -> (Child, std::process::ChildStdin) {
     let mut child = program()
         .args(["convert", "-f", "raw", "-", dir.join("out.raw").to_str().unwrap(), "--force"])
