@@ -1,14 +1,18 @@
-//! Sample disk images with known content, and the tools that tests compare with.
+//! Sample disk images with known content, and the tools that tests use as oracles.
 //!
-//! [`samples`] are small but true disks, a partition table, a file system, files, in every format that diskferry reads;
-//! tests, the program's demo and the fuzzers share them. `corpus/make` makes them from real tools and writes
-//! `manifest.json`, from which the table here is generated; `corpus/README.md` says what other readers make of them.
+//! [`samples`] are small, realistic disks with partition tables, file systems and files, in every format that diskferry
+//! reads. Tests, the program's demo and the fuzzers share them. `corpus/make` makes them with real tools and writes
+//! `manifest.json`, from which the table in this crate is generated. `corpus/README.md` documents how other readers read
+//! them.
 //!
-//! With the feature `oracles`, the module `oracle` wraps the tools that tests take the truth from: `qemu-img`,
-//! `fsverity`, libyal's readers and dissect.hypervisor. The feature `tools`, which it brings along,
-//! finds such programs. With the feature `slow`, which it brings along, the module `slow` has readers of our
-//! own that are nothing but obvious. With the feature `lattice`, the module of that name has malformed images: every field of
-//! every on-disk structure at the values that break readers, and what must come of each.
+//! Features:
+//!
+//! - `oracles`: the module `oracle` wraps `qemu-img`, `fsverity`, libyal's readers and dissect.hypervisor. Enables `tools`
+//!   and `slow`.
+//! - `tools`: the module `tools` finds external programs.
+//! - `slow`: the module `slow` has slow, simple reference readers.
+//! - `lattice`: the module `lattice` has malformed images. Every field of every on-disk structure takes the values that break
+//!   readers, with the expected outcome of each.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "lattice")]
@@ -23,18 +27,18 @@ pub mod tools;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// An image whose guest disk is known.
+/// An image with a known guest disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     /// A unique name, such as `qcow2-zstd`.
     pub name: &'static str,
-    /// The format, as diskferry's command line spells it: `raw`, `vhd`, `qcow2`, `vmdk`.
+    /// The format, named as on diskferry's command line: `raw`, `vhd`, `qcow2`, `vmdk`.
     pub format: &'static str,
-    /// The variant of the format, in the format's own words, such as `streamOptimized`.
+    /// The variant of the format, in the format's terms, such as `streamOptimized`.
     pub variant: &'static str,
     /// The guest disk. Samples with the same disk have the same digest, whatever their format.
     pub disk: &'static str,
-    /// What is on the disk, in a sentence.
+    /// The content of the disk, in one sentence.
     pub about: &'static str,
     /// The files of the image with their names; the one to open comes first.
     pub files: &'static [(&'static str, &'static [u8])],
@@ -43,7 +47,7 @@ pub struct Sample {
     /// The fs-verity digest (SHA-256, 4 KiB blocks, no salt) of the guest disk, as `fsverity digest` printed it for the
     /// raw disk before any image was made from it; lower-case hexadecimal.
     pub digest_hex: &'static str,
-    /// The package, its version and the commands that made the image from the raw disk.
+    /// The package with its version, and the commands that made the image from the raw disk.
     pub origin: &'static str,
 }
 
@@ -58,15 +62,15 @@ impl Sample {
         self.files[0].1
     }
 
-    /// Stored size: all files together, in bytes.
+    /// Stored size of all files, in bytes.
     pub fn object_bytes(&self) -> u64 {
         self.files.iter().map(|(_, bytes)| bytes.len() as u64).sum()
     }
 
-    /// Writes all files into a directory and gives the path of the one to open.
+    /// Writes all files to a directory and returns the path of the one to open.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The errors of the file system.
     pub fn write_to(&self, dir: &Path) -> io::Result<PathBuf> {
         for (name, bytes) in self.files {
             std::fs::write(dir.join(name), bytes)?;
@@ -80,10 +84,10 @@ pub fn samples() -> &'static [Sample] {
     SAMPLES
 }
 
-/// The sample of this name.
+/// Returns the sample with this name.
 ///
 /// # Panics
-/// When there is none: names are written by hand, in tests and in the demo.
+/// If there is none. Names are literals in tests and in the demo.
 pub fn sample(name: &str) -> &'static Sample {
     SAMPLES.iter().find(|s| s.name == name).unwrap_or_else(|| {
         let names: Vec<_> = SAMPLES.iter().map(|s| s.name).collect();
@@ -91,30 +95,29 @@ pub fn sample(name: &str) -> &'static Sample {
     })
 }
 
-/// A small image that must be refused, kept because it has a name: one of the kinds that broke others, or that only looks
-/// harmless.
+/// A small image that must be refused: it represents a known vulnerability of other readers, or it only looks harmless.
 #[cfg(feature = "lattice")]
 #[derive(Clone, Copy, Debug)]
 pub struct Malformed {
     /// A unique name, such as `qcow2-l1-size-max`.
     pub name: &'static str,
-    /// The name of its file.
+    /// Its file name.
     pub file: &'static str,
-    /// The format that it is declared as, as diskferry's command line spells it.
+    /// Its declared format, named as on diskferry's command line.
     pub format: &'static str,
-    /// The stable code of the error; none where it is harmless, and reads as zeros.
+    /// The expected error code; none if it is harmless and reads as zeros.
     pub code: Option<&'static str>,
-    /// What is wrong with it, in a sentence.
+    /// The defect, in one sentence.
     pub about: &'static str,
-    /// The vulnerabilities of other readers whose class it is of.
+    /// Vulnerabilities of other readers in the same class.
     pub like: &'static [&'static str],
-    /// What made it.
+    /// The tool that made it.
     pub origin: &'static str,
-    /// Its bytes.
+    /// Its content.
     pub bytes: &'static [u8],
 }
 
-/// All named images of `corpus/malformed`, which `corpus/malformed/make` makes.
+/// All images of `corpus/malformed`, made by `corpus/malformed/make`.
 #[cfg(feature = "lattice")]
 pub fn malformed() -> &'static [Malformed] {
     MALFORMED

@@ -11,7 +11,7 @@ use std::process::Command;
 
 const LIST: &str = include_str!("../../.ci/tools");
 
-/// Directories that Debian keeps administrators' programs in, and that a user's `PATH` lacks.
+/// Directories with Debian's administration programs; a user's `PATH` lacks them.
 const ADMIN_DIRS: [&str; 2] = ["/usr/sbin", "/sbin"];
 
 /// All listed programs, each with its Debian package.
@@ -29,15 +29,15 @@ pub fn package(program: &str) -> &'static str {
     })
 }
 
-/// Where a program is, if it is installed: in `PATH` or in an administrator's directory. It need not be listed.
+/// Returns the path of a program if it is installed, in `PATH` or an administration directory. It need not be listed.
 pub fn find(program: &str) -> Option<PathBuf> {
     env::split_paths(&search_path()).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
-/// A command that runs a listed program, with messages in English and times in UTC.
+/// Returns a command that runs a listed program, with messages in English and times in UTC.
 ///
 /// # Panics
-/// If the program is not listed, or not installed; the message is the command that installs it.
+/// If the program is not listed, or not installed. The message contains the command that installs it.
 pub fn command(program: &str) -> Command {
     let package = package(program);
     let file = find(program).unwrap_or_else(|| {
@@ -49,7 +49,7 @@ pub fn command(program: &str) -> Command {
     command_at(&file)
 }
 
-/// As [`command`], with a program at a path.
+/// Like [`command`], for a program at a path.
 pub(crate) fn command_at(file: &Path) -> Command {
     let mut command = Command::new(file);
     command.env("LC_ALL", "C").env("TZ", "UTC").env("PATH", search_path());

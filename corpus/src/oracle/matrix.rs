@@ -1,8 +1,8 @@
-//! Every format and variant that qemu-img can make, at several cluster, grain and disk sizes, each with its truth.
+//! Every format and variant that qemu-img can make, at several cluster, grain and disk sizes, each with its expected disk.
 //!
-//! A [`Recipe`] says how to make an image; [`Recipe::build`] makes it from a [`Base`] disk and gives a [`Case`]: the
-//! image's files, and the raw disk that a reader must give, byte for byte. Recipes are built one at a time so that a
-//! test never keeps more than one on the disk:
+//! A [`Recipe`] describes how to make an image. [`Recipe::build`] makes it from a [`Base`] disk and returns a [`Case`]: the
+//! image's files, and the raw disk that a reader must produce. Recipes are built one at a time, so that a test stores at
+//! most one image:
 //!
 //! ```no_run
 //! use diskferry_corpus::oracle::matrix::{Base, recipes};
@@ -16,8 +16,8 @@
 //! }
 //! ```
 //!
-//! The truth never comes from reading the image: it is the raw disk the image was made from, changed by the same
-//! `qemu-io` writes, cut or extended with zeros to the size that the format keeps.
+//! The expected disk never comes from reading the image. It is the raw disk that the image was made from, changed by the same
+//! `qemu-io` writes, and truncated or zero-extended to the size that the format supports.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// Size of the base disk: 24 MiB and five sectors, a multiple of nothing but the sector.
+/// Size of the base disk: 24 MiB and five sectors, so that it is a multiple of the sector size only.
 pub const BASE_BYTES: u64 = 24 * MIB + 5 * 512;
 
 /// A raw disk to make images from.
@@ -41,13 +41,13 @@ pub struct Base {
 }
 
 impl Base {
-    /// A disk with an MBR and an ext4 that is filled from this machine's `/usr/share`: real files, free space, holes
-    /// and an odd length. Made at `dir/base.raw`.
+    /// Makes a disk with an MBR and an ext4 file system at `dir/base.raw`. It has real files from this machine's `/usr/share`,
+    /// free space, holes and an odd length.
     pub fn ext4(dir: &Path) -> Self {
         Self::ext4_holding(dir, 12 * MIB)
     }
 
-    /// As [`ext4`](Self::ext4), with so many bytes of files at most: for tests that write it often.
+    /// Like [`ext4`](Self::ext4), with a limit on the bytes of files, for tests that write the disk often.
     pub fn ext4_holding(dir: &Path, bytes: u64) -> Self {
         let part = dir.join("base.part");
         set_len_new(&part, BASE_BYTES - MIB);
@@ -59,7 +59,7 @@ impl Base {
         Self::with_partition(dir, &part, "start=2048, type=83, bootable")
     }
 
-    /// A disk with an MBR and an NTFS that holds a few real files, of the same size.
+    /// Makes a disk of the same size with an MBR and an NTFS file system with a few real files.
     pub fn ntfs(dir: &Path) -> Self {
         let part = dir.join("base.part");
         set_len_new(&part, BASE_BYTES - MIB);
@@ -86,47 +86,47 @@ impl Base {
 /// How to make one image.
 #[derive(Clone, Debug)]
 pub struct Recipe {
-    /// A unique name, fit for a file.
+    /// A unique name that is valid as a file name.
     pub name: String,
-    /// The format, as diskferry's command line spells it.
+    /// The format, named as on diskferry's command line.
     pub format: &'static str,
     /// `key=value` options of `qemu-img create` and `convert`.
     pub options: Vec<String>,
     /// Flags of `qemu-img convert`, such as `-c`.
     pub flags: Vec<&'static str>,
-    /// Size of the guest disk that is asked for, in bytes: the base disk is cut or extended to it.
+    /// Requested size of the guest disk, in bytes. The base disk is truncated or extended to it.
     pub disk_bytes: u64,
-    /// `qemu-io` commands run on the image and on the truth alike.
+    /// `qemu-io` commands that run on both the image and the expected disk.
     pub edits: Vec<&'static str>,
-    /// Further `qemu-img` calls on the image; `IMAGE` stands for its path. They leave the guest disk alone.
+    /// Further `qemu-img` calls on the image, which do not change the guest disk. `IMAGE` is replaced by its path.
     pub after: Vec<Vec<&'static str>>,
-    /// A guest size that is put over the one in a QCOW2 header, where qemu would only write whole sectors.
+    /// A virtual size to write into the QCOW2 header, because qemu writes whole sectors only.
     pub header_size: Option<u64>,
-    /// Whether the disk spans gibibytes (mostly holes): a test may read it from fewer sources.
+    /// True if the disk spans gibibytes (mostly holes); a test may read it from fewer sources.
     pub large: bool,
 }
 
-/// An image with its truth.
+/// An image with its expected disk.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// The recipe's name.
     pub name: String,
-    /// The format, as diskferry's command line spells it.
+    /// The format, named as on diskferry's command line.
     pub format: &'static str,
     /// The file to open.
     pub image: PathBuf,
-    /// All files of the image, the one to open first. Where there are several, the others are its siblings.
+    /// All files of the image: the one to open, then its siblings.
     pub files: Vec<PathBuf>,
-    /// The raw disk that a reader must give.
+    /// The expected raw disk.
     pub truth: PathBuf,
     /// Its length: the exact size of the guest disk, in bytes.
     pub virtual_bytes: u64,
-    /// Whether the disk spans gibibytes.
+    /// True if the disk spans gibibytes.
     pub large: bool,
 }
 
 impl Case {
-    /// The guest disk's digest, by the `fsverity` tool from the truth.
+    /// The digest of the expected disk, computed by the `fsverity` tool.
     pub fn digest(&self) -> String {
         fsverity_digest(&self.truth)
     }
@@ -173,10 +173,10 @@ impl Recipe {
         self
     }
 
-    /// Makes the image and its truth in `dir`, which must be empty: an image's siblings are known by being there.
+    /// Makes the image and its expected disk in `dir`. The directory must be empty: all files in it become siblings.
     ///
     /// # Panics
-    /// When a tool is missing or fails.
+    /// If a tool is missing or fails.
     pub fn build(&self, base: &Base, dir: &Path) -> Case {
         let truth = dir.join("truth.raw");
         tool("cp", &["--sparse=always", text(&base.raw), text(&truth)]);
@@ -193,7 +193,7 @@ impl Recipe {
         }
         let edit_format = qemu_format(self.format);
         qemu_io(&image, edit_format, &self.edits);
-        // Whether a write is stored compressed is the image's affair; a raw file cannot.
+        // A compressed write is possible in the image only, not in the raw file.
         let plain: Vec<String> = self.edits.iter().map(|e| e.replace("write -c ", "write ")).collect();
         qemu_io(&truth, "raw", &plain.iter().map(String::as_str).collect::<Vec<_>>());
         for call in &self.after {
@@ -286,7 +286,7 @@ fn qcow2() -> Vec<Recipe> {
     for size in ["16k", "64k", "2M"] {
         let cluster = format!("cluster_size={size}");
         let options = ["extended_l2=on", cluster.as_str()];
-        // Single sub-clusters are written, zeroed and dropped in clusters that are there and in clusters that are not.
+        // Single sub-clusters are written, zeroed and discarded, in allocated and in unallocated clusters.
         let edits = ["write -P 5 23M 1k", "write -z 22M 512", "write -z -u 8M 70k", "write -P 6 9000448 3k"];
         all.push(
             Recipe::new("qcow2", &format!("extended-l2-{size}"), &options).flags(&["-S", "4k"]).edits(&edits),
@@ -306,7 +306,7 @@ fn qcow2() -> Vec<Recipe> {
         Recipe::new("qcow2", "extended-l2-preallocated", &["extended_l2=on", "preallocation=metadata"])
             .edits(&["write -P 4 20M 6k"]),
         Recipe::new("qcow2", "lazy-refcounts", &["lazy_refcounts=on"]).edits(&["write -P 8 20M 64k"]),
-        // qemu reads a discarded range as zeros, but a raw file keeps or drops it as it likes: written zeros agree.
+        // qemu reads a discarded range as zeros, but a raw file may keep its data. Zeros are written, so that both agree.
         Recipe::new("qcow2", "zero-clusters", &["cluster_size=64k"])
             .edits(&zeros)
             .edits(&["write -z 10M 256k"]),
@@ -339,7 +339,7 @@ fn qcow2() -> Vec<Recipe> {
 
 fn vmdk() -> Vec<Recipe> {
     let split = ["subformat=twoGbMaxExtentSparse"];
-    // A write across the seam of two extent files, and one at the end of the disk.
+    // A write across the boundary of two extent files, and one at the end of the disk.
     let seam = ["write -P 1 2147479552 8k", "write -P 2 2184179712 4k"];
     let mut all = Vec::new();
     for subformat in [
@@ -386,7 +386,7 @@ fn vmdk() -> Vec<Recipe> {
     all
 }
 
-/// Puts an exact size over the one in a QCOW2 header (offset 24, big-endian): qemu itself writes whole sectors only.
+/// Writes an exact size into a QCOW2 header (offset 24, big-endian), because qemu writes whole sectors only.
 fn put_qcow2_size(image: &Path, bytes: u64) {
     use std::os::unix::fs::FileExt;
 
@@ -404,7 +404,7 @@ fn write(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
 
-/// Copies files from below `from` into one flat directory until they are `bytes` together.
+/// Copies files below `from` into one flat directory, up to `bytes` in total.
 fn some_files(from: &Path, to: &Path, bytes: u64) {
     fs::create_dir_all(to).unwrap_or_else(|e| panic!("{}: {e}", to.display()));
     for (i, path) in first_files(from, bytes).iter().enumerate() {
@@ -412,7 +412,7 @@ fn some_files(from: &Path, to: &Path, bytes: u64) {
     }
 }
 
-/// The first readable regular files below a directory, in the order of their names, `bytes` together at most.
+/// Returns the first readable regular files below a directory in name order, up to `bytes` in total.
 fn first_files(from: &Path, bytes: u64) -> Vec<PathBuf> {
     let (mut found, mut total, mut dirs) = (Vec::new(), 0, vec![from.to_owned()]);
     while let Some(dir) = dirs.pop() {

@@ -1,7 +1,7 @@
-//! The tools that tests take the truth from. None of this is ours.
+//! Independent tools that tests use as oracles.
 //!
-//! Everything here panics when a tool is missing, and says how to install it: a test that cannot be judged has failed,
-//! it has not been skipped. A tool that fails panics with its own words.
+//! If a tool is missing, these functions panic with the command that installs it: a test without its oracle fails, and is
+//! not skipped. If a tool fails, they panic with its output.
 
 mod readers;
 mod run;
@@ -16,7 +16,7 @@ use serde_json::Value;
 pub use readers::{dissect, dissect_stream, yal_outcome, yal_to_raw};
 pub use run::{Outcome, capture, capture_fed, tool, tool_fed};
 
-/// qemu's name for one of diskferry's formats: VHD is `vpc` there.
+/// Returns qemu's name of a format: VHD is `vpc`.
 pub fn qemu_format(format: &str) -> &str {
     match format {
         "vhd" => "vpc",
@@ -24,22 +24,22 @@ pub fn qemu_format(format: &str) -> &str {
     }
 }
 
-/// Runs `qemu-img` and gives what it printed on standard output.
+/// Runs `qemu-img` and returns its standard output.
 ///
 /// # Panics
-/// When it is missing or fails.
+/// If it is missing or fails.
 pub fn qemu_img(args: &[&str]) -> String {
     tool("qemu-img", args)
 }
 
-/// Runs `qemu-img`, which may fail, and gives what came of it.
+/// Runs `qemu-img`, which may fail, and returns its outcome.
 pub fn qemu_img_outcome(args: &[&str]) -> Outcome {
     capture("qemu-img", args)
 }
 
 /// Runs `qemu-io` commands on an image of a format (diskferry's name or qemu's).
 ///
-/// qemu-io's own exit code hides failed reads and writes, so its output is looked at too.
+/// qemu-io exits with 0 after failed reads and writes, so its output is checked too.
 pub fn qemu_io(path: &Path, format: &str, commands: &[&str]) {
     for command in commands {
         let out = tool("qemu-io", &["-t", "unsafe", "-f", qemu_format(format), "-c", command, text(path)]);
@@ -51,24 +51,24 @@ pub fn qemu_io(path: &Path, format: &str, commands: &[&str]) {
     }
 }
 
-/// What `qemu-img info --output=json` says of an image of this format.
+/// Returns the output of `qemu-img info --output=json` for an image of this format.
 pub fn qemu_info(path: &Path, format: &str) -> Value {
     let out = qemu_img(&["info", "--output=json", "-f", qemu_format(format), text(path)]);
     serde_json::from_str(&out).expect("qemu-img info prints JSON")
 }
 
-/// Size of the guest disk as qemu sees it, in bytes.
+/// Returns the size of the guest disk according to qemu, in bytes.
 pub fn qemu_virtual_bytes(path: &Path, format: &str) -> u64 {
     qemu_info(path, format)["virtual-size"].as_u64().expect("qemu-img info prints virtual-size")
 }
 
-/// `qemu-img check`: no error and no leak. Only for formats that it can check (qcow2, vmdk).
+/// Asserts that `qemu-img check` finds no errors and no leaks. Only for formats that it supports (qcow2, vmdk).
 pub fn qemu_check(path: &Path, format: &str) {
     qemu_img(&["check", "-f", qemu_format(format), text(path)]);
 }
 
-/// Makes an image of a format (diskferry's name or qemu's) from a raw disk: `qemu-img convert` with `options` as its
-/// `-o` (`key=value`, each one) and further `flags` such as `-c`.
+/// Makes an image from a raw disk with `qemu-img convert`. `options` are `key=value` for `-o`; `flags` are further flags such
+/// as `-c`. The format is diskferry's name or qemu's.
 pub fn make(raw: &Path, format: &str, options: &[&str], flags: &[&str], path: &Path) {
     let joined = options.join(",");
     let mut args = vec!["convert", "-f", "raw", "-O", qemu_format(format)];
@@ -80,28 +80,28 @@ pub fn make(raw: &Path, format: &str, options: &[&str], flags: &[&str], path: &P
     qemu_img(&args);
 }
 
-/// Reads an image with qemu-img into a raw file at `out`.
+/// Converts an image to a raw file at `out` with qemu-img.
 ///
-/// qemu's sizes are whole sectors: a guest disk of another length comes out rounded up.
+/// qemu rounds the size of the guest disk up to whole sectors.
 pub fn to_raw(path: &Path, format: &str, out: &Path) {
     qemu_img(&["convert", "-f", qemu_format(format), "-O", "raw", text(path), text(out)]);
 }
 
-/// The fs-verity digest (SHA-256, 4 KiB blocks, no salt) of a file as the `fsverity` tool computes it, in hexadecimal.
+/// Returns the fs-verity digest (SHA-256, 4 KiB blocks, no salt) of a file, computed by the `fsverity` tool, in hexadecimal.
 ///
-/// The tool reads every byte, holes too: about a second a GiB.
+/// The tool reads every byte, including holes: about one second per GiB.
 pub fn fsverity_digest(path: &Path) -> String {
     let out = tool("fsverity", &["digest", "--compact", text(path)]);
     out.trim().rsplit(':').next().unwrap_or_default().to_owned()
 }
 
-/// Lets a file grow or shrink to a length; what is added reads as zeros and takes no space.
+/// Truncates or extends a file to a length. The extension is a hole.
 pub fn set_len(path: &Path, bytes: u64) {
     let file = File::options().write(true).open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     file.set_len(bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
 
-/// The guest bytes of an image as qemu-img reads them. For disks that fit memory well.
+/// Returns the guest bytes of an image, read by qemu-img. Only for disks that fit into memory.
 pub fn guest_bytes(path: &Path, format: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let raw: PathBuf = dir.path().join("guest.raw");

@@ -1,4 +1,4 @@
-//! Readers written in Python, as the second and third opinion on QCOW2, VHD and VMDK: libyal's, and dissect.hypervisor.
+//! Independent Python readers of QCOW2, VHD and VMDK: libyal and dissect.hypervisor.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -9,7 +9,7 @@ use crate::tools::command_at;
 
 const SCRIPT: &str = include_str!("../../oracle/read.py");
 
-/// What [`dissect`] reads at most: it gives the disk in memory.
+/// Maximum disk size for [`dissect`], which returns the disk in memory.
 const DISSECT_MOST: u64 = 256 << 20;
 
 /// Reads an image (`vhd`, `qcow2`, `vmdk`) with libyal into a raw file at `out`.
@@ -17,16 +17,16 @@ const DISSECT_MOST: u64 = 256 << 20;
 /// `corpus/README.md` lists the images that libyal reads wrongly.
 ///
 /// # Panics
-/// When no Python has the readers, or the reader fails.
+/// If no Python has the readers, or the reader fails.
 pub fn yal_to_raw(path: &Path, format: &str, out: &Path) {
     let outcome = yal_outcome(path, format, out);
     assert!(outcome.ok, "libyal reads {} as {format}: {}", path.display(), outcome.stderr);
 }
 
-/// As [`yal_to_raw`], but the reader may fail.
+/// Like [`yal_to_raw`], but the reader may fail.
 ///
 /// # Panics
-/// When no Python has the readers.
+/// If no Python has the readers.
 pub fn yal_outcome(path: &Path, format: &str, out: &Path) -> Outcome {
     run(python(), &["-c", SCRIPT, "libyal", format, text(path), text(out)])
 }
@@ -39,16 +39,16 @@ pub fn yal_outcome(path: &Path, format: &str, out: &Path) -> Outcome {
 /// reads wrongly.
 ///
 /// # Panics
-/// When no Python has the readers.
+/// If no Python has the readers.
 pub fn dissect(path: &Path, format: &str) -> Result<Vec<u8>, String> {
     dissect_by("dissect", path, format)
 }
 
-/// As [`dissect`], through its file-like interface, which most programs use. It reads past the end of a VHD or VMDK whose size is
-/// not a multiple of 8 KiB, and fails.
+/// Like [`dissect`], through its file-like interface, which most programs use. If the size of a VHD or VMDK is not a multiple
+/// of 8 KiB, it reads past the end and fails.
 ///
 /// # Panics
-/// When no Python has the readers.
+/// If no Python has the readers.
 pub fn dissect_stream(path: &Path, format: &str) -> Result<Vec<u8>, String> {
     dissect_by("dissect-stream", path, format)
 }
@@ -70,7 +70,7 @@ fn run(python: &str, args: &[&str]) -> Outcome {
     finish(command_at(Path::new(python)).args(args), "")
 }
 
-/// The Python that has the readers: `DISKFERRY_PYTHON`, or the environment that `.ci/test` makes under `target/`.
+/// Finds the Python with the readers: `DISKFERRY_PYTHON`, or the environment that `.ci/test` creates below `target/`.
 fn python() -> &'static str {
     static FOUND: OnceLock<String> = OnceLock::new();
     FOUND.get_or_init(|| {

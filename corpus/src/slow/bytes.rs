@@ -1,13 +1,13 @@
-//! Bytes and numbers at a place, where the image has them.
+//! Bounds-checked reads of bytes and numbers.
 
-/// The `len` bytes from `at` on.
+/// Returns `len` bytes at offset `at`.
 pub(super) fn slice(image: &[u8], at: u64, len: u64) -> Option<&[u8]> {
     let start = usize::try_from(at).ok()?;
     let end = usize::try_from(at.checked_add(len)?).ok()?;
     image.get(start..end)
 }
 
-/// The bytes from `at` on, at most `len` of them; none behind the end.
+/// Returns at most `len` bytes at offset `at`; empty past the end.
 pub(super) fn up_to(image: &[u8], at: u64, len: u64) -> &[u8] {
     let rest = (image.len() as u64).saturating_sub(at);
     slice(image, at, len.min(rest)).unwrap_or_default()

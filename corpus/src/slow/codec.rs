@@ -1,4 +1,4 @@
-//! Decompression of one unit: another inflater than diskferry's, and zstd frame by frame.
+//! Decompression of one unit: an inflater that diskferry does not use, and zstd frame by frame.
 
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::{
@@ -8,10 +8,10 @@ use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
 use super::bytes::{le32, slice, up_to};
 
-/// Largest unit: nobody has larger ones, and a header may say anything.
+/// Maximum size of a unit. Writers do not use larger ones, but a malformed header may claim any size.
 pub(super) const MOST_UNIT: u64 = 4 << 20;
 
-/// The first `len` bytes of a raw deflate stream (RFC 1951).
+/// Decodes the first `len` bytes of a raw deflate stream (RFC 1951).
 pub fn inflate_raw(stored: &[u8], len: usize) -> Option<Vec<u8>> {
     let mut out = vec![0; len];
     let flags = TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
@@ -19,7 +19,7 @@ pub fn inflate_raw(stored: &[u8], len: usize) -> Option<Vec<u8>> {
     (made == len).then_some(out)
 }
 
-/// A zlib stream (RFC 1950) of exactly `len` bytes, its checksum right.
+/// Decodes a zlib stream (RFC 1950) of exactly `len` bytes, and verifies its checksum.
 pub fn inflate_zlib(stored: &[u8], len: usize) -> Option<Vec<u8>> {
     let mut out = vec![0; len];
     let flags =
@@ -28,9 +28,9 @@ pub fn inflate_zlib(stored: &[u8], len: usize) -> Option<Vec<u8>> {
     (status == TINFLStatus::Done && made == len).then_some(out)
 }
 
-/// All of a raw deflate stream, if none of its matches reaches back further than `1 << window_bits` bytes.
+/// Decodes a raw deflate stream; fails if a match distance exceeds `1 << window_bits` bytes.
 pub fn inflate_windowed(stored: &[u8], window_bits: u8) -> Option<Vec<u8>> {
-    // The output goes round in a buffer as long as the window: there is nothing further back.
+    // The output is a ring buffer of the window's size, so a longer distance cannot be resolved.
     let mut window = vec![0; 1usize.checked_shl(window_bits.into())?];
     let mut state = DecompressorOxide::new();
     let (mut out, mut rest, mut at) = (Vec::new(), stored, 0);
@@ -47,7 +47,7 @@ pub fn inflate_windowed(stored: &[u8], window_bits: u8) -> Option<Vec<u8>> {
     }
 }
 
-/// The zstd frames (RFC 8878) that make up `len` bytes, whatever follows the last of them.
+/// Decodes zstd frames (RFC 8878) until `len` bytes are complete; ignores trailing data.
 pub fn unzstd(stored: &[u8], len: usize) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let mut at = 0;
@@ -60,7 +60,7 @@ pub fn unzstd(stored: &[u8], len: usize) -> Option<Vec<u8>> {
     (out.len() == len).then_some(out)
 }
 
-/// Length of the frame at `at`, by its blocks: RFC 8878, section 3.1.
+/// Computes the length of the frame at `at` from its blocks: RFC 8878, section 3.1.
 fn frame_len(stored: &[u8], at: u64) -> Option<u64> {
     let magic = le32(stored, at)?;
     if magic & !0xf == 0x184d_2a50 {

@@ -1,6 +1,6 @@
-//! The text of a VMDK, line by line.
+//! The VMDK descriptor, parsed line by line.
 
-/// A line that says what the next part of the disk is.
+/// An extent line: the next part of the disk.
 pub(super) struct Line {
     pub(super) sectors: u64,
     pub(super) kind: String,
@@ -8,8 +8,8 @@ pub(super) struct Line {
     pub(super) offset: u64,
 }
 
-/// The parts of the disk, in guest order. `None` for a difference to another disk, and where a part may not be read. Of
-/// a text that is `embedded` in the extent that it describes, names are not used.
+/// Returns the parts of the disk in guest order. `None` for a differencing disk, and if an extent is not readable. If the
+/// descriptor is `embedded` in its extent, file names are ignored.
 pub(super) fn parse(text: &[u8], embedded: bool) -> Option<Vec<Line>> {
     let text = text.split(|byte| *byte == 0).next()?;
     let mut lines = Vec::new();
@@ -31,7 +31,7 @@ pub(super) fn parse(text: &[u8], embedded: bool) -> Option<Vec<Line>> {
     (!lines.is_empty()).then_some(lines)
 }
 
-/// Whether a key leaves the disk on its own, without a parent.
+/// Returns whether a key is compatible with a disk without a parent.
 fn alone(key: &[u8], value: &[u8]) -> Option<bool> {
     let value = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
     Some(match key.to_ascii_lowercase().as_slice() {

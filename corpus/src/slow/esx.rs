@@ -1,4 +1,4 @@
-//! The sparse extents of ESX: COWD, from VMware's "Virtual Disk Format" 5.0, and seSparse, as other readers have it.
+//! ESX sparse extents: COWD, from VMware's "Virtual Disk Format" 5.0, and seSparse, from other readers' sources.
 
 use super::bytes::{le32, le64, slice};
 use super::tail;
@@ -7,29 +7,29 @@ pub(super) struct Extent<'a> {
     file: &'a [u8],
     /// Guest bytes.
     len: u64,
-    /// Bytes of a grain.
+    /// Bytes per grain.
     grain: u64,
     directory: u64,
-    /// Byte addresses of the first grain table and of the first grain, of a seSparse extent.
+    /// Byte addresses of the first grain table and the first grain of a seSparse extent.
     typed: Option<(u64, u64)>,
-    /// Where the used part of the file ends, and how many tables there are, if the header says it.
+    /// End of the used part of the file, and the number of tables, if the header has them.
     used: (u64, Option<u64>),
-    /// Where tables, or grains, begin.
+    /// Start of the tables, or of the grains.
     base: u64,
-    /// Where no table may lie.
+    /// Ranges that no table may overlap.
     taken: Vec<(u64, u64)>,
-    /// The tables came, as far as can be told.
+    /// True if the tables are complete, as far as can be determined.
     came: bool,
 }
 
-/// Entries of a grain table.
+/// Entries per grain table.
 const ENTRIES: u64 = 4096;
 
 pub(super) fn is_cowd(file: &[u8]) -> bool {
     file.starts_with(b"COWD")
 }
 
-/// A COWD extent of `len` guest bytes, or of all that its header says.
+/// Opens a COWD extent of `len` guest bytes, or of the size in its header.
 pub(super) fn cowd(file: &[u8], len: Option<u64>) -> Option<Extent<'_>> {
     let grain = le32(file, 16)?;
     let complete = le32(file, 8)? & 1 != 0;
@@ -46,7 +46,7 @@ pub(super) fn cowd(file: &[u8], len: Option<u64>) -> Option<Extent<'_>> {
     good.then(|| extent.checked())
 }
 
-/// A seSparse extent of `len` guest bytes.
+/// Opens a seSparse extent of `len` guest bytes.
 pub(super) fn se_sparse(file: &[u8], len: u64) -> Option<Extent<'_>> {
     let field = |number: u64| le64(file, number * 8);
     let place = |number: u64| field(number)?.checked_mul(512);
@@ -73,7 +73,7 @@ impl Extent<'_> {
         self
     }
 
-    /// Whether the tables came, of a file that ends in zeros.
+    /// Returns whether the tables of a file that ends in zeros are complete.
     fn tables_came(&self) -> Option<bool> {
         let Some(zeros) = tail::zeros(self.file) else { return Some(true) };
         let width = if self.typed.is_some() { 8 } else { 4 };
@@ -97,7 +97,7 @@ impl Extent<'_> {
             let used = (grains - index * ENTRIES).min(ENTRIES);
             let Some(table) = self.table(index)? else { continue };
             let apart = |(at, len): &(u64, u64)| table >= at + len || table + used * width <= *at;
-            // What cannot be a table is none of the tables that came or did not come.
+            // An address that cannot be a table is not counted as present or missing.
             if slice(self.file, table, used * width).is_none() || !taken.iter().all(apart) {
                 return None;
             }
@@ -112,7 +112,7 @@ impl Extent<'_> {
         Some(tail::came(self.file, zeros, &named))
     }
 
-    /// Byte address of the table of that number; none if the directory names none.
+    /// Returns the byte address of a table; none if its directory entry is empty.
     fn table(&self, number: u64) -> Option<Option<u64>> {
         let Some((tables, _)) = self.typed else {
             let table = le32(self.file, self.directory.checked_add(number * 4)?)? * 512;
@@ -132,7 +132,7 @@ impl Extent<'_> {
         self.len
     }
 
-    /// The sector that holds byte `at` of the extent, and where it begins.
+    /// Returns the sector that contains byte `at` of the extent, and its start.
     pub(super) fn unit(&self, at: u64) -> Option<(u64, Vec<u8>)> {
         if !self.came {
             return None;
@@ -147,7 +147,7 @@ impl Extent<'_> {
         Some((start, sector))
     }
 
-    /// Byte address of a grain; none where it is zeros.
+    /// Returns the byte address of a grain; none if it is zeros.
     fn grain(&self, number: u64) -> Option<Option<u64>> {
         let (table, slot) = (number / ENTRIES, number % ENTRIES);
         match self.typed {

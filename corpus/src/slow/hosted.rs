@@ -7,34 +7,34 @@ use super::codec::{self, MOST_UNIT};
 use super::tail;
 
 const AT_THE_END: u64 = u64::MAX;
-/// Tables that are named by what is looked at of a directory at once.
+/// Number of directory entries that are examined at once.
 const PAGE: u64 = 64 << 10;
 const MARKER: u64 = 12;
-/// As far as the head and the tail of an object are looked at for a footer: a longer one may have more behind its head
-/// than anybody looks at.
+/// How far the head and the tail of an object are searched for a footer. A longer object has a part between them that is not
+/// searched.
 const HEAD: u64 = 128 << 10;
 const TAIL: u64 = (64 << 10) + 1024;
 
-/// What a header says.
+/// The parsed header.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Header {
-    /// Sectors of the extent.
+    /// Size of the extent in sectors.
     pub(super) capacity: u64,
-    /// Bytes of a grain.
+    /// Bytes per grain.
     grain: u64,
-    /// Entries of a table.
+    /// Entries per table.
     entries: u64,
     zeroed: bool,
     pub(super) compressed: bool,
     markers: bool,
-    /// Byte addresses of the directory and of its copy.
+    /// Byte addresses of the directory and its copy.
     directory: u64,
     redundant: Option<u64>,
-    /// Where the embedded text lies, and its length, in bytes.
+    /// Offset and length of the embedded descriptor, in bytes.
     pub(super) text: Option<(u64, u64)>,
-    /// Byte address of what comes behind the metadata in front.
+    /// Byte address of the first byte after the leading metadata.
     overhead: u64,
-    /// The same, as the header has it.
+    /// The same, verbatim from the header.
     front: u64,
 }
 
@@ -55,7 +55,7 @@ impl Header {
         let algorithm = le16(header, 77)? == u64::from(compressed) && (compressed || !markers);
         let capacity = le64(header, 12)?;
         capacity.checked_mul(512)?;
-        // What is beyond all addresses is in no file.
+        // An address that overflows is outside every file.
         let bytes = |sectors: u64| sectors.checked_mul(512).unwrap_or(AT_THE_END - 1);
         let directory = le64(header, 56)?;
         let (text_at, text_len) = (le64(header, 28)?, le64(header, 36)?);
@@ -83,13 +83,13 @@ impl Header {
     }
 }
 
-/// Where grains are found.
+/// How grains are located.
 enum Found {
     Tables {
         directory: u64,
         redundant: Option<u64>,
     },
-    /// By the markers: byte address of each grain, by its number.
+    /// By markers: the byte address of each grain, by grain number.
     Markers(BTreeMap<u64, u64>),
 }
 
@@ -99,21 +99,21 @@ pub(super) struct Extent<'a> {
     /// Guest bytes.
     len: u64,
     found: Found,
-    /// The tables came, as far as can be told.
+    /// True if the tables are complete, as far as can be determined.
     came: bool,
 }
 
-/// What nothing may lie in, as byte addresses and lengths; the directory and its copy, as far as they are in the file.
+/// Reserved ranges, as byte addresses and lengths; then the bytes of the directory and its copy that the file contains.
 type Directories = (Vec<(u64, u64)>, Option<u64>, Option<u64>);
 
-/// What an entry says of its grain.
+/// The meaning of a grain table entry.
 enum Grain {
     Zeros,
     At(u64),
 }
 
 impl<'a> Extent<'a> {
-    /// The extent of `len` guest bytes in `file`.
+    /// Opens the extent of `len` guest bytes in `file`.
     pub(super) fn open(file: &'a [u8], header: Header, len: u64) -> Option<Self> {
         if header.compressed && header.grain > MOST_UNIT {
             return None;
@@ -121,7 +121,7 @@ impl<'a> Extent<'a> {
         let found = if header.directory == AT_THE_END {
             match footer(file, &header, len)? {
                 Some(footer) => Found::Tables { directory: footer.directory, redundant: footer.redundant },
-                // A disk of nothing needs no grains.
+                // An empty disk needs no grains.
                 None if header.markers && len == 0 => Found::Markers(BTreeMap::new()),
                 None if header.markers => Found::Markers(scan(file, &header, len)?),
                 None => return None,
@@ -134,7 +134,7 @@ impl<'a> Extent<'a> {
         Some(extent)
     }
 
-    /// What is used of the directories, with their bytes: what nothing may lie in, the directory and its copy.
+    /// Returns the reserved ranges, and the used bytes of the directory and its copy.
     fn directories(&self, directory: u64, redundant: Option<u64>) -> Option<Directories> {
         let size = self.directory_bytes();
         let mut taken = vec![(0, 512)];
@@ -153,7 +153,7 @@ impl<'a> Extent<'a> {
         self.len.div_ceil(self.header.grain * self.header.entries) * 4
     }
 
-    /// Whether tables that nothing else vouches for came, of a file that ends in zeros.
+    /// Returns whether the tables of a file that ends in zeros are complete, if no marker proves it.
     fn tables_came(&self) -> bool {
         let Found::Tables { directory, redundant } = self.found else { return true };
         if self.header.directory == AT_THE_END || self.marked(directory) || self.len == 0 {
@@ -177,7 +177,7 @@ impl<'a> Extent<'a> {
             let rest = self.len.div_ceil(self.header.grain) - number;
             let of = |directory| self.table(&taken, directory, number);
             let (first, second) = (of(used), copy.and_then(of).flatten());
-            // What cannot be a table is none of the tables that came or did not come.
+            // An address that cannot be a table is not counted as present or missing.
             let first = match (first, second) {
                 (None, None) => return true,
                 (first, _) => first.flatten(),
@@ -202,7 +202,7 @@ impl<'a> Extent<'a> {
         tail::came(self.file, zeros, &named)
     }
 
-    /// The unit that holds byte `at` of the extent, and where it begins: a grain where they are compressed, else a sector.
+    /// Returns the unit that contains byte `at` of the extent, and its start: a grain if compressed, else a sector.
     pub(super) fn unit(&self, at: u64) -> Option<(u64, Vec<u8>)> {
         if !self.came {
             return None;
@@ -232,8 +232,8 @@ impl<'a> Extent<'a> {
         }
     }
 
-    /// By the directory; where it, its table or the entry is damaged, by the redundant one. Damaged is also what lies in
-    /// the header, in the text or in the directory that is used.
+    /// Looks up a grain in the directory. If it, its table or the entry is damaged, uses the redundant directory. An address
+    /// inside the header, the descriptor or the directory counts as damaged.
     fn by_tables(&self, directory: u64, redundant: Option<u64>, number: u64, len: u64) -> Option<Grain> {
         let size = self.directory_bytes();
         if number / self.header.entries < PAGE && !self.directory_came(directory, redundant, size)? {
@@ -255,28 +255,27 @@ impl<'a> Extent<'a> {
         }
     }
 
-    /// Byte address of the table that has the entry of a grain: none where the directory has none, nothing where it
-    /// cannot be.
+    /// Returns the byte address of the table for a grain: `Some(None)` if the directory entry is empty, `None` if it is invalid.
     fn table(&self, taken: &[(u64, u64)], directory: u64, number: u64) -> Option<Option<u64>> {
         let index = number / self.header.entries;
         let table = le32(self.file, directory.checked_add(index * 4)?)? * 512;
         if table == 0 {
             return Some(None);
         }
-        // The last table need not be there but for the grains of the disk.
+        // Of the last table, only the entries for grains of the disk must be present.
         let grains = self.len.div_ceil(self.header.grain) - index * self.header.entries;
         let size = grains.min(self.header.entries) * 4;
         slice(self.file, table, size).filter(|_| apart(taken, table, size))?;
         Some(Some(table))
     }
 
-    /// Whether a directory or table has a marker before it: behind the metadata in front.
+    /// Returns whether a marker precedes a directory or table: it does after the leading metadata.
     fn marked(&self, at: u64) -> bool {
         self.header.markers && at > self.header.overhead
     }
 
-    /// Whether the directory shows that it came: its marker is no zeros, and none of its sectors is, unless it names the
-    /// table right before it.
+    /// Returns whether the directory is certainly complete: neither its marker nor any of its sectors is all zeros, unless it
+    /// names the table directly before it.
     fn directory_came(&self, directory: u64, redundant: Option<u64>, size: u64) -> Option<bool> {
         if !self.marked(directory) || slice(self.file, directory, size).is_none() || size == 0 {
             return Some(true);
@@ -311,7 +310,7 @@ impl<'a> Extent<'a> {
         if self.marked(table) {
             let blank =
                 |at, len| slice(self.file, at, len).is_none_or(|bytes| bytes.iter().all(|byte| *byte == 0));
-            // Where tables have markers, each was written for the grains before it.
+            // If tables have markers, each table describes the grains before it.
             if blank(table - 512, 512) || blank(table, of_table.1) {
                 return None;
             }
@@ -345,7 +344,7 @@ impl<'a> Extent<'a> {
         } else {
             up_to(self.file, place, u64::MAX)
         };
-        // The last grain of a disk that ends inside it: some writers fill it up, some end with the disk.
+        // The disk ends within its last grain: some writers pad the grain, others store only the disk's part.
         let whole = codec::inflate_zlib(stream, usize::try_from(self.header.grain).ok()?);
         let mut grain = whole.or_else(|| codec::inflate_zlib(stream, usize::try_from(len).ok()?))?;
         grain.truncate(usize::try_from(len).ok()?);
@@ -353,14 +352,14 @@ impl<'a> Extent<'a> {
     }
 }
 
-/// Whether the `len` bytes at `at` meet none of these.
+/// Returns whether the `len` bytes at `at` overlap none of these ranges.
 fn apart(taken: &[(u64, u64)], at: u64, len: u64) -> bool {
     let end = at.saturating_add(len);
     !taken.iter().any(|(start, bytes)| at.max(*start) < end.min(start.saturating_add(*bytes)))
 }
 
-/// The footer: the last sector that is not blank, if its marker stands before it; `Some(None)` if there is none. One that
-/// is sound and contradicts the header makes the image unreadable.
+/// Finds the footer: the last non-zero sector, if a footer marker precedes it; `Some(None)` if there is none. A valid
+/// footer that contradicts the header makes the image unreadable.
 fn footer(file: &[u8], header: &Header, len: u64) -> Option<Option<Header>> {
     let Some((marker_at, at)) = last_sectors(file) else { return Some(None) };
     let file_len = file.len() as u64;
@@ -384,7 +383,7 @@ fn footer(file: &[u8], header: &Header, len: u64) -> Option<Option<Header>> {
     Some((before && (footer.directory != 0 || size == 0)).then_some(footer))
 }
 
-/// Byte addresses of the last sector that is not blank and of the one before it.
+/// Returns the byte addresses of the last non-zero sector and the one before it.
 fn last_sectors(file: &[u8]) -> Option<(u64, u64)> {
     let mut at = (file.len() as u64 / 512).checked_sub(1)? * 512;
     while slice(file, at, 512)?.iter().all(|byte| *byte == 0) {
@@ -393,10 +392,10 @@ fn last_sectors(file: &[u8]) -> Option<(u64, u64)> {
     Some((at.checked_sub(512)?, at))
 }
 
-/// What a directory or a table names: grain or table number, and byte address.
+/// A non-zero entry of a directory or table: grain or table number, and byte address.
 type Entries = Vec<(u64, u64)>;
 
-/// The entries that are not 0 of a table of `len` bytes.
+/// Returns the non-zero entries of a table of `len` bytes.
 fn entries(file: &[u8], at: u64, len: u64) -> Entries {
     let words = up_to(file, at, len).as_chunks::<4>().0.iter();
     let sectors = words.map(|word| u64::from(u32::from_le_bytes(*word)));
@@ -407,8 +406,8 @@ fn entries(file: &[u8], at: u64, len: u64) -> Entries {
         .collect()
 }
 
-/// All grains, by their markers from front to back. The stream is complete if every directory names exactly them, through
-/// tables that came.
+/// Finds all grains by scanning the markers in file order. The stream is complete if every directory names exactly these
+/// grains, through complete tables.
 fn scan(file: &[u8], header: &Header, len: u64) -> Option<BTreeMap<u64, u64>> {
     let mut grains = BTreeMap::new();
     let mut tables: BTreeMap<u64, (u64, Entries)> = BTreeMap::new();
@@ -423,7 +422,7 @@ fn scan(file: &[u8], header: &Header, len: u64) -> Option<BTreeMap<u64, u64>> {
                 up_to(file, at + 512, u64::MAX).iter().all(|byte| *byte == 0).then_some(())?;
                 break;
             }
-            // Room between the metadata and the first grain.
+            // Padding between the metadata and the first grain.
             (0, 0) if blank && grains.is_empty() => 512,
             (0, 1) => {
                 let len = room()?.min(header.entries * 4);
@@ -440,7 +439,7 @@ fn scan(file: &[u8], header: &Header, len: u64) -> Option<BTreeMap<u64, u64>> {
             (size, _) => {
                 let on_grain = value < header.capacity && value * 512 % header.grain == 0;
                 slice(file, at + MARKER, size).filter(|_| on_grain)?;
-                // One of them was replaced, and only a table knows which.
+                // One of the two grains was replaced, and only a table says which.
                 if grains.insert(value * 512 / header.grain, at).is_some() {
                     return None;
                 }
@@ -453,7 +452,7 @@ fn scan(file: &[u8], header: &Header, len: u64) -> Option<BTreeMap<u64, u64>> {
     complete.then_some(grains)
 }
 
-/// The grains that the directory at `at` names.
+/// Returns the grains that the directory at `at` names.
 fn named_by(
     file: &[u8],
     header: &Header,
@@ -474,7 +473,7 @@ fn named_by(
         }
         let grain = |(_, place): &&(u64, u64)| !(header.zeroed && *place == 512);
         for (slot, place) in table.iter().filter(grain) {
-            // A slot past the end of a table is that of the next.
+            // An index past the end of a table belongs to the next table.
             if named.insert(first + slot, *place).is_some() {
                 return None;
             }

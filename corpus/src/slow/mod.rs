@@ -1,11 +1,11 @@
-//! Slow, obvious readers of every format: what the fast ones are compared with.
+//! Slow, simple readers of every format, as references for diskferry's readers.
 //!
-//! They are written from the specifications and share no code with diskferry, its decompressors included. The whole
-//! image is in memory; each unit (cluster, sector, grain) is looked up anew, from the header down, and nothing is
-//! merged, cached or read ahead. They look at what they need and at nothing else: an entry that nobody asks for may be
-//! anything. So they take more images than a careful reader does, but what both take must be the same bytes.
+//! They are written from the specifications and share no code with diskferry, not even decompressors. The whole image is in
+//! memory. Each unit (cluster, sector, grain) is looked up from the header down; nothing is merged, cached or read ahead.
+//! They check only the entries that a read needs. They therefore accept more images than diskferry does, but if both accept
+//! an image, both must read the same bytes.
 //!
-//! No bytes make them panic. What does not add up is `None`, without a reason.
+//! They never panic. An inconsistent image gives `None`, without a reason.
 
 mod bytes;
 pub mod codec;
@@ -20,7 +20,7 @@ mod vmdk;
 /// The files of an image with their names; the one to open comes first.
 pub type Files<'a> = &'a [(&'a str, &'a [u8])];
 
-/// A guest's disk, as its specification says to read it.
+/// A guest disk, read as the format's specification defines.
 pub struct Disk<'a>(Kind<'a>);
 
 enum Kind<'a> {
@@ -30,7 +30,7 @@ enum Kind<'a> {
     Vmdk(vmdk::Image<'a>),
 }
 
-/// Opens an image of `format`, as diskferry's command line spells it.
+/// Opens an image of `format`, named as on diskferry's command line.
 pub fn open<'a>(format: &str, files: Files<'a>) -> Option<Disk<'a>> {
     let (_, image) = *files.first()?;
     Some(Disk(match format {
@@ -43,7 +43,7 @@ pub fn open<'a>(format: &str, files: Files<'a>) -> Option<Disk<'a>> {
 }
 
 impl Disk<'_> {
-    /// Size of the guest's disk, in bytes.
+    /// Size of the guest disk, in bytes.
     pub fn virtual_bytes(&self) -> u64 {
         match &self.0 {
             Kind::Raw(image) => image.len() as u64,
@@ -53,7 +53,7 @@ impl Disk<'_> {
         }
     }
 
-    /// The `len` guest bytes from `at` on.
+    /// Reads `len` guest bytes at `at`.
     pub fn read(&self, at: u64, len: u64) -> Option<Vec<u8>> {
         let end = at.checked_add(len).filter(|end| *end <= self.virtual_bytes())?;
         let mut out = Vec::new();
@@ -69,7 +69,7 @@ impl Disk<'_> {
         Some(out)
     }
 
-    /// The unit that holds the guest byte `at`, clipped to the disk, and where it begins.
+    /// Returns the unit that contains the guest byte `at`, clipped to the disk, and its start.
     fn unit(&self, at: u64) -> Option<(u64, Vec<u8>)> {
         match &self.0 {
             Kind::Raw(image) => {
@@ -82,7 +82,7 @@ impl Disk<'_> {
     }
 }
 
-/// Guest bytes of a dynamic VHD as those read them who take no notice of its sector bitmaps.
+/// Reads a dynamic VHD without applying its sector bitmaps, as some other readers do.
 pub fn vhd_without_bitmaps(image: &[u8], at: u64, len: u64) -> Option<Vec<u8>> {
     let disk = vhd::open(image)?;
     let mut out = Vec::new();
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_sample_reads_as_its_disk() {
+    fn every_sample_reads_as_its_raw_disk() {
         let raw = |disk: &str| {
             let sample = crate::samples().iter().find(|sample| sample.disk == disk && sample.format == "raw");
             sample.map(|sample| sample.bytes())
@@ -117,11 +117,11 @@ mod tests {
             assert!(guest == truth, "{}", sample.name);
             compared += 1;
         }
-        assert!(compared > 8, "{compared} samples have a raw disk beside them");
+        assert!(compared > 8, "only {compared} samples have a raw disk to compare with");
     }
 
     #[test]
-    fn no_cut_of_a_sample_panics() {
+    fn truncated_samples_do_not_panic() {
         for sample in crate::samples().iter().filter(|sample| sample.format != "raw") {
             let image = sample.bytes();
             for len in (0..image.len().min(4096)).step_by(61).chain((0..image.len()).step_by(30_011)) {

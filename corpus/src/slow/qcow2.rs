@@ -3,11 +3,11 @@
 use super::bytes::{be32, be64, slice, up_to};
 use super::codec;
 
-/// Where a table or a cluster lies: bits 9 to 55 of an entry.
+/// The offset of a table or a cluster: bits 9 to 55 of an entry.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 const COMPRESSED: u64 = 1 << 62;
 
-/// Incompatible features: dirty, corrupt, compression type, extended L2. A data file (bit 2) is another image's.
+/// Supported incompatible features: dirty, corrupt, compression type, extended L2. An external data file (bit 2) is not.
 const READABLE: u64 = 0b11011;
 const COMPRESSION_TYPE: u64 = 1 << 3;
 const EXTENDED_L2: u64 = 1 << 4;
@@ -48,7 +48,7 @@ pub(super) fn open(image: &[u8]) -> Option<Image<'_>> {
 }
 
 impl Image<'_> {
-    /// The cluster that holds the guest byte `at`, and where it begins.
+    /// Returns the cluster that contains the guest byte `at`, and its start.
     pub(super) fn cluster(&self, at: u64) -> Option<(u64, Vec<u8>)> {
         let cluster = 1u64 << self.cluster_bits;
         let start = at - at % cluster;
@@ -56,7 +56,7 @@ impl Image<'_> {
         Some((start, self.numbered(start / cluster, cluster, len)?))
     }
 
-    /// The first `len` bytes of that cluster.
+    /// Returns the first `len` bytes of that cluster.
     fn numbered(&self, number: u64, cluster: u64, len: u64) -> Option<Vec<u8>> {
         let zeros = || Some(vec![0; usize::try_from(len).ok()?]);
         let entry_bytes = if self.extended { 16 } else { 8 };
@@ -84,14 +84,14 @@ impl Image<'_> {
         if zero || data == 0 { zeros() } else { Some(slice(self.image, data, len)?.to_vec()) }
     }
 
-    /// 32 sub-clusters, each with a bit that says that it is allocated, and one that it reads zero.
+    /// 32 sub-clusters, each with an "allocated" bit and a "reads as zeros" bit.
     fn subclusters(&self, data: u64, bitmap: u64, unit: u64, len: u64) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         for index in 0..32 {
             let at = unit * index;
             let part = unit.min(len.saturating_sub(at));
             if part == 0 {
-                // The disk ends before them, and so may the image.
+                // The disk ends before these sub-clusters, so the image may end there too.
                 break;
             }
             let allocated = bitmap >> index & 1 != 0;
@@ -106,8 +106,8 @@ impl Image<'_> {
         Some(out)
     }
 
-    /// A compressed cluster. Its length counts sectors from the one that holds its first byte; the last may pass the
-    /// image's end.
+    /// Reads a compressed cluster. Its length counts sectors, starting with the sector of its first byte. The last sector may
+    /// extend past the end of the image.
     fn compressed(&self, entry: u64, cluster: usize) -> Option<Vec<u8>> {
         let offset_bits = 62 - (self.cluster_bits - 8);
         let at = entry & ((1 << offset_bits) - 1);
@@ -123,7 +123,7 @@ mod tests {
 
     /// Found by the fuzz target `differential`.
     #[test]
-    fn sub_clusters_behind_the_end_of_the_disk_need_not_be_there() {
+    fn sub_clusters_after_the_end_of_the_disk_may_be_missing() {
         let mut image = vec![0; 0x10000];
         image[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
         image[23] = 14;

@@ -1,33 +1,33 @@
-//! A sparse extent in a file that ends in zeros: whether its directories and tables came.
+//! Detects whether a sparse extent in a file that ends in zeros has lost directories or tables.
 
 use super::bytes::up_to;
 
-/// What the directories and tables of an extent name.
+/// The structures that the directories and tables of an extent name.
 #[derive(Default)]
 pub(super) struct Named {
-    /// Where the last directory or table ends.
+    /// End of the last directory or table.
     pub(super) structures: u64,
-    /// Where the grains begin, or grains and tables.
+    /// Start of the grains, or of grains and tables.
     pub(super) base: u64,
-    /// Where the used part of the file ends.
+    /// End of the used part of the file.
     pub(super) end: u64,
-    /// Byte addresses of the tables, each once, and the bytes of one.
+    /// Byte addresses of the tables without duplicates, and the size of a table in bytes.
     pub(super) tables: Vec<u64>,
     pub(super) table_bytes: u64,
-    /// How many entries of the directory name a table, and how many tables the header says there are.
+    /// Number of directory entries that name a table, and number of tables in the header.
     pub(super) named: u64,
     pub(super) allocated: Option<u64>,
-    /// Byte addresses of the grains, and the bytes of one.
+    /// Byte addresses of the grains, and the size of a grain in bytes.
     pub(super) grains: Vec<u64>,
     pub(super) grain: u64,
-    /// Copies of a directory or a table name other entries.
+    /// True if the copies of a directory or table differ.
     pub(super) copies_differ: bool,
-    /// Every table has a copy.
+    /// True if every table has a copy.
     pub(super) copied: bool,
     pub(super) compressed: bool,
 }
 
-/// Where the zeros begin that fill the last sector of a file at least, if they do.
+/// Returns the start of the trailing zeros, if they fill at least the last sector of the file.
 pub(super) fn zeros(file: &[u8]) -> Option<u64> {
     let len = file.len() as u64;
     let start = file.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1);
@@ -35,8 +35,8 @@ pub(super) fn zeros(file: &[u8]) -> Option<u64> {
     (len - start >= last).then_some(start)
 }
 
-/// Whether the directories and tables came, of a file whose zeros begin at `start`: something else than zeros follows
-/// them, or what they name fills the file.
+/// Returns whether the directories and tables of a file with trailing zeros from `start` are complete: non-zero data follows
+/// them, or the structures that they name fill the file.
 pub(super) fn came(file: &[u8], start: u64, named: &Named) -> bool {
     let structures = named.structures.next_multiple_of(512);
     if start > structures || up_to(file, structures, u64::MAX).iter().any(|byte| *byte != 0) {
@@ -44,7 +44,7 @@ pub(super) fn came(file: &[u8], start: u64, named: &Named) -> bool {
     }
     let end = named.end.min(file.len() as u64);
     if named.base.saturating_add(512) > end {
-        // There is no room for a grain.
+        // There is no space for a grain.
         return true;
     }
     let tables = named.tables.iter().filter(|at| **at >= named.base).count() as u64;

@@ -1,34 +1,34 @@
-//! VHD, from Microsoft's "Virtual Hard Disk Image Format Specification" 1.0, and the known habits of its writers.
+//! VHD, from Microsoft's "Virtual Hard Disk Image Format Specification" 1.0, and the known deviations of its writers.
 
 use super::bytes::{be16, be32, be64, slice, up_to};
 
-/// The geometry's ceiling, in sectors: a disk of that size means its `current_size`.
+/// The maximum size of a CHS geometry, in sectors. From this size on, `current_size` is the disk's size.
 const CEILING: u64 = 65_535 * 16 * 255;
-/// Most zeros behind the footer.
+/// Maximum number of zeros after the footer.
 const MOST_PADDING: u64 = 64 << 10;
 
 pub(super) struct Image<'a> {
     image: &'a [u8],
     pub(super) size: u64,
-    /// Of a dynamic disk.
+    /// Tables of a dynamic disk.
     blocks: Option<Blocks>,
 }
 
 struct Blocks {
     table_at: u64,
     entries: u64,
-    /// Bytes of a block.
+    /// Bytes per block.
     len: u64,
 }
 
-/// One's complement of the sum of all bytes but the four of the sum itself.
+/// The checksum is the one's complement of the sum of all bytes except its own four.
 fn sum_is_right(bytes: &[u8], field: usize) -> bool {
     let others = bytes.iter().enumerate().filter(|(at, _)| !(field..field + 4).contains(at));
     let sum = others.fold(0u32, |sum, (_, byte)| sum.wrapping_add(u32::from(*byte)));
     be32(bytes, field as u64) == Some(u64::from(!sum))
 }
 
-/// The 512 bytes at `at`, where they are an intact footer. The last one may be missing at the image's end.
+/// Returns the 512 bytes at `at` if they are an intact footer. At the end of the image, the last byte may be missing.
 fn footer_at(image: &[u8], at: u64) -> Option<Vec<u8>> {
     let mut footer = up_to(image, at, 512).to_vec();
     if footer.len() == 511 {
@@ -37,7 +37,7 @@ fn footer_at(image: &[u8], at: u64) -> Option<Vec<u8>> {
     (footer.len() == 512 && footer.starts_with(b"conectix") && sum_is_right(&footer, 64)).then_some(footer)
 }
 
-/// The last intact footer with nothing but zeros behind it, and where it begins.
+/// Finds the last intact footer that only zeros follow, and its offset.
 fn footer_at_end(image: &[u8]) -> Option<(u64, Vec<u8>)> {
     let tail_at = (image.len() as u64).saturating_sub(MOST_PADDING + 512);
     let last_byte = up_to(image, tail_at, u64::MAX).iter().rposition(|byte| *byte != 0)?;
@@ -57,12 +57,12 @@ pub(super) fn open(image: &[u8]) -> Option<Image<'_>> {
     let size = if by_geometry { sectors * 512 } else { be64(&footer, 48)? };
     let blocks = match be32(&footer, 60)? {
         2 => {
-            // Its bytes lie before its footer.
+            // The disk's bytes are stored before the footer.
             let room = end?;
             (size <= room).then_some(None)?
         }
         3 => Some(blocks(image, be64(&footer, 16)?)?),
-        // 4: the rest is in its parent.
+        // 4: a differencing disk, whose other blocks are in its parent.
         _ => return None,
     };
     Some(Image { image, size, blocks })
@@ -77,7 +77,7 @@ fn blocks(image: &[u8], header_at: u64) -> Option<Blocks> {
 }
 
 impl Image<'_> {
-    /// The sector that holds the guest byte `at`, and where it begins. Without `bitmaps`, what a bitmap hides is shown.
+    /// Returns the sector that contains the guest byte `at`, and its start. Without `bitmaps`, sector bitmaps are ignored.
     pub(super) fn sector(&self, at: u64, bitmaps: bool) -> Option<(u64, Vec<u8>)> {
         let start = at - at % 512;
         let len = 512.min(self.size.checked_sub(start)?);
@@ -93,7 +93,7 @@ impl Image<'_> {
         if entry == 0xffff_ffff {
             return zeros();
         }
-        // The block's bitmap, a bit a sector in whole sectors, then its data.
+        // A block is a bitmap with one bit per sector, padded to whole sectors, followed by the data.
         let bitmap_at = entry * 512;
         let bitmap_len = (blocks.len / 512).div_ceil(8).next_multiple_of(512);
         let inside = start % blocks.len;

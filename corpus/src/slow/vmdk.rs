@@ -1,4 +1,4 @@
-//! VMDK: one file or many, one extent behind the other.
+//! VMDK: one or several files, with consecutive extents.
 
 use super::Files;
 use super::bytes::{slice, up_to};
@@ -6,7 +6,7 @@ use super::descriptor::{self, Line};
 use super::esx;
 use super::hosted::{self, Header};
 
-/// Longest text.
+/// Maximum length of a descriptor.
 const MOST_TEXT: u64 = 1 << 20;
 
 enum Part<'a> {
@@ -18,7 +18,7 @@ enum Part<'a> {
 
 pub(super) struct Image<'a> {
     pub(super) size: u64,
-    /// Where each part ends on the disk.
+    /// The end of each part on the disk.
     parts: Vec<(u64, Part<'a>)>,
 }
 
@@ -31,7 +31,7 @@ pub(super) fn open<'a>(files: Files<'a>) -> Option<Image<'a>> {
                 [line] => line.sectors.checked_mul(512)?,
                 _ => return None,
             },
-            // Without a text it is one file of a set, unless it is a stream.
+            // Without a descriptor it is one file of a set, unless it is a stream.
             None if header.compressed => header.capacity.checked_mul(512)?,
             None => return None,
         };
@@ -56,7 +56,7 @@ pub(super) fn open<'a>(files: Files<'a>) -> Option<Image<'a>> {
     Some(Image { size: end, parts })
 }
 
-/// The text in the file, if there is one.
+/// Returns the embedded descriptor, if there is one.
 fn embedded<'a>(file: &'a [u8], header: &Header) -> Option<Option<&'a [u8]>> {
     let Some((at, len)) = header.text else { return Some(None) };
     let text = slice(file, at, len.min(MOST_TEXT))?;
@@ -82,7 +82,7 @@ fn part<'a>(files: Files<'a>, line: &Line, len: u64) -> Option<Part<'a>> {
 }
 
 impl Image<'_> {
-    /// The unit that holds the guest byte `at`, and where it begins.
+    /// Returns the unit that contains the guest byte `at`, and its start.
     pub(super) fn unit(&self, at: u64) -> Option<(u64, Vec<u8>)> {
         let mut base = 0;
         for (end, part) in &self.parts {
