@@ -1,5 +1,4 @@
-//! Turns the manifests into the tables behind `samples()` and `malformed()`, so that a manifest is the one place that says what
-//! there is.
+//! Generates the tables of `samples()` and `malformed()` from the manifests, so that the manifests are the only source.
 
 use std::fmt::Write as _;
 use std::path::Path;

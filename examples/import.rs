@@ -1,8 +1,8 @@
-//! What an import backend writes around diskferry: an image in one bucket becomes a QCOW2 in another.
+//! An import backend: converts an image in one bucket to a QCOW2 in another.
 //!
 //!     cargo run -p diskferry --example import -- s3://images/centos7.vmdk s3://library/centos7.qcow2
 //!
-//! Credentials, region and endpoint come from the AWS SDK's environment and files.
+//! Credentials, region and endpoint come from the AWS environment variables and configuration files.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use diskferry::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Imports the image at `url`, whose format is found out, as the QCOW2 object `target`, which must not be there.
+/// Imports the image at `url` as the QCOW2 object `target`, which must not exist. The source format is detected.
 ///
-/// Cancelling `cancel` stops everything and leaves no target but one that is being published. So does dropping the future; the
-/// upload is then taken back by a task of the client's, which [`Client::settle`] waits for.
+/// Cancelling `cancel` stops the import and leaves no target, unless it is already being published. Dropping the future does
+/// the same. A background task of the client then aborts the upload; [`Client::settle`] waits for it.
 pub async fn import(
     client: &Client,
     url: &str,
@@ -29,7 +29,7 @@ pub async fn import(
     let source = S3Source::open(client, url).await?;
     let disk = Arc::new(diskferry::open(source, Declared::Unknown).await?);
 
-    // What the tables tell is enough to refuse most of what does not fit, before a byte of data is read.
+    // The tables suffice to refuse most images that exceed a limit, before any data is read.
     measure(&disk, &limits).await?.verdict.enforce()?;
 
     let sink = S3Sink::create(client, target).await?;
@@ -44,7 +44,7 @@ async fn main() -> ExitCode {
         [url, target] => run(url, target).await,
         _ => Err(Error::new(
             ErrorKind::Usage,
-            "import needs s3://BUCKET/KEY twice: what to read, and what to write",
+            "import requires two arguments: s3://BUCKET/KEY of the source and of the target",
         )),
     };
     match ended {

@@ -19,25 +19,25 @@ use diskferry_core::{
 use diskferry_formats::DiskContents;
 use serde::{Deserialize, Serialize};
 
-/// One of a fixed set of names.
+/// A name from a fixed set.
 type Name = Cow<'static, str>;
 
-/// The stored object.
+/// The source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Source {
     /// Its URL or path without secrets; `-` is standard input.
     pub url: String,
-    /// Its stored size, all its files together.
+    /// Its stored size; the sum if it has several files.
     pub object_bytes: u64,
-    /// Its entity tag, of an object in a store.
+    /// Its ETag, if it is an object in a store.
     pub etag: Option<String>,
-    /// Its version, of an object in a versioned bucket.
+    /// Its version ID, if the bucket is versioned.
     pub version_id: Option<String>,
 }
 
 impl Source {
-    /// The object that is at `url`, of which nothing else is known.
+    /// Creates a source with a URL and no other facts.
     pub fn at(url: impl Into<String>) -> Self {
         Self { url: url.into(), ..Self::default() }
     }
@@ -56,13 +56,13 @@ impl From<&Disk> for Source {
     }
 }
 
-/// A warning, or a reason to refuse.
+/// A warning or a refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Message {
     /// Its stable code.
     pub code: Name,
-    /// A sentence with the facts.
+    /// One sentence with the facts.
     pub message: String,
 }
 
@@ -85,7 +85,7 @@ where
     all.iter().map(Message::from).collect()
 }
 
-/// What the source was asked for.
+/// The requests to the source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Cost {
@@ -101,36 +101,36 @@ impl From<Traffic> for Cost {
     }
 }
 
-/// The answer of `info`.
+/// The result of `info`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Info {
-    /// The stored object.
+    /// The source.
     pub source: Source,
     /// `raw`, `vhd`, `qcow2` or `vmdk`.
     pub format: Name,
-    /// The kind within the format, such as `dynamic`.
+    /// The variant of the format, such as `dynamic`.
     pub variant: String,
     /// Size of the disk that the guest sees.
     pub virtual_bytes: u64,
-    /// The format's unit of allocation, if it has one.
+    /// The format's allocation unit, if it has one.
     pub cluster_bytes: Option<u64>,
-    /// What else the image says of itself, for a person.
+    /// Other properties of the image, as text for people.
     pub features: Vec<String>,
-    /// What is unusual.
+    /// The warnings.
     pub warnings: Vec<Message>,
-    /// Why other commands refuse the image; empty if they do not.
+    /// Why other commands refuse the image; empty if they accept it.
     pub refusals: Vec<Message>,
-    /// `mbr` or `gpt`; none if there is no table or the disk is not read.
+    /// `mbr` or `gpt`; none if there is no table or the disk was not read.
     pub partition_table: Option<Name>,
-    /// Its partitions.
+    /// The partitions of the disk.
     pub partitions: Vec<Partition>,
-    /// What finding this out took.
+    /// The requests that this command made.
     pub cost: Cost,
 }
 
 impl Info {
-    /// The document of `disk` with the partitions found in it.
+    /// Creates the document for `disk` and the partitions found in it.
     pub fn new(disk: &Disk, partitions: &DiskContents) -> Self {
         let image = disk.info();
         Self {
@@ -149,22 +149,22 @@ impl Info {
     }
 }
 
-/// A partition of the guest's disk.
+/// A partition of the guest disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Partition {
     /// Its number, from 1; those in an extended partition from 5.
     pub index: u32,
-    /// Its first byte on the guest's disk.
+    /// Its first byte on the guest disk.
     pub start: u64,
     /// Its length.
     pub bytes: u64,
-    /// Its type as the table has it: two hexadecimal digits or a GUID.
+    /// Its type in the partition table: two hexadecimal digits or a GUID.
     #[serde(rename = "type")]
     pub kind: String,
     /// Whether the table marks it as bootable.
     pub bootable: bool,
-    /// The file system that its first sectors show.
+    /// The file system detected from its first sectors.
     pub filesystem: Option<Name>,
 }
 
@@ -187,20 +187,20 @@ impl From<&diskferry_formats::Partition> for Partition {
 pub struct Extent {
     /// Its first guest byte.
     pub start: u64,
-    /// Its guest bytes.
+    /// Its length in guest bytes.
     pub length: u64,
     /// `data`, `compressed`, `zero` or `hole`.
     pub kind: Name,
-    /// Where its bytes are stored; none for zeros and holes.
+    /// Offset of its stored bytes; none for zeros and holes.
     pub offset: Option<u64>,
-    /// How many bytes are stored.
+    /// Number of stored bytes.
     pub stored: Option<u64>,
-    /// In which file, if the image has several.
+    /// The file that stores them, if the image has several files.
     pub file: Option<String>,
 }
 
 impl Extent {
-    /// The row of one stretch of `disk`.
+    /// Creates the row for one extent of `disk`.
     pub fn new(disk: &Disk, stretch: &Stretch) -> Self {
         let several = disk.files().len() > 1;
         let file = stretch.stored.filter(|_| several).and_then(|stored| disk.file(stored.file).ok());
@@ -216,35 +216,35 @@ impl Extent {
     }
 }
 
-/// The answer of `measure`, and the first part of that of `convert`.
+/// The result of `measure`, and the first part of the result of `convert`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Measured {
-    /// The stored object.
+    /// The source.
     pub source: Source,
     /// `raw`, `vhd`, `qcow2` or `vmdk`.
     pub format: Name,
-    /// The kind within the format.
+    /// The variant of the format.
     pub variant: String,
     /// The sizes.
     pub sizes: Sizes,
-    /// Whether no rule fails.
+    /// True if no rule fails.
     pub accepted: bool,
-    /// True if `output_bytes` is an upper bound; left out if it is exact.
+    /// True if `output_bytes` is an upper bound; omitted if it is exact.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub output_upper_bound: bool,
-    /// The rules with their numbers.
+    /// The outcome of each rule.
     pub rules: Vec<Rule>,
     /// The smallest capacity in GiB that would be accepted.
     pub smallest_capacity_gib: Option<u64>,
-    /// What is unusual.
+    /// The warnings.
     pub warnings: Vec<Message>,
-    /// What the source was asked for.
+    /// The requests to the source.
     pub cost: Cost,
 }
 
 impl Measured {
-    /// The document of a measurement of `disk`.
+    /// Creates the document for a measurement of `disk`.
     pub fn new(disk: &Disk, measured: &diskferry_core::Measure) -> Self {
         let diskferry_core::Measure { sizes, verdict, warnings, output, cost, .. } = measured;
         let upper_bound = output.is_some_and(|output| !output.exact);
@@ -277,11 +277,11 @@ impl Measured {
     }
 }
 
-/// The sizes of an image; an unknown one is none.
+/// The sizes of an image; none if unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Sizes {
-    /// Stored size of the source, all its files together.
+    /// Stored size of the source; the sum if it has several files.
     pub object_bytes: u64,
     /// Size of the disk that the guest sees.
     pub virtual_bytes: Option<u64>,
@@ -291,7 +291,7 @@ pub struct Sizes {
     pub content_bytes: Option<u64>,
     /// The end of the last such block.
     pub content_end: Option<u64>,
-    /// What the target takes.
+    /// Size of the target.
     pub output_bytes: Option<u64>,
 }
 
@@ -308,7 +308,7 @@ impl From<&diskferry_core::Sizes> for Sizes {
     }
 }
 
-/// A rule of the service, with its numbers.
+/// The outcome of one rule: a limit of the import service compared with the image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Rule {
@@ -318,11 +318,11 @@ pub struct Rule {
     pub outcome: Name,
     /// The error code, if it fails.
     pub code: Option<Name>,
-    /// What was measured; none if it is not known yet.
+    /// The measured value; none if it is not known yet.
     pub actual: Option<u64>,
-    /// What is allowed.
+    /// The limit.
     pub limit: u64,
-    /// A sentence with both.
+    /// One sentence with both values.
     pub message: String,
 }
 
@@ -339,23 +339,23 @@ impl From<&diskferry_core::Rule> for Rule {
     }
 }
 
-/// The answer of `convert`.
+/// The result of `convert`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Converted {
-    /// What `measure` answers, with the content as it was read.
+    /// The members of `measure`, with the content sizes measured while converting.
     #[serde(flatten)]
     pub measured: Measured,
-    /// What was written.
+    /// The target.
     pub target: Target,
-    /// The digest of the disk, unless it was not wanted.
+    /// The digest of the disk; none if it was not computed.
     pub digest: Option<Digest>,
-    /// What moved.
+    /// Transfer statistics.
     pub transfer: Transfer,
 }
 
 impl Converted {
-    /// The document of a finished conversion; none if `report` is of a run that wrote nothing.
+    /// Creates the document for a finished conversion; none if the run of `report` had no target.
     pub fn new(source: Source, report: &Report) -> Option<Self> {
         let (format, variant, receipt) = report.target.as_ref()?;
         let stats = &report.stats;
@@ -390,7 +390,7 @@ impl Converted {
     }
 }
 
-/// What was written.
+/// The target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Target {
@@ -398,7 +398,7 @@ pub struct Target {
     pub url: String,
     /// Its format.
     pub format: Name,
-    /// The kind within the format.
+    /// The variant of the format.
     pub variant: String,
     /// Its stored size.
     pub bytes: u64,
@@ -420,42 +420,41 @@ impl From<diskferry_core::Digest> for Digest {
     }
 }
 
-/// What moved in a conversion.
+/// Transfer statistics of a conversion.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Transfer {
     /// Requests to the source, retries included.
     pub requests: u64,
-    /// Bytes received from it.
+    /// Bytes received from the source.
     pub bytes_fetched: u64,
-    /// Bytes given to the destination.
+    /// Bytes sent to the destination.
     pub bytes_written: u64,
     /// Requests that were repeated.
     pub retries: u64,
-    /// Bytes of the target that an earlier run had written.
+    /// Bytes of the target that an interrupted earlier run had written.
     pub resumed_bytes: u64,
-    /// From the library, the most bytes of the budget that were reserved at any time; the program reports the most memory
-    /// that its process ever had.
+    /// From the library: the peak number of reserved budget bytes. From the program: the peak resident memory of the process.
     pub peak_memory_bytes: u64,
-    /// How long it took.
+    /// Total duration.
     pub seconds: f64,
-    /// What it was waiting for.
+    /// The duration by stage.
     pub time: Time,
 }
 
-/// What a conversion was waiting for, in seconds. Together they are all of its time.
+/// The duration of a conversion by stage, in seconds. The sum is the total duration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Time {
     /// Opening and planning.
     pub plan: f64,
-    /// The source.
+    /// Waiting for the source.
     pub source: f64,
-    /// The processors.
+    /// Waiting for CPU workers.
     pub cpu: f64,
-    /// The destination.
+    /// Waiting for the destination.
     pub destination: f64,
-    /// Memory that others hold.
+    /// Waiting for memory that other conversions have reserved.
     pub memory: f64,
     /// Publishing the target.
     pub finish: f64,
@@ -470,7 +469,7 @@ impl From<diskferry_core::Timing> for Time {
     }
 }
 
-/// The answer of `compare`.
+/// The result of `compare`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Compared {
@@ -492,7 +491,7 @@ impl From<&Comparison> for Compared {
     }
 }
 
-/// The answer of `digest`.
+/// The result of `digest`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Digested {
@@ -504,33 +503,33 @@ pub struct Digested {
 }
 
 impl Digested {
-    /// The document of a reading; none if `report` is of one without a digest.
+    /// Creates the document; none if `report` has no digest.
     pub fn new(report: &Report) -> Option<Self> {
         Some(Self { digest: report.digest?.into(), virtual_bytes: report.image.virtual_bytes })
     }
 }
 
-/// A failure.
+/// The document of a failed run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Failure {
-    /// What failed.
+    /// The error.
     pub error: Error,
 }
 
-/// What failed.
+/// The error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Error {
     /// The stable code.
     pub code: Name,
-    /// A sentence with the facts.
+    /// One sentence with the facts.
     pub message: String,
-    /// What the user can do, if there is something.
+    /// What the user can do; none if nothing.
     pub hint: Option<String>,
     /// Whether a retry can help.
     pub retryable: bool,
-    /// The stored byte where it is, of an image.
+    /// Offset in the stored image at which the error was found.
     pub offset: Option<u64>,
 }
 
@@ -548,7 +547,7 @@ impl From<&diskferry_core::Error> for Failure {
     }
 }
 
-/// A progress event: a line of `--progress json`.
+/// A progress event: one line of `--progress json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Progress {
@@ -558,15 +557,15 @@ pub struct Progress {
     pub phase: Name,
     /// Guest bytes that are done. Never decreases within a phase.
     pub done_bytes: u64,
-    /// Guest bytes in all, once known.
+    /// Total guest bytes; none while unknown.
     pub total_bytes: Option<u64>,
     /// Bytes received from the source.
     pub fetched_bytes: u64,
-    /// Bytes given to the destination.
+    /// Bytes sent to the destination.
     pub written_bytes: u64,
     /// Time since the start.
     pub elapsed_s: f64,
-    /// Time to the end, as far as can be told.
+    /// Estimated remaining time; none while unknown.
     pub eta_s: Option<f64>,
 }
 

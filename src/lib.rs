@@ -4,7 +4,7 @@
 #[cfg(feature = "serde")]
 pub mod json;
 
-// What every embedder meets: errors, limits and verdicts.
+// Errors, limits and verdicts.
 pub use diskferry_core::{Error, ErrorKind, Limits, Measure, Result, Verdict, measure};
 
 // Opening and creating images.
@@ -15,7 +15,7 @@ pub use diskferry_formats::{
     VmdkSubformat,
 };
 
-// A conversion, what it may use, and what it reports.
+// Conversions: resources, progress and reports.
 pub use diskferry_core::{Budget, Conversion, CpuPool, Progress, Report, Resources};
 
 // Local sources and sinks.
@@ -29,11 +29,11 @@ pub use diskferry_core::FileIo;
 #[cfg(feature = "mmap")]
 pub use diskferry_core::MapSource;
 
-// Remote ones.
+// Remote sources and sinks.
 #[cfg(feature = "http")]
 pub use diskferry_s3io::{Client, ClientOptions, HttpSource};
 #[cfg(feature = "s3")]
 pub use diskferry_s3io::{S3Gate, S3Sink, S3Source};
 
-// The traits, for those who bring their own.
+// Traits for custom formats, sources and sinks.
 pub use diskferry_core::{BlockMap, Layout, Sink, Source};

@@ -1,4 +1,4 @@
-"""Reads the guest disk of an image with a reader that is not ours: read.py READER FORMAT IMAGE OUT [MOST_BYTES].
+"""Reads the guest disk of an image with an independent reader: read.py READER FORMAT IMAGE OUT [MOST_BYTES].
 
 READER is libyal, dissect or dissect-stream (its file-like interface), FORMAT is vhd, qcow2 or vmdk. OUT becomes a raw file with holes where the disk is zero. A disk
 larger than MOST_BYTES is not read. If the reader fails, the last line of standard error is the error's type and text.
@@ -9,7 +9,7 @@ import resource
 import sys
 from pathlib import Path
 
-# Processor time rather than elapsed time: the result must not depend on what else the machine does.
+# CPU time, not elapsed time: the result must not depend on the load of the machine.
 CPU_SECONDS = 60
 MEMORY_BYTES = 2 << 30
 STEP = 1 << 20
@@ -59,7 +59,7 @@ def dissect(fmt, path, stream=False):
         disk = image = VMDK(Path(path))
         size = image.size
 
-    # Not as a stream: it rounds reads up to 8 KiB, and fails at the end of a disk that is not a multiple of that.
+    # Not as a stream: it rounds reads up to 8 KiB, and fails at the end of a disk whose size is not a multiple of 8 KiB.
     def sectors(count, pos):
         if stream:
             image.seek(pos)

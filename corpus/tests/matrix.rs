@@ -1,5 +1,5 @@
-//! The builder matrix makes what it says: qemu reads every image as its truth, and where libyal and dissect.hypervisor differ is
-//! known.
+//! qemu-img reads every image of the matrix as its expected disk. libyal and dissect.hypervisor do so except for documented
+//! differences.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -14,7 +14,7 @@ fn names_are_unique() {
 }
 
 #[test]
-fn the_ntfs_base_is_a_disk_with_ntfs() {
+fn ntfs_base_has_an_ntfs_file_system() {
     let dir = tempfile::tempdir().unwrap();
     let base = Base::ntfs(dir.path());
     let bytes = std::fs::read(base.raw).unwrap();
@@ -23,7 +23,7 @@ fn the_ntfs_base_is_a_disk_with_ntfs() {
 }
 
 #[test]
-fn qemu_reads_every_image_of_the_matrix_as_its_truth_and_libyal_and_dissect_those_they_are_known_to() {
+fn independent_readers_read_every_matrix_image_correctly_except_known_differences() {
     let dir = tempfile::tempdir().unwrap();
     let base = Base::ext4(dir.path());
     let (mut libyal_odd, mut dissect_odd) = (Vec::new(), Vec::new());
@@ -73,8 +73,8 @@ fn libyal_agrees(case: &Case, dir: &Path) -> bool {
     same.ok
 }
 
-/// What corpus/README.md tells of libyal: it refuses zstd and extended L2, gives zeros for some zlib clusters of QCOW2,
-/// and takes a zeroed grain for a place in the file.
+/// The differences that corpus/README.md documents: libyal refuses zstd and extended L2, returns zeros for some zlib clusters
+/// of QCOW2, and treats a zeroed grain as an offset in the file.
 fn libyal_is_known_to_differ(name: &str) -> bool {
     let qcow2 =
         name.starts_with("qcow2-") && ["zstd", "zlib", "extended-l2"].iter().any(|w| name.contains(w));
@@ -95,8 +95,8 @@ fn dissect_agrees(case: &Case) -> bool {
     }
 }
 
-/// All but extended L2, which corpus/README.md describes. Some of those keep it busy until its time is up, so they are not
-/// tried.
+/// All images except those with extended L2, which corpus/README.md documents. Some of these run until the time limit, so
+/// they are not read.
 fn dissect_is_trusted_with(name: &str) -> bool {
     !name.contains("extended-l2")
 }

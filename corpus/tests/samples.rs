@@ -1,4 +1,4 @@
-//! The samples are what the manifest says, by readers that are not ours.
+//! Independent readers confirm that the samples match the manifest.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use diskferry_corpus::oracle::{
 };
 use diskferry_corpus::{sample, samples};
 
-/// Reading tens of gibibytes of nothing is `corpus/make --check`'s business.
+/// Larger, mostly empty disks are read by `corpus/make --check` only.
 const WHOLE: u64 = 1 << 30;
 
 #[test]
@@ -22,7 +22,7 @@ fn every_format_has_samples_and_names_are_unique() {
 }
 
 #[test]
-fn the_files_are_those_of_the_manifest() {
+fn files_match_the_manifest() {
     let manifest: serde_json::Value = serde_json::from_str(include_str!("../manifest.json")).unwrap();
     let listed = manifest["samples"].as_array().unwrap();
     assert_eq!(listed.len(), samples().len());
@@ -39,7 +39,7 @@ fn the_files_are_those_of_the_manifest() {
 }
 
 #[test]
-fn qemu_sees_the_size_of_every_sample_and_reads_the_digest_of_those_below_a_gibibyte() {
+fn qemu_agrees_on_every_size_and_on_the_digest_of_samples_below_one_gibibyte() {
     for sample in samples() {
         let dir = tempfile::tempdir().unwrap();
         let image = sample.write_to(dir.path()).unwrap();
@@ -56,7 +56,7 @@ fn qemu_sees_the_size_of_every_sample_and_reads_the_digest_of_those_below_a_gibi
 }
 
 #[test]
-fn libyal_reads_the_same_of_every_sample_that_it_can_read() {
+fn libyal_agrees_on_every_sample_that_it_can_read() {
     for sample in samples().iter().filter(|s| s.virtual_bytes < WHOLE && s.format != "raw") {
         let dir = tempfile::tempdir().unwrap();
         let image = sample.write_to(dir.path()).unwrap();
@@ -74,11 +74,11 @@ fn libyal_reads_the_same_of_every_sample_that_it_can_read() {
 }
 
 #[test]
-fn dissect_reads_the_same_from_every_sample_that_it_can_read() {
+fn dissect_agrees_on_every_sample_that_it_can_read() {
     for sample in samples().iter().filter(|s| s.virtual_bytes < WHOLE && s.format != "raw") {
         let dir = tempfile::tempdir().unwrap();
         let image = sample.write_to(dir.path()).unwrap();
-        // Extended L2 makes it read the file again and again until no memory is left.
+        // With extended L2, it reads the file repeatedly until it runs out of memory.
         if sample.name == "qcow2-extended-l2-gpt" {
             continue;
         }
@@ -88,7 +88,7 @@ fn dissect_reads_the_same_from_every_sample_that_it_can_read() {
 }
 
 #[test]
-fn dissect_reports_why_it_refuses_an_image_and_does_not_read_a_disk_too_large_for_memory() {
+fn dissect_reports_its_errors_and_refuses_a_disk_too_large_for_memory() {
     let dir = tempfile::tempdir().unwrap();
     let junk = dir.path().join("junk.qcow2");
     std::fs::write(&junk, [7; 4096]).unwrap();
@@ -100,7 +100,7 @@ fn dissect_reports_why_it_refuses_an_image_and_does_not_read_a_disk_too_large_fo
 }
 
 #[test]
-fn the_tiny_disk_has_one_digest_in_all_formats() {
+fn tiny_disk_has_the_same_digest_in_all_formats() {
     let digests: HashSet<_> = samples().iter().filter(|s| s.disk == "tiny").map(|s| s.digest_hex).collect();
     assert_eq!(digests.len(), 1);
     assert_eq!(fsverity_of(sample("raw-mbr-fat-ext4").bytes()), sample("vmdk-flat").digest_hex);

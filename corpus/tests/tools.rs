@@ -1,11 +1,11 @@
-//! `.ci/tools` is the list of all programs that tests, benchmarks and `corpus/make` run, and the only way to them.
+//! `.ci/tools` lists all programs that tests, benchmarks and `corpus/make` run. All programs are started through it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use diskferry_corpus::tools;
 
-/// Rust sources of the workspace and `corpus/make`, by their path in the repository. This file is left out: it spells what it looks for.
+/// Rust sources of the workspace and `corpus/make`, by path in the repository. This file is omitted: it contains the patterns.
 fn sources() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut found = BTreeMap::new();
@@ -28,13 +28,13 @@ fn sources() -> BTreeMap<String, String> {
     found
 }
 
-/// What follows each occurrence of `what`, with the line's number.
+/// Returns the text after each occurrence of `what`, with its line number.
 fn after<'a>(text: &'a str, what: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
     text.match_indices(what).map(move |(at, _)| (text[..at].lines().count(), &text[at + what.len()..]))
 }
 
 #[test]
-fn the_list_is_well_formed_and_sorted() {
+fn list_is_well_formed_and_sorted() {
     let list: Vec<_> = tools::list().collect();
     assert!(list.is_sorted_by(|a, b| a.0 < b.0), "{list:?}");
     for (program, package) in list {
@@ -53,14 +53,14 @@ fn every_listed_program_is_installed() {
 }
 
 #[test]
-fn no_program_is_started_past_the_list() {
-    // Our own program, the test itself as a child, and the cargo that built it.
+fn every_program_is_started_through_the_list() {
+    // The diskferry program, the test binary as a child process, and cargo.
     let allowed =
         ["env!(\"CARGO_BIN_EXE_", "env!(\"CARGO\")", "std::env::current_exe()", "env::current_exe()"];
     let mut wrong = Vec::new();
     for (name, text) in sources() {
         for (line, argument) in after(&text, "Command::new(") {
-            // The comparison of tools looks its programs up in tools.rs, and reports a missing one as an error of its own.
+            // The side-by-side benchmark finds its programs in its tools.rs, and reports a missing one as its own error.
             let known = name == "corpus/src/tools.rs"
                 || allowed.iter().any(|start| argument.starts_with(start))
                 || (name.starts_with("benches/src/side_by_side/") && !argument.starts_with('"'));
@@ -73,7 +73,7 @@ fn no_program_is_started_past_the_list() {
 }
 
 #[test]
-fn every_program_that_a_source_names_is_listed() {
+fn every_program_named_in_a_source_is_listed() {
     let calls =
         ["command(\"", "tool(\"", "tool_fed(\"", "capture(\"", "capture_fed(\"", "run(\"", "required(\""];
     let listed: BTreeSet<_> = tools::list().map(|(program, _)| program).collect();
@@ -81,7 +81,7 @@ fn every_program_that_a_source_names_is_listed() {
     let mut seen = 0;
     for (name, text) in sources() {
         for call in calls {
-            // What a call named "run" runs is a program in few places; elsewhere it is a benchmark or a subcommand.
+            // A call named "run" starts a program in a few files only; elsewhere it is a benchmark or a subcommand.
             let programs = ["formats/src/partition/tests/", "core/tests/core/file_source.rs", "corpus/make"];
             if call == "run(\"" && !programs.iter().any(|place| name.starts_with(place)) {
                 continue;

@@ -1,4 +1,4 @@
-//! The command line.
+//! Command-line options, as clap reads them.
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
@@ -10,8 +10,8 @@ use diskferry_core::internal::HumanBytes;
 use diskferry_core::{Budget, ImageLimit, Limits};
 use diskferry_formats::Format;
 
-/// Streams virtual disk images (RAW, VHD, QCOW2, VMDK) from S3, HTTP and files, tells what they really hold and whether
-/// they fit, and converts them without a staged copy.
+/// Inspects, measures, compares and converts virtual disk images (RAW, VHD, QCOW2, VMDK). Reads from S3, HTTP and local
+/// files, and streams to S3 and local files without a temporary copy.
 #[derive(Debug, Parser)]
 #[command(name = "diskferry", version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -23,79 +23,79 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// What the image is, and what it asks of a disk
+    /// Show the format, sizes, features and partitions of an image
     Info(OneSource),
-    /// Its extents, in guest order
+    /// List the extents of an image in guest order
     Map(OneSource),
-    /// Its real sizes, and the verdict against the limits
+    /// Measure the sizes of an image and check them against the limits
     Measure(Measure),
-    /// Convert it, measuring and enforcing the limits on the way
+    /// Convert an image to another format; enforces the limits while converting
     Convert(Convert),
-    /// Whether two images have the same guest content
+    /// Check whether two images have the same guest content
     Compare(Compare),
-    /// The content digest of the guest disk: the same for the same disk in every format
+    /// Print the content digest of the guest disk; it does not depend on the image format
     Digest(OneSource),
-    /// The main job on an embedded S3 server: nothing to set up, nothing left behind
+    /// Import sample images on an embedded S3 server; needs no setup and leaves no files
     #[cfg(feature = "demo")]
     Demo,
 }
 
-/// What every command takes.
+/// Options that every command accepts.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "General options")]
 pub(crate) struct Common {
-    /// Print the result as one JSON document on standard output, an error as one on standard error
+    /// Print the result as JSON on standard output, and an error as JSON on standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Show how far it is: `auto` is a bar on a terminal and nothing otherwise, `json` one event a line; on standard error
+    /// Show progress on standard error: `auto` shows a bar on a terminal only, `json` prints one event per line
     #[arg(long, global = true, value_enum, value_name = "HOW", default_value = "auto")]
     pub(crate) progress: ProgressMode,
-    /// Budget for buffers in flight, at least 16M
+    /// Memory budget for buffers, at least 16M
     #[arg(long, global = true, value_name = "SIZE", value_parser = memory, default_value = "256M")]
     pub(crate) memory: u64,
-    /// CPU workers [default: one a core]
+    /// Number of CPU worker threads [default: one per core]
     #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<usize>,
-    /// Most ranged requests in flight [default: adaptive]
+    /// Maximum number of concurrent ranged requests [default: adaptive]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) connections: Option<NonZeroUsize>,
-    /// Give up after so long without progress
+    /// Fail after this many seconds without progress
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
     pub(crate) stall_timeout: Duration,
-    /// More on standard error; twice for still more
+    /// Log more on standard error; repeat for more detail
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// Less on standard error: errors only
+    /// Print only errors on standard error
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 }
 
-/// How sources are reached.
+/// Options for opening sources.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Source options")]
 pub(crate) struct SourceArgs {
-    /// Declared source format: raw, vhd, qcow2 or vmdk; must agree with what is detected
+    /// Source format: raw, vhd, qcow2 or vmdk; must agree with the detected format [default: detect]
     #[arg(short, long, value_name = "FORMAT", value_parser = format)]
     pub(crate) from: Option<Format>,
-    /// Read local sources through a memory map (nobody may shorten the file meanwhile)
+    /// Read local sources through a memory map; the file must not be truncated while it is read
     #[arg(long)]
     pub(crate) mmap: bool,
-    /// The source's bucket must be in this region
+    /// Fail unless the source bucket is in this region
     #[arg(long, value_name = "REGION")]
     pub(crate) require_region: Option<String>,
-    /// S3 service other than AWS [default: AWS_ENDPOINT_URL, the profile]
+    /// URL of an S3 service other than AWS [default: AWS_ENDPOINT_URL, then the AWS profile]
     #[arg(long, value_name = "URL")]
     pub(crate) endpoint_url: Option<String>,
-    /// Region that requests are signed for [default: AWS_REGION, the profile]
+    /// Region for request signing [default: AWS_REGION, then the AWS profile]
     #[arg(long, value_name = "REGION")]
     pub(crate) region: Option<String>,
-    /// Address buckets in the path; `auto` does where the endpoint is an address or localhost
+    /// Put the bucket name in the URL path; `auto` does if the endpoint is an IP address or localhost
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
     pub(crate) s3_path_style: When,
-    /// Sign nothing: public objects only
+    /// Do not sign requests; works for public objects only
     #[arg(long)]
     pub(crate) s3_anonymous: bool,
-    /// Checksums of uploads
+    /// Send checksums with uploads: `auto` if the store supports them, `required`, or `off`
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
     pub(crate) s3_checksum: Checksum,
     /// CA certificates (PEM) to trust instead of the system's [default: AWS_CA_BUNDLE and the profile's ca_bundle for S3,
@@ -117,15 +117,14 @@ impl SourceArgs {
     }
 }
 
-/// What images are measured against.
+/// Limits that images are checked against.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
-    /// Declared system-disk capacity
+    /// Declared capacity of the system disk; a larger virtual disk is refused
     #[arg(long, value_name = "SIZE", value_parser = diskferry_core::internal::parse_size)]
     pub(crate) capacity: Option<u64>,
-    /// Image size limit, or `none`; the default accepts below 50*10^9 bytes, warns from there, and refuses from 50*2^30
-    /// [default: 50GB]
+    /// Image size limit, or `none`; the default warns from 50*10^9 bytes and refuses from 50*2^30 bytes [default: 50GB]
     #[arg(long, value_name = "SIZE", value_parser = limit)]
     pub(crate) limit: Option<ImageLimit>,
 }
@@ -136,14 +135,14 @@ impl LimitArgs {
     }
 }
 
-/// What is written.
+/// Options for the target.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Target options")]
 pub(crate) struct TargetArgs {
-    /// Target format: raw, vhd, qcow2 or vmdk [default: from DST's extension, else raw]
+    /// Target format: raw, vhd, qcow2 or vmdk [default: the extension of DST, else raw]
     #[arg(short = 'O', long, value_name = "FORMAT", value_parser = format)]
     pub(crate) to: Option<Format>,
-    /// Target option, repeatable or several with commas between; `-o help` lists them
+    /// Target option; repeatable, or comma separated; `-o help` lists the options
     #[arg(short = 'o', long = "option", value_name = "KEY=VALUE", value_parser = option, value_delimiter = ',')]
     pub(crate) options: Vec<TargetOption>,
 }
@@ -164,10 +163,10 @@ pub(crate) struct Measure {
     pub(crate) src: Option<OsString>,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
-    /// Read the data too, for the real content
+    /// Read all data to measure the real content
     #[arg(long, conflicts_with = "quick")]
     pub(crate) scan: bool,
-    /// Read no table beyond the header's
+    /// Read only the headers, not the allocation tables
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]
@@ -190,16 +189,16 @@ pub(crate) struct Convert {
     /// Replace an existing DST
     #[arg(long)]
     pub(crate) force: bool,
-    /// Do not compute the digest of the guest disk
+    /// Do not compute the content digest of the guest disk
     #[arg(long)]
     pub(crate) no_digest: bool,
     /// Do not wait for the target to reach stable storage
     #[arg(long)]
     pub(crate) no_sync: bool,
-    /// Read the target back through its own reader afterwards, and compare the digests
+    /// Read the target back after writing, and compare the digests
     #[arg(long)]
     pub(crate) verify: bool,
-    /// Go on from an interrupted run (not built yet)
+    /// Continue an interrupted run, and keep resume data if this run fails; DST must be a file or in S3
     #[arg(long)]
     pub(crate) resume: bool,
     #[command(flatten)]
@@ -210,13 +209,13 @@ pub(crate) struct Convert {
 
 #[derive(Debug, Args)]
 pub(crate) struct Compare {
-    /// Path, s3://bucket/key[?versionId=ID] or http(s):// URL
+    /// First image: path, s3://bucket/key[?versionId=ID] or http(s):// URL
     #[arg(value_name = "A")]
     pub(crate) a: OsString,
-    /// The other one
+    /// Second image, named in the same way
     #[arg(value_name = "B")]
     pub(crate) b: OsString,
-    /// Declared format of B
+    /// Format of B; `--from` is the format of A [default: detect]
     #[arg(short = 'F', long, value_name = "FORMAT", value_parser = format)]
     pub(crate) from_b: Option<Format>,
     #[command(flatten)]
@@ -245,7 +244,7 @@ pub(crate) enum Checksum {
     Off,
 }
 
-/// `-o`.
+/// A value of `-o`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum TargetOption {
     Help,
@@ -253,13 +252,13 @@ pub(crate) enum TargetOption {
 }
 
 fn format(name: &str) -> Result<Format, String> {
-    name.parse().map_err(|_| "formats are raw, vhd (or vpc), qcow2 and vmdk".to_owned())
+    name.parse().map_err(|_| "the format must be raw, vhd (or vpc), qcow2 or vmdk".to_owned())
 }
 
 fn memory(text: &str) -> Result<u64, String> {
     let bytes = diskferry_core::internal::parse_size(text)?;
     if bytes < Budget::SMALLEST {
-        return Err(format!("at least {} are needed", HumanBytes(Budget::SMALLEST)));
+        return Err(format!("must be at least {}", HumanBytes(Budget::SMALLEST)));
     }
     Ok(bytes)
 }
@@ -270,16 +269,16 @@ fn threads(text: &str) -> Result<usize, String> {
     text.parse()
         .ok()
         .filter(|threads| (1..=MOST).contains(threads))
-        .ok_or(format!("1 to {MOST} are possible"))
+        .ok_or(format!("must be from 1 to {MOST}"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let parsed = text.parse().ok().filter(|seconds| *seconds > 0.0);
     let duration = parsed.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    // A timer cannot reach further than some centuries.
+    // Timers do not support durations of centuries.
     duration
         .filter(|duration| !duration.is_zero() && duration.as_secs() <= 1 << 31)
-        .ok_or_else(|| "a number of seconds above 0 is needed".to_owned())
+        .ok_or_else(|| "must be a number of seconds greater than 0".to_owned())
 }
 
 fn limit(text: &str) -> Result<ImageLimit, String> {
@@ -293,7 +292,7 @@ fn option(text: &str) -> Result<TargetOption, String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok(TargetOption::Pair(key.to_owned(), value.to_owned())),
         None if text == "help" || text == "?" => Ok(TargetOption::Help),
-        _ => Err("an option is KEY=VALUE; `-o help` lists them".to_owned()),
+        _ => Err("must be KEY=VALUE; `-o help` lists the options".to_owned()),
     }
 }
 
@@ -308,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn an_explicit_limit_means_what_it_says_and_50gb_unsaid_has_its_grey_zone() {
+    fn explicit_limit_is_exact_and_default_limit_has_a_grey_zone() {
         assert_eq!(limit("50GB"), Ok(ImageLimit::Exact(50_000_000_000)));
         assert_eq!(limit("none"), Ok(ImageLimit::None));
         assert_eq!(LimitArgs { capacity: None, limit: None }.limits(), Limits::default());

@@ -1,4 +1,4 @@
-//! What all commands of a run share.
+//! State that all commands share.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,22 +10,22 @@ use tokio_util::sync::CancellationToken;
 use crate::args::Common;
 use crate::render;
 
-/// The options of the run, and the token that a signal cancels.
+/// The general options, and the token that a signal cancels.
 pub(crate) struct Context {
     pub(crate) common: Common,
     pub(crate) cancel: CancellationToken,
 }
 
 impl Context {
-    /// Awaits `work`, or ends with `cancelled` when the user asks for it.
+    /// Awaits `work`, or fails with `cancelled` if the user interrupts the run.
     pub(crate) async fn guard<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         match self.cancel.run_until_cancelled(work).await {
             Some(done) => done,
-            None => Err(Error::new(ErrorKind::Cancelled, "stopped before it was done")),
+            None => Err(Error::new(ErrorKind::Cancelled, "the run was interrupted before it was complete")),
         }
     }
 
-    /// Awaits `work`, which stops by itself when the user asks for it, but no longer than is taken for stopping.
+    /// Awaits `work`, which handles cancellation itself. After an interrupt, waits at most the grace period for it.
     pub(crate) async fn stopping<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         const GRACE: Duration = Duration::from_millis(700);
         let late = async {
@@ -35,12 +35,12 @@ impl Context {
         tokio::select! {
             biased;
             done = work => done,
-            () = late => Err(Error::new(ErrorKind::Cancelled, "stopped, and the destination did not answer in time")
-                .hint("look whether DST is there; an unfinished upload of it is ended by the next run to it")),
+            () = late => Err(Error::new(ErrorKind::Cancelled, "the run was interrupted, and the destination did not respond in time")
+                .hint("check whether DST exists; the next run with the same DST aborts an unfinished upload")),
         }
     }
 
-    /// Budget, CPU workers and connections, as the options say.
+    /// Returns the memory budget, CPU workers and connections that the options set.
     pub(crate) fn resources(&self) -> Result<Resources> {
         Ok(Resources::default()
             .budget(Some(Budget::new(self.common.memory)))
@@ -48,7 +48,7 @@ impl Context {
             .connections(self.common.connections.map(std::num::NonZero::get)))
     }
 
-    /// Tells warnings on standard error, where they are no part of the result.
+    /// Prints warnings on standard error, unless they are part of a JSON result.
     pub(crate) fn warn(&self, warnings: &[Warning]) {
         if !self.common.json && !self.common.quiet {
             render::to_stderr(&render::warnings(warnings));

@@ -1,4 +1,4 @@
-//! What `DST` names, and what can be written there.
+//! Parses `DST` and creates the sink.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
@@ -13,12 +13,12 @@ use diskferry_s3io::{S3Sink, S3SinkOptions};
 
 use crate::source::Opener;
 
-/// Where a target goes.
+/// The destination that `DST` names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Destination {
     /// `-`.
     StandardOutput,
-    /// A regular file, there already or not.
+    /// A regular file, which may exist.
     File(PathBuf),
     /// A block device.
     Device(PathBuf),
@@ -26,21 +26,21 @@ pub(crate) enum Destination {
     S3(String),
 }
 
-/// How it is written there.
+/// Options for writing the destination.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Writing {
     pub(crate) force: bool,
     pub(crate) sync: bool,
-    /// Take up what an interrupted run left, and leave what is needed to go on.
+    /// Continue an interrupted run, and keep resume data if this run fails.
     pub(crate) resume: bool,
-    /// None where nothing was said.
+    /// None if the option was not given.
     pub(crate) preallocation: Option<Preallocation>,
 }
 
-/// Takes `dst` apart.
+/// Parses `dst`.
 ///
 /// # Errors
-/// `usage` where it is empty; `destination_unsuitable` for what cannot be written to.
+/// `usage` if it is empty; `destination_unsuitable` if it cannot be written to.
 pub(crate) fn parse(dst: &OsStr) -> Result<Destination> {
     let text = dst.to_string_lossy();
     let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
@@ -50,17 +50,17 @@ pub(crate) fn parse(dst: &OsStr) -> Result<Destination> {
         (_, Some("s3")) => Ok(Destination::S3(text.into_owned())),
         (_, Some("http" | "https")) => {
             Err(Error::new(ErrorKind::DestinationUnsuitable, "an HTTP URL cannot be written to")
-                .hint("name an object s3://bucket/key, with --endpoint-url for another store than AWS"))
+                .hint("use s3://bucket/key, with --endpoint-url for a store other than AWS"))
         }
-        // The rest of the URL may hold a password.
+        // The rest of the URL is not printed: it may contain a password.
         (_, Some(scheme))
             if scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.')) =>
         {
             Err(Error::new(
                 ErrorKind::DestinationUnsuitable,
-                format!("a destination of the scheme {scheme}:// cannot be written to"),
+                format!("the URL scheme {scheme}:// is not supported for a destination"),
             )
-            .hint("name a path, a device, s3://bucket/key or `-`; a path with :// in it starts with ./"))
+            .hint("DST must be a path, a block device, s3://bucket/key or `-`; start a path that contains :// with ./"))
         }
         _ if is_block_device(dst) => Ok(Destination::Device(dst.into())),
         _ => Ok(Destination::File(dst.into())),
@@ -68,7 +68,7 @@ pub(crate) fn parse(dst: &OsStr) -> Result<Destination> {
 }
 
 impl Destination {
-    /// The format that its extension stands for; raw where it stands for none.
+    /// Returns the format for the extension; raw if the extension is unknown.
     pub(crate) fn format(&self) -> Format {
         let name = match self {
             Self::File(path) | Self::Device(path) => path.as_path(),
@@ -79,7 +79,7 @@ impl Destination {
         extension.and_then(|extension| extension.parse().ok()).unwrap_or(Format::Raw)
     }
 
-    /// In which order it is written.
+    /// Returns the order in which it must be written.
     pub(crate) fn order(&self) -> WriteOrder {
         match self {
             Self::File(_) | Self::Device(_) => WriteOrder::Any,
@@ -88,13 +88,16 @@ impl Destination {
         }
     }
 
-    /// Looks whether it may be written, and changes nothing.
+    /// Checks whether it can be written, without changing anything.
     ///
     /// # Errors
-    /// The `destination_*` codes; `usage` for an option that is none of its.
+    /// The `destination_*` codes; `usage` for an option that does not apply to it.
     pub(crate) async fn admit(&self, opener: &Opener<'_>, writing: Writing) -> Result<()> {
         if writing.preallocation.is_some() && !matches!(self, Self::File(_)) {
-            return Err(Error::new(ErrorKind::Usage, "preallocation is an option of files"));
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "`-o preallocation` is supported for file destinations only",
+            ));
         }
         match self {
             Self::File(path) => FileSink::admit(path, writing.force).await,
@@ -104,7 +107,7 @@ impl Destination {
         }
     }
 
-    /// Begins the target.
+    /// Creates the sink.
     ///
     /// # Errors
     /// The `destination_*` codes.
@@ -133,7 +136,7 @@ impl Destination {
         })
     }
 
-    /// Refuses to replace what is being read.
+    /// Fails if the destination is one of the source's files.
     ///
     /// # Errors
     /// `usage`.
@@ -151,10 +154,11 @@ impl Destination {
             }),
         };
         match found {
-            Some(file) => {
-                Err(Error::new(ErrorKind::Usage, format!("DST is a file of the source ({})", file.url()))
-                    .hint("name another DST"))
-            }
+            Some(file) => Err(Error::new(
+                ErrorKind::Usage,
+                format!("DST is one of the source's files ({})", file.url()),
+            )
+            .hint("choose another DST")),
             None => Ok(()),
         }
     }
@@ -169,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_extension_stands_for_the_format() {
+    fn format_is_derived_from_the_extension() {
         for (name, format) in [
             ("x.qcow2", Format::Qcow2),
             ("x.VMDK", Format::Vmdk),
@@ -187,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_is_a_file_unless_it_says_otherwise() {
+    fn destination_without_a_scheme_is_a_file() {
         assert_eq!(parsed("-"), Destination::StandardOutput);
         assert_eq!(parsed("S3://b/k"), Destination::S3("S3://b/k".to_owned()));
         assert_eq!(parsed("./-"), Destination::File("./-".into()));

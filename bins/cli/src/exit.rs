@@ -1,4 +1,4 @@
-//! How a run ends: its exit code, and its error as a person or a program reads it.
+//! Exit codes, and errors as text or JSON.
 
 use std::error::Error as _;
 use std::io::{self, Write};
@@ -8,23 +8,23 @@ use diskferry_core::{Error, ErrorKind, Result};
 
 use diskferry::json;
 
-/// The answer of a command that was carried out.
+/// The answer of a command that succeeded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Answer {
     /// Done.
     Yes,
-    /// Done, and the answer is no: the images differ, a rule fails.
+    /// Done, and the answer is no: the images differ or a rule fails.
     No,
 }
 
-/// Prints the error, if there is one, and gives the exit code.
+/// Prints the error, if there is one, and returns the exit code.
 pub(crate) fn end(ended: &Result<Answer>, json: bool, verbose: bool) -> ExitCode {
     match ended {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::from(1),
         Err(error) => {
             let text = if json { as_json(error) } else { as_text(error, verbose) };
-            // Nobody can be told that standard error is closed.
+            // If standard error is closed, the failure cannot be reported.
             let _ = io::stderr().lock().write_all(text.as_bytes());
             ExitCode::from(error.kind().exit_code())
         }
@@ -32,11 +32,11 @@ pub(crate) fn end(ended: &Result<Answer>, json: bool, verbose: bool) -> ExitCode
 }
 
 fn as_json(error: &Error) -> String {
-    // Strings and numbers always serialise.
+    // Strings and numbers always serialize.
     serde_json::to_string(&json::Failure::from(error)).unwrap_or_default() + "\n"
 }
 
-/// The error as the command line prints it.
+/// Formats the error as text for standard error.
 pub(crate) fn as_text(error: &Error, verbose: bool) -> String {
     let mut text = format!("error[{}]: {}", error.kind(), error.message());
     if let Some(offset) = error.offset() {
@@ -54,7 +54,7 @@ pub(crate) fn as_text(error: &Error, verbose: bool) -> String {
     text
 }
 
-/// What clap says of a command line: help and version for standard output, else a usage error.
+/// Converts clap's error: help and version are returned as text for standard output, anything else as a usage error.
 pub(crate) fn usage(error: &clap::Error) -> Result<String> {
     use clap::error::ErrorKind as Clap;
     let text = error.render().to_string();
@@ -63,10 +63,10 @@ pub(crate) fn usage(error: &clap::Error) -> Result<String> {
     }
     let see = "see `diskferry --help`, and `diskferry COMMAND --help`";
     if error.kind() == Clap::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Err(Error::new(ErrorKind::Usage, "a command is needed").hint(see));
+        return Err(Error::new(ErrorKind::Usage, "a command is required").hint(see));
     }
     let text = text.strip_prefix("error: ").unwrap_or(&text);
-    // The usage and the pointer to --help follow; what clap found out stands before.
+    // clap prints its finding first, then the usage and a pointer to --help. Only the finding is kept.
     let (facts, _) = text.split_once("\nUsage:").unwrap_or((text, ""));
     let (facts, _) = facts.split_once("\nFor more information").unwrap_or((facts, ""));
     let mut lines = facts.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -93,23 +93,24 @@ mod tests {
     use clap::Parser;
 
     fn said(line: &[&str]) -> Error {
-        usage(&Cli::try_parse_from(line).expect_err("this is no command line")).expect_err("nor a help")
+        usage(&Cli::try_parse_from(line).expect_err("the command line must be rejected"))
+            .expect_err("this is not a help request")
     }
 
     #[test]
-    fn a_wrong_command_line_is_one_sentence_and_a_hint() {
+    fn usage_error_is_one_sentence_and_a_hint() {
         let error = said(&["diskferry", "info"]);
         assert_eq!(error.message(), "the following required arguments were not provided: <SRC>");
         let error = said(&["diskferry", "info", "x", "--jsno"]);
         assert_eq!(error.message(), "unexpected argument '--jsno' found");
         assert_eq!(error.hint_text(), Some("a similar argument exists: '--json'"));
         let error = said(&["diskferry", "info", "x", "--memory", "1M"]);
-        assert_eq!(error.message(), "invalid value '1M' for '--memory <SIZE>': at least 16 MiB are needed");
-        assert_eq!(said(&["diskferry"]).message(), "a command is needed");
+        assert_eq!(error.message(), "invalid value '1M' for '--memory <SIZE>': must be at least 16 MiB");
+        assert_eq!(said(&["diskferry"]).message(), "a command is required");
     }
 
     #[test]
-    fn an_error_reads_as_the_contract_has_it() {
+    fn error_format_follows_the_interface_contract() {
         let error = Error::malformed("the cluster size is 7 bytes").hint("make the image again").at(20u64);
         assert_eq!(
             as_text(&error, false),

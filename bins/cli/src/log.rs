@@ -1,4 +1,4 @@
-//! What the libraries tell on the way, and panics.
+//! Log output and panic messages.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,8 +10,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::Common;
 
-/// Shows events of our own crates on standard error. Those of others stay out: HTTP clients tell of headers, and
-/// headers have signatures.
+/// Logs events of the diskferry crates on standard error. Other crates are excluded: HTTP clients log headers, which
+/// contain signatures.
 pub(crate) fn start(common: &Common) {
     let level = match (common.quiet, common.verbose) {
         (true, _) => return,
@@ -28,19 +28,19 @@ pub(crate) fn start(common: &Common) {
 
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-/// Keeps what a panic says for the error that the run ends with, instead of a trace in the middle of the output.
+/// Records a panic's message for the final error, instead of printing a trace in the middle of the output.
 pub(crate) fn catch_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
+        let location = panic.location().map_or_else(String::new, |location| format!(" at {location}"));
         let text = panic.payload_as_str().unwrap_or("no message");
-        let mut kept = PANIC.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get_or_insert_with(|| format!("a panic{place}: {text}"));
+        let mut recorded = PANIC.lock().unwrap_or_else(PoisonError::into_inner);
+        recorded.get_or_insert_with(|| format!("panicked{location}: {text}"));
     }));
 }
 
-/// The error that a panic ends the run with.
+/// Returns the error for a run that panicked.
 pub(crate) fn panicked() -> Error {
-    let kept = PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
-    Error::internal(kept.unwrap_or_else(|| "a panic".to_owned()))
-        .hint("this is a defect of diskferry: please report it")
+    let recorded = PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
+    Error::internal(recorded.unwrap_or_else(|| "panicked".to_owned()))
+        .hint("this is a bug in diskferry; please report it")
 }

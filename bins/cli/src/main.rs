@@ -1,4 +1,4 @@
-//! The program: arguments, a bar on a terminal, JSON, exit codes. Everything else is in the libraries.
+//! The `diskferry` program: arguments, progress display, JSON output and exit codes. All other work is in the libraries.
 
 mod args;
 mod cli;
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // What did not parse cannot be asked for --json, so the arguments are looked at as they are.
+            // Parsing failed, so the raw arguments are searched for `--json`.
             let json = std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == "--json");
             let ended = exit::usage(&error).and_then(|help| {
                 runtime()?.block_on(output::print(&help))?;
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         }
     };
     log::start(&cli.common);
-    // Before the first thread: it holds for the one that calls it, and for those that come from it.
+    // Must run before the first thread starts: Landlock applies to the calling thread and its descendants.
     sandbox::confine(&cli);
     let (json, verbose) = (cli.common.json, cli.common.verbose > 0);
     let ended = catch_unwind(AssertUnwindSafe(|| run(cli))).unwrap_or_else(|_| Err(log::panicked()));
@@ -48,14 +48,14 @@ fn main() -> ExitCode {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    /// Sockets, timers and TLS; decoding and hashing have workers of their own.
+    /// Enough for sockets, timers and TLS; decoding and hashing run on a separate pool.
     const MOST_WORKERS: usize = 8;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.min(MOST_WORKERS))
         .enable_all()
         .build()
-        .map_err(|error| Error::internal("the runtime does not start").caused_by(error))
+        .map_err(|error| Error::internal("the async runtime failed to start").caused_by(error))
 }
 
 fn run(cli: Cli) -> Result<Answer> {
@@ -75,8 +75,7 @@ fn run(cli: Cli) -> Result<Answer> {
             Command::Demo => cli::demo::run(&ctx).await,
         }
     });
-    // What is left is at most a system call that nobody waits for: a read of a dead network file system must not hold
-    // the process.
+    // At most a blocked system call is left. A read from a dead network file system must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_millis(200));
     ended
 }

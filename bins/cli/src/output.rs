@@ -1,4 +1,4 @@
-//! Standard output, where the reader may go away and the disk may be full.
+//! Writing to standard output. The reader may close the pipe, and the disk may be full.
 
 use std::io;
 
@@ -13,7 +13,7 @@ impl Output {
         Self(tokio::io::stdout())
     }
 
-    /// Writes `text` through. False where the reader went away: there is no use in going on, and nothing to complain about.
+    /// Writes and flushes `text`. Returns false if the reader closed the pipe; the caller then stops without an error.
     pub(crate) async fn write(&mut self, text: &str) -> Result<bool> {
         let written = async {
             self.0.write_all(text.as_bytes()).await?;
@@ -27,20 +27,20 @@ impl Output {
     }
 }
 
-/// Writes a whole result.
+/// Writes a complete result.
 pub(crate) async fn print(text: &str) -> Result<()> {
     Output::new().write(text).await.map(drop)
 }
 
-/// Writes a whole result as one JSON document.
+/// Writes a complete result as one JSON document.
 pub(crate) async fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&(json(value)? + "\n")).await
 }
 
-/// A value as JSON, on one line.
+/// Serializes a value as one line of JSON.
 pub(crate) fn json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value)
-        .map_err(|error| Error::internal("a result does not serialise").caused_by(error))
+        .map_err(|error| Error::internal("the result cannot be serialized").caused_by(error))
 }
 
 fn failed(error: io::Error) -> Error {

@@ -1,4 +1,4 @@
-//! How far a run is: a bar on a terminal, or events for a program.
+//! Progress display: a bar for a terminal, or JSON events for a program.
 
 use std::future::Future;
 use std::io::{self, IsTerminal};
@@ -14,16 +14,16 @@ use crate::args::{Common, ProgressMode};
 use crate::{output, render};
 use diskferry::json::Progress as Event;
 
-/// Whether a bar stays on the terminal when its work is done.
+/// Whether the bar stays on the terminal when the work is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Afterwards {
-    /// The result says the rest.
+    /// The bar is cleared; the printed result replaces it.
     Gone,
-    /// It is part of what is shown.
+    /// The bar stays visible.
     Stays,
 }
 
-/// Runs `work`, which is given where to tell how far it is, and shows that meanwhile.
+/// Runs `work` and displays the progress that it sends.
 pub(crate) async fn shown<T, F>(
     common: &Common,
     name: &str,
@@ -65,7 +65,7 @@ impl Show {
     fn new(common: &Common, name: &str) -> Self {
         let terminal = io::stderr().is_terminal();
         match common.progress {
-            // Lines of the log would tear the bar apart.
+            // Log lines would break up the bar.
             ProgressMode::Auto if terminal && !common.quiet && common.verbose == 0 => {
                 Self::bar(name, terminal)
             }
@@ -114,7 +114,7 @@ impl Show {
         }
     }
 
-    /// The last state.
+    /// Shows the final state.
     fn end(&mut self, progress: &Progress, afterwards: Afterwards) {
         self.update(progress);
         match self {
@@ -129,14 +129,14 @@ impl Show {
     }
 }
 
-/// How a bar looks, with and without a known end. The name gives way where the terminal is narrow.
+/// The bar's style, with or without a known total. On a narrow terminal the message is truncated.
 fn style(known: bool) -> ProgressStyle {
     let template = if known {
         "  {prefix} {bar:16} {percent:>3}% {wide_msg}"
     } else {
         "  {prefix} {spinner} {wide_msg}"
     };
-    // The templates are ours and sound.
+    // The templates are constant and valid.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     style.progress_chars("█▉▊▋▌▍▎▏ ")
 }
@@ -168,7 +168,7 @@ fn draw(bar: &ProgressBar, progress: &Progress) {
     bar.set_message(message);
 }
 
-/// Standard error that is no terminal, for a bar that was asked for all the same.
+/// Standard error that is not a terminal, for `--progress bar`.
 #[derive(Debug)]
 struct Plain;
 

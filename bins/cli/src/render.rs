@@ -1,16 +1,16 @@
-//! Results as a person reads them.
+//! Formats results as text.
 
 use std::io::Write;
 
 use diskferry_core::internal::{HumanBytes, printable};
 use diskferry_core::{ImageInfo, Outcome, Sizes, Verdict, Warning};
 
-/// Writes to standard error; nobody can be told where that fails.
+/// Writes to standard error. A failure is ignored: there is no place to report it.
 pub(crate) fn to_stderr(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// `1.23 GiB (1320702444 bytes)`.
+/// Formats as `1.23 GiB (1320702444 bytes)`.
 pub(crate) fn bytes(count: u64) -> String {
     if count < 1024 {
         HumanBytes(count).to_string()
@@ -19,12 +19,12 @@ pub(crate) fn bytes(count: u64) -> String {
     }
 }
 
-/// The same where it may be unknown.
+/// Like [`bytes`], or `unknown`.
 pub(crate) fn maybe_bytes(count: Option<u64>) -> String {
     count.map_or_else(|| "unknown".to_owned(), bytes)
 }
 
-/// Format and variant: `qcow2 v3`, and `raw` alone.
+/// Format and variant, as `qcow2 v3`; without a variant only the format, as `raw`.
 pub(crate) fn format(geometry: &ImageInfo) -> String {
     if geometry.variant.is_empty() || geometry.variant == geometry.format {
         return geometry.format.to_owned();
@@ -49,19 +49,19 @@ pub(crate) fn seconds(seconds: f64) -> String {
     }
 }
 
-/// Lines of a name and a value, the values below each other.
+/// Lines of a name and a value, with aligned values.
 #[derive(Default)]
 pub(crate) struct Facts(String);
 
 impl Facts {
-    /// Under a heading, which may come from outside.
+    /// Starts with a heading. It may be untrusted: control characters are escaped.
     pub(crate) fn under(heading: &str) -> Self {
         Self(printable(heading) + "\n")
     }
 
     pub(crate) fn fact(&mut self, name: &str, value: impl std::fmt::Display) {
         let value = value.to_string();
-        // What continues a value stands below it.
+        // Continuation lines are aligned with the value.
         let value = value.replace('\n', &format!("\n{:18}", ""));
         self.0 += format!("  {name:<15} {value}").trim_end();
         self.0.push('\n');
@@ -76,19 +76,19 @@ impl Facts {
     }
 }
 
-/// Warnings, each on its line.
+/// Formats warnings, one per line.
 pub(crate) fn warnings(all: &[Warning]) -> String {
     all.iter().map(|warning| format!("warning[{}]: {}\n", warning.code, warning.message)).collect()
 }
 
-/// The sizes that are known; `upper_bound` says that the target's is no more than that.
+/// Adds the known sizes. `upper_bound` marks the output size as an upper bound.
 pub(crate) fn sizes(facts: &mut Facts, sizes: &Sizes, upper_bound: bool) {
     facts.fact("object", bytes(sizes.object_bytes));
     facts.fact("virtual disk", maybe_bytes(sizes.virtual_bytes));
     facts.fact("allocated", maybe_bytes(sizes.allocated_bytes));
     if let Some(content) = sizes.content_bytes {
         let end = sizes.content_end.filter(|_| content > 0);
-        let end = end.map_or_else(String::new, |end| format!(", the last of it before {}", bytes(end)));
+        let end = end.map_or_else(String::new, |end| format!(", ends at {}", bytes(end)));
         facts.fact("real content", bytes(content) + &end);
     }
     if let Some(output) = sizes.output_bytes {
@@ -97,7 +97,7 @@ pub(crate) fn sizes(facts: &mut Facts, sizes: &Sizes, upper_bound: bool) {
     }
 }
 
-/// The rules, one a line.
+/// Adds the rules, one per line.
 pub(crate) fn rules(facts: &mut Facts, verdict: &Verdict) {
     for rule in &verdict.rules {
         let code = match rule.outcome {
@@ -112,7 +112,7 @@ pub(crate) fn rules(facts: &mut Facts, verdict: &Verdict) {
     }
 }
 
-/// The strip of `info`: one cell a part of the disk, the fuller the darker.
+/// Draws the strip of `info`: one cell per part of the disk, darker for more allocated data.
 pub(crate) fn strip(shares: &[f64]) -> String {
     let cell = |share: &f64| match *share {
         share if share <= 0.0 => '·',
@@ -124,7 +124,7 @@ pub(crate) fn strip(shares: &[f64]) -> String {
     shares.iter().map(cell).collect()
 }
 
-/// A table: columns as wide as their widest cell; those named in `right` are set to the right.
+/// Formats a table. Each column is as wide as its widest cell; columns in `right` are right-aligned.
 pub(crate) fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
@@ -159,12 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_is_empty_or_full_only_where_the_part_is() {
+    fn cell_is_empty_or_full_only_if_its_part_is() {
         assert_eq!(strip(&[0.0, 0.001, 0.5, 0.999, 1.0]), "·░▒▓█");
     }
 
     #[test]
-    fn times_read_as_people_say_them() {
+    fn times_are_formatted_with_suitable_units() {
         assert_eq!(seconds(0.0421), "42 ms");
         assert_eq!(seconds(0.6955), "696 ms");
         assert_eq!(seconds(0.9999), "1.00 s");

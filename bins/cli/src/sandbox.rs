@@ -1,13 +1,17 @@
-//! The program confines itself before it reads a byte of an image.
+//! Confines the process with Landlock before it reads any image data.
 //!
-//! From its arguments it knows all that it will ever open: the source and what lies beside it, the directory of the target,
-//! and for anything remote what the resolver, TLS and the AWS SDK read. Everything else is closed to it by the
-//! kernel (Landlock), for this thread and for all that it starts: it must be called before there is another one. Nothing is
-//! executed, unless a profile of the AWS configuration names a `credential_process`; and without a remote end
-//! no TCP connection can be made.
+//! The arguments determine every path that the run can open:
 //!
-//! It is a second wall: what an image names is not opened in the first place. So a kernel that has no Landlock is told of,
-//! and no failure.
+//! - the source and its directory,
+//! - the directory of the target,
+//! - for a remote source or target, the files that the resolver, TLS and the AWS SDK read.
+//!
+//! The kernel denies access to all other paths. Executing programs is denied too, unless an AWS profile names a
+//! `credential_process`. If neither source nor target is remote, TCP is denied. Landlock applies to the calling thread and
+//! its descendants, so [`confine`] must run before the process starts other threads.
+//!
+//! This is a second line of defence: the readers do not open files that an image names. A kernel without Landlock is
+//! therefore logged and is not an error.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -21,29 +25,29 @@ use crate::args::{Cli, Command, SourceArgs};
 use crate::destination::{self, Destination};
 use crate::source::{self, Location};
 
-/// The accesses that are closed: those that the kernel of this version knew; older ones close what they know.
+/// The newest Landlock ABI that is used. An older kernel restricts the accesses that it knows.
 const KNOWN: ABI = ABI::V6;
 
-/// What a run will open.
+/// The paths that a run opens.
 #[derive(Default, PartialEq, Eq, Debug)]
 struct Needs {
-    /// To be read; a directory with all that is in it.
+    /// Files and directories to read; a directory includes its contents.
     read: Vec<PathBuf>,
-    /// Directories in which a target appears.
+    /// Directories in which a target is created.
     write: Vec<PathBuf>,
-    /// Block devices to be written.
+    /// Block devices to write.
     devices: Vec<PathBuf>,
-    /// Something lies behind a URL.
+    /// The source or the target is a URL.
     remote: bool,
 }
 
 impl Needs {
     fn source(&mut self, src: &OsStr) {
-        // What does not parse ends the run by itself.
+        // A source that does not parse fails the run later.
         match source::parse(src) {
             Ok(Location::Path(path)) => {
                 self.read.push(directory(&path));
-                // A link may lead elsewhere.
+                // A symbolic link may point outside the directory.
                 self.read.push(path);
             }
             Ok(Location::Url(_)) => self.remote = true,
@@ -64,7 +68,7 @@ impl Needs {
         }
     }
 
-    /// What `command` will open; none where that is not known before.
+    /// Returns the paths that `command` opens; none if they are not known in advance.
     fn of(command: &Command) -> Option<Self> {
         let mut needs = Self::default();
         match command {
@@ -78,7 +82,7 @@ impl Needs {
                 needs.source(&args.a);
                 needs.source(&args.b);
             }
-            // It makes its own images, and a server in a directory of its own.
+            // The demo creates its own images and a temporary directory for its server.
             #[cfg(feature = "demo")]
             Command::Demo => return None,
         }
@@ -109,10 +113,10 @@ fn directory(path: &Path) -> PathBuf {
     }
 }
 
-/// What resolving names, TLS and the AWS SDK read.
+/// Returns the files that the resolver, TLS and the AWS SDK read.
 fn system_files() -> Vec<PathBuf> {
     let fixed = [
-        // The resolver, and the modules of the C library that it loads.
+        // The resolver, and the C library modules that it loads.
         "/etc/resolv.conf",
         "/etc/hosts",
         "/etc/host.conf",
@@ -179,7 +183,7 @@ fn aws_files() -> Vec<PathBuf> {
         .collect()
 }
 
-/// True where a profile gets its credentials from a program, which may need anything.
+/// Returns true if an AWS profile uses a `credential_process`. Such a program may need any file.
 fn needs_a_program() -> bool {
     let in_directory = |path: PathBuf| match path.is_dir() {
         true => vec![path.join("config"), path.join("credentials")],
@@ -190,16 +194,16 @@ fn needs_a_program() -> bool {
     aws_files().into_iter().flat_map(in_directory).map(text).any(names)
 }
 
-/// Closes what the run does not need. Tells how that went; never fails.
+/// Denies all access that the run does not need. Logs the outcome; never fails.
 pub(crate) fn confine(cli: &Cli) {
     let Some(needs) = Needs::of(&cli.command) else {
-        tracing::info!("not confined: the demo makes its own images");
+        tracing::info!("not confined: the demo creates its own images");
         return;
     };
     let program = needs.remote && needs_a_program();
     match close(&needs, program) {
         Ok(RulesetStatus::NotEnforced) => {
-            tracing::info!("not confined: this kernel has no Landlock, or it is off");
+            tracing::info!("not confined: this kernel has no Landlock, or Landlock is disabled");
         }
         Ok(status) => tracing::info!(
             read = %listed(&needs.read),
@@ -226,7 +230,7 @@ fn close(needs: &Needs, program: bool) -> Result<RulesetStatus, RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(KNOWN))?;
-    // A program for credentials may talk to whom it likes.
+    // A `credential_process` may connect anywhere, so TCP is not restricted for remote runs.
     if !needs.remote {
         ruleset = ruleset.handle_access(AccessNet::from_all(KNOWN))?;
     }
@@ -238,7 +242,7 @@ fn close(needs: &Needs, program: bool) -> Result<RulesetStatus, RulesetError> {
     allow(&needs.read, read);
     allow(&needs.write, target);
     allow(&needs.devices, device);
-    // How much memory was used at most is read there, and standard output is opened once more.
+    // Needed to read the peak memory, and to reopen standard output.
     allow(&["/proc/self".into()], read);
     if needs.remote {
         allow(&system_files(), read);
@@ -248,7 +252,7 @@ fn close(needs: &Needs, program: bool) -> Result<RulesetStatus, RulesetError> {
     }
     let mut ruleset = ruleset.create()?;
     for (path, access) in rules {
-        // What is not there needs no rule, and what cannot be opened none either.
+        // A path that does not exist or cannot be opened needs no rule.
         let Ok(opened) = PathFd::new(&path) else { continue };
         let access = if path.is_dir() { access } else { access & AccessFs::from_file(KNOWN) };
         ruleset = ruleset.add_rule(PathBeneath::new(opened, access))?;
@@ -270,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_may_open_what_its_arguments_name_and_what_lies_beside_the_source() {
+    fn run_may_open_its_arguments_and_the_siblings_of_the_source() {
         let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
         let local = Needs { read: paths(&["a", "a/b.vmdk"]), write: paths(&["."]), ..Needs::default() };
         assert_eq!(needs(&["convert", "a/b.vmdk", "c.raw"]), Some(local));

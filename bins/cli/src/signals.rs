@@ -1,4 +1,4 @@
-//! Signals: stop in order, and never die of a full quota.
+//! Signal handling: orderly shutdown, and no death by SIGXFSZ.
 
 use std::time::Duration;
 
@@ -8,18 +8,20 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Cancels `token` at SIGINT or SIGTERM. Another one some seconds later ends the process on the spot, for when undoing
-/// hangs. A write beyond the file size limit is an error that has a code and no SIGXFSZ that kills.
+/// Cancels `token` on SIGINT or SIGTERM. A second signal more than two seconds later exits immediately, in case the
+/// cleanup hangs. With SIGXFSZ handled, a write beyond the file size limit fails with an error and does not kill the process.
 ///
 /// # Errors
-/// `internal` where the system takes no handler.
+/// `internal` if a handler cannot be installed.
 pub(crate) fn listen(token: CancellationToken) -> Result<()> {
-    /// An impatient second keystroke must not keep a partial file.
+    /// A quick second Ctrl-C must not skip the cleanup and leave a partial file.
     const PATIENCE: Duration = Duration::from_secs(2);
-    let install = |kind| signal(kind).map_err(|error| Error::internal("no signal handler").caused_by(error));
+    let install = |kind| {
+        signal(kind).map_err(|error| Error::internal("a signal handler cannot be installed").caused_by(error))
+    };
     let mut interrupt = install(SignalKind::interrupt())?;
     let mut terminate = install(SignalKind::terminate())?;
-    // Installing a handler is all that it takes: the signal does nothing then, and the write fails with EFBIG.
+    // Installing a handler is enough: the signal is then ignored and the write fails with EFBIG.
     let mut too_large = install(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
     tokio::spawn(async move {
         let mut first: Option<Instant> = None;

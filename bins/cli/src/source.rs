@@ -1,4 +1,4 @@
-//! What `SRC` names, opened.
+//! Parses `SRC` and opens the source.
 
 use std::ffi::OsStr;
 use std::io::IsTerminal;
@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 use crate::args::{Checksum, SourceArgs, When};
 use crate::context::Context;
 
-/// What a source string names.
+/// The location that a source string names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Location {
     /// `-`.
@@ -29,10 +29,10 @@ pub(crate) enum Location {
     Url(String),
 }
 
-/// Takes a source string apart.
+/// Parses a source string.
 ///
 /// # Errors
-/// `usage` where it is empty, or a URL of another scheme.
+/// `usage` if it is empty, or a URL with another scheme.
 pub(crate) fn parse(src: &OsStr) -> Result<Location> {
     let usage = |message: &str, hint: &'static str| Error::new(ErrorKind::Usage, message).hint(hint);
     let Some(text) = src.to_str() else { return Ok(Location::Path(src.into())) };
@@ -42,24 +42,24 @@ pub(crate) fn parse(src: &OsStr) -> Result<Location> {
     };
     let scheme = text.split_once("://").map(|(scheme, _)| scheme).filter(is_scheme);
     match (text, scheme.map(str::to_ascii_lowercase).as_deref()) {
-        ("", _) => Err(usage("SRC is empty", "name a path, an s3:// or an http(s):// URL")),
+        ("", _) => Err(usage("SRC is empty", "SRC must be a path, an s3:// URL or an http(s):// URL")),
         ("-", _) => Ok(Location::StandardInput),
         (_, Some("s3" | "http" | "https")) => Ok(Location::Url(text.to_owned())),
-        // The rest of the URL may hold a password.
+        // The rest of the URL is not printed: it may contain a password.
         (_, Some(scheme)) => Err(usage(
-            &format!("a source of the scheme {scheme}:// cannot be read"),
-            "name a path, an s3:// or an http(s):// URL; a path with :// in it starts with ./",
+            &format!("the URL scheme {scheme}:// is not supported for a source"),
+            "SRC must be a path, an s3:// URL or an http(s):// URL; start a path that contains :// with ./",
         )),
         (_, None) => Ok(Location::Path(src.into())),
     }
 }
 
-/// What the caller says of a format.
+/// Converts the `--from` option.
 pub(crate) fn declared(format: Option<Format>) -> Declared {
     format.map_or(Declared::Unknown, Declared::Format)
 }
 
-/// Opens sources as the options say. The client for S3 and HTTP is made when the first URL needs it.
+/// Opens sources with the given options. The S3 and HTTP client is created on first use.
 pub(crate) struct Opener<'a> {
     ctx: &'a Context,
     args: &'a SourceArgs,
@@ -74,7 +74,7 @@ impl<'a> Opener<'a> {
     /// Opens the image that `src` names, with random access.
     ///
     /// # Errors
-    /// `usage` for standard input; `cancelled`; those of opening sources and images.
+    /// `usage` for standard input; `cancelled`; the errors of opening sources and images.
     pub(crate) async fn disk(&self, src: &OsStr, format: Option<Format>) -> Result<Arc<Disk>> {
         let disk = self.ctx.guard(self.open(src, format)).await?;
         tracing::info!(
@@ -90,11 +90,11 @@ impl<'a> Opener<'a> {
     /// Opens standard input as an image that is read in one pass.
     ///
     /// # Errors
-    /// Those of [`formats::open_stream`]; `usage` where standard input is a terminal.
+    /// The errors of [`formats::open_stream`]; `usage` if standard input is a terminal.
     pub(crate) async fn stream(&self, format: Option<Format>) -> Result<Box<dyn ImageStream>> {
         if std::io::stdin().is_terminal() {
             return Err(Error::new(ErrorKind::Usage, "SRC is standard input, which is a terminal")
-                .hint("pipe the image in, or name a path or URL"));
+                .hint("pipe an image into diskferry, or give a path or URL as SRC"));
         }
         let input = StandardInput::new()?.stall_timeout(Some(self.ctx.common.stall_timeout));
         formats::open_stream(Box::new(input), declared(format)).await
@@ -103,8 +103,8 @@ impl<'a> Opener<'a> {
     async fn open(&self, src: &OsStr, format: Option<Format>) -> Result<Disk> {
         let (source, gate, warnings) = match parse(src)? {
             Location::StandardInput => {
-                return Err(Error::new(ErrorKind::Usage, "only convert reads standard input")
-                    .hint("save the image to a file first, or convert it to a raw file"));
+                return Err(Error::new(ErrorKind::Usage, "only `convert` can read standard input")
+                    .hint("save the image to a file first"));
             }
             Location::Path(path) => self.local(&path).await?,
             Location::Url(url) => self.remote(&url).await?,
@@ -121,19 +121,19 @@ impl<'a> Opener<'a> {
             Arc::new(FileSource::open(path).await?)
         };
         let gate = FileGate::beside(path).await?.mmap(self.args.mmap);
-        let nowhere = self.args.require_region.as_ref().map(|region| {
+        let no_region = self.args.require_region.as_ref().map(|region| {
             Warning::new(
                 "region_unknown",
-                format!("{} is a local file and lies in no region; {region} is required", path.display()),
+                format!("{} is a local file, so it is in no region; {region} is required", path.display()),
             )
         });
-        Ok((source, Arc::new(gate), nowhere.into_iter().collect()))
+        Ok((source, Arc::new(gate), no_region.into_iter().collect()))
     }
 
-    /// The client for S3 and HTTP.
+    /// Returns the S3 and HTTP client; creates it on first use.
     ///
     /// # Errors
-    /// Those of making one.
+    /// The errors of [`Client::new`].
     pub(crate) async fn client(&self) -> Result<&Client> {
         self.client.get_or_try_init(|| Client::new(self.client_options())).await
     }
@@ -141,7 +141,7 @@ impl<'a> Opener<'a> {
     async fn remote(&self, url: &str) -> Result<(Arc<dyn Source>, Arc<dyn Gate>, Vec<Warning>)> {
         let client = self.client().await?;
         let opened = open_source(client, url).await?;
-        // What lies beside a URL is not ours to guess, and a presigned one opens nothing else anyway.
+        // Sibling URLs of an HTTP source cannot be derived, and a presigned URL grants access to one object only.
         let gate: Arc<dyn Gate> = match s3io::Location::parse(url)? {
             s3io::Location::S3(_) => Arc::new(S3Gate::beside(client, url)?),
             s3io::Location::Http(_) => Arc::new(ClosedGate),
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_is_a_path_unless_it_says_otherwise() {
+    fn source_without_a_scheme_is_a_path() {
         let parse = |text: &str| parse(OsStr::new(text));
         assert_eq!(parse("-").unwrap(), Location::StandardInput);
         assert_eq!(parse("a/b.raw").unwrap(), Location::Path("a/b.raw".into()));

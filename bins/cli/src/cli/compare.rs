@@ -1,4 +1,4 @@
-//! `compare`: whether two images have the same guest content.
+//! `compare`: checks whether two images have the same guest content.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ fn admitted(disk: Arc<Disk>) -> Result<Arc<Disk>> {
     Ok(disk)
 }
 
-/// The error of one of the two, which says of which.
+/// Prefixes an error with the image that it concerns: A or B.
 fn of(which: &str, error: Error) -> Error {
     error.context(which)
 }
@@ -42,8 +42,8 @@ fn of(which: &str, error: Error) -> Error {
 fn sentence(found: &Comparison) -> String {
     let [a, b] = found.virtual_bytes;
     match found.first_difference {
-        _ if found.equal => format!("the disks are the same: {}\n", render::bytes(a)),
-        Some(at) => format!("the disks differ, first at byte {at} of {a}\n"),
+        _ if found.equal => format!("the disks are identical: {}\n", render::bytes(a)),
+        Some(at) => format!("the disks differ; the first difference is at byte {at} of {a}\n"),
         None => format!("the disks differ in size: {} and {}\n", render::bytes(a), render::bytes(b)),
     }
 }

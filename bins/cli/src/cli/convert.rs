@@ -1,4 +1,4 @@
-//! `convert`: into another format, measured and limited on the way.
+//! `convert`: converts an image to another format and enforces the limits while converting.
 
 use std::ffi::OsStr;
 
@@ -24,16 +24,16 @@ pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
         return Ok(Answer::Yes);
     }
     let (Some(src), Some(dst)) = (&args.src, &args.dst) else {
-        let missing = if args.src.is_none() { "SRC and DST are needed" } else { "DST is needed" };
+        let missing = if args.src.is_none() { "SRC and DST are required" } else { "DST is required" };
         return Err(Error::new(ErrorKind::Usage, missing).hint("diskferry convert SRC DST"));
     };
     let dst = destination::parse(dst)?;
     if args.resume {
-        can_go_on(src, &dst)?;
+        check_resumable(src, &dst)?;
     }
     let format = args.target.to.unwrap_or_else(|| dst.format());
     let (options, preallocation) = target_options(format, &args.target.options)?;
-    // A target that cannot be written there is refused before anything is opened.
+    // A format that DST does not support is refused before anything is opened.
     formats::layout(format, &options, dst.order())?;
     let writing = Writing { force: args.force, sync: !args.no_sync, resume: args.resume, preallocation };
     let opener = Opener::new(ctx, &args.source);
@@ -41,7 +41,7 @@ pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
 
     let (input, source) = open(ctx, &opener, args, src, &dst).await?;
     if let Input::Disk(disk) = &input {
-        // What the facts already forbid leaves no trace beside DST.
+        // The limits are checked before the sink creates files next to DST.
         let (limits, resources) = (args.limits.limits(), Resources::default());
         let known = measure_at(disk, &limits, Depth::Quick, None, &resources).await?;
         known.verdict.enforce()?;
@@ -63,17 +63,17 @@ pub(crate) async fn run(ctx: &Context, args: &Convert) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// Refuses what cannot be gone on with.
-fn can_go_on(src: &OsStr, dst: &Destination) -> Result<()> {
+/// Fails if `--resume` does not support this source or destination.
+fn check_resumable(src: &OsStr, dst: &Destination) -> Result<()> {
     let refuse = |message, hint| Err(Error::unsupported(message).hint(hint));
     match dst {
         _ if source::parse(src)? == Location::StandardInput => {
-            refuse("a stream on standard input cannot be gone on with", "name the source by its path or URL")
+            refuse("--resume does not support standard input", "give the source as a path or URL")
         }
         Destination::File(_) | Destination::S3(_) => Ok(()),
         Destination::Device(_) | Destination::StandardOutput => refuse(
-            "--resume is for files: what is on a device or in a pipe cannot be gone on with",
-            "write to a file",
+            "--resume supports only file and S3 destinations, not a block device or a pipe",
+            "write to a file or to s3://bucket/key, or omit --resume",
         ),
     }
 }
@@ -96,7 +96,7 @@ async fn open(
     Ok((disk.into(), source))
 }
 
-/// The options of the format, and that of the destination.
+/// Separates the options of the format from `preallocation`, which applies to the destination.
 pub(crate) fn target_options(
     format: Format,
     given: &[TargetOption],
@@ -110,7 +110,7 @@ pub(crate) fn target_options(
                     "off" => Preallocation::Off,
                     "falloc" => Preallocation::Falloc,
                     _ => {
-                        let message = format!("preallocation is off or falloc, not {value:?}");
+                        let message = format!("preallocation must be off or falloc, not {value:?}");
                         return Err(Error::new(ErrorKind::Usage, message));
                     }
                 });
@@ -122,10 +122,9 @@ pub(crate) fn target_options(
     Ok((TargetOptions::from_pairs(format, pairs)?, preallocation))
 }
 
-/// What `-o help` prints.
+/// Returns the text of `-o help`.
 pub(crate) fn options_help() -> String {
-    let places =
-        "files of every format\n  preallocation=off|falloc    take the room of the whole file at once\n";
+    let places = "files of every format\n  preallocation=off|falloc    falloc reserves disk space for the whole file first\n";
     format!("Target options, as -o KEY=VALUE:\n\n{}{places}", formats::options_help())
 }
 
@@ -145,17 +144,17 @@ async fn tell(
     if *dst != Destination::StandardOutput {
         return output::print(&text).await;
     }
-    // Standard output has the image.
+    // Standard output carries the image, so the report goes to standard error.
     if ctx.common.json || !ctx.common.quiet {
         render::to_stderr(&text);
     }
     Ok(())
 }
 
-/// The report as the contract has it.
+/// Builds the JSON document of the report.
 pub(crate) fn document(source: json::Source, report: &Report) -> Result<json::Converted> {
-    let mut document =
-        json::Converted::new(source, report).ok_or_else(|| Error::internal("a conversion has no target"))?;
+    let mut document = json::Converted::new(source, report)
+        .ok_or_else(|| Error::internal("the report of the conversion has no target"))?;
     if let Some(peak) = peak_memory_bytes() {
         document.transfer.peak_memory_bytes = peak;
     }
@@ -170,12 +169,12 @@ fn text(document: &json::Converted, report: &Report, verified: bool) -> String {
     facts.fact("format", target_format(&document.target));
     render::sizes(&mut facts, &report.sizes, false);
     if let Some(digest) = &report.digest {
-        let verified = if verified { ", read back and the same" } else { "" };
+        let verified = if verified { " (verified)" } else { "" };
         facts.fact("digest", format!("sha256:{digest}{verified}"));
     }
     let retries = match transfer.retries {
         0 => String::new(),
-        some => format!(", {some} of them again"),
+        some => format!(", {some} of them retries"),
     };
     let requests = render::counted(transfer.requests, "request");
     facts.fact("fetched", format!("{} in {requests}{retries}", render::bytes(transfer.bytes_fetched)));
@@ -185,7 +184,7 @@ fn text(document: &json::Converted, report: &Report, verified: bool) -> String {
     facts.done()
 }
 
-/// What took the time: what is a twentieth of it or more, the longest first.
+/// Lists the stages that took at least 5 % of the time, longest first.
 fn went_to(report: &Report) -> String {
     let whole = report.stats.seconds;
     let mut parts = report.stats.timing.parts();
@@ -193,13 +192,13 @@ fn went_to(report: &Report) -> String {
     let told =
         parts.iter().filter(|(_, seconds)| *seconds >= whole / 20.0 && whole > 0.0).map(|(part, seconds)| {
             let what = match *part {
-                "plan" => "to plan",
-                "source" => "for the source",
-                "cpu" => "for the processors",
-                "destination" => "for the destination",
-                "memory" => "for memory that others hold",
-                "finish" => "to finish",
-                _ => "to verify",
+                "plan" => "planning",
+                "source" => "waiting for the source",
+                "cpu" => "waiting for the CPU",
+                "destination" => "waiting for the destination",
+                "memory" => "waiting for the shared memory budget",
+                "finish" => "finishing",
+                _ => "verifying",
             };
             format!("{:.0} % {what}", seconds / whole * 100.0)
         });
@@ -214,7 +213,7 @@ fn target_format(target: &json::Target) -> String {
     format!("{} {}", target.format, target.variant)
 }
 
-/// The most memory that the process ever had, as the kernel counted it.
+/// Returns the peak resident memory of the process (VmHWM).
 fn peak_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -1,4 +1,4 @@
-//! `demo`: the main job on an embedded S3 server, with nothing to set up and nothing left behind.
+//! `demo`: imports sample images on an embedded S3 server. It needs no setup and leaves no files.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use crate::progress::Afterwards;
 use crate::{progress, render};
 use diskferry::json;
 
-/// Where customers put their images.
+/// The bucket for customers' images.
 const BUCKET: &str = "images";
-/// Where the import backend keeps its own.
+/// The bucket for imported images.
 const LIBRARY: &str = "library";
-/// All four formats, each as other tools write it.
+/// Images in all four formats, written by other tools.
 const SAMPLES: [&str; 7] = [
     "raw-mbr-fat-ext4",
     "vhd-fixed",
@@ -33,13 +33,13 @@ const SAMPLES: [&str; 7] = [
     "vmdk-split-sparse",
     "vmdk-stream-10g-xfs",
 ];
-/// The one that is refused, and for which capacity.
+/// The image that is refused, and the capacity that it exceeds.
 const REFUSED: (&str, u64) = ("qcow2-40g-ext4", 20 << 30);
-/// An object store as it is from a machine beside it: without this a demo on loopback would show nothing of what a plan is
-/// good for.
+/// Latency and throughput of an object store in the same region. On unshaped loopback, the demo would not show the
+/// benefit of planned requests.
 const LINE: Shape = Shape { latency: Duration::from_millis(30), each: Some(50_000_000), all: None };
 
-/// What `demo --json` prints.
+/// The document that `demo --json` prints.
 #[derive(serde::Serialize, Debug)]
 struct Document {
     imported: Vec<json::Converted>,
@@ -47,11 +47,11 @@ struct Document {
 }
 
 pub(crate) async fn run(ctx: &Context) -> Result<Answer> {
-    // It is gone with all that it holds when it goes out of scope, whichever way this ends.
+    // Dropping the server removes its directory, on success and on failure.
     let server = Server::start(ServerOptions::default().shape(LINE));
     let server = server.map_err(|error: std::io::Error| {
-        Error::new(ErrorKind::DestinationUnavailable, "there is no room for the demo's server")
-            .hint("set TMPDIR to a directory that can be written to")
+        Error::new(ErrorKind::DestinationUnavailable, "the demo's S3 server cannot create its directory")
+            .hint("set TMPDIR to a writable directory")
             .caused_by(error)
     })?;
     let demo = Demo { ctx, server: &server, out: Told(ctx.common.json) };
@@ -64,11 +64,11 @@ struct Demo<'a> {
     out: Told,
 }
 
-/// Standard output, unless the result is to be JSON.
+/// Standard output; silent with `--json`.
 struct Told(bool);
 
 impl Told {
-    /// False where the reader went away.
+    /// Returns false if the reader closed the pipe.
     async fn say(&self, text: &str) -> Result<bool> {
         if self.0 { Ok(true) } else { Output::new().write(text).await }
     }
@@ -110,7 +110,7 @@ impl Demo<'_> {
         Ok(Answer::Yes)
     }
 
-    /// Puts the samples into the bucket.
+    /// Uploads the samples to the bucket.
     async fn stock(&self) -> Result<()> {
         for bucket in [BUCKET, LIBRARY] {
             self.server.create_bucket(bucket).await?;
@@ -133,7 +133,7 @@ impl Demo<'_> {
         options
     }
 
-    /// What `diskferry convert s3://… s3://… --verify` does.
+    /// Does the same as `diskferry convert s3://… s3://… --verify`.
     async fn import(&self, client: &Client, sample: &Sample, limits: Limits) -> Result<Report> {
         let disk = Arc::new(self.ctx.guard(open(client, sample)).await?);
         let resources = self.ctx.resources()?;
@@ -153,29 +153,29 @@ impl Demo<'_> {
         progress::shown(&self.ctx.common, name, afterwards, run).await
     }
 
-    /// The error of a disk that is larger than its declared capacity.
+    /// Imports a disk that is larger than its declared capacity, and returns the error.
     async fn refused(&self, client: &Client) -> Result<Error> {
         let (name, capacity) = REFUSED;
         let limits = Limits::default().capacity(Some(capacity));
         match self.import(client, sample(name), limits).await {
             Err(error) if error.kind() == ErrorKind::CapacityExceeded => Ok(error),
             Err(error) => Err(error),
-            Ok(_) => {
-                Err(Error::new(ErrorKind::VerificationFailed, "a disk beyond its capacity was imported")
-                    .hint("this is a defect of diskferry: please report it"))
-            }
+            Ok(_) => Err(Error::new(
+                ErrorKind::VerificationFailed,
+                "a disk larger than the declared capacity was imported",
+            )
+            .hint("this is a bug in diskferry; please report it")),
         }
     }
 
     fn opening(&self) -> String {
         format!(
-            "diskferry imports disk images from object storage straight into object storage: it reads an image's own tables,
-fetches only the bytes that it needs, and uploads the image in the format of the library. Nothing lies on a local disk
-in between.
+            "diskferry imports disk images from object storage directly into object storage. It reads the tables of an image,
+fetches only the bytes that are needed, and uploads the converted image. No temporary copy is written to a local disk.
 
-An S3 server now runs inside this process, at {}, with keys made up for this run. Its bucket
-\"{BUCKET}\" holds {} images as qemu-img and other tools made them: true disks with partitions, file systems
-and files. Its bucket \"{LIBRARY}\" is empty. The line to it is made as slow as a real one: {} ms to the first byte, {} MB/s a
+An S3 server now runs inside this process, at {}, with random keys. Its bucket
+\"{BUCKET}\" has {} images made by qemu-img and other tools: disks with partitions, file systems
+and files. Its bucket \"{LIBRARY}\" is empty. The server simulates a network: {} ms to the first byte, {} MB/s per
 connection.
 ",
             self.server.endpoint(),
@@ -186,16 +186,16 @@ connection.
     }
 }
 
-/// Checks the digest against the truth; that of the object that was written is the same, since it was verified.
+/// Compares the digest with the sample's known digest. `--verify` has checked that the written object has the same one.
 fn check(sample: &Sample, report: &Report) -> Result<()> {
     let hex = report.digest.map(|digest| digest.to_string()).unwrap_or_default();
     if hex == sample.digest_hex {
         return Ok(());
     }
     let message =
-        format!("{} became a disk whose digest is {hex} and should be {}", sample.name, sample.digest_hex);
+        format!("the converted disk of {} has the digest {hex}; expected {}", sample.name, sample.digest_hex);
     Err(Error::new(ErrorKind::VerificationFailed, message)
-        .hint("this is a defect of diskferry: please report it"))
+        .hint("this is a bug in diskferry; please report it"))
 }
 
 async fn open(client: &Client, sample: &Sample) -> Result<Disk> {
@@ -209,18 +209,18 @@ fn url(sample: &Sample) -> String {
     format!("s3://{BUCKET}/{}", sample.file_name())
 }
 
-/// What a sample becomes.
+/// Returns the URL of the target of a sample.
 fn target(sample: &Sample) -> String {
     let stem = sample.file_name().rsplit_once('.').map_or(sample.file_name(), |(stem, _)| stem);
     format!("s3://{LIBRARY}/{stem}.qcow2")
 }
 
-/// The library keeps its images compressed.
+/// The library's images are compressed.
 fn compressed() -> Qcow2Options {
     Qcow2Options::default().compression(Qcow2Compression::Zstd)
 }
 
-/// What `diskferry info` says of an image that is small as an object and large as a disk.
+/// Returns the output of `diskferry info` for an image with a small object and a large virtual disk.
 async fn describe(client: &Client) -> Result<String> {
     let sample = sample(REFUSED.0);
     let disk = open(client, sample).await?;
@@ -251,7 +251,7 @@ fn kind(sample: &Sample) -> String {
 fn outcome(report: &Report, document: &json::Converted) -> String {
     let (sizes, transfer) = (&report.sizes, &document.transfer);
     format!(
-        "  {} stored, {} fetched in {}, {} written, {}\n  a disk of {} with {} of real content; digest as known, both on the way and read back from the new object\n",
+        "  {} stored, {} fetched in {}, {} written, {}\n  virtual disk {}, real content {}; the digest is as expected, while converting and read back from the target\n",
         HumanBytes(sizes.object_bytes),
         HumanBytes(transfer.bytes_fetched),
         render::counted(transfer.requests, "request"),
@@ -266,7 +266,7 @@ fn closing(refusal: &Error, imported: &[(&Sample, &Report)]) -> String {
     let (name, capacity) = REFUSED;
     let (refused, gib) = (sample(name), capacity >> 30);
     let mut text = format!(
-        "\nA disk that is larger than the system disk that it is for is refused before its data is read:
+        "\nAn image whose virtual disk is larger than the declared system disk is refused before its data is read:
 
 $ diskferry convert {} {} --capacity {gib}G
 {}
@@ -291,12 +291,12 @@ $ diskferry convert {} {} --capacity {gib}G
         ]);
     }
     text += &render::table(&rows, &[1, 2, 3, 4, 5, 6]);
-    text += "\nThe server and its objects are gone again. To go on:\n\n";
+    text += "\nThe server and its objects have been removed. Next steps:\n\n";
     text += &next();
     text
 }
 
-/// What to type next, as it works here.
+/// Returns commands to try next, with this program's path.
 fn next() -> String {
     let program = std::env::args_os().next().map(|name| name.to_string_lossy().into_owned());
     let program = diskferry_core::internal::printable(&program.unwrap_or_else(|| "diskferry".to_owned()));
@@ -309,7 +309,7 @@ fn next() -> String {
   {program} convert s3://BUCKET/KEY s3://LIBRARY/KEY.qcow2 --verify
   {program} --help
 
-Keys, profile and region come from the environment and files that the AWS tools use; --endpoint-url names another store.
+Credentials, profile and region come from the AWS environment variables and files. For a store other than AWS, use --endpoint-url.
 "
     )
 }

@@ -1,4 +1,4 @@
-//! `digest`: the content digest of the guest disk.
+//! `digest`: prints the content digest of the guest disk.
 
 use diskferry::json::Digested;
 use diskferry_core::internal::printable;
@@ -23,7 +23,7 @@ pub(crate) async fn run(ctx: &Context, args: &OneSource) -> Result<Answer> {
         progress::shown(&ctx.common, &name, Afterwards::Gone, |sender| reading.on_progress(sender).run())
             .await?;
     ctx.warn(&report.warnings);
-    let document = Digested::new(&report).ok_or_else(|| Error::internal("a reading has no digest"))?;
+    let document = Digested::new(&report).ok_or_else(|| Error::internal("the report has no digest"))?;
     if ctx.common.json {
         output::print_json(&document).await?;
     } else {

@@ -1,4 +1,4 @@
-//! `info`: what the image is, and what it asks of a disk.
+//! `info`: describes an image and the partitions of its disk.
 
 use diskferry::json::{self, Info};
 use diskferry_core::internal::HumanBytes;
@@ -12,9 +12,9 @@ use crate::render::{self, Facts};
 use crate::source::Opener;
 use crate::{exit, output};
 
-/// Cells of the strip.
+/// Number of cells in the occupancy strip.
 const CELLS: usize = 64;
-/// More tables than this are not read for the strip. They map 512 GiB of QCOW2 with clusters of 64 KiB.
+/// The strip is omitted if the tables are larger than this. 64 MiB of L2 tables map 512 GiB with 64 KiB clusters.
 const STRIP_TABLES: u64 = 64 << 20;
 
 pub(crate) async fn run(ctx: &Context, args: &OneSource) -> Result<Answer> {
@@ -30,14 +30,14 @@ pub(crate) async fn run(ctx: &Context, args: &OneSource) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// Where the disk holds data, or why that is not shown.
+/// Draws where the disk has data, or says why that is not shown.
 pub(crate) async fn strip(disk: &Disk) -> String {
     if !disk.refusals().is_empty() {
         return "not shown: the image is refused".to_owned();
     }
-    // Such an image has no tables: finding its map means reading all of it.
+    // Such an image has no usable tables: building its map requires reading the whole object.
     if disk.warnings().list().iter().any(|warning| warning.code == "recovered_by_scan") {
-        return "not shown: finding it takes a pass over the whole object, see `map`".to_owned();
+        return "not shown: this requires reading the whole object; use `map`".to_owned();
     }
     if disk.virtual_bytes() == 0 {
         return "none: the disk is empty".to_owned();
@@ -46,16 +46,16 @@ pub(crate) async fn strip(disk: &Disk) -> String {
         Ok(Some(shares)) => {
             let cell = HumanBytes(disk.virtual_bytes().div_ceil(CELLS as u64));
             format!(
-                "{}\n{CELLS} cells of {cell}: · nothing  ░▒▓ some  █ all of it stored",
+                "{}\n{CELLS} cells of {cell}: · empty  ░▒▓ partly allocated  █ fully allocated",
                 render::strip(&shares)
             )
         }
-        Ok(None) => format!("not shown: its tables are larger than {}, see `map`", HumanBytes(STRIP_TABLES)),
-        Err(error) => format!("not known: {}", exit::as_text(&error, false).trim_end()),
+        Ok(None) => format!("not shown: the tables are larger than {}; use `map`", HumanBytes(STRIP_TABLES)),
+        Err(error) => format!("unknown: {}", exit::as_text(&error, false).trim_end()),
     }
 }
 
-/// What `info` says to a person.
+/// Formats the result of `info` as text.
 pub(crate) fn text(disk: &Disk, layout: &DiskContents, strip: &str) -> String {
     let geometry = disk.info();
     let source = json::Source::from(disk);
@@ -97,7 +97,7 @@ pub(crate) fn text(disk: &Disk, layout: &DiskContents, strip: &str) -> String {
 
 fn partitions(facts: &mut Facts, layout: &DiskContents) {
     let name = match layout.table {
-        None => "unknown: the disk is not read",
+        None => "unknown: the disk was not read",
         Some(PartitionTable::Absent) => "no partition table",
         Some(PartitionTable::Mbr) => "MBR",
         Some(PartitionTable::Gpt) => "GPT",

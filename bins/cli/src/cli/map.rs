@@ -1,4 +1,4 @@
-//! `map`: the extents of the disk, in guest order, as they are found.
+//! `map`: lists the extents of the disk in guest order.
 
 use diskferry::json::Extent;
 use diskferry_core::internal::printable;
@@ -18,7 +18,7 @@ pub(crate) async fn run(ctx: &Context, args: &OneSource) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// Prints a batch at a time, so that memory does not grow with the map.
+/// Prints one batch at a time, so that memory use does not grow with the map.
 async fn print(ctx: &Context, disk: &Disk) -> Result<()> {
     let mut out = Output::new();
     let mut walk = Walk::new(disk);

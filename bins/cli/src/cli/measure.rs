@@ -1,4 +1,4 @@
-//! `measure`: the real sizes, and the verdict against the limits.
+//! `measure`: measures the sizes and checks them against the limits.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(crate) async fn run(ctx: &Context, args: &Measure) -> Result<Answer> {
         return Ok(Answer::Yes);
     }
     let Some(src) = &args.src else {
-        return Err(Error::new(ErrorKind::Usage, "SRC is needed").hint("diskferry measure SRC"));
+        return Err(Error::new(ErrorKind::Usage, "SRC is required").hint("diskferry measure SRC"));
     };
     let format = args.target.to.unwrap_or(Format::Raw);
     let (options, _) = convert::target_options(format, &args.target.options)?;
@@ -69,7 +69,7 @@ async fn at(
     ctx.guard(measure_at(disk, limits, depth, Some(layout), &Resources::default())).await
 }
 
-/// Reads the data too.
+/// Measures with `--scan`: reads the data to find the real content.
 async fn scan(ctx: &Context, disk: &Arc<Disk>, limits: &Limits, layout: &dyn Layout) -> Result<Measured> {
     let name = json::Source::from(&**disk).url;
     let reading = Conversion::reading(Arc::clone(disk))

@@ -1,5 +1,5 @@
-//! The program on the lattice of malformed headers and on the named images: it ends by itself with 3 or 4, says why, leaves
-//! nothing behind and takes little memory, whatever the image claims. Every case that is refused is run.
+//! Runs the program on the lattice of malformed headers and on the malformed corpus images. It must exit with 3 or 4, report
+//! why, leave no files and use little memory, whatever the image claims. Every refused case is run.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,11 +9,11 @@ use diskferry_corpus::malformed;
 use diskferry_corpus::tools::command;
 use serde_json::{Value, json};
 
-/// Most memory of one run, in KiB: 128 MiB.
+/// Maximum memory of one run, in KiB: 128 MiB.
 const MOST_KIB: u64 = 128 << 10;
 
-/// Runs each line's program and tells how it ended. A run that does not end is killed, which counts as a signal; how long one
-/// takes is not judged.
+/// Runs the command of each input line and prints its outcome. A run that does not end is killed, which counts as a signal.
+/// The duration is not checked.
 const RUNNER: &str = r#"
 import json, os, subprocess, sys, threading, time
 env = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
@@ -38,7 +38,7 @@ for line in open(sys.argv[1]):
     }))
 "#;
 
-/// A run of the program, and the code that it must end with.
+/// A run of the program, and its expected exit code.
 struct Run {
     name: String,
     code: &'static str,
@@ -46,14 +46,14 @@ struct Run {
     dir: String,
 }
 
-/// Runs all and fails with what is wrong of any.
+/// Runs all, and fails with a list of all wrong outcomes.
 fn check(runs: &[Run], home: &Path) {
     let mut list = String::new();
     for run in runs {
         let mut args = vec![env!("CARGO_BIN_EXE_diskferry")];
         args.extend(run.args.iter().map(String::as_str));
         let line = json!({"args": args, "dir": run.dir, "said": home.join("said")});
-        writeln!(list, "{line}").expect("a string takes it");
+        writeln!(list, "{line}").expect("writing to a string succeeds");
     }
     let path = home.join("runs");
     std::fs::write(&path, list).expect("a file");
@@ -85,10 +85,10 @@ fn check(runs: &[Run], home: &Path) {
 }
 
 fn text(path: &Path) -> String {
-    path.to_str().expect("a path of ours").to_owned()
+    path.to_str().expect("the path is UTF-8").to_owned()
 }
 
-/// Writes an image into a directory of its own, and the command that converts it.
+/// Writes an image to a separate directory, and returns the command that converts it.
 fn run_of(
     home: &Path,
     number: usize,
@@ -108,7 +108,7 @@ fn run_of(
 }
 
 #[test]
-fn every_structure_at_every_value_is_refused_without_a_trace() {
+fn every_lattice_case_is_refused_and_leaves_no_files() {
     let home = tempfile::tempdir().expect("a directory");
     let mut runs = Vec::new();
     for case in cases() {
@@ -122,7 +122,7 @@ fn every_structure_at_every_value_is_refused_without_a_trace() {
 }
 
 #[test]
-fn every_named_image_is_refused_without_a_trace() {
+fn every_malformed_corpus_image_is_refused_and_leaves_no_files() {
     let home = tempfile::tempdir().expect("a directory");
     let mut runs = Vec::new();
     for image in malformed() {

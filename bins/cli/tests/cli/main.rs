@@ -1,5 +1,5 @@
-//! The program, run as a whole: one binary for all tests that may share a process. Those that count what their own process
-//! holds (memory, threads, open files) are in `faults`.
+//! End-to-end tests of the program, in one binary. Tests that count the memory, threads or open files of their own process
+//! are in `faults`.
 
 mod documents;
 mod lattice;

@@ -1,5 +1,5 @@
-//! Every variant that qemu-img makes, from a file, from S3 and over plain HTTP: the truth's bytes, exactly mapped, with
-//! the digest that `fsverity` prints, and no more fetched than its extents and tables.
+//! Reads every variant that qemu-img makes, from a file, from S3 and over HTTP. The bytes, the map and the digest (by
+//! `fsverity`) must be exact, and only extents and tables may be fetched.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -35,7 +35,7 @@ impl Bench {
         Self { server, client, resources }
     }
 
-    /// Converts `disk` and holds the result against the truth.
+    /// Converts `disk` and compares the result with the expected disk.
     async fn check(&self, case: &Case, from: &str, disk: Disk, digest: &str, dir: &Path) -> Report {
         let what = format!("{} from {from}", case.name);
         assert_eq!(disk.info().format, case.format, "{what}");
@@ -85,7 +85,7 @@ impl Bench {
         let disk = self.file(&case).await;
         check_map(&case, &disk).await;
         self.check(&case, "file", disk, digest, dir.path()).await;
-        // A raw disk of gibibytes is all bytes for a store, which knows no holes.
+        // An object has no holes, so a raw disk of gibibytes is all data there.
         if case.large && case.format == "raw" {
             return;
         }
@@ -97,7 +97,7 @@ impl Bench {
         let report = self.check(&case, "s3", self.s3(&case).await, digest, dir.path()).await;
         let fetched = report.stats.source.bytes;
         assert!(fetched <= needed + needed / 100 + (1 << 20), "{}: fetched {fetched} of {needed}", case.name);
-        // A set of files needs a gate for its siblings, and a URL has none.
+        // A set of files needs a gate for its siblings; an HTTP URL has none.
         if case.files.len() == 1 {
             self.check(&case, "http", self.http(&case).await, digest, dir.path()).await;
         }
@@ -129,7 +129,7 @@ fn assert_same(ours: &Path, truth: &Path, what: &str) {
     }
 }
 
-/// The map covers the disk, and what it calls plain data lies where it says.
+/// Asserts that the map covers the disk, and that plain data is stored at the mapped offsets.
 async fn check_map(case: &Case, disk: &Disk) {
     let image = File::open(&case.image).unwrap();
     let truth = File::open(&case.truth).unwrap();
@@ -157,7 +157,7 @@ fn read_at(file: &File, bytes: &mut [u8], at: u64) {
     std::os::unix::fs::FileExt::read_exact_at(file, bytes, at).unwrap();
 }
 
-/// Bytes of the image that some extent needs, each once.
+/// Returns how many bytes of the image the extents need, each counted once.
 async fn stored_bytes(disk: &Disk) -> u64 {
     let mut ranges = Vec::new();
     let mut at = GuestOffset::ZERO;
@@ -190,21 +190,21 @@ async fn run_all(format: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_raw_disk_gives_the_truth_from_file_s3_and_http() {
+async fn every_raw_disk_reads_correctly_from_file_s3_and_http() {
     run_all("raw").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_vhd_gives_the_truth_from_file_s3_and_http() {
+async fn every_vhd_reads_correctly_from_file_s3_and_http() {
     run_all("vhd").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_qcow2_gives_the_truth_from_file_s3_and_http() {
+async fn every_qcow2_reads_correctly_from_file_s3_and_http() {
     run_all("qcow2").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_vmdk_gives_the_truth_from_file_s3_and_http() {
+async fn every_vmdk_reads_correctly_from_file_s3_and_http() {
     run_all("vmdk").await;
 }

@@ -1,15 +1,15 @@
-//! Nothing that an image names is opened: the system calls of the program are traced over images that name files in all
-//! the ways that formats have.
+//! The program must not open files that an image names. The tests trace its system calls on images that name files in every
+//! way that the formats provide.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use diskferry_corpus::oracle::tool;
 
-/// It is in everything that an image names, and in no name of ours.
+/// A word that every name in the images contains, and no path of the test does.
 const CANARY: &str = "canary-that-nobody-asked-for";
 
-/// What an image may name: the bytes as they stand in it, and what they try.
+/// Names that an image may contain: what each attempts, and its bytes in the image.
 fn names(secret: &Path) -> Vec<(&'static str, Vec<u8>)> {
     let absolute = secret.to_str().expect("a path of ours");
     let own = |text: String| text.into_bytes();
@@ -32,7 +32,7 @@ fn names(secret: &Path) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Where a name stands in an image.
+/// The fields of an image that contain a name.
 type Make = fn(&Path, &[u8]);
 
 const PLACES: [(&str, Make); 6] = [
@@ -76,13 +76,13 @@ fn qcow2_data(path: &Path, name: &[u8]) {
 fn qcow2(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let made = path.with_extension("made");
     tool("qemu-img", &["create", "-q", "-f", "qcow2", made.to_str().expect("a path of ours"), "1M"]);
-    let mut image = std::fs::read(&made).expect("what qemu-img made");
+    let mut image = std::fs::read(&made).expect("the image made by qemu-img");
     std::fs::remove_file(&made).expect("removing it");
     change(&mut image);
     std::fs::write(path, image).expect("an image");
 }
 
-/// A descriptor of a file of its own.
+/// A descriptor in a separate file.
 fn vmdk(path: &Path, kind: &[u8], before: &[u8], name: &[u8], after: &[u8]) {
     let parent: &[u8] =
         if name.windows(14).any(|part| part == b"parentFileName") { b"12345678" } else { b"ffffffff" };
@@ -97,11 +97,11 @@ fn vmdk(path: &Path, kind: &[u8], before: &[u8], name: &[u8], after: &[u8]) {
     std::fs::write(path, [&head.concat(), before, name, after, geometry].concat()).expect("a descriptor");
 }
 
-/// A differencing disk: the parent's name in the header, and in a locator.
+/// A differencing disk, with the parent's name in the header and in a locator.
 fn vhd_parent(path: &Path, name: &[u8]) {
     let text = path.to_str().expect("a path of ours");
     tool("qemu-img", &["create", "-q", "-f", "vpc", "-o", "subformat=dynamic,force_size=on", text, "1M"]);
-    let mut image = std::fs::read(path).expect("what qemu-img made");
+    let mut image = std::fs::read(path).expect("the image made by qemu-img");
     let end = image.len();
     let wide: Vec<u8> = String::from_utf8_lossy(name).encode_utf16().flat_map(u16::to_be_bytes).collect();
     for footer in [0, end - 512] {
@@ -124,14 +124,14 @@ fn vhd_parent(path: &Path, name: &[u8]) {
     std::fs::write(path, image).expect("an image");
 }
 
-/// The one's complement of the sum of all bytes, with its own field as zeros.
+/// The one's complement of the sum of all bytes, with its own field set to zero.
 fn checksum(bytes: &mut [u8], at: usize) {
     bytes[at..at + 4].fill(0);
     let sum: u32 = bytes.iter().map(|byte| u32::from(*byte)).sum();
     bytes[at..at + 4].copy_from_slice(&(!sum).to_be_bytes());
 }
 
-/// System calls that take a name or an address, of the program and all that it starts, on one image.
+/// Traces the system calls with a path or an address, of the program and its children, for one image.
 fn traced(args: &[&str], log: &Path) -> (i32, String, String) {
     let ended = diskferry_corpus::tools::command("strace")
         .args(["-f", "-qq", "-s", "200000", "-e", "trace=%file,%network,execve,open_by_handle_at", "-o"])
@@ -141,14 +141,14 @@ fn traced(args: &[&str], log: &Path) -> (i32, String, String) {
         .stdin(Stdio::null())
         .output()
         .expect("strace runs");
-    let calls = String::from_utf8_lossy(&std::fs::read(log).expect("what strace wrote")).into_owned();
+    let calls = String::from_utf8_lossy(&std::fs::read(log).expect("the log of strace")).into_owned();
     assert!(calls.contains("execve("), "strace traced nothing: {}", String::from_utf8_lossy(&ended.stderr));
-    let said = String::from_utf8([ended.stdout, ended.stderr].concat()).expect("what is printed is UTF-8");
+    let said = String::from_utf8([ended.stdout, ended.stderr].concat()).expect("the output is UTF-8");
     (ended.status.code().expect("an exit code, not a signal"), said, calls)
 }
 
 #[test]
-fn nothing_that_an_image_names_is_opened() {
+fn files_named_by_an_image_are_never_opened() {
     let dir = tempfile::tempdir().expect("a directory");
     let (inside, outside) = (dir.path().join("inside"), dir.path().join("outside"));
     for made in [&inside, &outside] {
@@ -169,7 +169,7 @@ fn nothing_that_an_image_names_is_opened() {
                 let (code, said, calls) = traced(args, &log);
                 let case = format!("{what} in {place}, {}", args[0]);
                 for call in calls.lines().filter(|call| call.contains(CANARY)) {
-                    // A link beside the image is a plain name: it may be tried, and is not followed.
+                    // A symbolic link next to the image has a plain name: it may be opened, but it is not followed.
                     let refused =
                         what == "link" && call.contains("O_NOFOLLOW") && call.contains("= -1 ELOOP");
                     assert!(refused, "{case}: {call}");
@@ -185,7 +185,7 @@ fn nothing_that_an_image_names_is_opened() {
                 );
                 assert!(
                     !said.contains(['\x1b', '\x07', '\0', '\r']),
-                    "{case} printed what the image says as it is"
+                    "{case} printed text of the image unescaped"
                 );
                 assert!(!PathBuf::from(dst).exists(), "{case} left a target");
             }

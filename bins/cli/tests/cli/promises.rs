@@ -1,4 +1,4 @@
-//! What the project promises of requests, bytes, memory and time, counted at a real S3 server.
+//! The documented bounds on requests, bytes, memory and time, counted at a real S3 server.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ impl Store {
         Self { server, client }
     }
 
-    /// Puts a file and opens it as an image; only what opening asked for is counted.
+    /// Uploads a file and opens it as an image. Resets the counters first, so that only requests for opening are counted.
     async fn open(&self, file: &Path, format: &str) -> Disk {
         let key = file.file_name().unwrap().to_str().unwrap();
         self.server.put_file("images", key, file).await.unwrap();
@@ -50,7 +50,7 @@ impl Store {
     }
 }
 
-/// Content that no tool takes for zeros.
+/// Content that is not zero anywhere.
 fn filled(path: &Path, len: u64) {
     let bytes: Vec<u8> =
         (0..len / 8).flat_map(|n| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1).to_le_bytes()).collect();
@@ -62,7 +62,7 @@ fn budget(mib: u64) -> Resources {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_conversion_fetches_is_what_is_stored_in_a_request_for_about_8_mib() {
+async fn conversion_fetches_stored_bytes_once_in_requests_of_about_8_mib() {
     let store = Store::new().await;
     let dir = tempfile::tempdir().unwrap();
     let raw = dir.path().join("full.raw");
@@ -83,11 +83,11 @@ async fn what_a_conversion_fetches_is_what_is_stored_in_a_request_for_about_8_mi
             "raw" => drop(std::fs::copy(&raw, &file).unwrap()),
             _ => make(&raw, format, &options, &flags, &file),
         }
-        // An image is full of its disk: what it has is extents and tables.
+        // The disk is fully allocated, so the image consists of extents and tables.
         let stored = file.metadata().unwrap().len();
         let disk = store.open(&file, format).await;
         let report = Conversion::reading(disk).run().await.unwrap();
-        // At both ends requests are shorter, a table breaks a run of data, and of units of 2 MiB three fit into 8.
+        // Requests are shorter at both ends and at a table within a run of data, and only three units of 2 MiB fit into 8 MiB.
         let most = usize::try_from(stored / (6 * MIB)).unwrap() + 8;
         assert!(store.requests() <= most, "{what}: {} requests of {most}", store.requests());
         let source = report.stats.source;
@@ -98,8 +98,8 @@ async fn what_a_conversion_fetches_is_what_is_stored_in_a_request_for_about_8_mi
     }
 }
 
-/// Puts the clusters of a QCOW2 of one L2 table into each other's places, so that no two that follow each other on the disk
-/// do so in the file.
+/// Permutes the clusters of a QCOW2 with one L2 table, so that no two clusters that are adjacent on the disk are adjacent in
+/// the file.
 fn scatter(path: &Path) {
     const CLUSTER: usize = 64 << 10;
     let mut image = std::fs::read(path).unwrap();
@@ -108,10 +108,10 @@ fn scatter(path: &Path) {
     let l2 = offset(number(&image, number(&image, 40) as usize));
     let entries: Vec<u64> =
         (0..CLUSTER / 8).map(|n| number(&image, l2 + 8 * n)).filter(|e| *e != 0).collect();
-    assert_eq!(entries.len(), 1024, "the disk has one table, full from its start on");
+    assert_eq!(entries.len(), 1024, "the disk has one L2 table, which is full");
     let old = image.clone();
     for (n, entry) in entries.iter().enumerate() {
-        // No factor in common with 1024: each place is taken once.
+        // Coprime with 1024, so that each position is used once.
         let place = entries[n * 389 % entries.len()];
         image[l2 + 8 * n..][..8].copy_from_slice(&place.to_be_bytes());
         image[offset(place)..][..CLUSTER].copy_from_slice(&old[offset(*entry)..][..CLUSTER]);
@@ -120,7 +120,7 @@ fn scatter(path: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fragmented_image_is_read_front_to_back_like_one_in_order() {
+async fn fragmented_image_is_read_in_file_order_like_a_contiguous_one() {
     let store = Store::new().await;
     let dir = tempfile::tempdir().unwrap();
     let raw = dir.path().join("disk.raw");
@@ -156,7 +156,7 @@ async fn a_fragmented_image_is_read_front_to_back_like_one_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quick_measure_takes_at_most_6_requests_for_any_image() {
+async fn quick_measure_makes_at_most_6_requests_for_any_image() {
     let store = Store::new().await;
     let dir = tempfile::tempdir().unwrap();
     for (name, options, size) in [
@@ -194,18 +194,18 @@ async fn a_quick_measure_takes_at_most_6_requests_for_any_image() {
         }
         let disk = Arc::new(store.open_key(sample.file_name(), sample.format).await);
         measure_at(&disk, &Limits::default(), Depth::Quick, None, &Resources::default()).await.unwrap();
-        // A set of files has a head and a tail each.
+        // In a set of files, each file has a head and a tail.
         assert!(store.requests() <= 6 * sample.files.len(), "{}: {} requests", sample.name, store.requests());
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn measure_reads_every_table_and_no_data_and_neighbours_in_one_request() {
+async fn measure_reads_all_tables_but_no_data_and_merges_adjacent_tables() {
     let store = Store::new().await;
     let dir = tempfile::tempdir().unwrap();
     let raw = dir.path().join("disk.raw");
     filled(&raw, 48 * MIB);
-    // Grain tables of the whole disk lie together behind their directory; L2 tables of a QCOW2 lie between data.
+    // The grain tables of a VMDK are contiguous after their directory; the L2 tables of a QCOW2 are between data.
     for (format, options) in [
         ("vmdk", vec!["subformat=monolithicSparse"]),
         ("vmdk", vec!["subformat=streamOptimized"]),
@@ -242,7 +242,7 @@ async fn measure_reads_every_table_and_no_data_and_neighbours_in_one_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forty_gibibytes_with_little_in_them_are_a_few_requests() {
+async fn sparse_disk_of_40_gib_needs_a_few_requests() {
     let store = Store::new().await;
     let sample = sample("qcow2-40g-ext4");
     store.server.put("images", sample.file_name(), sample.bytes()).await.unwrap();
@@ -256,7 +256,7 @@ async fn forty_gibibytes_with_little_in_them_are_a_few_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sixteen_tebibytes_nearly_empty_have_their_digest_at_once() {
+async fn digest_of_a_nearly_empty_16_tib_disk_is_immediate() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("huge.qcow2");
     let size = 16u64 << 40;
@@ -276,7 +276,7 @@ async fn sixteen_tebibytes_nearly_empty_have_their_digest_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_presigned_url_is_read_without_credentials_and_without_head() {
+async fn presigned_url_is_read_without_credentials_and_without_head_requests() {
     let store = Store::new().await;
     let sample = sample("qcow2-zstd");
     store.server.put("images", sample.file_name(), sample.bytes()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Killed at any moment and gone on with: the target is the same, byte for byte, and little is fetched twice.
+//! A conversion that is killed at any moment can be resumed. The target is byte-identical, and little is fetched twice.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,16 +12,16 @@ use serde_json::Value;
 
 const BUCKET: &str = "images";
 const MIB: u64 = 1 << 20;
-/// What a run may have in flight, about: more than it could know to have stored when it was killed.
+/// About the bytes that a run may have in flight. A killed run could not have recorded more than these as stored.
 const MEMORY: u64 = 32 * MIB;
 
-/// What may be stored and not noted yet, twice over: a mark is under way while the next one comes due.
+/// Twice the bytes that may be stored but not yet recorded: one checkpoint is being written while the next becomes due.
 const MARKS: u64 = 16 * MIB;
 
-/// What an upload is cut into.
+/// Size of an upload part.
 const PART: u64 = 8 * MIB;
 
-/// Numbers that are the same in every run.
+/// Deterministic pseudo-random numbers.
 struct Numbers(u64);
 
 impl Numbers {
@@ -31,7 +31,7 @@ impl Numbers {
     }
 }
 
-/// A disk of 144 MiB and a bit: text, noise and holes, in runs of any length.
+/// A disk of slightly more than 144 MiB: text, noise and holes, in runs of any length.
 fn disk(path: &Path) {
     let mut numbers = Numbers(7);
     let mut bytes = Vec::new();
@@ -44,7 +44,7 @@ fn disk(path: &Path) {
         }
     }
     bytes.resize((144 << 20) + 1536, 7);
-    // One partition of Linux, from the first MiB on.
+    // One Linux partition that starts at 1 MiB.
     bytes[..512].fill(0);
     bytes[446..462].copy_from_slice(&[0, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0, 4, 0]);
     bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
@@ -91,12 +91,12 @@ impl Bench {
         command
     }
 
-    /// Bytes that the server sent since it was last asked to forget.
+    /// Bytes that the server sent since its log was last cleared.
     fn sent(&self) -> u64 {
         self.server.exchanges().iter().map(|exchange| exchange.sent).sum()
     }
 
-    /// Whether an upload was to become an object.
+    /// Whether the program requested completion of an upload.
     fn completes(&self) -> bool {
         let exchanges = self.server.exchanges();
         exchanges
@@ -104,7 +104,7 @@ impl Bench {
             .any(|exchange| exchange.request.method == "POST" && exchange.request.upload_id.is_some())
     }
 
-    /// Removes what the server and a file's directory have of runs that were killed.
+    /// Removes the leftovers of killed runs from the server and the directory.
     fn clear(&self) {
         for dir in [self.dir.path(), self.server.root(), &self.server.root().join(BUCKET)] {
             for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
@@ -116,7 +116,7 @@ impl Bench {
         }
     }
 
-    /// Runs to the end.
+    /// Runs a command to its end and returns its report.
     fn finish(mut command: Command) -> Value {
         let output = command.output().unwrap();
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -124,8 +124,8 @@ impl Bench {
         serde_json::from_str(&out).unwrap()
     }
 
-    /// Kills a conversion so many times, at random moments, and lets it come to its end.
-    fn kill_and_go_on(
+    /// Kills a conversion `kills` times at random moments, then lets it finish.
+    fn kill_and_resume(
         &self,
         what: &str,
         (from, stored): (&str, u64),
@@ -158,7 +158,7 @@ impl Bench {
             child.kill().unwrap();
             let output = child.wait_with_output().unwrap();
             if output.status.success() || out.exists() || self.completes() {
-                // It was faster, or was about to publish, which this server does not do in one step. It begins anew.
+                // It finished first, or was about to publish, which this server does not do atomically. It starts over.
                 self.clear();
                 let _ = std::fs::remove_file(&out);
                 self.server.forget();
@@ -171,7 +171,7 @@ impl Bench {
         let sent = self.sent();
         let parts = match place {
             Place::File => 0,
-            // Two on their way, one that is being filled, and the first, which waits for its front.
+            // Two parts being uploaded, one being filled, and the first, which waits for its header.
             Place::S3 => 4 * PART,
         };
         let most = stored + stored / 10 + kills * (MEMORY + MARKS + parts);
@@ -185,7 +185,7 @@ impl Bench {
         };
         let places = [self.dir.path(), self.server.root(), &self.server.root().join(BUCKET)];
         let mut left: Vec<_> = places.into_iter().flat_map(names).collect();
-        // A run that was killed between the answer that began its upload and noting its id leaves that, without parts.
+        // A run that was killed after the upload was created and before its ID was recorded leaves an upload without parts.
         left.retain(|name| {
             name.contains(".part-") || (name.contains("diskferry") && !name.starts_with(".s3s-fs"))
         });
@@ -195,7 +195,7 @@ impl Bench {
     }
 }
 
-/// Where a target is written.
+/// The destination of a target.
 #[derive(Clone, Copy, Debug)]
 enum Place {
     File,
@@ -203,7 +203,7 @@ enum Place {
 }
 
 #[test]
-fn a_conversion_that_is_killed_again_and_again_comes_to_the_same_target() {
+fn conversion_killed_repeatedly_gives_the_same_target() {
     let bench = Bench::new();
     let raw = bench.path("disk.raw");
     disk(&raw);
@@ -235,18 +235,18 @@ fn a_conversion_that_is_killed_again_and_again_comes_to_the_same_target() {
             &["-O", "vmdk"],
             &["-O", "vmdk", "-o", "subformat=streamOptimized"],
         ] {
-            // Everything, with `RESUME_EVERYWHERE=1`; what a source is makes no difference to a file that it does not to S3.
+            // `RESUME_EVERYWHERE=1` tests all combinations. The kind of source affects file and S3 targets alike.
             let places: &[_] =
                 if everywhere || *source == "raw" { &[Place::S3, Place::File] } else { &[Place::S3] };
             for place in places {
-                bench.kill_and_go_on(source, (url, *stored), *place, target, kills, &mut numbers);
+                bench.kill_and_resume(source, (url, *stored), *place, target, kills, &mut numbers);
             }
         }
     }
 }
 
 #[test]
-fn an_interrupted_run_says_what_it_kept_and_no_secret_is_in_that_or_in_what_it_says() {
+fn interrupted_run_reports_its_journal_and_neither_contains_a_secret() {
     let bench = Bench::new();
     let raw = bench.path("disk.raw");
     disk(&raw);
@@ -269,9 +269,9 @@ fn an_interrupted_run_says_what_it_kept_and_no_secret_is_in_that_or_in_what_it_s
             let mut text = String::new();
             err.read_to_string(&mut text).map(|_| text)
         });
-        // The first one of an upload only says who writes.
+        // The first journal of an upload only identifies its writer.
         while std::fs::metadata(&journal).map_or(0, |meta| meta.len()) < 1000 {
-            assert!(child.try_wait().unwrap().is_none(), "it ended before it kept anything");
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it wrote a checkpoint");
             std::thread::sleep(Duration::from_millis(5));
         }
         kill_process(Pid::from_child(&child), signal).unwrap();

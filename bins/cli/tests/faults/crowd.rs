@@ -1,4 +1,4 @@
-//! Hundreds of conversions in one process, which share a budget and the CPU workers.
+//! Hundreds of conversions in one process that share a budget and the CPU workers.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use diskferry_s3io::{Client, ClientOptions, Keys, S3Source};
 use futures_util::future::try_join_all;
 
 use crate::support::{
-    Bench, IMAGE_KINDS, LIBRARY, MIB, digest, file, in_a_process_of_its_own, names, object, resources, told,
+    Bench, IMAGE_KINDS, LIBRARY, MIB, digest, file, in_a_child_process, names, object, resources, told,
 };
 
 const RUNS: usize = 200;
 const BUDGET: u64 = 128 * MIB;
 
-/// What the targets are.
+/// The kinds of targets.
 const TARGETS: [(Format, &[(&str, &str)]); 5] = [
     (Format::Raw, &[]),
     (Format::Qcow2, &[]),
@@ -25,17 +25,17 @@ const TARGETS: [(Format, &[(&str, &str)]); 5] = [
 ];
 
 #[test]
-fn two_hundred_conversions_at_once_are_all_right_and_share_one_budget() {
-    const NAME: &str = "crowd::two_hundred_conversions_at_once_are_all_right_and_share_one_budget";
+fn two_hundred_concurrent_conversions_are_correct_and_share_one_budget() {
+    const NAME: &str = "crowd::two_hundred_concurrent_conversions_are_correct_and_share_one_budget";
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     if let Some([endpoint, access, secret, dir, expected]) = told() {
         return runtime.block_on(all(&endpoint, (access, secret), Path::new(&dir), &expected));
     }
-    // The store's memory is not theirs.
+    // The store's memory does not count.
     let bench = runtime.block_on(Bench::new(16, &IMAGE_KINDS));
     let dir = bench.dir.path().to_str().unwrap();
     let (endpoint, keys) = (bench.server.endpoint(), bench.server.keys());
-    in_a_process_of_its_own(NAME, &[&endpoint, &keys.access_key, &keys.secret_key, dir, &bench.digest]);
+    in_a_child_process(NAME, &[&endpoint, &keys.access_key, &keys.secret_key, dir, &bench.digest]);
     for number in 0..RUNS {
         let path = match number % 3 {
             0 => bench.dir.path().join(number.to_string()),
@@ -78,11 +78,11 @@ async fn all(endpoint: &str, (access, secret): (String, String), dir: &Path, exp
     assert!(peak <= BUDGET, "{peak} bytes in flight");
     let grown = resident("VmHWM:").saturating_sub(before);
     println!("{} MiB in flight, {} MiB more resident", peak / MIB, grown / MIB);
-    // What each holds beside the budget: the head of its image, the tables in view, its connections.
+    // Each conversion also holds the head of its image, cached tables and its connections, outside the budget.
     assert!(grown <= BUDGET + 64 * MIB + RUNS as u64 * MIB / 2, "{} MiB", grown / MIB);
 }
 
-/// A number of bytes that the kernel says of this process.
+/// Reads a memory figure of this process from the kernel, in bytes.
 fn resident(what: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();

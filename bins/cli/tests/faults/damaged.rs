@@ -1,4 +1,4 @@
-//! One bit is another one on the way, which TCP let through.
+//! A bit is flipped in transit, undetected by TCP.
 
 use diskferry_core::ErrorKind;
 use diskferry_formats::Format;
@@ -7,7 +7,7 @@ use diskferry_s3io::server::Fault;
 use crate::support::{Bench, IMAGES, Image, is_data};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_byte_is_noticed_where_all_is_read_and_the_store_keeps_a_checksum_of_it() {
+async fn damaged_byte_is_detected_if_the_whole_object_is_read_and_has_a_checksum() {
     for image in ["raw", "vhd-fixed"].map(Image::named) {
         let bench = Bench::new(40, &[image]).await;
         let stored = std::fs::read(bench.server.root().join(IMAGES).join(image.name)).unwrap();
@@ -43,7 +43,7 @@ async fn a_damaged_byte_is_noticed_where_all_is_read_and_the_store_keeps_a_check
     }
 }
 
-/// Four bytes in base64.
+/// Encodes four bytes in base64.
 fn base64(value: u32) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let bits = u64::from(value) << 4;

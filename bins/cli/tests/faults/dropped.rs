@@ -1,12 +1,12 @@
-//! A conversion whose future is dropped leaves no task, no socket, no file.
+//! Dropping the future of a conversion leaves no task, socket, thread or file.
 
 use std::time::Duration;
 
 use diskferry_formats::Format;
 
-use crate::support::{Bench, Image, file, in_a_process_of_its_own, names, told};
+use crate::support::{Bench, Image, file, in_a_child_process, names, told};
 
-/// What this process holds: open files, sockets among them, and threads.
+/// The number of open files (including sockets) and threads of this process.
 fn held() -> (usize, usize) {
     (
         std::fs::read_dir("/proc/self/fd").unwrap().count(),
@@ -15,10 +15,10 @@ fn held() -> (usize, usize) {
 }
 
 #[test]
-fn a_dropped_conversion_leaves_no_task_no_socket_no_thread_and_no_file() {
-    const NAME: &str = "dropped::a_dropped_conversion_leaves_no_task_no_socket_no_thread_and_no_file";
+fn dropped_conversion_leaves_no_task_socket_thread_or_file() {
+    const NAME: &str = "dropped::dropped_conversion_leaves_no_task_socket_thread_or_file";
     if told::<0>().is_none() {
-        return in_a_process_of_its_own(NAME, &[]);
+        return in_a_child_process(NAME, &[]);
     }
     let round = |requests, to_s3| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -26,7 +26,7 @@ fn a_dropped_conversion_leaves_no_task_no_socket_no_thread_and_no_file() {
         drop(runtime);
         held()
     };
-    // With what a process does once.
+    // The first run includes one-time initialization.
     let alone = round(2, true);
     for to_s3 in [false, true] {
         for requests in [1, 3, 6, 10, 14] {
@@ -36,7 +36,7 @@ fn a_dropped_conversion_leaves_no_task_no_socket_no_thread_and_no_file() {
     }
 }
 
-/// Drops a conversion after so many requests.
+/// Drops a conversion after a number of requests.
 async fn drop_after(requests: usize, to_s3: bool) {
     let what = format!("dropped after {requests} requests, to {}", if to_s3 { "S3" } else { "a file" });
     let image = Image::named("qcow2");
@@ -57,13 +57,13 @@ async fn drop_after(requests: usize, to_s3: bool) {
         }
     };
     tokio::select! {
-        ended = conversion.run() => panic!("{what}: it came to its end: {ended:?}"),
+        ended = conversion.run() => panic!("{what}: it finished: {ended:?}"),
         () = reached => {}
     }
     bench.client.settle().await;
     assert!(names(bench.dir.path()).is_empty(), "{what}: {:?}", names(bench.dir.path()));
     assert!(bench.left().is_empty(), "{what}: {:?}", bench.left());
-    // No request comes any more.
+    // No more requests arrive.
     let asked = bench.server.exchanges().len();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(bench.server.exchanges().len(), asked, "{what}");
@@ -76,5 +76,5 @@ async fn drop_after(requests: usize, to_s3: bool) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{what}: {} tasks", tasks.num_alive_tasks());
+    panic!("{what}: {} tasks are left", tasks.num_alive_tasks());
 }

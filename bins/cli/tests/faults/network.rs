@@ -1,6 +1,6 @@
-//! Every fault of a network and of a store, alone and mixed.
+//! Network and store faults, one at a time and mixed.
 //!
-//! `FAULTS_EVERYWHERE=1` has each fault alone with every format and more seeds of the mixture.
+//! `FAULTS_EVERYWHERE=1` tests each fault with every format, and more seeds of the mixture.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::support::{Bench, IMAGE_KINDS, Image, MEMORY, MIB, digest, is_data};
 /// Size of the disk.
 const DISK_MIB: u64 = 1024;
 
-/// What another try gets over.
+/// Faults that a retry recovers from.
 const PASSING: [&str; 11] =
     ["500", "503", "429", "cut", "reset", "silence", "late", "hangup", "cut at once", "reset at once", "502"];
 
-/// What no other try can help with, or what should not be believed.
+/// Faults that a retry cannot recover from, and responses that must not be trusted.
 const LASTING: [(&str, &[ErrorKind]); 7] = [
     ("403", &[ErrorKind::SourceForbidden, ErrorKind::DestinationForbidden]),
     ("404", &[ErrorKind::SourceNotFound, ErrorKind::DestinationUnavailable]),
@@ -28,11 +28,11 @@ const LASTING: [(&str, &[ErrorKind]); 7] = [
     ("412", &[ErrorKind::SourceChanged]),
 ];
 
-/// The fault of that name, done to this request; `random` says where in the body.
+/// Returns the fault with this name for this request; `random` selects the position in the body.
 fn fault(name: &str, request: &Request, random: u64) -> Vec<Fault> {
     let len = request.range.map_or(1, |(first, last)| last.saturating_sub(first) + 1);
     let inside = random % len;
-    // The store made what was asked for, and nobody hears of it; or the body stops midway.
+    // The store did what was requested and the response is lost; or the body stops midway.
     vec![match name {
         "500" => Fault::Status(500),
         "502" => Fault::Status(502),
@@ -57,7 +57,7 @@ fn fault(name: &str, request: &Request, random: u64) -> Vec<Fault> {
     }]
 }
 
-/// What one conversion without a fault has of the source.
+/// Returns how many source bytes a conversion without faults fetches.
 async fn clean(bench: &Bench, image: Image) -> u64 {
     bench.server.set_faults(|_| Vec::new());
     bench.server.forget();
@@ -68,7 +68,7 @@ async fn clean(bench: &Bench, image: Image) -> u64 {
     report.stats.source.bytes
 }
 
-/// Converts to S3 while faults happen, and holds the run to what it must do. Gives how many there were.
+/// Converts to S3 while faults are injected, and checks the outcome. Returns the number of faults.
 async fn holds(bench: &Bench, image: Image, what: &str, stored: u64, may_fail: &[ErrorKind]) -> u64 {
     let what = format!("{what} with {}", image.name);
     bench.server.forget();
@@ -88,12 +88,12 @@ async fn holds(bench: &Bench, image: Image, what: &str, stored: u64, may_fail: &
                 "{what}: the target"
             );
             let source = report.stats.source;
-            // Second requests for what is stuck are bounded by a share of what was asked for.
+            // Hedged requests are limited to a share of the requested bytes.
             assert!(source.bytes <= stored + stored / 50 + 8 * MIB, "{what}: {} of {stored}", source.bytes);
-            // What breaks off is lost with what was on its way.
+            // An interrupted response loses the bytes in transit.
             let sent = bench.sent();
             let most = source.bytes + (source.retries + 4) * 2 * MIB;
-            assert!(sent <= most, "{what}: {sent} sent for {} taken, {source:?}", source.bytes);
+            assert!(sent <= most, "{what}: {sent} sent for {} received, {source:?}", source.bytes);
             assert!(report.stats.peak_budget_bytes <= MEMORY, "{what}");
             println!("{what}: {asked} requests, {} retries", source.retries);
             std::fs::remove_file(bench.stored("target")).unwrap();
@@ -108,7 +108,7 @@ async fn holds(bench: &Bench, image: Image, what: &str, stored: u64, may_fail: &
     asked
 }
 
-/// Does to all images of a format what this file is for.
+/// Runs all faults on all images of a format.
 async fn all(format: Format) {
     let everywhere = std::env::var_os("FAULTS_EVERYWHERE").is_some();
     for (number, image) in IMAGE_KINDS.into_iter().enumerate().filter(|(_, image)| image.format == format) {
@@ -123,13 +123,13 @@ async fn all(format: Format) {
         }
         let its = |at: usize| everywhere || at % IMAGE_KINDS.len() == number;
         for (_, name) in PASSING.into_iter().enumerate().filter(|(at, _)| its(*at)) {
-            // Several silences in a row are a store that stands still.
+            // Several silent responses in a row are a stalled store.
             let of_a_thousand = if name == "silence" { 50 } else { 150 };
             bench.server.set_seeded_faults(1, of_a_thousand, |request, random| fault(name, request, random));
             holds(&bench, image, name, stored, &[]).await;
         }
         for (_, (name, kinds)) in LASTING.into_iter().enumerate().filter(|(at, _)| its(*at + 3)) {
-            // Of the destination, the parts alone: a store that refuses to end an upload leaves it, and a journal is only a help.
+            // Only part uploads of the destination: an upload that the store does not abort remains, and a journal is optional.
             let of_parts = number % 2 == 1 && kinds.len() == 2 && kinds[1].exit_code() == 6;
             bench.server.set_seeded_faults(2, 150, move |request, random| {
                 let counts = if of_parts { request.part.is_some() } else { is_data(request) };
@@ -141,21 +141,21 @@ async fn all(format: Format) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_raw_disk_comes_right_or_says_why_not_whatever_the_network_does() {
+async fn raw_conversion_is_correct_or_fails_cleanly_under_network_faults() {
     all(Format::Raw).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_vhd_comes_right_or_says_why_not_whatever_the_network_does() {
+async fn vhd_conversion_is_correct_or_fails_cleanly_under_network_faults() {
     all(Format::Vhd).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_qcow2_comes_right_or_says_why_not_whatever_the_network_does() {
+async fn qcow2_conversion_is_correct_or_fails_cleanly_under_network_faults() {
     all(Format::Qcow2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_vmdk_comes_right_or_says_why_not_whatever_the_network_does() {
+async fn vmdk_conversion_is_correct_or_fails_cleanly_under_network_faults() {
     all(Format::Vmdk).await;
 }

@@ -1,4 +1,4 @@
-//! A target's place fails midway: typed, clean, and gone on with where that can be.
+//! The destination fails during a conversion. The error is typed, nothing is left, and the run can be resumed if possible.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ use crate::support::{Bench, Image, LIBRARY, MEMORY, digest, file, is_data, names
 
 const DISK_MIB: u64 = 96;
 
-/// A file system of its own, of so many MiB.
+/// A temporary file system with a size in MiB.
 struct Mount(tempfile::TempDir);
 
 impl Mount {
@@ -43,7 +43,7 @@ impl Drop for Mount {
     }
 }
 
-/// A bench with one image, on a line on which a conversion takes a second or two.
+/// A bench with one image, on a simulated network on which a conversion takes one or two seconds.
 async fn bench() -> (Bench, Image) {
     let image = Image::named("qcow2");
     let bench = Bench::new(DISK_MIB, &[image]).await;
@@ -52,13 +52,13 @@ async fn bench() -> (Bench, Image) {
 }
 
 async fn run(bench: &Bench, image: Image, sink: Result<Box<dyn Sink>>, resume: bool) -> Result<Report> {
-    // With few requests in flight, what comes late is asked for late.
+    // With few concurrent requests, late data is requested late.
     let few = resources(MEMORY).connections(Some(2));
     bench.conversion(image, sink?, Format::Raw).await?.resources(few).resume(resume).run().await
 }
 
-/// What failed keeps what it needs, says so, and is gone on with.
-async fn goes_on(bench: &Bench, what: &str, error: &Error, again: Result<Report>, target: &Path) {
+/// Asserts that the failed run kept its resume data, hints at `--resume`, and was resumed.
+async fn assert_resumed(bench: &Bench, what: &str, error: &Error, again: Result<Report>, target: &Path) {
     assert!(error.hint_text().unwrap_or_default().contains("--resume"), "{what}: {error:?}");
     let report = again.unwrap_or_else(|error| panic!("{what}: {error:?}"));
     assert!(report.stats.resumed_bytes > 0, "{what}: {:?}, {:?}", report.stats, report.warnings);
@@ -67,7 +67,7 @@ async fn goes_on(bench: &Bench, what: &str, error: &Error, again: Result<Report>
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_fills_up_midway_is_left_clean_or_gone_on_with_when_there_is_room() {
+async fn full_disk_leaves_no_files_or_the_run_is_resumed_after_space_is_freed() {
     let (bench, image) = bench().await;
     let mount = Mount::new(40);
     let path = mount.path().join("disk.raw");
@@ -80,12 +80,12 @@ async fn a_disk_that_fills_up_midway_is_left_clean_or_gone_on_with_when_there_is
     assert!(!path.exists());
     mount.resize(200);
     let again = run(&bench, image, file(&path, true).await, true).await;
-    goes_on(&bench, "a full disk", &error, again, &path).await;
+    assert_resumed(&bench, "a full disk", &error, again, &path).await;
     assert_eq!(names(mount.path()), ["disk.raw"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_directory_that_is_removed_midway_is_an_unavailable_destination() {
+async fn directory_removed_midway_is_destination_unavailable() {
     let (bench, image) = bench().await;
     let dir = bench.dir.path().join("there");
     std::fs::create_dir(&dir).unwrap();
@@ -98,9 +98,9 @@ async fn a_directory_that_is_removed_midway_is_an_unavailable_destination() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bucket_that_is_removed_midway_is_an_unavailable_destination() {
+async fn bucket_removed_midway_is_destination_unavailable() {
     let (bench, image) = bench().await;
-    // The store would make a directory that is gone anew: it has to be told.
+    // The embedded store would create the removed directory again, so the failure is injected.
     let written = |request: &Request| request.object.starts_with(LIBRARY);
     let gone = Fault::Refuse(404, "NoSuchBucket", "The specified bucket does not exist");
     from_then_on(&bench, 8, written, gone);
@@ -111,7 +111,7 @@ async fn a_bucket_that_is_removed_midway_is_an_unavailable_destination() {
     assert!(!bench.stored("target").exists());
 }
 
-/// From the nth of them on, every request that `counts` is answered by this.
+/// Answers every request for which `counts` returns true with this fault, from the nth one on.
 fn from_then_on(
     bench: &Bench,
     nth: u64,
@@ -126,7 +126,7 @@ fn from_then_on(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn credentials_of_the_source_that_expire_midway_are_said_and_the_run_is_gone_on_with() {
+async fn source_credentials_that_expire_midway_are_reported_and_the_run_is_resumed() {
     let (bench, image) = bench().await;
     let token = Fault::Refuse(400, "ExpiredToken", "The provided token has expired.");
     for to_s3 in [false, true] {
@@ -142,13 +142,13 @@ async fn credentials_of_the_source_that_expire_midway_are_said_and_the_run_is_go
             assert_eq!(error.kind(), ErrorKind::SourceExpired, "{error:?}");
             assert!(
                 !error.message().contains("token has"),
-                "what the store repeats may hold a secret: {error}"
+                "the store's message may contain a secret: {error}"
             );
             bench.server.set_faults(|_| Vec::new());
             if resume {
                 let again = run(&bench, image, sink(true).await, true).await;
                 let target = if to_s3 { bench.stored("target") } else { path.clone() };
-                goes_on(&bench, "expired credentials", &error, again, &target).await;
+                assert_resumed(&bench, "expired credentials", &error, again, &target).await;
             } else {
                 assert!(bench.left().is_empty() && names(bench.dir.path()).is_empty(), "{:?}", bench.left());
             }
@@ -158,12 +158,12 @@ async fn credentials_of_the_source_that_expire_midway_are_said_and_the_run_is_go
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn credentials_of_the_destination_that_expire_or_lose_their_rights_midway_are_said_and_gone_on_with() {
+async fn destination_credentials_that_expire_or_lose_permissions_are_reported_and_the_run_is_resumed() {
     let (bench, image) = bench().await;
     for (code, name) in [("ExpiredToken", "expired"), ("AccessDenied", "denied")] {
         let fault = Fault::Refuse(if code == "ExpiredToken" { 400 } else { 403 }, code, "no");
         for resume in [false, true] {
-            // With expired credentials, nothing of what is there can be taken back either: only with lost rights.
+            // With expired credentials the upload cannot be aborted either; with lost permissions it can.
             let parts = |request: &Request| request.part.is_some();
             from_then_on(&bench, 8, parts, fault.clone());
             let error = run(&bench, image, bench.object(name, resume).await, resume).await.unwrap_err();
@@ -173,7 +173,7 @@ async fn credentials_of_the_destination_that_expire_or_lose_their_rights_midway_
             bench.server.set_faults(|_| Vec::new());
             if resume {
                 let again = run(&bench, image, bench.object(name, true).await, true).await;
-                goes_on(&bench, name, &error, again, &bench.stored(name)).await;
+                assert_resumed(&bench, name, &error, again, &bench.stored(name)).await;
                 std::fs::remove_file(bench.stored(name)).unwrap();
             }
             assert!(bench.left().is_empty(), "{name}: {:?}", bench.left());
@@ -181,7 +181,7 @@ async fn credentials_of_the_destination_that_expire_or_lose_their_rights_midway_
     }
 }
 
-/// The program as a user who may do nothing but what the modes of files allow.
+/// Runs the program as an unprivileged user, to whom file permissions apply.
 fn as_nobody(program: &Path, args: &[&str]) -> Command {
     let mut command = command("setpriv");
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program).args(args);
@@ -190,7 +190,7 @@ fn as_nobody(program: &Path, args: &[&str]) -> Command {
 }
 
 #[test]
-fn a_directory_that_may_not_be_written_any_more_is_a_forbidden_destination() {
+fn directory_that_becomes_read_only_is_destination_forbidden() {
     use std::os::unix::fs::PermissionsExt as _;
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (bench, image) = runtime.block_on(bench());
@@ -211,7 +211,7 @@ fn a_directory_that_may_not_be_written_any_more_is_a_forbidden_destination() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(6) && said.contains("\"destination_forbidden\""), "{said}");
     assert!(!to.exists());
-    // The hidden file that could not be removed either is when it can be.
+    // The partial file could not be removed either. The next run removes it.
     allow(&dir, 0o755);
     let output = as_nobody(&program, &args).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

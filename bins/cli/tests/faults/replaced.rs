@@ -1,4 +1,4 @@
-//! The object is replaced while it is converted, at whatever moment: never a mix.
+//! The source object is replaced during a conversion. The target must never mix both versions.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::support::{Bench, IMAGE_KINDS, IMAGES, Image, is_data, make_image, nam
 
 const DISK_MIB: u64 = 20;
 
-/// An object, and another one of the same length that takes its place.
+/// An object, and another one of the same length that replaces it.
 struct Pair<'a> {
     bench: &'a Bench,
     image: Image,
@@ -21,13 +21,13 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    /// Converts while the object is replaced just before data of it is asked for the nth time; from then on a server with
-    /// conditions refuses what is pinned to the old one, and where `broken`, that answer breaks off too. Gives how the run
-    /// ended, and how many requests for data there were.
+    /// Replaces the object just before the nth request for its data. From then on, a server with `conditions` refuses requests
+    /// that are conditional on the old ETag. With `broken`, that response is also cut off. Returns the run's outcome and the
+    /// number of data requests.
     async fn convert(&self, nth: u64, conditions: bool, broken: bool) -> (Result<String, ErrorKind>, u64) {
         let object = self.bench.server.root().join(IMAGES).join(self.image.name);
         std::fs::copy(self.first, &object).unwrap();
-        // Renaming is one step, as it is for a store.
+        // A rename is atomic, as is replacing an object in a store.
         let fresh = self.bench.dir.path().join("fresh");
         std::fs::copy(self.second, &fresh).unwrap();
         let asked = Arc::new(AtomicU64::new(0));
@@ -60,12 +60,12 @@ impl Pair<'_> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replaced_object_is_a_changed_source_at_every_phase_with_and_without_conditions() {
+async fn replaced_object_is_source_changed_in_every_phase_with_and_without_conditions() {
     let bench = Bench::new(DISK_MIB, &[]).await;
     let (old, new) = (bench.dir.path().join("old"), bench.dir.path().join("new"));
     for image in IMAGE_KINDS {
         make_image(DISK_MIB, image, &old);
-        // The same tables, and one byte of data is another: only its identity tells.
+        // The tables are equal and one data byte differs, so only the object's identity shows the change.
         std::fs::copy(&old, &new).unwrap();
         let at = std::fs::metadata(&new).unwrap().len() * 2 / 3;
         let byte = std::fs::File::options().read(true).write(true).open(&new).unwrap();

@@ -1,4 +1,4 @@
-//! A server with two buckets, the images of one disk, and conversions of them.
+//! A server with two buckets, images of one disk, and conversions of these images.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ use diskferry_s3io::server::{Request, Server, ServerOptions};
 use diskferry_s3io::{Client, ClientOptions, S3Sink, S3SinkOptions, S3Source};
 
 pub(crate) const MIB: u64 = 1 << 20;
-/// Where images are.
+/// The bucket for source images.
 pub(crate) const IMAGES: &str = "images";
-/// Where targets go.
+/// The bucket for targets.
 pub(crate) const LIBRARY: &str = "library";
-/// What a conversion may have in flight.
+/// The memory budget of a conversion.
 pub(crate) const MEMORY: u64 = 64 * MIB;
 
 /// A kind of image: its name, its format, and how qemu-img makes it.
@@ -33,7 +33,7 @@ pub(crate) struct Image {
     flags: &'static [&'static str],
 }
 
-/// Every format, plain and compressed.
+/// Every format, uncompressed and compressed.
 pub(crate) const IMAGE_KINDS: [Image; 8] = [
     Image { name: "raw", format: Format::Raw, options: &[], flags: &[] },
     Image { name: "qcow2", format: Format::Qcow2, options: &[], flags: &[] },
@@ -68,7 +68,7 @@ impl Image {
     }
 }
 
-/// A raw disk of so many MiB, three fifths of it noise and text, no two clusters of it alike.
+/// Writes a raw disk of `mib` MiB. Three fifths of it are noise and text, and no two clusters are equal.
 pub(crate) fn disk(path: &Path, mib: u64) {
     const BLOCK: usize = 4096;
     let file = std::fs::File::create(path).unwrap();
@@ -90,14 +90,14 @@ pub(crate) fn disk(path: &Path, mib: u64) {
         }
         file.write_all_at(&bytes, at * MIB).unwrap();
     }
-    // One partition of Linux, from the first MiB on.
+    // One Linux partition that starts at 1 MiB.
     let mut mbr = [0; 512];
     mbr[446..462].copy_from_slice(&[0, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0, 4, 0]);
     mbr[510..].copy_from_slice(&[0x55, 0xaa]);
     file.write_all_at(&mbr, 0).unwrap();
 }
 
-/// Makes an image of the disk of so many MiB.
+/// Makes an image of the disk of `mib` MiB.
 pub(crate) fn make_image(mib: u64, image: Image, path: &Path) {
     let dir = tempfile::tempdir().unwrap();
     let raw = dir.path().join("raw disk");
@@ -109,12 +109,12 @@ pub(crate) struct Bench {
     pub(crate) server: Server,
     pub(crate) client: Client,
     pub(crate) dir: tempfile::TempDir,
-    /// The digest of the disk that all images are of, as `fsverity` says it.
+    /// The digest of the disk, computed by `fsverity`. All images have this disk.
     pub(crate) digest: String,
 }
 
 impl Bench {
-    /// A server that has images of a disk of so many MiB.
+    /// Starts a server that has images of a disk of `mib` MiB.
     pub(crate) async fn new(mib: u64, images: &[Image]) -> Self {
         let server = Server::start(ServerOptions::default()).unwrap();
         for bucket in [IMAGES, LIBRARY] {
@@ -154,7 +154,7 @@ impl Bench {
         Ok(Conversion::new(disk, target).limits(limits).resources(resources(MEMORY)))
     }
 
-    /// Has `act` done once, when the source is asked for data the nth time, from 0, behind its head.
+    /// Runs `act` once, at the nth request (from 0) for source data after the head.
     pub(crate) fn when_read(&self, nth: u64, act: impl Fn() + Send + Sync + 'static) {
         let count = AtomicU64::new(0);
         self.server.set_faults(move |request| {
@@ -169,19 +169,19 @@ impl Bench {
         object(&self.client, name, resume).await
     }
 
-    /// Where the server keeps a target.
+    /// The path at which the server stores a target.
     pub(crate) fn stored(&self, name: &str) -> PathBuf {
         self.server.root().join(LIBRARY).join(name)
     }
 
-    /// The names of what is in the bucket for targets, and of parts of uploads.
+    /// The names of the objects in the bucket for targets, and of upload parts.
     pub(crate) fn left(&self) -> Vec<String> {
         let root = names(self.server.root());
         let parts = root.into_iter().filter(|name| name.starts_with(".upload"));
         names(&self.server.root().join(LIBRARY)).into_iter().chain(parts).collect()
     }
 
-    /// Bytes that the server sent of the images since it was last asked to forget.
+    /// Bytes of the images that the server sent since its log was last cleared.
     pub(crate) fn sent(&self) -> u64 {
         let exchanges = self.server.exchanges();
         exchanges.iter().filter(|seen| seen.request.object.starts_with(IMAGES)).map(|seen| seen.sent).sum()
@@ -201,7 +201,7 @@ pub(crate) async fn file(path: &Path, resume: bool) -> Result<Box<dyn Sink>> {
     Ok(Box::new(FileSink::create(path, options).await?))
 }
 
-/// Options of a client that waits for seconds, not for a minute.
+/// Client options with timeouts of seconds instead of a minute.
 pub(crate) fn impatient(server: &Server) -> ClientOptions {
     server.client_options().stall_timeout(Duration::from_secs(12))
 }
@@ -210,23 +210,23 @@ pub(crate) fn resources(memory: u64) -> Resources {
     Resources::default().budget(Some(Budget::new(memory))).pool(Some(Arc::new(CpuPool::new(2).unwrap())))
 }
 
-/// The digest of the disk in an image file.
+/// Computes the digest of the disk in an image file.
 pub(crate) async fn digest(path: &Path, format: Format) -> String {
     let disk = open(Arc::new(FileSource::open(path).await.unwrap()), Declared::Format(format)).await.unwrap();
     let reading = Conversion::reading(disk).limits(Limits::default().image(ImageLimit::None));
     reading.resources(resources(MEMORY)).run().await.unwrap().digest.unwrap().to_string()
 }
 
-/// Whether it is for data of a source: for what lies behind its head.
+/// Returns whether the request is for source data after the head.
 pub(crate) fn is_data(request: &Request) -> bool {
     request.object.starts_with(IMAGES) && request.range.is_some_and(|(first, _)| first > 0)
 }
 
-/// What a process is told by which a test was started.
+/// The environment variable with the arguments of a test that runs in a child process.
 const CHILD: &str = "DISKFERRY_TEST_CHILD";
 
-/// Runs `test` of this program once more, in a process of its own, and tells it this.
-pub(crate) fn in_a_process_of_its_own<const N: usize>(test: &str, tell: &[&str; N]) {
+/// Runs `test` of this binary in a child process, and passes it these arguments.
+pub(crate) fn in_a_child_process<const N: usize>(test: &str, tell: &[&str; N]) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture"]).env(CHILD, tell.join("\n"));
     let output = command.output().unwrap();
@@ -235,7 +235,7 @@ pub(crate) fn in_a_process_of_its_own<const N: usize>(test: &str, tell: &[&str; 
     println!("{out}");
 }
 
-/// What this process was told, where a test started it.
+/// Returns the arguments of this process, if a test started it.
 pub(crate) fn told<const N: usize>() -> Option<[String; N]> {
     let told = std::env::var(CHILD).ok()?;
     Some(std::array::from_fn(|at| told.lines().nth(at).unwrap_or_default().to_owned()))

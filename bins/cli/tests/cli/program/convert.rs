@@ -1,4 +1,4 @@
-//! convert: the report, the limits, and what is left beside the target.
+//! `convert`: the report, the limits, and no leftovers next to the target.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -6,7 +6,7 @@ use crate::program::support::{Dir, keys, noise};
 use crate::run;
 
 #[test]
-fn every_sample_becomes_its_raw_disk() {
+fn every_sample_converts_to_its_raw_disk() {
     let dir = Dir::new();
     for sample in diskferry_corpus::samples() {
         let image = dir.sample(sample.name);
@@ -21,7 +21,7 @@ fn every_sample_becomes_its_raw_disk() {
 }
 
 #[test]
-fn preallocation_takes_the_room_of_the_whole_file() {
+fn preallocation_reserves_space_for_the_whole_file() {
     let dir = Dir::new();
     let image = dir.sample("vmdk-split-sparse");
     for (preallocation, whole) in [("off", false), ("falloc", true)] {
@@ -38,7 +38,7 @@ fn preallocation_takes_the_room_of_the_whole_file() {
 }
 
 #[test]
-fn the_report_has_the_keys_of_the_contract() {
+fn report_has_the_keys_of_the_interface() {
     let dir = Dir::new();
     let image = dir.sample("qcow2-40g-ext4");
     let out = dir.join("out.raw");
@@ -85,7 +85,7 @@ fn the_report_has_the_keys_of_the_contract() {
         assert!(sizes[size].is_u64(), "{size} is known now: {sizes}");
     }
     assert_eq!(sizes["output_bytes"], 40u64 << 30);
-    // 40 GiB of almost nothing take almost no room.
+    // A nearly empty disk of 40 GiB takes almost no space.
     assert!(std::fs::metadata(&out).unwrap().blocks() * 512 < 2 << 20);
     assert_eq!(report["transfer"]["bytes_written"], sizes["content_bytes"]);
     assert!(report["transfer"]["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
@@ -94,7 +94,7 @@ fn the_report_has_the_keys_of_the_contract() {
 }
 
 #[test]
-fn a_person_gets_a_summary() {
+fn text_report_has_the_main_facts() {
     let dir = Dir::new();
     let sample = diskferry_corpus::sample("vmdk-stream");
     let said = run!("convert", dir.sample(sample.name), dir.join("out.raw")).ends(0);
@@ -105,7 +105,7 @@ fn a_person_gets_a_summary() {
 }
 
 #[test]
-fn without_a_digest_there_is_none() {
+fn no_digest_omits_the_digest() {
     let dir = Dir::new();
     let report =
         run!("convert", dir.sample("vmdk-sparse"), dir.join("out.raw"), "--no-digest", "--no-sync", "--json");
@@ -113,7 +113,7 @@ fn without_a_digest_there_is_none() {
 }
 
 #[test]
-fn a_disk_beyond_its_capacity_is_refused_and_leaves_nothing() {
+fn disk_larger_than_the_capacity_is_refused_and_leaves_no_files() {
     let dir = Dir::new();
     let image = dir.sample("qcow2-40g-ext4");
     let said = run!("convert", image, dir.join("out.raw"), "--capacity", "20G").ends(4);
@@ -132,11 +132,11 @@ fn a_disk_beyond_its_capacity_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn content_beyond_the_limit_ends_the_conversion_and_leaves_nothing() {
+fn content_above_the_limit_fails_the_conversion_and_leaves_no_files() {
     let dir = Dir::new();
     let image = dir.sample("qcow2-zstd");
     let object = std::fs::metadata(&image).unwrap().len();
-    // The object is smaller than what it unfolds to.
+    // The compressed object is smaller than its content.
     let limit = (object + 1).to_string();
     let error = run!("convert", image, dir.join("out.raw"), "--limit", limit, "--json").ends(4).error();
     assert_eq!(error["code"], "content_too_large");
@@ -144,7 +144,7 @@ fn content_beyond_the_limit_ends_the_conversion_and_leaves_nothing() {
 }
 
 #[test]
-fn an_existing_target_stays_unless_forced() {
+fn existing_target_is_kept_without_force() {
     let dir = Dir::new();
     let image = dir.sample("vhd-fixed");
     let out = dir.file("out.raw", b"precious");
@@ -152,18 +152,18 @@ fn an_existing_target_stays_unless_forced() {
     assert!(said.err.starts_with("error[destination_exists]: "), "{}", said.err);
     assert!(said.err.contains("--force"), "{}", said.err);
     assert_eq!(std::fs::read(&out).unwrap(), b"precious");
-    // It is looked at before the source is.
+    // The target is checked before the source is opened.
     run!("convert", "/nowhere/x.qcow2", out).ends(6);
     run!("convert", image, out, "--force").ends(0);
     assert_eq!(std::fs::metadata(&out).unwrap().len(), 522_240);
-    // A failure with --force leaves what was there.
+    // A failed run with --force keeps the existing file.
     run!("convert", dir.sample("qcow2-40g-ext4"), out, "--force", "--capacity", "1G").ends(4);
     assert_eq!(std::fs::metadata(&out).unwrap().len(), 522_240);
     assert_eq!(dir.names(), ["fixed.vhd", "linux-40g.qcow2", "out.raw"]);
 }
 
 #[test]
-fn the_source_is_never_its_own_target() {
+fn target_must_not_be_a_source_file() {
     let dir = Dir::new();
     let raw = dir.sample("raw-mbr-fat-ext4");
     let before = std::fs::read(&raw).unwrap();
@@ -173,14 +173,14 @@ fn the_source_is_never_its_own_target() {
     std::os::unix::fs::symlink(&raw, &link).unwrap();
     run!("convert", link, raw, "--force").ends(2);
     run!("convert", raw, link, "--force").ends(2);
-    // Nor a file beside it that it is made of.
+    // Nor a sibling file of the source.
     let vmdk = dir.sample("vmdk-flat");
     run!("convert", vmdk, dir.join("flat-flat.vmdk"), "--force", "-O", "raw").ends(2);
     assert_eq!(std::fs::read(&raw).unwrap(), before);
 }
 
 #[test]
-fn places_that_cannot_be_written_have_their_codes() {
+fn unwritable_destinations_have_their_codes() {
     let dir = Dir::new();
     let image = dir.sample("vhd-fixed");
     for (dst, code) in [
@@ -195,7 +195,7 @@ fn places_that_cannot_be_written_have_their_codes() {
 }
 
 #[test]
-fn a_file_size_limit_is_a_full_destination_and_not_a_kill() {
+fn file_size_limit_is_destination_full_and_does_not_kill_the_process() {
     let dir = Dir::new();
     let raw = dir.file("a.raw", &noise(4 << 20));
     let script = format!(
@@ -211,7 +211,7 @@ fn a_file_size_limit_is_a_full_destination_and_not_a_kill() {
 }
 
 #[test]
-fn a_new_file_has_usual_permissions_and_a_replaced_one_keeps_its_own() {
+fn new_file_has_default_permissions_and_replaced_file_keeps_its_own() {
     let dir = Dir::new();
     let image = dir.sample("vhd-fixed");
     let out = dir.file("out.raw", b"");
@@ -221,7 +221,7 @@ fn a_new_file_has_usual_permissions_and_a_replaced_one_keeps_its_own() {
 }
 
 #[test]
-fn a_broken_image_leaves_nothing() {
+fn malformed_image_leaves_no_target() {
     let dir = Dir::new();
     let image = dir.sample("qcow2-zlib");
     let mut bytes = std::fs::read(&image).unwrap();
@@ -235,7 +235,7 @@ fn a_broken_image_leaves_nothing() {
 }
 
 #[test]
-fn the_smallest_budget_and_one_thread_do() {
+fn smallest_budget_and_one_thread_suffice() {
     let dir = Dir::new();
     let raw = dir.file("a.raw", &noise(24 << 20));
     let out = dir.join("out.raw");
@@ -260,7 +260,7 @@ fn the_smallest_budget_and_one_thread_do() {
 }
 
 #[test]
-fn progress_events_go_forward_to_the_end() {
+fn progress_events_never_decrease_and_reach_the_total() {
     let dir = Dir::new();
     let raw = dir.file("a.raw", &noise(8 << 20));
     let said = run!("convert", "-f", "raw", raw, dir.join("out.raw"), "--progress", "json", "--json").ends(0);
@@ -291,7 +291,7 @@ fn progress_events_go_forward_to_the_end() {
 }
 
 #[test]
-fn a_bar_can_be_had_without_a_terminal() {
+fn bar_works_without_a_terminal() {
     let dir = Dir::new();
     let raw = dir.file("a.raw", &noise(1 << 20));
     let said = run!("convert", "-f", "raw", raw, dir.join("out.raw"), "--progress", "bar").ends(0);
@@ -301,7 +301,7 @@ fn a_bar_can_be_had_without_a_terminal() {
 }
 
 #[test]
-fn warnings_are_told_on_standard_error_unless_quiet() {
+fn warnings_are_printed_on_standard_error_unless_quiet() {
     let dir = Dir::new();
     let image = dir.sample("qcow2-40g-ext4");
     let said = run!("convert", image, dir.join("a.raw"), "--capacity", "40G").ends(0);

@@ -1,4 +1,4 @@
-//! Block devices as targets, over a loop device of the kernel.
+//! Block devices as targets, tested with loop devices.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -7,7 +7,7 @@ use diskferry_corpus::tools::command;
 
 use crate::program::support::{Dir, Said, noise, program};
 
-/// A loop device over a file, gone at the end.
+/// A loop device over a file; detached on drop.
 struct Loop(PathBuf);
 
 impl Loop {
@@ -26,7 +26,7 @@ impl Drop for Loop {
 }
 
 #[test]
-fn what_a_format_refuses_at_its_beginning_leaves_a_device_as_it_was() {
+fn conversion_refused_at_its_start_leaves_the_device_unchanged() {
     let dir = Dir::new();
     let old = noise(4 << 20);
     let device = Loop::over(&dir.file("disk", &old));
@@ -38,10 +38,10 @@ fn what_a_format_refuses_at_its_beginning_leaves_a_device_as_it_was() {
         command.stdin(Stdio::from(std::fs::File::open(&image).unwrap()));
         Said::of(command.output().unwrap())
     };
-    // What stands in front of its blocks is as long as the disk is large, and a raw stream shows that at its end.
+    // The length of the metadata before the blocks depends on the disk size, which a raw stream shows only at its end.
     let refused = convert(&["-O", "vhd"]).ends(6);
     assert_eq!(refused.error()["code"], "destination_unsuitable");
     assert!(std::fs::read(&device.0).unwrap() == old, "not a byte of the device was changed");
     convert(&["-O", "raw"]).ends(0);
-    assert!(std::fs::read(&device.0).unwrap()[..1 << 20] == new, "what is not refused is written");
+    assert!(std::fs::read(&device.0).unwrap()[..1 << 20] == new, "an accepted conversion is written");
 }

@@ -1,10 +1,10 @@
-//! How failures are told: code, exit code, sentence, hint, for a person and for a program.
+//! Errors as text and as JSON: code, exit code, message and hint.
 
 use crate::program::support::{Dir, keys};
 use crate::run;
 
 #[test]
-fn an_error_is_a_line_with_its_code_and_a_hint() {
+fn error_is_one_line_with_code_and_a_hint() {
     let said = run!("info", "/nowhere/x.raw").ends(5);
     let first = said.err.lines().next().unwrap();
     assert!(first.starts_with("error[source_not_found]: "), "{first}");
@@ -13,7 +13,7 @@ fn an_error_is_a_line_with_its_code_and_a_hint() {
 }
 
 #[test]
-fn with_json_an_error_is_one_document_on_standard_error() {
+fn json_error_is_one_document_on_standard_error() {
     let said = run!("info", "--json", "/nowhere/x.raw").ends(5);
     let error = said.error();
     assert_eq!(error["code"], "source_not_found");
@@ -23,7 +23,7 @@ fn with_json_an_error_is_one_document_on_standard_error() {
 }
 
 #[test]
-fn wrong_usage_ends_with_2_and_its_code_in_json_too() {
+fn usage_error_exits_with_2_and_reports_its_code() {
     let dir = Dir::new();
     let raw = dir.file("a.raw", &[1; 512]);
     let cases: &[&[&str]] = &[
@@ -59,17 +59,17 @@ fn wrong_usage_ends_with_2_and_its_code_in_json_too() {
         let said = crate::program::support::run(case.iter().chain(&["--json"])).ends(2);
         assert_eq!(said.error()["code"], "usage", "{case:?}");
     }
-    // A word behind `--` is no option.
+    // A word after `--` is not an option.
     let said = run!("info", raw, "--", "--json").ends(2);
     assert!(said.err.starts_with("error[usage]: "), "{}", said.err);
-    // An unknown option of the target is one too.
+    // An unknown target option is a usage error too.
     let target = dir.join("out.raw");
     let said = run!("convert", raw, target, "-f", "raw", "-o", "level=9", "--json").ends(2);
     assert_eq!(said.error()["code"], "usage");
 }
 
 #[test]
-fn help_and_version_are_on_standard_output() {
+fn help_and_version_are_printed_on_standard_output() {
     for args in [&["--help"][..], &["-h"], &["--version"], &["convert", "--help"], &["map", "-h"]] {
         let said = crate::program::support::run(args).ends(0);
         assert!(said.err.is_empty(), "{args:?}: {}", said.err);
@@ -86,26 +86,26 @@ fn help_and_version_are_on_standard_output() {
 }
 
 #[test]
-fn what_cannot_be_gone_on_with_says_so_and_touches_nothing() {
+fn unsupported_resume_is_refused_before_anything_is_created() {
     let dir = Dir::new();
     let raw = dir.file("a.raw", &[1; 512]);
     let target = dir.join("out.raw");
     for (from, to) in [(raw.as_path(), "-".as_ref()), ("-".as_ref(), target.as_path())] {
         let error = run!("convert", "-f", "raw", from, to, "--resume", "--json").ends(3).error();
         assert_eq!(error["code"], "unsupported_feature");
-        assert!(error["message"].as_str().unwrap().contains("gone on with"), "{error}");
+        assert!(error["message"].as_str().unwrap().contains("--resume"), "{error}");
     }
     assert_eq!(dir.names(), ["a.raw"]);
 }
 
 #[test]
-fn what_was_left_and_does_not_fit_is_dropped_and_the_report_says_so() {
+fn unusable_resume_data_is_removed_with_a_warning() {
     let dir = Dir::new();
     let raw = dir.file("a.raw", &[1; 512]);
     let target = dir.join("out.raw");
     for resume in [true, false] {
         dir.file(".out.raw.diskferry.partial", &[9; 100_000]);
-        dir.file(".out.raw.diskferry.journal", b"of another age");
+        dir.file(".out.raw.diskferry.journal", b"of another version");
         let mut args = vec!["convert".as_ref(), "--json".as_ref(), "-f".as_ref(), "raw".as_ref()];
         args.extend([raw.as_os_str(), target.as_os_str()]);
         args.extend(resume.then_some(std::ffi::OsStr::new("--resume")));
@@ -121,7 +121,7 @@ fn what_was_left_and_does_not_fit_is_dropped_and_the_report_says_so() {
 }
 
 #[test]
-fn the_format_must_be_known_and_agree() {
+fn declared_format_must_agree_with_the_detected_format() {
     let dir = Dir::new();
     let odd = dir.file("odd.bin", &[7; 4096]);
     let error = run!("info", odd, "--json").ends(3).error();
@@ -136,14 +136,14 @@ fn the_format_must_be_known_and_agree() {
 }
 
 #[test]
-fn a_directory_is_no_source() {
+fn directory_is_refused_as_a_source() {
     let dir = Dir::new();
     let error = run!("info", dir.path(), "--json").ends(2).error();
     assert_eq!(error["code"], "usage");
 }
 
 #[test]
-fn a_name_with_control_characters_is_not_printed_as_it_is() {
+fn control_characters_in_names_are_escaped() {
     let said = run!("info", "/nowhere/\u{1b}[31mred").ends(5);
     assert!(!said.err.contains('\u{1b}'), "{:?}", said.err);
     let dir = Dir::new();

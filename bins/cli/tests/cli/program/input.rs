@@ -17,14 +17,14 @@ fn piped(args: &[&str], bytes: &[u8]) -> Said {
         .unwrap();
     let mut input = child.stdin.take().unwrap();
     std::thread::scope(|scope| {
-        // A program that refuses early closes the pipe.
+        // A program that fails early closes the pipe.
         scope.spawn(move || drop(input.write_all(bytes)));
         Said::of(child.wait_with_output().unwrap())
     })
 }
 
 #[test]
-fn a_declared_raw_disk_comes_through_a_pipe() {
+fn declared_raw_disk_is_read_from_a_pipe() {
     let dir = Dir::new();
     let mut disk = noise(3 << 20);
     disk.truncate(disk.len() - 1000);
@@ -41,7 +41,7 @@ fn a_declared_raw_disk_comes_through_a_pipe() {
 }
 
 #[test]
-fn a_stream_optimized_vmdk_comes_through_a_pipe() {
+fn stream_optimized_vmdk_is_read_from_a_pipe() {
     let dir = Dir::new();
     let sample = diskferry_corpus::sample("vmdk-stream-10g-xfs");
     let out = dir.join("out.raw");
@@ -51,7 +51,7 @@ fn a_stream_optimized_vmdk_comes_through_a_pipe() {
 }
 
 #[test]
-fn what_cannot_come_through_a_pipe_is_refused() {
+fn formats_that_need_random_access_are_refused_from_a_pipe() {
     let dir = Dir::new();
     let out = dir.join("out.raw");
     let out = out.to_str().unwrap();
@@ -64,7 +64,7 @@ fn what_cannot_come_through_a_pipe_is_refused() {
 }
 
 #[test]
-fn limits_hold_for_a_pipe_too() {
+fn limits_apply_to_a_pipe() {
     let dir = Dir::new();
     let out = dir.join("out.raw");
     let out = out.to_str().unwrap();
@@ -75,7 +75,7 @@ fn limits_hold_for_a_pipe_too() {
 }
 
 #[test]
-fn a_pipe_without_end_ends_at_the_limits() {
+fn endless_pipe_fails_at_the_limits() {
     let dir = Dir::new();
     let out = dir.join("out.raw");
     for (option, code) in [("--limit", "object_too_large"), ("--capacity", "capacity_exceeded")] {
@@ -89,7 +89,7 @@ fn a_pipe_without_end_ends_at_the_limits() {
 }
 
 #[test]
-fn a_silent_pipe_is_given_up() {
+fn stalled_pipe_fails_after_the_stall_timeout() {
     let dir = Dir::new();
     let out = dir.join("out.raw");
     for format in ["raw", "vmdk"] {
@@ -105,9 +105,9 @@ fn a_silent_pipe_is_given_up() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_map_quietly() {
+fn map_ends_quietly_if_the_reader_closes_the_pipe() {
     let dir = Dir::new();
-    // Every other 4 KiB is a hole: a map far longer than a pipe holds.
+    // Every second 4 KiB block is a hole, so the map is far longer than a pipe's buffer.
     let raw = dir.join("a.raw");
     let file = std::fs::File::create(&raw).unwrap();
     for block in 0..20_000u64 {
@@ -126,7 +126,7 @@ fn a_reader_that_goes_away_ends_map_quietly() {
 }
 
 #[test]
-fn a_full_standard_output_is_an_error() {
+fn full_standard_output_is_an_error() {
     let dir = Dir::new();
     let raw = dir.file("a.raw", &noise(4096));
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();

@@ -1,4 +1,4 @@
-//! Signals: an interrupted run leaves nothing behind.
+//! Signals: an interrupted run leaves no files.
 
 use std::io::Write;
 use std::process::{Child, Stdio};
@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::program::support::{Dir, Said, noise, program};
 
-/// A conversion that waits for more input, with its first bytes written.
+/// Starts a conversion that has written its first bytes and waits for more input.
 fn waiting(dir: &Dir, more: &[&str]) -> (Child, std::process::ChildStdin) {
     let mut child = program()
         .args(["convert", "-f", "raw", "-", dir.join("out.raw").to_str().unwrap(), "--force"])
@@ -29,7 +29,7 @@ fn waiting(dir: &Dir, more: &[&str]) -> (Child, std::process::ChildStdin) {
 }
 
 #[test]
-fn sigint_and_sigterm_end_with_130_and_leave_nothing() {
+fn sigint_and_sigterm_exit_with_130_and_leave_no_files() {
     for signal in [Signal::INT, Signal::TERM] {
         let dir = Dir::new();
         let (child, input) = waiting(&dir, &["--json"]);
@@ -42,12 +42,12 @@ fn sigint_and_sigterm_end_with_130_and_leave_nothing() {
 }
 
 #[test]
-fn what_was_there_before_an_interrupted_run_is_there_after_it() {
+fn interrupted_run_keeps_an_existing_target() {
     let dir = Dir::new();
     dir.file("out.raw", b"precious");
     let (child, input) = waiting(&dir, &[]);
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
-    // A second one from an impatient hand changes nothing. The process may be gone by then.
+    // A quick second signal changes nothing. The process may have exited by then.
     let _ = kill_process(Pid::from_child(&child), Signal::INT);
     let said = Said::of(child.wait_with_output().unwrap()).ends(130);
     drop(input);
@@ -57,7 +57,7 @@ fn what_was_there_before_an_interrupted_run_is_there_after_it() {
 }
 
 #[test]
-fn a_source_that_gives_nothing_any_more_is_given_up() {
+fn stalled_source_fails_after_the_stall_timeout() {
     let dir = Dir::new();
     let (child, input) = waiting(&dir, &["--stall-timeout", "0.3", "--json"]);
     let said = Said::of(child.wait_with_output().unwrap()).ends(5);

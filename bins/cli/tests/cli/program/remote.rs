@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::program::support::{Dir, Said, keys, noise, program};
 
-/// A server with samples in its bucket `images`.
+/// A server with sample images in its bucket `images`.
 struct Store {
     server: Server,
     runtime: tokio::runtime::Runtime,
@@ -30,7 +30,7 @@ impl Store {
         Self { server, runtime }
     }
 
-    /// The program with the server's keys in its environment, and none of the user's files.
+    /// The program with the server's keys in its environment, without the user's AWS files.
     fn program(&self) -> Command {
         let keys = self.server.keys();
         let mut program = self.stranger();
@@ -57,7 +57,7 @@ fn said(program: &mut Command) -> Said {
 }
 
 #[test]
-fn images_come_straight_from_s3() {
+fn images_are_read_directly_from_s3() {
     let names = ["vhd-fixed", "qcow2-40g-ext4", "vmdk-stream", "vmdk-split-sparse"];
     let store = Store::with(&names, ServerOptions::default());
     let dir = Dir::new();
@@ -79,7 +79,7 @@ fn images_come_straight_from_s3() {
 }
 
 #[test]
-fn the_endpoint_can_be_an_option() {
+fn endpoint_can_be_set_with_an_option() {
     let store = Store::with(&["qcow2-v3"], ServerOptions::default());
     let endpoint = store.server.endpoint();
     let mut program = store.program();
@@ -90,7 +90,7 @@ fn the_endpoint_can_be_an_option() {
 }
 
 #[test]
-fn urls_work_presigned_and_private_and_public_and_show_no_secret() {
+fn presigned_private_and_public_urls_work_and_show_no_secret() {
     let store = Store::with(&["qcow2-zlib"], ServerOptions::default());
     let sample = diskferry_corpus::sample("qcow2-zlib");
     let presigned = store.presigned("import/zlib.qcow2");
@@ -111,7 +111,7 @@ fn urls_work_presigned_and_private_and_public_and_show_no_secret() {
 }
 
 #[test]
-fn siblings_are_opened_for_s3_and_not_for_urls() {
+fn siblings_are_opened_for_s3_but_not_for_http_urls() {
     let store = Store::with(&["vmdk-flat"], ServerOptions::default());
     said(store.program().args(["digest", "s3://images/import/flat.vmdk"])).ends(0);
     let url = store.presigned("import/flat.vmdk");
@@ -120,7 +120,7 @@ fn siblings_are_opened_for_s3_and_not_for_urls() {
 }
 
 #[test]
-fn what_a_store_refuses_has_its_code_and_leaves_no_target() {
+fn source_errors_have_their_codes_and_leave_no_target() {
     let store = Store::with(&["qcow2-v3"], ServerOptions::default());
     let dir = Dir::new();
     let out = dir.join("out.raw");
@@ -136,7 +136,7 @@ fn what_a_store_refuses_has_its_code_and_leaves_no_target() {
 }
 
 #[test]
-fn a_bucket_must_be_in_the_required_region() {
+fn bucket_must_be_in_the_required_region() {
     let options = ServerOptions::default().region(Some("eu-west-1".into()));
     let store = Store::with(&["qcow2-v3"], options);
     let url = "s3://images/import/v3.qcow2";
@@ -144,7 +144,7 @@ fn a_bucket_must_be_in_the_required_region() {
     let error =
         said(store.program().args(["info", url, "--require-region", "cn-north-1", "--json"])).ends(4).error();
     assert_eq!(error["code"], "region_mismatch");
-    // A file lies in no region: that cannot be learnt, so it is a warning.
+    // A local file has no region, so the requirement cannot be checked: that is a warning.
     let dir = Dir::new();
     let local = dir.sample("qcow2-v3");
     let info = said(program().arg("info").arg(local).args(["--require-region", "eu-west-1", "--json"]))
@@ -154,7 +154,7 @@ fn a_bucket_must_be_in_the_required_region() {
 }
 
 #[test]
-fn a_quick_measure_takes_few_requests() {
+fn quick_measure_makes_at_most_6_requests() {
     let names = [
         "raw-mbr-fat-ext4",
         "vhd-dynamic-ntfs",
@@ -172,7 +172,7 @@ fn a_quick_measure_takes_few_requests() {
 }
 
 #[test]
-fn the_demo_shows_everything_and_leaves_nothing() {
+fn demo_shows_every_format_and_leaves_no_files() {
     let dir = Dir::new();
     let run = said(program().arg("demo").env("TMPDIR", dir.path())).ends(0);
     for fact in ["raw ", "vhd ", "qcow2 ", "vmdk ", "error[capacity_exceeded]: ", "--capacity", " ok"] {
@@ -187,7 +187,7 @@ fn the_demo_shows_everything_and_leaves_nothing() {
 }
 
 #[test]
-fn an_interrupted_demo_leaves_nothing() {
+fn interrupted_demo_leaves_no_files() {
     let dir = Dir::new();
     let mut command = program();
     command.arg("demo").env("TMPDIR", dir.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -204,7 +204,7 @@ fn an_interrupted_demo_leaves_nothing() {
 }
 
 #[test]
-fn an_object_becomes_an_object_in_every_format() {
+fn objects_are_converted_to_objects_in_every_format() {
     let sample = diskferry_corpus::sample("vmdk-stream");
     let store = Store::with(&[sample.name], ServerOptions::default());
     let source = format!("s3://images/import/{}", sample.file_name());
@@ -235,7 +235,7 @@ fn an_object_becomes_an_object_in_every_format() {
 }
 
 #[test]
-fn a_store_that_takes_no_object_has_its_code() {
+fn destination_errors_of_a_store_have_their_codes() {
     let store = Store::with(&["qcow2-v3", "qcow2-40g-ext4"], ServerOptions::default());
     let source = "s3://images/import/v3.qcow2";
     let refused = |program: &mut Command, target: &str| {
@@ -251,8 +251,8 @@ fn a_store_that_takes_no_object_has_its_code() {
     said(store.program().args(["info", "s3://images/a.raw"])).ends(5);
 }
 
-/// Sends SIGINT to a conversion once the server was asked for what `reached` waits for. Gives how it ended, which must not
-/// take the minutes for which the server is silent.
+/// Sends SIGINT to a conversion after the server has received the request that `reached` waits for. Returns the result.
+/// The program must exit long before the server, which is silent for minutes, responds.
 fn interrupted(store: &Store, args: &[&str], reached: impl Fn(&Request) -> bool) -> Said {
     let mut command = store.program();
     let child = command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -287,7 +287,7 @@ fn an_interrupted_run_does_not_wait_for_a_store_that_is_silent() {
         "s3://images/out.raw",
     ];
     let said = interrupted(&store, &args, |request| request.part == Some(2));
-    assert!(said.error()["hint"].as_str().unwrap().contains("look whether DST is there"), "{}", said.err);
+    assert!(said.error()["hint"].as_str().unwrap().contains("check whether DST exists"), "{}", said.err);
     assert!(!store.server.root().join("images/out.raw").exists());
 }
 

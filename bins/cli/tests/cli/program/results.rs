@@ -1,4 +1,4 @@
-//! The answers of info, map, measure, compare and digest, key by key.
+//! The results of `info`, `map`, `measure`, `compare` and `digest`, checked key by key.
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ fn patch(path: &std::path::Path, at: usize, bytes: &[u8]) {
 }
 
 #[test]
-fn info_has_the_keys_of_the_contract() {
+fn info_has_the_keys_of_the_interface() {
     let dir = Dir::new();
     for sample in diskferry_corpus::samples() {
         let image = dir.sample(sample.name);
@@ -47,7 +47,7 @@ fn info_has_the_keys_of_the_contract() {
 }
 
 #[test]
-fn info_tells_partitions_file_systems_and_what_the_service_would_not_like() {
+fn info_lists_partitions_file_systems_and_import_service_warnings() {
     let dir = Dir::new();
     let gpt = run!("info", dir.sample("qcow2-extended-l2-gpt"), "--json").ends(0).json();
     assert_eq!(gpt["partition_table"], "gpt");
@@ -63,12 +63,12 @@ fn info_tells_partitions_file_systems_and_what_the_service_would_not_like() {
 }
 
 #[test]
-fn info_shows_where_the_disk_holds_data() {
+fn info_draws_where_the_disk_has_data() {
     let dir = Dir::new();
     let mut disk = vec![0; 64 << 20];
     disk[..1 << 20].copy_from_slice(&noise(1 << 20));
     let raw = dir.join("a.raw");
-    // A file with holes, whatever the file system makes of zeros.
+    // A file with explicit holes, so that the result does not depend on how the file system stores zeros.
     let file = std::fs::File::create(&raw).unwrap();
     file.set_len(64 << 20).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &disk[..1 << 20], 32 << 20).unwrap();
@@ -78,10 +78,10 @@ fn info_shows_where_the_disk_holds_data() {
 }
 
 #[test]
-fn info_describes_an_image_that_the_others_refuse() {
+fn info_describes_an_image_that_other_commands_refuse() {
     let dir = Dir::new();
     let image = dir.sample("qcow2-v3");
-    // The encryption method of a QCOW2 header: 1 is AES.
+    // The encryption method in the QCOW2 header: 1 is AES.
     patch(&image, 32, &1u32.to_be_bytes());
     let info = run!("info", image, "--json").ends(0).json();
     assert_eq!(info["virtual_bytes"], 522_240);
@@ -102,7 +102,7 @@ fn info_describes_an_image_that_the_others_refuse() {
 }
 
 #[test]
-fn map_covers_the_disk_without_gap_or_overlap() {
+fn map_covers_the_disk_without_gaps_or_overlaps() {
     let dir = Dir::new();
     for sample in diskferry_corpus::samples() {
         let image = dir.sample(sample.name);
@@ -136,7 +136,7 @@ fn map_covers_the_disk_without_gap_or_overlap() {
 }
 
 #[test]
-fn the_data_of_the_map_lies_where_it_says() {
+fn map_offsets_locate_the_data() {
     let dir = Dir::new();
     let raw = std::fs::read(dir.sample("raw-mbr-fat-ext4")).unwrap();
     for name in ["qcow2-v3", "qcow2-v2-snapshot", "vmdk-sparse", "vmdk-flat", "vhd-fixed"] {
@@ -156,7 +156,7 @@ fn the_data_of_the_map_lies_where_it_says() {
 }
 
 #[test]
-fn the_map_for_a_person_has_a_heading_and_a_line_an_extent() {
+fn text_map_has_a_heading_and_one_line_per_extent() {
     let dir = Dir::new();
     let image = dir.sample("qcow2-v3");
     let rows = run!("map", image, "--json").ends(0).json().as_array().unwrap().len();
@@ -168,7 +168,7 @@ fn the_map_for_a_person_has_a_heading_and_a_line_an_extent() {
 }
 
 #[test]
-fn an_empty_disk_has_an_empty_map() {
+fn empty_disk_has_an_empty_map() {
     let dir = Dir::new();
     let raw = dir.file("empty.raw", b"");
     assert_eq!(run!("map", raw, "-f", "raw", "--json").ends(0).json(), Value::Array(Vec::new()));
@@ -181,7 +181,7 @@ fn an_empty_disk_has_an_empty_map() {
 }
 
 #[test]
-fn measure_has_the_keys_of_the_contract() {
+fn measure_has_the_keys_of_the_interface() {
     let dir = Dir::new();
     let image = dir.sample("qcow2-40g-ext4");
     let measured = run!("measure", image, "--json", "--capacity", "40G").ends(0).json();
@@ -220,7 +220,7 @@ fn measure_has_the_keys_of_the_contract() {
 }
 
 #[test]
-fn a_rule_that_fails_is_the_answer_no() {
+fn failed_rule_exits_with_1() {
     let dir = Dir::new();
     let image = dir.sample("qcow2-40g-ext4");
     let measured = run!("measure", image, "--json", "--capacity", "40GB").ends(1).json();
@@ -236,7 +236,7 @@ fn a_rule_that_fails_is_the_answer_no() {
 }
 
 #[test]
-fn measure_reads_no_more_than_it_is_asked_to() {
+fn measure_reads_only_what_its_depth_requires() {
     let dir = Dir::new();
     let image = dir.sample("qcow2-40g-ext4");
     let quick = run!("measure", image, "--json", "--quick").ends(0).json();
@@ -246,14 +246,14 @@ fn measure_reads_no_more_than_it_is_asked_to() {
     let content = scan["sizes"]["content_bytes"].as_u64().unwrap();
     assert!(content > 0 && content <= scan["sizes"]["allocated_bytes"].as_u64().unwrap());
     assert!(scan["sizes"]["content_end"].as_u64().unwrap() > content);
-    // A rule that fails does not end the scan: the numbers are the answer.
+    // A failed rule does not stop the scan: the sizes are still reported.
     let limited = run!("measure", image, "--json", "--scan", "--limit", "4K").ends(1).json();
     assert_eq!(limited["sizes"]["content_bytes"], content);
     assert_eq!(limited["rules"][1]["code"], "content_too_large");
 }
 
 #[test]
-fn the_digest_is_the_disks_in_every_format() {
+fn digest_is_the_same_in_every_format() {
     let dir = Dir::new();
     for sample in diskferry_corpus::samples() {
         let image = dir.sample(sample.name);
@@ -268,7 +268,7 @@ fn the_digest_is_the_disks_in_every_format() {
 }
 
 #[test]
-fn compare_tells_the_first_difference() {
+fn compare_reports_the_first_difference() {
     let dir = Dir::new();
     let raw = dir.sample("raw-mbr-fat-ext4");
     for name in ["vhd-fixed", "qcow2-zstd", "vmdk-stream"] {
@@ -295,7 +295,7 @@ fn compare_tells_the_first_difference() {
 }
 
 #[test]
-fn a_memory_map_reads_the_same() {
+fn memory_mapped_source_reads_the_same() {
     let dir = Dir::new();
     for name in ["qcow2-v3", "vmdk-flat"] {
         let image = dir.sample(name);
@@ -304,7 +304,7 @@ fn a_memory_map_reads_the_same() {
 }
 
 #[test]
-fn compare_says_which_of_the_two_it_cannot_read() {
+fn compare_error_names_the_unreadable_image() {
     let dir = Dir::new();
     let raw = dir.sample("raw-mbr-fat-ext4");
     let error = run!("compare", raw, dir.join("none"), "--json").ends(5).error();

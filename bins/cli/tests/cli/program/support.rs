@@ -1,4 +1,4 @@
-//! Running the program and reading what it says.
+//! Runs the program and parses its output.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-/// The program, untouched by the environment of whoever runs the tests.
+/// Returns a command for the program, isolated from the environment of the test run.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_diskferry"));
     for (name, _) in std::env::vars_os() {
@@ -19,7 +19,7 @@ pub(crate) fn program() -> Command {
     command
 }
 
-/// What a run said.
+/// The output of a run.
 pub(crate) struct Said {
     pub(crate) code: i32,
     pub(crate) out: String,
@@ -33,20 +33,20 @@ impl Said {
         Self { code, out: text(output.stdout), err: text(output.stderr) }
     }
 
-    /// Asserts the exit code, and shows everything where it is another one.
+    /// Asserts the exit code, and shows all output if it differs.
     #[track_caller]
     pub(crate) fn ends(self, code: i32) -> Self {
         assert_eq!(self.code, code, "standard output:\n{}\nstandard error:\n{}", self.out, self.err);
         self
     }
 
-    /// Standard output as one JSON document.
+    /// Parses standard output as one JSON document.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
     }
 
-    /// Standard error as one JSON error, of which the shape is checked; gives its body.
+    /// Parses standard error as one JSON error, checks its keys, and returns its body.
     #[track_caller]
     pub(crate) fn error(&self) -> Value {
         let document: Value =
@@ -64,7 +64,7 @@ pub(crate) fn run<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Said {
     Said::of(program().args(args).output().expect("the program starts"))
 }
 
-/// The arguments as one list, whatever string each of them is.
+/// Collects arguments of any string type into a list.
 #[macro_export]
 macro_rules! run {
     ($($arg:expr),* $(,)?) => {
@@ -72,7 +72,7 @@ macro_rules! run {
     };
 }
 
-/// The sorted keys of an object.
+/// Returns the sorted keys of a JSON object.
 #[track_caller]
 pub(crate) fn keys(value: &Value) -> Vec<&str> {
     let object = value.as_object().unwrap_or_else(|| panic!("not an object: {value}"));
@@ -81,7 +81,7 @@ pub(crate) fn keys(value: &Value) -> Vec<&str> {
     keys
 }
 
-/// A directory of one test, gone at its end.
+/// A temporary directory, removed on drop.
 pub(crate) struct Dir(tempfile::TempDir);
 
 impl Dir {
@@ -97,19 +97,19 @@ impl Dir {
         self.0.path().join(name)
     }
 
-    /// A file with that content.
+    /// Writes a file with this content.
     pub(crate) fn file(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.join(name);
         std::fs::write(&path, content).expect("a file");
         path
     }
 
-    /// A sample of the corpus, written out.
+    /// Writes a sample of the corpus.
     pub(crate) fn sample(&self, name: &str) -> PathBuf {
         diskferry_corpus::sample(name).write_to(self.path()).expect("the sample's files")
     }
 
-    /// What lies in it, sorted; hidden files too.
+    /// Returns the sorted names of all files in it, including hidden ones.
     pub(crate) fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.path()).expect("the directory");
         let mut names: Vec<String> = entries
@@ -120,7 +120,7 @@ impl Dir {
     }
 }
 
-/// Bytes that are not zero and do not repeat soon.
+/// Returns bytes that are not zero and have a long period.
 pub(crate) fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = || {

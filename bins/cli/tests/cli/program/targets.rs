@@ -1,5 +1,4 @@
-//! Targets other than raw files: formats, standard output, devices, predictions, and what is refused before anything is
-//! touched.
+//! Targets other than raw files: formats, standard output, devices, size predictions, and early refusals.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -9,7 +8,7 @@ use diskferry_corpus::oracle::{qemu_check, qemu_virtual_bytes};
 use crate::program::support::{Dir, Said, noise, program};
 use crate::run;
 
-/// A disk with a hole, zeros, text and noise, of `extra` bytes more than 9 MiB.
+/// Makes a disk of 9 MiB plus `extra` bytes, with a hole, zeros, text and noise.
 fn disk(dir: &Dir, extra: usize) -> std::path::PathBuf {
     let mut bytes = vec![0; (9 << 20) + extra];
     bytes[..512].copy_from_slice(&noise(512));
@@ -21,7 +20,7 @@ fn disk(dir: &Dir, extra: usize) -> std::path::PathBuf {
 }
 
 #[test]
-fn the_extension_says_the_format_and_every_one_reads_back_the_same() {
+fn extension_selects_the_format_and_every_format_reads_back_the_same() {
     let dir = Dir::new();
     let raw = disk(&dir, 512);
     let digest = run!("digest", raw, "--json").ends(0).json()["hex"].clone();
@@ -52,7 +51,7 @@ fn the_extension_says_the_format_and_every_one_reads_back_the_same() {
 }
 
 #[test]
-fn standard_output_has_the_image_and_standard_error_the_result() {
+fn image_goes_to_standard_output_and_the_report_to_standard_error() {
     let dir = Dir::new();
     let raw = disk(&dir, 0);
     for (options, format) in [
@@ -75,7 +74,7 @@ fn standard_output_has_the_image_and_standard_error_the_result() {
 }
 
 #[test]
-fn what_cannot_be_written_in_order_is_refused_before_anything_is_opened() {
+fn formats_that_a_pipe_does_not_support_are_refused_before_anything_is_opened() {
     for compression in ["zlib", "zstd"] {
         let option = format!("compression={compression}");
         let said = run!("convert", "/nowhere/at/all.raw", "-", "-O", "qcow2", "-o", option, "--json").ends(6);
@@ -95,7 +94,7 @@ fn what_cannot_be_written_in_order_is_refused_before_anything_is_opened() {
 }
 
 #[test]
-fn a_size_that_a_format_cannot_keep_is_refused_or_aligned_and_never_changed() {
+fn unrepresentable_size_is_refused_unless_aligned_explicitly() {
     let dir = Dir::new();
     let odd = dir.file("odd.raw", &noise(100_000));
     for name in ["odd.vhd", "odd.vmdk"] {
@@ -119,7 +118,7 @@ fn a_size_that_a_format_cannot_keep_is_refused_or_aligned_and_never_changed() {
 }
 
 #[test]
-fn measure_predicts_what_the_target_takes() {
+fn measure_predicts_the_target_size() {
     let dir = Dir::new();
     let raw = disk(&dir, 0);
     let sparse = dir.join("sparse.qcow2");
@@ -157,10 +156,10 @@ fn measure_predicts_what_the_target_takes() {
 }
 
 #[test]
-fn a_raw_target_that_looks_like_another_format_is_reported() {
+fn raw_target_that_looks_like_another_format_gives_a_warning() {
     let dir = Dir::new();
     let inner = diskferry_corpus::sample("qcow2-v3");
-    // A guest that has an image of its own as its whole disk.
+    // A guest disk that is itself a disk image.
     let image = dir.file("nested.raw", inner.bytes());
     let outer = dir.join("outer.vmdk");
     let padded = inner.bytes().len().next_multiple_of(512);
@@ -171,7 +170,7 @@ fn a_raw_target_that_looks_like_another_format_is_reported() {
     let codes: Vec<_> =
         report["warnings"].as_array().unwrap().iter().map(|warning| &warning["code"]).collect();
     assert!(codes.contains(&&"content_looks_like".into()), "{codes:?}");
-    // In formats that have marks of their own at both ends there is nothing to mistake. The disk ends within a grain.
+    // Formats with magic numbers at both ends cannot be mistaken. The disk ends within a grain.
     for (name, expected) in
         [("out.qcow2", &[][..]), ("out.vhd", &[]), ("out2.vmdk", &["capacity_not_in_grains"])]
     {
@@ -180,7 +179,7 @@ fn a_raw_target_that_looks_like_another_format_is_reported() {
         let codes: Vec<_> = warnings.iter().map(|warning| warning["code"].as_str().unwrap()).collect();
         assert_eq!(codes, expected, "{name}: {report}");
     }
-    // A fixed VHD begins with the guest's first sector.
+    // A fixed VHD starts with the guest's first sector.
     let fixed = dir.join("fixed.vhd");
     let error = run!("convert", outer, fixed, "-o", "subformat=fixed", "--json").ends(6).error();
     assert_eq!(error["code"], "destination_unsuitable");
@@ -188,7 +187,7 @@ fn a_raw_target_that_looks_like_another_format_is_reported() {
 }
 
 #[test]
-fn a_stream_becomes_what_one_pass_can_write() {
+fn stream_source_converts_to_formats_that_can_be_written_in_one_pass() {
     let dir = Dir::new();
     let sample = diskferry_corpus::sample("vmdk-stream");
     let image = dir.sample(sample.name);
@@ -203,7 +202,7 @@ fn a_stream_becomes_what_one_pass_can_write() {
             .unwrap();
         let bytes = std::fs::read(&image).unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        // One that is refused does not read to the end.
+        // A refused conversion does not read its input to the end.
         let feeding = std::thread::spawn(move || drop(stdin.write_all(&bytes)));
         let output = child.wait_with_output().unwrap();
         feeding.join().unwrap();
@@ -219,7 +218,7 @@ fn a_stream_becomes_what_one_pass_can_write() {
     assert_eq!(output.status.code(), Some(0));
     let target = dir.file("out.vmdk", &output.stdout);
     assert_eq!(run!("digest", target, "--json").ends(0).json()["hex"], sample.digest_hex);
-    // Where a plain QCOW2 has each cluster in a pipe follows from the map, and a stream shows its map at its end.
+    // The cluster offsets of an uncompressed QCOW2 in a pipe follow from the map, and a stream's map is known at its end.
     let refused = Said::of(piped(&["-", "-O", "qcow2", "--json"])).ends(6);
     assert_eq!(refused.error()["code"], "destination_unsuitable");
 }

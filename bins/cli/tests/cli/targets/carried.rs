@@ -1,4 +1,5 @@
-//! Compressed units that source and target have in common go over as they are: nothing is deflated, and qemu reads both.
+//! Passthrough: compressed units that the target format supports are copied verbatim. Nothing is deflated, and qemu-img reads
+//! the result.
 
 use std::fmt;
 use std::path::Path;
@@ -15,14 +16,14 @@ use diskferry_formats::create;
 
 use crate::targets::support::{Content, Kind, made, open_file, resources, unlimited};
 
-/// What an encoder did.
+/// Counts of an encoder's calls.
 #[derive(Debug, Default)]
 struct Done {
     encoded: AtomicU64,
     carried: AtomicU64,
 }
 
-/// An encoder that is watched.
+/// An encoder that counts its calls.
 struct Watched {
     encoder: Arc<dyn Encoder>,
     done: Arc<Done>,
@@ -65,7 +66,7 @@ impl Encoder for Watched {
     }
 }
 
-/// A layout whose encoder is watched.
+/// A layout whose encoder counts its calls.
 struct Watching {
     layout: Box<dyn Layout>,
     done: Arc<Done>,
@@ -135,10 +136,10 @@ impl Layout for Watching {
 }
 
 const UNIT: usize = 65_536;
-/// Units of [`disk`] that hold other than zeros.
+/// Number of units of [`disk`] that are not all zero.
 const UNITS: u64 = 75;
 
-/// Whole units, all of them compressible: what would not become smaller is stored as it is, which is not carried over.
+/// Complete, compressible units only. An incompressible unit is stored uncompressed, so passthrough does not apply to it.
 fn disk() -> Vec<u8> {
     made(&[
         (20 * UNIT, Content::Text(1)),
@@ -150,7 +151,7 @@ fn disk() -> Vec<u8> {
     ])
 }
 
-/// Converts an image and counts what was encoded and carried over; qemu reads the target as `raw`.
+/// Converts an image, and counts encoded and passed-through units. Asserts that qemu-img reads the target as `raw`.
 async fn convert(image: &Path, raw: &Path, kind: &str, more: &[(&str, &str)], to: &Path) -> (u64, u64) {
     let kind = Kind::named(kind);
     let format = image.extension().unwrap().to_str().unwrap();
@@ -170,7 +171,7 @@ async fn convert(image: &Path, raw: &Path, kind: &str, more: &[(&str, &str)], to
 }
 
 #[tokio::test]
-async fn units_that_both_compress_alike_are_carried_over_and_never_encoded() {
+async fn compatible_compressed_units_are_passed_through_and_never_encoded() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let raw = path("disk.raw");
@@ -178,7 +179,7 @@ async fn units_that_both_compress_alike_are_carried_over_and_never_encoded() {
     make(&raw, "vmdk", &["subformat=streamOptimized"], &[], &path("stream.vmdk"));
     make(&raw, "qcow2", &[], &["-c"], &path("zlib.qcow2"));
     make(&raw, "qcow2", &["compression_type=zstd"], &["-c"], &path("zstd.qcow2"));
-    // The first of each line is qemu's, what follows is ours, from the one before it.
+    // The first image of each line is made by qemu-img; each following one is converted from the one before it.
     for line in [
         [
             ("", "stream.vmdk"),
@@ -199,13 +200,13 @@ async fn units_that_both_compress_alike_are_carried_over_and_never_encoded() {
         for pair in line.windows(2) {
             let [(_, from), (kind, to)] = pair else { unreachable!() };
             let counted = convert(&path(from), &raw, kind, &[], &path(to)).await;
-            assert_eq!(counted, (0, UNITS), "{from} to {to}: units encoded and carried over");
+            assert_eq!(counted, (0, UNITS), "{from} to {to}: units encoded and passed through");
         }
     }
 }
 
 #[tokio::test]
-async fn nothing_is_carried_over_where_it_is_not_wanted_or_not_alike() {
+async fn units_are_encoded_if_recompression_is_on_or_formats_are_incompatible() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let raw = path("disk.raw");
@@ -228,6 +229,6 @@ async fn nothing_is_carried_over_where_it_is_not_wanted_or_not_alike() {
     ] {
         let to = path(if kind == "vmdk-stream" { "out.vmdk" } else { "out.qcow2" });
         let counted = convert(&path(from), &raw, kind, more, &to).await;
-        assert_eq!(counted, (UNITS, 0), "{from} to {kind} {more:?}: units encoded and carried over");
+        assert_eq!(counted, (UNITS, 0), "{from} to {kind} {more:?}: units encoded and passed through");
     }
 }

@@ -1,5 +1,5 @@
-//! Every variant that qemu-img makes, to every kind of target, to a file, through a pipe where that can be, and to S3: the
-//! truth's digest and size, judged by our own reader, by qemu-img and by libyal's.
+//! Converts every variant that qemu-img makes to every kind of target: to a file, to S3, and through a pipe if the format
+//! permits. Our reader, qemu-img and libyal's readers must find the expected digest and size.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::targets::support::{
 
 const SECTOR: u64 = 512;
 
-/// What a target must be read as.
+/// The content that a target must have.
 struct Truth {
     raw: PathBuf,
     bytes: u64,
@@ -28,7 +28,7 @@ impl Truth {
         Self { bytes: raw.metadata().unwrap().len(), digest: fsverity_digest(&raw), raw }
     }
 
-    /// As it is with zeros up to a whole sector.
+    /// The disk, padded with zeros to a whole sector.
     fn padded(&self, dir: &Path) -> Self {
         self.resized(&dir.join("padded.raw"), self.bytes.next_multiple_of(SECTOR))
     }
@@ -40,12 +40,12 @@ impl Truth {
     }
 }
 
-/// A case with the targets that are made of it.
+/// A case, and the targets to make from it.
 struct Every<'a> {
     bench: &'a Bench,
     case: Case,
     dir: &'a Path,
-    /// libyal reads it too: a few of each content, as its readers take their time.
+    /// Whether libyal's readers check it too. They are slow, so they check only a few cases per content.
     yal: bool,
 }
 
@@ -67,7 +67,7 @@ impl Every<'_> {
         let refused = self.convert(kind, place, &[]).await.err();
         let refused = refused.unwrap_or_else(|| panic!("{what} is not refused"));
         assert_eq!(refused.kind(), ErrorKind::DestinationUnsuitable, "{what}: {refused:?}");
-        assert!(refused.hint_text().is_some(), "{what}: {refused:?} helps nobody");
+        assert!(refused.hint_text().is_some(), "{what}: {refused:?} has no hint");
     }
 
     async fn check(&self, kind: &Kind, truth: &Truth, more: &[(&str, &str)]) {
@@ -77,7 +77,7 @@ impl Every<'_> {
                 self.refused(kind, place).await;
                 continue;
             }
-            // Gibibytes of zeros that are really moved show nothing that a smaller disk does not.
+            // Transferring gibibytes of zeros tests nothing that a smaller disk does not.
             if place != Place::File && kind.is_flat() && self.case.large {
                 continue;
             }
@@ -86,10 +86,10 @@ impl Every<'_> {
             let written = written.unwrap_or_else(|error| panic!("{what}: {error:?}"));
             let report = &written.report;
             assert!(report.stats.peak_budget_bytes <= MEMORY, "{what}: {:?}", report.stats);
-            assert_eq!(report.digest.unwrap().to_string(), truth.digest, "{what}: the digest told");
+            assert_eq!(report.digest.unwrap().to_string(), truth.digest, "{what}: the reported digest");
             let (format, _, receipt) = report.target.as_ref().unwrap();
             assert_eq!(*format, kind.format.name(), "{what}");
-            assert_eq!(receipt.bytes, written.path.metadata().unwrap().len(), "{what}: the length told");
+            assert_eq!(receipt.bytes, written.path.metadata().unwrap().len(), "{what}: the reported length");
             assert_eq!(report.sizes.output_bytes, Some(receipt.bytes), "{what}");
             let disk = self.bench.read_back(kind.format, &written).await;
             let disk = disk.unwrap_or_else(|error| panic!("{what}: {error:?}"));
@@ -105,12 +105,12 @@ impl Every<'_> {
         }
     }
 
-    /// What others make of it.
+    /// Checks the target with independent readers.
     fn judge(&self, kind: &Kind, path: &Path, truth: &Truth, what: &str) {
         let (text, format) = (path.to_str().unwrap(), kind.format.name());
         if kind.format == Format::Raw {
             if self.case.large {
-                // Which knows of holes.
+                // A file has holes.
                 qemu_img(&["compare", "-f", "raw", "-F", "raw", text, truth.raw.to_str().unwrap()]);
                 assert_eq!(path.metadata().unwrap().len(), truth.bytes, "{what}: the length");
             } else {
@@ -121,13 +121,13 @@ impl Every<'_> {
         if matches!(kind.format, Format::Qcow2 | Format::Vmdk) {
             qemu_check(path, format);
         }
-        // qemu's disks are whole sectors.
+        // qemu rounds virtual sizes up to whole sectors.
         let whole = truth.bytes / SECTOR * SECTOR;
         assert_eq!(qemu_virtual_bytes(path, format), whole, "{what}: the size that qemu sees");
         let cut = (whole != truth.bytes).then(|| truth.resized(&self.dir.join("cut.raw"), whole));
         let raw = cut.as_ref().map_or(&truth.raw, |cut| &cut.raw);
         qemu_img(&["compare", "-f", qemu_format(format), "-F", "raw", text, raw.to_str().unwrap()]);
-        // What it does not read or reads wrong stands in corpus/README.md.
+        // corpus/README.md lists the images that libyal cannot read or reads wrongly.
         if self.yal && kind.compression().is_none() {
             let out = self.dir.join("yal.raw");
             yal_to_raw(path, format, &out);
@@ -142,7 +142,7 @@ async fn run(bench: &Bench, recipe: &Recipe, base: &Base) {
     let yal = recipe.format == "raw" && !recipe.large;
     let exact = match case.large {
         false => Truth::of(case.truth.clone()),
-        // fsverity takes seconds for holes of gibibytes; that we agree with it is seen where they are read.
+        // fsverity takes seconds for gibibytes of holes. The tests that read these disks compare with its digest.
         true => Truth {
             digest: digest(open_file(&case.truth, "raw").await, &bench.resources).await,
             bytes: case.virtual_bytes,
@@ -206,13 +206,13 @@ async fn every_vmdk_becomes_every_target() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_of_windows_becomes_every_target() {
+async fn windows_disk_becomes_every_target() {
     let home = tempfile::tempdir().unwrap();
     run_all_of(&Base::ntfs(home.path()), |recipe| recipe.name == "raw-whole-sectors").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_full_of_noise_and_an_empty_one_become_every_target() {
+async fn noise_disk_and_empty_disk_become_every_target() {
     let home = tempfile::tempdir().unwrap();
     let raw = home.path().join("base.raw");
     for content in [Content::Noise(1), Content::Zeros] {

@@ -1,6 +1,6 @@
-//! `--memory` keeps what it promises: so much and 64 MiB, whatever the image, its place and the target are.
+//! `--memory` bounds the process: its peak memory is at most the budget plus 64 MiB, for every image, source and target.
 //!
-//! The program runs as a process of its own, with the smallest budget that must work, and the kernel says what it took.
+//! The program runs in a separate process with the smallest supported budget. The kernel reports its peak memory.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -20,13 +20,13 @@ const CLUSTER: usize = 64 << 10;
 const DISK: u64 = 320 * MIB;
 const TARGETS: [&str; 5] = ["raw", "qcow2-zlib", "vmdk-stream", "qcow2-zstd", "vhd-dynamic"];
 
-/// How a process ended, and the most memory that it had resident, as the kernel says it from outside.
+/// Exit status and peak resident memory of a process, measured by the kernel.
 struct Ended {
     output: Output,
     peak: u64,
 }
 
-/// Runs a command to its end; what it writes to standard output goes to `sink`.
+/// Runs a command to its end and copies its standard output to `sink`.
 fn watched(command: &mut Command, mut sink: impl io::Write + Send) -> Ended {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
@@ -55,26 +55,26 @@ fn watched(command: &mut Command, mut sink: impl io::Write + Send) -> Ended {
     })
 }
 
-/// Runs a conversion whose report goes to standard error or to `sink`, and holds it to the promise.
+/// Runs a conversion, and asserts its digest and its memory bound. The report is on standard error or in `sink`.
 fn holds(what: &str, command: &mut Command, digest: &str) {
     let mut stdout = Vec::new();
     let ended = watched(command.args(["--json", "--memory", BUDGET, "--threads", "2"]), &mut stdout);
     let said = String::from_utf8_lossy(&ended.output.stderr);
     assert!(ended.output.status.success(), "{what}: {said}");
-    // Where the target is standard output, the report is on the other.
+    // If the target is standard output, the report is on standard error.
     let report = [stdout.as_slice(), &ended.output.stderr].into_iter().find(|text| text.starts_with(b"{\""));
     let report: Value = serde_json::from_slice(report.unwrap_or_default())
         .unwrap_or_else(|error| panic!("{what}: {error}: {said}"));
     assert_eq!(report["digest"]["hex"], digest, "{what}");
     let own = report["transfer"]["peak_memory_bytes"].as_u64().unwrap();
-    // It still has to print what it says.
-    assert!(own + 4 * MIB >= ended.peak, "{what}: {own} said, {} seen", ended.peak);
+    // Printing the report takes some memory after the measurement.
+    assert!(own + 4 * MIB >= ended.peak, "{what}: reported {own}, measured {}", ended.peak);
     let peak = own.max(ended.peak);
     println!("{:>4} MiB  {what}", peak / MIB);
     assert!(peak <= CEILING, "{what}: {} MiB of memory, of {} at most", peak / MIB, CEILING / MIB);
 }
 
-/// A disk of 320 MiB: 96 MiB of noise and text, no cluster like another one, and zeros between.
+/// A disk of 320 MiB: 96 MiB of noise and text with no two equal clusters, and zeros between them.
 fn disk(path: &Path) {
     let file = File::create(path).unwrap();
     file.set_len(DISK).unwrap();
@@ -89,7 +89,7 @@ fn disk(path: &Path) {
     file.write_all_at(&[0x55, 0xaa], 510).unwrap();
 }
 
-/// Puts the clusters of a plain QCOW2 in an order that has nothing to do with the guest's, tables and data alike.
+/// Shuffles the clusters of an uncompressed QCOW2, tables and data alike.
 fn shuffle(image: &Path) {
     let file = File::options().read(true).write(true).open(image).unwrap();
     let number = |at: u64| {
@@ -136,7 +136,7 @@ struct Image {
     path: PathBuf,
 }
 
-/// The disk in every kind of image, each in a directory of its own for what lies beside it.
+/// Makes every kind of image of the disk, each in its own directory because of its siblings.
 fn images(dir: &Path, raw: &Path) -> Vec<Image> {
     let by_qemu: [(&str, &str, &[&str], &[&str]); 14] = [
         ("vhd-fixed", "vhd", &["subformat=fixed", "force_size=on"], &[]),
@@ -164,7 +164,7 @@ fn images(dir: &Path, raw: &Path) -> Vec<Image> {
         }
         images.push(Image { name, format, path });
     }
-    // With its tables behind the grains; and the same without the footer that leads to them.
+    // With its tables after the grains; and the same image without the footer that locates them.
     for (name, cut) in [("vmdk-stream-footer", 0), ("vmdk-stream-cut", 1024)] {
         std::fs::create_dir(dir.join(name)).unwrap();
         let path = dir.join(name).join(format!("{name}.vmdk"));
@@ -199,7 +199,7 @@ fn convert(image: &Image, source: &str, kind: Kind, target: &str) -> Command {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_budget_of_32_mib_holds_for_every_image_target_and_place() {
+async fn budget_of_32_mib_holds_for_every_image_target_and_destination() {
     let bench = Bench::new().await;
     let dir = bench.dir.path();
     let raw = dir.join("disk.raw");
@@ -219,7 +219,7 @@ async fn a_budget_of_32_mib_holds_for_every_image_target_and_place() {
                 &digest,
             );
         }
-        // From a store, with what lies beside it.
+        // From a store, with its siblings.
         for file in image.path.parent().unwrap().read_dir().unwrap().map(|entry| entry.unwrap().path()) {
             let name = file.file_name().unwrap().to_str().unwrap();
             if file.is_file() && (image.name != "raw" || name == "disk.raw") {
@@ -239,7 +239,7 @@ async fn a_budget_of_32_mib_holds_for_every_image_target_and_place() {
             .env("AWS_CONFIG_FILE", "/dev/null")
             .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
         holds(&format!("{} from S3 to {} at {target}", image.name, kind.name), &mut convert, &digest);
-        // What goes one way only.
+        // From a pipe, which is read once.
         if ["raw", "vmdk-stream", "vmdk-stream-footer"].contains(&image.name) {
             let mut convert = self::convert(image, "-", Kind::named("raw"), out);
             convert.stdin(File::open(&image.path).unwrap());
@@ -248,18 +248,18 @@ async fn a_budget_of_32_mib_holds_for_every_image_target_and_place() {
     }
 }
 
-/// Runs a command on an image that asks for more than there is; how it ends does not matter, only what it takes.
+/// Runs a command on an image that demands more memory than the budget. Only the peak memory matters, not the result.
 fn bounded(args: &[&str]) {
     let mut command = program();
     let ended = watched(command.args(args).args(["--memory", BUDGET, "--threads", "2"]), io::sink());
     println!("{:>4} MiB  {args:?}", ended.peak / MIB);
     let said = String::from_utf8_lossy(&ended.output.stderr);
     assert!(ended.output.status.code().is_some_and(|code| code <= 6), "{args:?}: {said}");
-    assert!(ended.peak > MIB, "{args:?}: ended before it was looked at");
+    assert!(ended.peak > MIB, "{args:?}: exited before it was measured");
     assert!(ended.peak <= CEILING, "{args:?}: {} MiB of memory", ended.peak / MIB);
 }
 
-/// A QCOW2 in which every other cluster of 512 bytes holds something: 2²⁰ runs and some, more than are told apart.
+/// A QCOW2 in which every second 512-byte cluster has data: more than 2²⁰ runs, above the number that is kept apart.
 fn comb(path: &Path) {
     const RUNS: u64 = (1 << 20) + 64;
     let tables = (RUNS * 2).div_ceil(64);
@@ -286,10 +286,10 @@ fn comb(path: &Path) {
 }
 
 #[test]
-fn a_budget_of_32_mib_holds_for_images_that_are_all_tables() {
+fn budget_of_32_mib_holds_for_images_with_huge_tables() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    // All grain tables of 2 TiB are there, 128 MiB of them, and name nothing.
+    // All grain tables of 2 TiB exist, 128 MiB of them, and map nothing.
     let vmdk = at("tables.vmdk");
     qemu_img(&["create", "-q", "-f", "vmdk", &vmdk, "2T"]);
     // An L1 table of 31 MiB.

@@ -1,4 +1,4 @@
-//! Every kind of target at every kind of place: right, judged by readers that are not ours, and the same every time.
+//! Every kind of target at every kind of destination: correct according to independent readers, and deterministic.
 
 mod carried;
 mod every;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::targets::support::{Content, MIB, made, program};
 
-/// A raw disk of runs and holes with a boot signature, and its digest.
+/// Makes a raw disk of runs and holes with a boot signature, and returns its digest.
 fn disk(dir: &Path) -> (PathBuf, String) {
     let mib = MIB as usize;
     let mut disk = made(&[
@@ -34,7 +34,7 @@ fn read(mut from: ChildStderr) -> String {
     text
 }
 
-/// Runs `diskferry convert ARGS | READER > out`, and gives what the program said and how it ended.
+/// Runs `diskferry convert ARGS | READER > out`, and returns the program's messages and exit code.
 fn piped(args: &[&str], reader: &[&str], out: &Path) -> (ExitStatus, String) {
     let mut ferry: Child =
         program().arg("convert").args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -47,11 +47,11 @@ fn piped(args: &[&str], reader: &[&str], out: &Path) -> (ExitStatus, String) {
 }
 
 #[test]
-fn what_comes_out_of_a_pipe_is_whole_and_clean() {
+fn image_written_to_a_pipe_is_complete_and_consistent() {
     let dir = tempfile::tempdir().unwrap();
     let (raw, digest) = disk(dir.path());
     let raw = raw.to_str().unwrap();
-    // From a disk without a map, and from an image with one.
+    // From a raw disk, and from an image with a map.
     let image = dir.path().join("source.qcow2");
     qemu_img(&["convert", "-f", "raw", "-O", "qcow2", "-c", raw, image.to_str().unwrap()]);
     for source in [raw, image.to_str().unwrap()] {
@@ -85,7 +85,7 @@ fn what_comes_out_of_a_pipe_is_whole_and_clean() {
 }
 
 #[test]
-fn the_summary_for_a_person_goes_to_standard_error() {
+fn text_report_goes_to_standard_error_if_standard_output_is_the_target() {
     let dir = tempfile::tempdir().unwrap();
     let (raw, digest) = disk(dir.path());
     let out = dir.path().join("out.qcow2");
@@ -100,7 +100,7 @@ fn compressed_qcow2_is_refused_before_anything_is_read_or_written() {
     let dir = tempfile::tempdir().unwrap();
     for compression in ["compression=zlib", "compression=zstd"] {
         let out = dir.path().join("out");
-        // A source that is not there would be an error of its own.
+        // The source does not exist, so opening it first would fail with another error.
         let args = ["nowhere.raw", "-", "-O", "qcow2", "-o", compression, "--json"];
         let (status, said) = piped(&args, &["cat"], &out);
         assert_eq!(status.code(), Some(6), "{said}");
@@ -111,7 +111,7 @@ fn compressed_qcow2_is_refused_before_anything_is_read_or_written() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_it_with_destination_unavailable() {
+fn closed_pipe_is_destination_unavailable() {
     let dir = tempfile::tempdir().unwrap();
     let (raw, _) = disk(dir.path());
     for options in [

@@ -1,5 +1,5 @@
-//! The same source, options and kind of place give the same bytes, whatever the threads, connections, memory and the order
-//! in which a store answers.
+//! Output is deterministic. The same source, options and kind of destination give the same bytes, with any number of
+//! threads and connections, any memory budget and any order of responses.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::targets::support::{
     BUCKET, Bench, Content, KINDS, MIB, Place, made, program, resources, same_bytes,
 };
 
-/// Runs of every sort, cut where no format has a unit's end, over several parts and VHD blocks.
+/// Runs of every kind, over several upload parts and VHD blocks. Their ends are not aligned to any format's units.
 fn disk() -> Vec<u8> {
     let mib = MIB as usize;
     made(&[
@@ -38,7 +38,7 @@ async fn stored(bench: &Bench, key: &str, format: &str) -> Disk {
 }
 
 async fn always_the_same(bench: &Bench, key: &str, format: &str) {
-    // Answers overtake each other.
+    // Responses arrive out of order.
     bench.server.set_faults(|request| match request.method.as_str() {
         "GET" => vec![Fault::Delay(Duration::from_millis(request.number * 7919 % 31))],
         _ => Vec::new(),
@@ -50,7 +50,7 @@ async fn always_the_same(bench: &Bench, key: &str, format: &str) {
             }
             let mut first: Option<std::path::PathBuf> = None;
             for (threads, connections, mib) in [(1, 1, 256), (2, 8, 64), (5, 8, 16)] {
-                // The parts of an upload have to fit beside the rest.
+                // The upload parts must fit into the budget too.
                 let mib = if place == Place::S3 { mib.max(32) } else { mib };
                 let what = format!(
                     "{key} to {} at {place:?}, {threads} threads, {connections} connections, {mib} MiB",
@@ -81,14 +81,14 @@ async fn put(bench: &Bench, key: &str, file: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_without_a_map_gives_the_same_bytes_every_time() {
+async fn raw_source_gives_the_same_bytes_every_time() {
     let bench = Bench::new().await;
     bench.server.put(BUCKET, "disk.raw", disk()).await.unwrap();
     always_the_same(&bench, "disk.raw", "raw").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_image_with_streams_to_carry_over_gives_the_same_bytes_every_time() {
+async fn image_with_passthrough_units_gives_the_same_bytes_every_time() {
     let bench = Bench::new().await;
     let (raw, image) = (bench.dir.path().join("disk.raw"), bench.dir.path().join("disk.vmdk"));
     std::fs::write(&raw, disk()).unwrap();
@@ -98,7 +98,7 @@ async fn an_image_with_streams_to_carry_over_gives_the_same_bytes_every_time() {
 }
 
 #[test]
-fn the_switches_of_the_program_change_no_byte() {
+fn resource_options_do_not_change_the_target() {
     let dir = tempfile::tempdir().unwrap();
     let raw = dir.path().join("disk.raw");
     std::fs::write(&raw, disk()).unwrap();

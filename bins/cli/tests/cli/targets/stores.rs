@@ -1,4 +1,4 @@
-//! From one object to another, with nothing between: a disk of 2 GiB in 64 MiB, its parts side by side.
+//! Conversion from one object to another without a local copy: a 2 GiB disk with a budget of 64 MiB and concurrent parts.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -15,16 +15,16 @@ use serde_json::Value;
 use crate::targets::support::{BUCKET, Bench, Content, Kind, MEMORY, MIB, Place, made, program, resources};
 
 const GIB: u64 = 1 << 30;
-/// How long the server takes for a part: two that begin closer to each other were under way at the same time.
+/// The server's delay per part. Two parts that start within this time were uploaded concurrently.
 const PART_TAKES: Duration = Duration::from_millis(200);
 
-/// 2 GiB: noise and zeros in turns, 608 MiB of noise; and 64 MiB of what compresses, at the end.
+/// 2 GiB: alternating noise and zeros (608 MiB of noise), and 64 MiB of compressible data at the end.
 fn disk(path: &Path) {
     let file = File::create(path).unwrap();
     file.set_len(2 * GIB).unwrap();
     let mut noise = made(&[(8 * MIB as usize, Content::Noise(1))]);
     for turn in 0..76u64 {
-        // No cluster is like another one.
+        // No two clusters are equal.
         for (at, unit) in noise.chunks_mut(65_536).enumerate() {
             unit[..8].copy_from_slice(&(turn << 32 | at as u64 | 1 << 63).to_le_bytes());
         }
@@ -36,14 +36,14 @@ fn disk(path: &Path) {
     }
 }
 
-/// What the server saw of an upload.
+/// An upload, as the server observed it.
 struct Upload {
     parts: Vec<Exchange>,
-    /// The most of them that certainly were under way at once.
+    /// The highest number of parts that were certainly uploaded concurrently.
     side_by_side: usize,
 }
 
-/// A server with the disk as `disk.qcow2`, which takes its time for every part.
+/// A server that has the disk as `disk.qcow2` and delays every part.
 struct Stores {
     bench: Bench,
     digest: String,
@@ -85,7 +85,7 @@ impl Stores {
         Upload { parts, side_by_side }
     }
 
-    /// What was uploaded is the disk.
+    /// Asserts that the uploaded object has the disk's content.
     fn check(&self, name: &str, format: &str) {
         let target = self.bench.server.root().join(BUCKET).join(name);
         let raw = self.bench.dir.path().join("disk.raw");
@@ -96,14 +96,14 @@ impl Stores {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_gibibytes_go_from_s3_to_s3_in_64_mib_with_parts_side_by_side() {
+async fn two_gibibytes_are_converted_from_s3_to_s3_in_64_mib_with_concurrent_parts() {
     let stores = Stores::new().await;
     let keys = stores.bench.server.keys();
-    // Where the program would put what it wanted to keep for a while.
+    // The directory in which the program would create temporary files.
     let scratch = tempfile::tempdir().unwrap();
     let output = program()
         .args(["convert", "s3://library/disk.qcow2", "s3://library/copy.qcow2", "--json"])
-        // What each worker has of its own, codecs and stack, is no matter of the budget.
+        // The budget does not include each worker's codecs and stack.
         .args(["--memory", "64M", "--threads", "2"])
         .env("AWS_ACCESS_KEY_ID", keys.access_key)
         .env("AWS_SECRET_ACCESS_KEY", keys.secret_key)
@@ -123,10 +123,10 @@ async fn two_gibibytes_go_from_s3_to_s3_in_64_mib_with_parts_side_by_side() {
     assert_eq!(report["sizes"]["virtual_bytes"], 2 * GIB);
     let peak = report["transfer"]["peak_memory_bytes"].as_u64().unwrap();
     assert!(peak <= MEMORY + 64 * MIB, "{} MiB of memory", peak / MIB);
-    assert_eq!(scratch.path().read_dir().unwrap().count(), 0, "something was left on a local disk");
+    assert_eq!(scratch.path().read_dir().unwrap().count(), 0, "temporary files were left on a local disk");
 
     let upload = stores.upload();
-    assert!(upload.side_by_side >= 2, "{} parts side by side", upload.side_by_side);
+    assert!(upload.side_by_side >= 2, "{} concurrent parts", upload.side_by_side);
     let mut sizes: Vec<(u32, u64)> =
         upload.parts.iter().map(|part| (part.request.part.unwrap(), part.request.body)).collect();
     sizes.sort_unstable();
@@ -139,7 +139,7 @@ async fn two_gibibytes_go_from_s3_to_s3_in_64_mib_with_parts_side_by_side() {
     assert_eq!(report["target"]["bytes"], bytes);
     stores.check("copy.qcow2", "qcow2");
 
-    // The same by the library, with the engine's own account of its memory.
+    // The same through the library, with the engine's own measurement of reserved memory.
     let source = S3Source::open(&stores.bench.client, "s3://library/disk.qcow2").await.unwrap();
     let disk = open(Arc::new(source), Declared::Unknown).await.unwrap();
     let kind = Kind::named("vmdk-sparse");
@@ -150,6 +150,6 @@ async fn two_gibibytes_go_from_s3_to_s3_in_64_mib_with_parts_side_by_side() {
     assert_eq!(report.digest.unwrap().to_string(), stores.digest);
     assert!(report.stats.peak_budget_bytes <= MEMORY, "{} bytes", report.stats.peak_budget_bytes);
     let side_by_side = stores.upload().side_by_side;
-    assert!(side_by_side >= 2, "{side_by_side} parts side by side");
+    assert!(side_by_side >= 2, "{side_by_side} concurrent parts");
     stores.check("copy.vmdk", "vmdk");
 }

@@ -1,4 +1,4 @@
-//! The kinds of targets, the kinds of places, and conversions between them.
+//! Target formats, destinations, and conversions between them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use diskferry_s3io::{Client, S3Sink, S3Source};
 
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const BUCKET: &str = "library";
-/// What conversions of a [`Bench`] may have in flight.
+/// The memory budget of the conversions of a [`Bench`].
 pub(crate) const MEMORY: u64 = 64 * MIB;
 
-/// A kind of target: a format with its options.
+/// A kind of target: a format with options.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
@@ -26,7 +26,7 @@ pub(crate) struct Kind {
     pub(crate) options: &'static [(&'static str, &'static str)],
 }
 
-/// Every kind that the contract names, with its default sizes.
+/// Every kind of target in the interface contract, with default unit sizes.
 pub(crate) const KINDS: [Kind; 8] = [
     Kind::new("raw", Format::Raw, &[]),
     Kind::new("vhd-fixed", Format::Vhd, &[("subformat", "fixed")]),
@@ -38,7 +38,7 @@ pub(crate) const KINDS: [Kind; 8] = [
     Kind::new("vmdk-stream", Format::Vmdk, &[("subformat", "streamOptimized")]),
 ];
 
-/// Further sizes of units and levels, for fewer sources.
+/// Other unit sizes and compression levels, tested with fewer sources.
 pub(crate) const ODD_KINDS: [Kind; 6] = [
     Kind::new("qcow2-512", Format::Qcow2, &[("cluster_size", "512")]),
     Kind::new("qcow2-2m", Format::Qcow2, &[("cluster_size", "2M")]),
@@ -61,22 +61,22 @@ impl Kind {
         Self { name, format, options }
     }
 
-    /// The kind of that name.
+    /// Returns the kind with this name.
     pub(crate) fn named(name: &str) -> Self {
         KINDS.into_iter().find(|kind| kind.name == name).expect("a kind")
     }
 
-    /// Whether its disks are whole sectors.
+    /// Returns whether its virtual size must be a multiple of the sector size.
     pub(crate) fn counts_sectors(&self) -> bool {
         matches!(self.format, Format::Vhd | Format::Vmdk)
     }
 
-    /// Whether a pipe can take it: a compressed QCOW2 has tables whose content shows only at the end.
+    /// Returns whether it can be written to a pipe. A compressed QCOW2 cannot: its tables are known only at the end.
     pub(crate) fn flows(&self) -> bool {
         !(self.format == Format::Qcow2 && self.compression().is_some())
     }
 
-    /// Whether every guest byte has its own byte in it.
+    /// Returns whether it stores every guest byte, without compression or holes.
     pub(crate) fn is_flat(&self) -> bool {
         self.format == Format::Raw || self.options.contains(&("subformat", "fixed"))
     }
@@ -85,13 +85,13 @@ impl Kind {
         self.options.iter().find(|(key, _)| *key == "compression").map(|(_, value)| *value)
     }
 
-    /// Its options and these.
+    /// Returns its options, followed by these.
     pub(crate) fn options(&self, more: &[(&str, &str)]) -> TargetOptions {
         TargetOptions::from_pairs(self.format, self.options.iter().chain(more).copied()).unwrap()
     }
 }
 
-/// A kind of place.
+/// A kind of destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Place {
     File,
@@ -103,7 +103,7 @@ impl Place {
     pub(crate) const ALL: [Self; 3] = [Self::File, Self::Pipe, Self::S3];
 }
 
-/// A server, a directory and what conversions share.
+/// A server, a directory, and the resources that conversions share.
 pub(crate) struct Bench {
     pub(crate) server: Server,
     pub(crate) client: Client,
@@ -111,12 +111,12 @@ pub(crate) struct Bench {
     pub(crate) dir: tempfile::TempDir,
 }
 
-/// A target that was written.
+/// A written target.
 pub(crate) struct Written {
     pub(crate) report: Report,
-    /// Its bytes as a file, whatever place it was written to.
+    /// A file with its bytes, for every kind of destination.
     pub(crate) path: PathBuf,
-    /// Where it is an object.
+    /// Its URL, if it is an object.
     url: Option<String>,
 }
 
@@ -129,7 +129,7 @@ impl Bench {
         Self { server, client, resources: resources(MEMORY, 2, None), dir }
     }
 
-    /// Converts a disk to a target `name` at a place.
+    /// Converts a disk to the target `name` at a kind of destination.
     pub(crate) async fn convert(
         &self,
         disk: impl Into<Arc<Disk>>,
@@ -161,7 +161,11 @@ impl Bench {
                 let copied = copied.join().unwrap();
                 match ended {
                     Ok(report) => {
-                        assert_eq!(report.target.as_ref().unwrap().2.bytes, copied, "{name}: all of it came");
+                        assert_eq!(
+                            report.target.as_ref().unwrap().2.bytes,
+                            copied,
+                            "{name}: the reader received everything"
+                        );
                         Ok(Written { report, path, url: None })
                     }
                     Err(error) => {
@@ -181,7 +185,7 @@ impl Bench {
         }
     }
 
-    /// Nothing lies in any place that is not a target, and no target.
+    /// Asserts that no targets and no temporary files are left at any destination.
     pub(crate) fn assert_nothing_is_left(&self) {
         let names = |dir: &Path| -> Vec<String> {
             let entries = dir.read_dir().unwrap();
@@ -195,7 +199,7 @@ impl Bench {
         assert!(!root.iter().any(|name| name.contains(".part-")), "parts of an upload: {root:?}");
     }
 
-    /// The target, opened by the reader of its format from where it was written to.
+    /// Opens the target with its format's reader, from its destination.
     pub(crate) async fn read_back(&self, format: Format, written: &Written) -> Result<Disk> {
         let source: Arc<dyn Source> = match &written.url {
             Some(url) => Arc::new(S3Source::open(&self.client, url).await?),
@@ -205,7 +209,7 @@ impl Bench {
     }
 }
 
-/// Opens an image file, with what lies beside it.
+/// Opens an image file; its siblings can be opened.
 pub(crate) async fn open_file(image: &Path, format: &str) -> Disk {
     let source: Arc<dyn Source> = Arc::new(FileSource::open(image).await.unwrap());
     let gate: Arc<dyn Gate> = Arc::new(FileGate::beside(image).await.unwrap());
@@ -213,7 +217,7 @@ pub(crate) async fn open_file(image: &Path, format: &str) -> Disk {
     open_with(source, declared, gate).await.unwrap_or_else(|error| panic!("{}: {error:?}", image.display()))
 }
 
-/// The digest of a disk, read through its map.
+/// Computes the digest of a disk, read through its map.
 pub(crate) async fn digest(disk: Disk, resources: &Resources) -> String {
     let reading = Conversion::reading(disk).limits(unlimited()).resources(resources.clone());
     reading.run().await.unwrap().digest.unwrap().to_string()
@@ -230,7 +234,7 @@ pub(crate) fn unlimited() -> Limits {
     Limits::default().image(ImageLimit::None)
 }
 
-/// The program, untouched by the environment of whoever runs the tests.
+/// Returns a command for the program, isolated from the environment of the test run.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_diskferry"));
     for (name, _) in std::env::vars_os() {
@@ -242,7 +246,7 @@ pub(crate) fn program() -> Command {
     command
 }
 
-/// Whether two files have the same bytes.
+/// Returns whether two files have the same bytes.
 pub(crate) fn same_bytes(a: &Path, b: &Path) -> bool {
     use std::io::Read as _;
     let (mut a, mut b) = (std::fs::File::open(a).unwrap(), std::fs::File::open(b).unwrap());
@@ -263,17 +267,17 @@ pub(crate) fn same_bytes(a: &Path, b: &Path) -> bool {
     }
 }
 
-/// What a run of a made disk holds.
+/// The content of a run of a generated disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Content {
-    /// Not compressible to speak of; different for each seed.
+    /// Incompressible; different for each seed.
     Noise(u64),
     /// Compressible to about a quarter; different for each seed.
     Text(u64),
     Zeros,
 }
 
-/// A raw disk of runs that follow each other, each so many bytes of something.
+/// Writes a raw disk of consecutive runs, each with a length and a content.
 pub(crate) fn made(runs: &[(usize, Content)]) -> Vec<u8> {
     let mut disk = Vec::with_capacity(runs.iter().map(|(len, _)| len).sum());
     for (len, content) in runs {
