@@ -13,7 +13,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Target;
 use crate::limits::Limits;
 use crate::progress::Progress;
-use crate::sink::Journal;
 
 use crate::conversion::input::Input;
 use crate::conversion::metrics;

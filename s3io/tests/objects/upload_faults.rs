@@ -9,7 +9,7 @@ use diskferry_core::{ErrorKind, Sink, conformance::pattern};
 use diskferry_s3io::server::{Fault, Request, Server};
 use futures_util::FutureExt;
 
-use crate::support::{BUCKET, KEY, client, empty, leftovers, puts, stored};
+use crate::support::{client, empty, leftovers, puts, stored};
 use crate::uploads::{PART, completions, sink, upload, write};
 
 /// A rule for the requests that `meant` selects, which is passed the number of those before.
