@@ -132,8 +132,8 @@ async fn the_program_says_which_server_is_away_and_how_long_it_tried() {
         let source = if code == 6 { std::env::current_exe().unwrap() } else { source.into() };
         let mut command = Command::new(env!("CARGO_BIN_EXE_diskferry"));
         let output = command
-            .args(["--json", "--stall-timeout", "2", "--endpoint-url", &bench.server.endpoint()])
-            .args(["convert", "-f", "raw", "--limit", "none"])
+            .args(["--json", "--stall-timeout", "2", "convert", "-f", "raw", "--limit", "none"])
+            .args(["--endpoint-url", &bench.server.endpoint()])
             .args([source.as_os_str(), target.as_ref()])
             .env("AWS_ACCESS_KEY_ID", &keys.access_key)
             .env("AWS_SECRET_ACCESS_KEY", &keys.secret_key)
