@@ -18,8 +18,11 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// The number of ticks without a change that count as a stall.
+    /// The number of ticks in the timeout.
     const TICKS: u32 = 8;
+    /// Ticks without a change that make a stall. A source or sink of a network has the same timeout and knows more: which
+    /// server is away, and why. The additional ticks let it report that first.
+    const STALLED: u32 = Self::TICKS + 2;
 
     pub(crate) fn new(timeout: Duration) -> Self {
         let each = (timeout / Self::TICKS).max(Duration::from_millis(1));
@@ -60,7 +63,7 @@ impl Watchdog {
             return Ok(());
         }
         self.idle += 1;
-        if self.idle < Self::TICKS {
+        if self.idle < Self::STALLED {
             return Ok(());
         }
         let (kind, what) = match writing {

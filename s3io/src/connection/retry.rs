@@ -49,6 +49,12 @@ impl Timeouts {
         Self { stall, silence: (stall / 3).min(MAX_SILENCE) }
     }
 
+    /// For another request, if this much time is left without progress. Some time it gets in any case.
+    #[cfg(feature = "s3")]
+    pub(crate) fn within(self, left: Duration) -> Self {
+        Self::of(left.max(self.cleanup().stall).min(self.stall))
+    }
+
     /// For requests that remove what a failed upload left. They must not keep the error from being reported.
     #[cfg(feature = "s3")]
     pub(crate) fn cleanup(self) -> Self {
@@ -194,9 +200,17 @@ impl Retries {
         self.timeouts.stall.saturating_sub(self.progress_at.elapsed())
     }
 
-    /// How long the try that begins now may wait for its first byte: the last one ends with the stall timeout.
+    /// How long the try that begins now may wait for its first byte. It leaves time for another try, since a request that
+    /// was sent while the server was away may never be answered; the last try ends with the stall timeout.
     pub(crate) fn limit(&self) -> Duration {
-        self.timeouts.silence.min(self.left().max(self.least()))
+        self.share(self.timeouts.silence)
+    }
+
+    /// At most `most`, half of the time that is left, or all of it if that is little.
+    pub(crate) fn share(&self, most: Duration) -> Duration {
+        let left = self.left();
+        let little = left.min(self.timeouts.silence / 4).max(self.least());
+        most.min((left / 2).max(little))
     }
 
     /// No try is worth less time than this.

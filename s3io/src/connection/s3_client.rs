@@ -5,7 +5,6 @@
 
 use std::path::PathBuf;
 
-use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::provider_config::ProviderConfig;
@@ -48,15 +47,22 @@ impl S3Access {
         let connector = SdkConnector::new(http.clone());
         // Not the default region chain, which would ask the metadata service of a cloud that may not be there.
         let provider = ProviderConfig::without_region().with_http_client(connector.clone());
-        let region = RegionProviderChain::first_try(options.region.clone().map(Region::new))
-            .or_else(EnvironmentVariableRegionProvider::new())
+        let stated_region =
+            options.region.clone().filter(|region| !region.is_empty()).or_else(|| variable("AWS_REGION"));
+        let stated_region = stated_region.or_else(|| variable("AWS_DEFAULT_REGION"));
+        let region = RegionProviderChain::first_try(stated_region.map(Region::new))
             .or_else(ProfileFileRegionProvider::builder().configure(&provider).build())
             .or_else("us-east-1");
         let mut loader =
             aws_config::defaults(BehaviorVersion::latest()).http_client(connector).region(region);
-        if let Some(url) = &options.endpoint_url {
-            Endpoint::parse(url)?;
+        let given = options.endpoint_url.as_deref().map(trim_endpoint).filter(|url| !url.is_empty());
+        if let Some(url) = given {
+            parse_endpoint(url, "--endpoint-url")?;
             loader = loader.endpoint_url(url);
+        }
+        if std::env::var_os("AWS_PROFILE").is_some_and(|name| name.is_empty()) {
+            // An empty variable is one that is not set.
+            loader = loader.profile_name("default");
         }
         if options.anonymous {
             loader = loader.no_credentials();
@@ -71,13 +77,17 @@ impl S3Access {
         }
         let shared = loader.load().await;
         let endpoint_url = endpoint_of(&shared);
-        let endpoint = endpoint_url.as_deref().map(Endpoint::parse).transpose()?;
+        let parse = |url: &str| parse_endpoint(url, endpoint_origin(given.is_some()));
+        let endpoint = endpoint_url.as_deref().map(parse).transpose()?;
         let path_style = match options.path_style {
             PathStyle::Auto => endpoint.as_ref().is_some_and(Endpoint::needs_path_style),
             PathStyle::Always => true,
             PathStyle::Never => false,
         };
-        let config = aws_sdk_s3::config::Builder::from(&shared)
+        let mut config = aws_sdk_s3::config::Builder::from(&shared);
+        // The SDK takes an empty variable for an endpoint, and keeps slashes at the end.
+        config.set_endpoint_url(endpoint_url);
+        let config = config
             .force_path_style(path_style)
             .retry_config(RetryConfig::disabled())
             .timeout_config(TimeoutConfig::disabled())
@@ -164,8 +174,39 @@ fn endpoint_of(shared: &aws_config::SdkConfig) -> Option<String> {
             .ok()?;
         shared.service_config()?.load_config(key)
     };
-    let stated = shared.endpoint_url().map(str::to_owned);
-    if shared.get_origin("endpoint_url").is_client_config() { stated } else { own().or(stated) }
+    let trimmed = |url: String| Some(trim_endpoint(&url).to_owned()).filter(|url| !url.is_empty());
+    let stated = shared.endpoint_url().map(str::to_owned).and_then(trimmed);
+    let is_option = shared.get_origin("endpoint_url").is_client_config();
+    if is_option { stated } else { own().and_then(trimmed).or(stated) }
+}
+
+/// A variable of the environment; an empty one is not set.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The endpoint without slashes at its end.
+fn trim_endpoint(url: &str) -> &str {
+    url.trim().trim_end_matches('/')
+}
+
+/// Where the endpoint in use was set.
+fn endpoint_origin(by_option: bool) -> &'static str {
+    let variables = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
+    match variables.into_iter().find(|name| variable(name).is_some()) {
+        _ if by_option => "--endpoint-url",
+        Some(name) => name,
+        None => "endpoint_url of the AWS profile",
+    }
+}
+
+/// # Errors
+/// `usage`, with the option or variable to change.
+fn parse_endpoint(url: &str, origin: &str) -> Result<Endpoint> {
+    Endpoint::parse(url).map_err(|error| {
+        let hint = "write it as http://HOST:PORT or https://HOST, with a path if the store has one";
+        error.context(origin).hint(hint)
+    })
 }
 
 /// The file of certificates that `AWS_CA_BUNDLE` or the profile's `ca_bundle` names.

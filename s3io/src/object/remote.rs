@@ -277,7 +277,7 @@ impl RemoteObject {
 
     /// Waits before the next try, or returns the error if no try is left.
     pub(super) async fn wait(&self, retries: &mut Retries, failure: Failure) -> Result<()> {
-        let wait = retries.next_wait(failure).map_err(|error| self.named(self.from_peer(error)))?;
+        let wait = retries.next_wait(failure).map_err(|error| self.named(self.with_peer(error)))?;
         self.meter.add_retry();
         tokio::time::sleep(wait).await;
         Ok(())
@@ -367,7 +367,7 @@ impl RemoteObject {
     }
 
     /// An error of the connection, with host and port.
-    fn from_peer(&self, error: Error) -> Error {
+    fn with_peer(&self, error: Error) -> Error {
         if error.kind() != ErrorKind::SourceUnavailable {
             return error;
         }

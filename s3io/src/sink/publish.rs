@@ -13,7 +13,7 @@ use md5::{Digest, Md5};
 
 use super::failed_request::exists;
 use super::target::{RUN, StoredObject, TargetObject, UploadedPart, crc32, part_number, stated_etag};
-use crate::connection::{BodyProgress, Retries, UploadProgress};
+use crate::connection::{BodyProgress, Retries, Timeouts, UploadProgress};
 
 /// How long a completion may take while the store is alive, in stall timeouts: the store assembles the parts.
 const COMPLETION_TIMEOUTS: u32 = 10;
@@ -73,7 +73,7 @@ impl TargetObject {
             // Some stores accept the condition and ignore it.
             if !self.force && self.look(condition).await?.is_some() {
                 // An earlier try may have taken effect meanwhile.
-                return match self.published(id, parts, len).await? {
+                return match self.published(id, parts, len, self.timeouts).await? {
                     Some(stored) if outcome_unknown => Ok(stored.into()),
                     _ => Err(self.named(exists()).into()),
                 };
@@ -92,7 +92,8 @@ impl TargetObject {
                     let mut etag = stated_etag(output.e_tag());
                     if etag.is_none() {
                         // The parts do not tell the ETag of an encrypted object.
-                        let stored = self.published(id, parts, len).await.ok().flatten();
+                        let stored =
+                            self.published(id, parts, len, self.timeouts.cleanup()).await.ok().flatten();
                         etag = stored.and_then(|stored| stored.etag).or_else(|| composite(parts));
                     }
                     return Ok(Published { etag, version_id: output.version_id().map(str::to_owned) });
@@ -103,7 +104,8 @@ impl TargetObject {
                 continue;
             }
             outcome_unknown |= failed.outcome_unknown;
-            if outcome_unknown && let Some(stored) = self.published(id, parts, len).await? {
+            let timeouts = self.timeouts.within(retries.left());
+            if outcome_unknown && let Some(stored) = self.published(id, parts, len, timeouts).await? {
                 return Ok(stored.into());
             }
             self.wait(&mut retries, failed.failure, true).await?;
@@ -119,9 +121,10 @@ impl TargetObject {
         id: &str,
         parts: &[UploadedPart],
         len: u64,
+        timeouts: Timeouts,
     ) -> Result<Option<StoredObject>, Unpublished> {
         let unknown = |error: Error| Unpublished { error: self.outcome_unknown(&error), unknown: true };
-        let Some(stored) = self.stored().await.map_err(unknown)? else { return Ok(None) };
+        let Some(stored) = self.stored(timeouts).await.map_err(unknown)? else { return Ok(None) };
         if let Some(run) = &stored.run {
             return Ok((*run == self.run()).then_some(stored));
         }
@@ -134,7 +137,7 @@ impl TargetObject {
         // The ETags of encrypted objects are not digests. Then it is ours if the upload is over, and the length and the
         // number of parts are the same.
         let alike = stored.len == Some(len) && etag.ends_with(&format!("-{}", parts.len()));
-        let ours = alike && !self.has_parts(id, self.timeouts).await.map_err(unknown)?;
+        let ours = alike && !self.has_parts(id, timeouts).await.map_err(unknown)?;
         Ok(ours.then_some(stored))
     }
 
@@ -188,7 +191,8 @@ impl TargetObject {
             if outcome_unknown {
                 let unknown =
                     |error: Error| Unpublished { error: self.outcome_unknown(&error), unknown: true };
-                let stored = self.stored().await.map_err(unknown)?;
+                let timeouts = self.timeouts.within(retries.left());
+                let stored = self.stored(timeouts).await.map_err(unknown)?;
                 let ours = |stored: &StoredObject| {
                     if let Some(run) = &stored.run {
                         return *run == self.run();
@@ -211,7 +215,7 @@ impl TargetObject {
     /// # Errors
     /// The `destination_*` codes.
     pub(super) async fn delete(&self, published: &Published) -> Result<bool> {
-        match self.stored().await? {
+        match self.stored(self.timeouts).await? {
             Some(stored) if stored.etag.is_some() && stored.etag == published.etag => {}
             // The ETag was not known when it was published.
             Some(stored) if published.etag.is_none() && stored.run.as_ref() == Some(&self.run()) => {}

@@ -278,7 +278,8 @@ impl TargetObject {
         // time for one more try if the response was lost.
         let (sending, sent) = (self.timeouts.silence, self.timeouts.stall / 2);
         // A try that gets nowhere ends with the stall timeout. One that sends its body may take longer.
-        let mut limit = retries.limit();
+        let patience = retries.limit();
+        let mut limit = patience;
         let mut ticks = tokio::time::interval(sending / PROGRESS_CHECKS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut silent_for = Duration::ZERO;
@@ -294,14 +295,19 @@ impl TargetObject {
                 }
                 _ = ticks.tick() => {
                     silent_for += ticks.period();
-                    if progress.furthest() > furthest {
+                    let is_new = progress.furthest() > furthest;
+                    if is_new {
                         furthest = progress.furthest();
                         retries.alive();
                         self.progress.note();
                     }
                     if progress.bytes() > seen {
                         (seen, silent_for) = (progress.bytes(), Duration::ZERO);
-                        limit = if seen < len { sending } else { sent.min(retries.left().max(sending)) };
+                        limit = match (seen < len, is_new) {
+                            (true, true) => sending,
+                            (true, false) => patience,
+                            (false, _) => retries.share(sent),
+                        };
                     }
                     if silent_for >= limit {
                         return Err(silent(limit));
@@ -348,8 +354,8 @@ impl TargetObject {
     ///
     /// # Errors
     /// The `destination_*` codes.
-    pub(super) async fn stored(&self) -> Result<Option<StoredObject>> {
-        let mut retries = Retries::writing(self.timeouts);
+    pub(super) async fn stored(&self, timeouts: Timeouts) -> Result<Option<StoredObject>> {
+        let mut retries = Retries::writing(timeouts);
         loop {
             match self.head(self.wants_checksum(), retries.limit()).await {
                 Ok(stored) => return Ok(Some(stored)),

@@ -393,12 +393,10 @@ impl UploadTask {
             }
         };
         tokio::join!(abort, remove);
-        if let Some(id) = id {
-            if let Some(len) = self.maybe_published {
-                let parts: Vec<UploadedPart> = self.uploaded.values().cloned().collect();
-                if let Ok(Some(_)) = target.published(&id, &parts, len).await {
-                    self.state = UploadState::Published;
-                }
+        if let (Some(id), Some(len)) = (id, self.maybe_published) {
+            let parts: Vec<UploadedPart> = self.uploaded.values().cloned().collect();
+            if let Ok(Some(_)) = target.published(&id, &parts, len, timeouts).await {
+                self.state = UploadState::Published;
             }
         }
         if let Some(finish) = self.finishing.take() {

@@ -93,6 +93,48 @@ async fn endpoint_and_keys_come_from_a_profile() {
 }
 
 #[tokio::test]
+async fn empty_variables_are_not_set_and_slashes_after_an_endpoint_do_not_count() {
+    if read().await.is_some() {
+        return;
+    }
+    let server = serve(b"image").await;
+    let keys = server.keys();
+    let test = "environment::empty_variables_are_not_set_and_slashes_after_an_endpoint_do_not_count";
+    for slashes in ["", "/", "//"] {
+        let endpoint = format!("{}{slashes}", server.endpoint());
+        let variables = [
+            ("AWS_ENDPOINT_URL_S3", ""),
+            ("AWS_ENDPOINT_URL", &*endpoint),
+            ("AWS_ACCESS_KEY_ID", &*keys.access_key),
+            ("AWS_SECRET_ACCESS_KEY", &*keys.secret_key),
+            ("AWS_SESSION_TOKEN", ""),
+            ("AWS_PROFILE", ""),
+            ("AWS_REGION", ""),
+            ("AWS_DEFAULT_REGION", "eu-north-1"),
+        ];
+        assert_read(&again(test, URL, &variables));
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_no_url_is_refused_by_the_name_of_its_variable() {
+    let test = "environment::an_endpoint_that_is_no_url_is_refused_by_the_name_of_its_variable";
+    if let Ok(name) = std::env::var(CHILD) {
+        let error = Client::new(ClientOptions::default()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
+        assert!(error.message().starts_with(&name), "{error}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("http://HOST:PORT")), "{error:?}");
+        return;
+    }
+    for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"] {
+        assert_read(&again(test, name, &[(name, "localhost:9000")]));
+    }
+    let options = ClientOptions::default().endpoint_url(Some("minio.example:9000".into()));
+    let error = Client::new(options).await.unwrap_err();
+    assert!(error.message().starts_with("--endpoint-url"), "{error}");
+}
+
+#[tokio::test]
 async fn without_credentials_the_error_has_a_hint() {
     let test = "environment::without_credentials_the_error_has_a_hint";
     if std::env::var_os(CHILD).is_some() {

@@ -101,7 +101,7 @@ async fn a_journal_that_cannot_be_deleted_does_not_lock_the_key() {
         let truth = Bytes::from(pattern(PART + run, 4));
         let receipt = upload(&sink(&client, force, 2).await, &truth).await.unwrap();
         assert!(stored(&server).unwrap() == truth, "run {run}");
-        let codes: Vec<_> = receipt.warnings.iter().map(|warning| &*warning.code).collect();
+        let codes: Vec<_> = receipt.warnings.iter().map(|warning| warning.code).collect();
         assert_eq!(codes, ["journal_left"], "run {run}");
         assert!(receipt.warnings[0].message.contains("disk.img.diskferry-journal"), "{receipt:?}");
     }

@@ -4,6 +4,7 @@ mod crowd;
 mod damaged;
 mod dropped;
 mod network;
+mod outages;
 mod places;
 mod replaced;
 mod support;
