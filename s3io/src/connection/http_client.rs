@@ -132,6 +132,9 @@ impl HttpClient {
                 request.headers_mut().insert(http::header::AUTHORIZATION, value);
             }
         }
+        for (name, value) in at.headers() {
+            request.headers_mut().insert(name, value.clone());
+        }
         Ok(self.send(request).await?.map(|body| body.map_err(Into::into).boxed()))
     }
 

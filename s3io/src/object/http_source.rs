@@ -51,7 +51,8 @@ impl HttpSource {
     async fn open_with(client: &Client, url: &str, renew: Option<RenewUrl>) -> Result<Self> {
         let at = HttpLocation::parse(url)?;
         let is_forbidden = |error: &Error| error.kind() == ErrorKind::SourceForbidden;
-        let signed = match s3_object(&at, client.s3().endpoint()) {
+        let verbatim = !client.headers().is_empty();
+        let signed = match s3_object(&at, client.s3().endpoint()).filter(|_| !verbatim) {
             Some(object) if client.s3().has_credentials().await => {
                 match S3Source::open_as(client, object, at.to_string()).await {
                     Ok(source) => return Ok(Self { remote: source.into_remote() }),
@@ -83,7 +84,7 @@ impl HttpSource {
             .hint("create a new one"));
         }
         let renewal = renew.map(|renew| Renewal::new(&http, UrlOrigin::Caller(renew)));
-        let object = Object::Http { client: http, at };
+        let object = Object::Http { client: http, at: at.with_headers(client.headers().clone()) };
         let remote = RemoteObject::open(client, object, shown, renewal, warnings).await?;
         remote.meter().add_requests(requests);
         Ok(Self { remote })
