@@ -23,7 +23,7 @@ struct Inner {
     /// For plain URLs.
     http: HttpClient,
     /// Further headers for the host and port of a plain URL.
-    headers: HeaderMap,
+    headers: Arc<HeaderMap>,
     #[cfg(feature = "s3")]
     s3: S3Access,
 }
@@ -41,7 +41,7 @@ impl Client {
     )]
     pub async fn new(options: ClientOptions) -> Result<Self> {
         let own_certificate = own_certificate(&options)?;
-        let headers = further_headers(&options)?;
+        let headers = Arc::new(further_headers(&options)?);
         let bundle =
             options.ca_bundle.clone().map(|path| Bundle { named_by: "the file of --ca-bundle", path });
         #[cfg(feature = "s3")]
@@ -89,7 +89,7 @@ impl Client {
     }
 
     /// Further headers for the host and port of a plain URL.
-    pub(crate) fn headers(&self) -> &HeaderMap {
+    pub(crate) fn headers(&self) -> &Arc<HeaderMap> {
         &self.inner.headers
     }
 

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use diskferry_core::{Error, ErrorKind, Result};
@@ -121,7 +122,7 @@ pub struct HttpLocation {
     /// `user:password`, decoded.
     user_info: Option<String>,
     /// Further headers of requests to this host and port.
-    headers: HeaderMap,
+    headers: Arc<HeaderMap>,
     shown: String,
 }
 
@@ -149,7 +150,7 @@ impl HttpLocation {
             return Err(usage("the URL has no host"));
         }
         let user_info = user_info.map(|text| percent_decode_str(text).decode_utf8_lossy().into_owned());
-        let mut location = Self { uri, user_info, headers: HeaderMap::new(), shown: String::new() };
+        let mut location = Self { uri, user_info, headers: Arc::default(), shown: String::new() };
         let version = location.parameter(&["versionId"]).map(|id| format!("?versionId={id}"));
         location.shown =
             format!("{scheme}://{host}{}{}", location.uri.path(), version.as_deref().unwrap_or_default());
@@ -199,7 +200,7 @@ impl HttpLocation {
     }
 
     /// The same URL, with further headers for requests to its host and port.
-    pub(crate) fn with_headers(mut self, headers: HeaderMap) -> Self {
+    pub(crate) fn with_headers(mut self, headers: Arc<HeaderMap>) -> Self {
         self.headers = headers;
         self
     }

@@ -1,5 +1,6 @@
 //! Objects at `http(s)://` URLs as sources: public ones, presigned ones, and private ones of a store.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use diskferry_core::{Error, ErrorKind, Result, Warning};
@@ -84,7 +85,7 @@ impl HttpSource {
             .hint("create a new one"));
         }
         let renewal = renew.map(|renew| Renewal::new(&http, UrlOrigin::Caller(renew)));
-        let object = Object::Http { client: http, at: at.with_headers(client.headers().clone()) };
+        let object = Object::Http { client: http, at: at.with_headers(Arc::clone(client.headers())) };
         let remote = RemoteObject::open(client, object, shown, renewal, warnings).await?;
         remote.meter().add_requests(requests);
         Ok(Self { remote })
