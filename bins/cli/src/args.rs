@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use diskferry_core::internal::HumanBytes;
-use diskferry_core::{Budget, ImageLimit, Limits};
+use diskferry_core::{Budget, Error, ErrorKind, ImageLimit, Limits};
 use diskferry_formats::Format;
 
 /// Inspects, measures, compares and converts virtual disk images (RAW, VHD, QCOW2, VMDK). Reads from S3, HTTP and local
@@ -108,12 +108,40 @@ pub(crate) struct SourceArgs {
     /// Private key (PEM) of the client certificate [default: in the same file]
     #[arg(long, value_name = "FILE", requires = "client_cert")]
     pub(crate) client_key: Option<PathBuf>,
+    /// Header for http(s):// sources, repeatable; sent to the URL's own host and port only, also after redirects
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    pub(crate) headers: Vec<String>,
+    /// As --header, one header a line: other users of this host can read command lines
+    #[arg(long, value_name = "FILE")]
+    pub(crate) header_file: Option<PathBuf>,
 }
 
 impl SourceArgs {
-    /// The files that TLS reads.
-    pub(crate) fn tls_files(&self) -> impl Iterator<Item = &PathBuf> {
-        [&self.ca_bundle, &self.client_cert, &self.client_key].into_iter().flatten()
+    /// The files that connections are made with.
+    pub(crate) fn connection_files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.ca_bundle, &self.client_cert, &self.client_key, &self.header_file].into_iter().flatten()
+    }
+
+    /// Names and values of the headers.
+    ///
+    /// # Errors
+    /// `usage` for what is no header, without repeating it; if the file cannot be read.
+    pub(crate) fn header_pairs(&self) -> Result<Vec<(String, String)>, Error> {
+        let text = match &self.header_file {
+            Some(path) => std::fs::read_to_string(path).map_err(|error| {
+                Error::new(ErrorKind::Usage, format!("--header-file {}: {error}", path.display()))
+            })?,
+            None => String::new(),
+        };
+        let in_file = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let all = self.headers.iter().map(|line| ("--header", &**line));
+        all.chain(in_file.map(|line| ("--header-file", line)))
+            .map(|(option, line)| match line.split_once(':') {
+                Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+                None => Err(Error::new(ErrorKind::Usage, format!("a header of {option} has no colon"))
+                    .hint("give each header as 'Name: value'")),
+            })
+            .collect()
     }
 }
 

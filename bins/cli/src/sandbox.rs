@@ -87,7 +87,7 @@ impl Needs {
             Command::Demo => return None,
         }
         if let Some(source) = source_args(command).filter(|_| needs.remote) {
-            needs.read.extend(source.tls_files().cloned());
+            needs.read.extend(source.connection_files().cloned());
         }
         Some(needs)
     }

@@ -135,7 +135,7 @@ impl<'a> Opener<'a> {
     /// # Errors
     /// The errors of [`Client::new`].
     pub(crate) async fn client(&self) -> Result<&Client> {
-        self.client.get_or_try_init(|| Client::new(self.client_options())).await
+        self.client.get_or_try_init(|| async { Client::new(self.client_options()?).await }).await
     }
 
     async fn remote(&self, url: &str) -> Result<(Arc<dyn Source>, Arc<dyn Gate>, Vec<Warning>)> {
@@ -149,7 +149,7 @@ impl<'a> Opener<'a> {
         Ok((opened.source, gate, opened.warnings))
     }
 
-    fn client_options(&self) -> ClientOptions {
+    fn client_options(&self) -> Result<ClientOptions> {
         let (args, common) = (self.args, &self.ctx.common);
         let path_style = match args.s3_path_style {
             When::Auto => PathStyle::Auto,
@@ -171,11 +171,12 @@ impl<'a> Opener<'a> {
             .stall_timeout(common.stall_timeout)
             .ca_bundle(args.ca_bundle.clone())
             .client_certificate(args.client_cert.clone())
-            .client_key(args.client_key.clone());
+            .client_key(args.client_key.clone())
+            .headers(args.header_pairs()?);
         if let Some(connections) = common.connections {
             options.connections = connections.get();
         }
-        options
+        Ok(options)
     }
 }
 

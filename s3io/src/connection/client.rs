@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use diskferry_core::{Error, ErrorKind, Result};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::http_client::{HttpClient, HttpSettings};
 use super::options::ClientOptions;
@@ -21,6 +22,8 @@ struct Inner {
     options: ClientOptions,
     /// For plain URLs.
     http: HttpClient,
+    /// Further headers for the host and port of a plain URL.
+    headers: Arc<HeaderMap>,
     #[cfg(feature = "s3")]
     s3: S3Access,
 }
@@ -29,7 +32,8 @@ impl Client {
     /// Reads the SDK's environment and files. Sends no request: credentials are looked up when they are first needed.
     ///
     /// # Errors
-    /// `usage` if the endpoint is not a URL, or contains a user or a query; if a file of certificates cannot be used.
+    /// `usage` if the endpoint is not a URL, or contains a user or a query; if a file of certificates or a header
+    /// cannot be used.
     // Without S3 there is nothing to wait for.
     #[cfg_attr(
         not(feature = "s3"),
@@ -37,6 +41,7 @@ impl Client {
     )]
     pub async fn new(options: ClientOptions) -> Result<Self> {
         let own_certificate = own_certificate(&options)?;
+        let headers = Arc::new(further_headers(&options)?);
         let bundle =
             options.ca_bundle.clone().map(|path| Bundle { named_by: "the file of --ca-bundle", path });
         #[cfg(feature = "s3")]
@@ -56,6 +61,7 @@ impl Client {
             inner: Arc::new(Inner {
                 options,
                 http,
+                headers,
                 #[cfg(feature = "s3")]
                 s3,
             }),
@@ -82,6 +88,11 @@ impl Client {
         &self.inner.http
     }
 
+    /// Further headers for the host and port of a plain URL.
+    pub(crate) fn headers(&self) -> &Arc<HeaderMap> {
+        &self.inner.headers
+    }
+
     #[cfg(feature = "s3")]
     pub(crate) fn s3(&self) -> &S3Access {
         &self.inner.s3
@@ -104,4 +115,38 @@ fn own_certificate(options: &ClientOptions) -> Result<Option<ClientCertificate>>
         (None, Some(_)) => Err(Error::new(ErrorKind::Usage, "a client key without its certificate")
             .hint("add --client-cert FILE")),
     }
+}
+
+/// The headers of the options, checked. No message repeats a value.
+fn further_headers(options: &ClientOptions) -> Result<HeaderMap> {
+    /// Reading depends on these, or they belong to the connection.
+    const OWN: [HeaderName; 12] = [
+        header::RANGE,
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+        header::IF_RANGE,
+        header::IF_MODIFIED_SINCE,
+        header::IF_UNMODIFIED_SINCE,
+        header::ACCEPT_ENCODING,
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+        header::PROXY_AUTHORIZATION,
+    ];
+    let mut headers = HeaderMap::new();
+    for (index, (name, value)) in (1..).zip(&options.headers) {
+        let usage = |why: String| Error::new(ErrorKind::Usage, why).hint("give each header as 'Name: value'");
+        let name = HeaderName::try_from(name.trim())
+            .map_err(|_| usage(format!("the name of header {index} is not a header's name")))?;
+        if OWN.contains(&name) {
+            return Err(usage(format!("the header {name} cannot be set: diskferry sets it itself")));
+        }
+        let mut value = HeaderValue::try_from(value.trim()).map_err(|_| {
+            usage(format!("the value of the header {name} contains a character that is not allowed"))
+        })?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    Ok(headers)
 }

@@ -51,7 +51,7 @@ pub(super) struct HttpSettings {
 #[derive(Clone)]
 pub(crate) struct HttpClient {
     client: Arc<legacy::Client<HttpsConnector<Connector>, HttpBody>>,
-    connector: Connector,
+    connector: Arc<Connector>,
     public_only: bool,
 }
 
@@ -82,7 +82,11 @@ impl HttpClient {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_timer(TokioTimer::new())
             .build(https);
-        Ok(Self { client: Arc::new(client), connector, public_only: settings.public_only })
+        Ok(Self {
+            client: Arc::new(client),
+            connector: Arc::new(connector),
+            public_only: settings.public_only,
+        })
     }
 
     /// Sends a request.
@@ -131,6 +135,9 @@ impl HttpClient {
                 value.set_sensitive(true);
                 request.headers_mut().insert(http::header::AUTHORIZATION, value);
             }
+        }
+        for (name, value) in at.headers() {
+            request.headers_mut().insert(name, value.clone());
         }
         Ok(self.send(request).await?.map(|body| body.map_err(Into::into).boxed()))
     }

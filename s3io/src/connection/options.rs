@@ -58,6 +58,10 @@ pub struct ClientOptions {
     pub client_certificate: Option<PathBuf>,
     /// The private key of `client_certificate` in PEM. If `None`: it is in the same file.
     pub client_key: Option<PathBuf>,
+    /// Names and values of further headers, for plain `http(s)://` sources. They are sent to the host and port of the URL that
+    /// is opened and to no other, also after redirects. With headers, a URL under the S3 endpoint is requested verbatim and
+    /// not signed. No value is shown.
+    pub headers: Vec<(String, String)>,
 }
 
 #[cfg(feature = "s3")]
@@ -77,6 +81,7 @@ setters!(ClientOptions {
     ca_bundle: Option<PathBuf>,
     client_certificate: Option<PathBuf>,
     client_key: Option<PathBuf>,
+    headers: Vec<(String, String)>,
 });
 
 impl Default for ClientOptions {
@@ -102,6 +107,7 @@ impl Default for ClientOptions {
             ca_bundle: None,
             client_certificate: None,
             client_key: None,
+            headers: Vec::new(),
         }
     }
 }
@@ -129,6 +135,7 @@ impl fmt::Debug for ClientOptions {
             .field("ca_bundle", &self.ca_bundle)
             .field("client_certificate", &self.client_certificate)
             .field("client_key", &self.client_key)
+            .field("headers", &self.headers.iter().map(|(name, _)| name).collect::<Vec<_>>())
             .finish()
     }
 }

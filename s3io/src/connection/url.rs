@@ -6,11 +6,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use diskferry_core::{Error, ErrorKind, Result};
-use http::Uri;
 use http::uri::Scheme;
+use http::{HeaderMap, Uri};
 use percent_encoding::percent_decode_str;
 
 use super::timestamp::parse_utc;
@@ -120,6 +121,8 @@ pub struct HttpLocation {
     uri: Uri,
     /// `user:password`, decoded.
     user_info: Option<String>,
+    /// Further headers of requests to this host and port.
+    headers: Arc<HeaderMap>,
     shown: String,
 }
 
@@ -147,7 +150,7 @@ impl HttpLocation {
             return Err(usage("the URL has no host"));
         }
         let user_info = user_info.map(|text| percent_decode_str(text).decode_utf8_lossy().into_owned());
-        let mut location = Self { uri, user_info, shown: String::new() };
+        let mut location = Self { uri, user_info, headers: Arc::default(), shown: String::new() };
         let version = location.parameter(&["versionId"]).map(|id| format!("?versionId={id}"));
         location.shown =
             format!("{scheme}://{host}{}{}", location.uri.path(), version.as_deref().unwrap_or_default());
@@ -181,8 +184,10 @@ impl HttpLocation {
             );
         }
         // Credentials are sent only to the server that they were given for.
-        target.user_info =
-            if target.uri.authority() == self.uri.authority() { self.user_info.clone() } else { None };
+        if (target.host(), target.port()) == (self.host(), self.port()) {
+            target.user_info.clone_from(&self.user_info);
+            target.headers.clone_from(&self.headers);
+        }
         Ok(target)
     }
 
@@ -194,6 +199,16 @@ impl HttpLocation {
         self.user_info.as_deref()
     }
 
+    /// The same URL, with further headers for requests to its host and port.
+    pub(crate) fn with_headers(mut self, headers: Arc<HeaderMap>) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
     pub(crate) fn is_tls(&self) -> bool {
         self.uri.scheme() == Some(&Scheme::HTTPS)
     }
@@ -203,7 +218,6 @@ impl HttpLocation {
         self.uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
     }
 
-    #[cfg(feature = "s3")]
     pub(crate) fn port(&self) -> u16 {
         self.uri.port_u16().unwrap_or(if self.is_tls() { 443 } else { 80 })
     }

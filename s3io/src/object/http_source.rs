@@ -1,5 +1,6 @@
 //! Objects at `http(s)://` URLs as sources: public ones, presigned ones, and private ones of a store.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use diskferry_core::{Error, ErrorKind, Result, Warning};
@@ -51,7 +52,8 @@ impl HttpSource {
     async fn open_with(client: &Client, url: &str, renew: Option<RenewUrl>) -> Result<Self> {
         let at = HttpLocation::parse(url)?;
         let is_forbidden = |error: &Error| error.kind() == ErrorKind::SourceForbidden;
-        let signed = match s3_object(&at, client.s3().endpoint()) {
+        let verbatim = !client.headers().is_empty();
+        let signed = match s3_object(&at, client.s3().endpoint()).filter(|_| !verbatim) {
             Some(object) if client.s3().has_credentials().await => {
                 match S3Source::open_as(client, object, at.to_string()).await {
                     Ok(source) => return Ok(Self { remote: source.into_remote() }),
@@ -84,7 +86,7 @@ impl HttpSource {
         }
         let renewal = renew.map(|renew| Renewal::new(&http, UrlOrigin::Caller(renew)));
         let peer = format!("{}:{}", at.host(), at.port());
-        let object = Object::Http { client: http, at };
+        let object = Object::Http { client: http, at: at.with_headers(Arc::clone(client.headers())) };
         let remote =
             RemoteObject::open(client, object, Shown { url: shown, peer }, renewal, warnings).await?;
         remote.meter().add_requests(requests);

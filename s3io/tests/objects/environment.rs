@@ -1,6 +1,6 @@
 //! What the options do not set comes from the SDK's environment and files.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
@@ -18,7 +18,8 @@ fn again(test: &str, url: &str, variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture"]);
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("AWS_") {
+        let upper = name.to_string_lossy().to_ascii_uppercase();
+        if upper.starts_with("AWS_") || upper.ends_with("_PROXY") {
             command.env_remove(name);
         }
     }
@@ -234,4 +235,47 @@ async fn tls_requires_a_trusted_certificate() {
         assert_read(&output.await.unwrap());
         assert_eq!(server.exchanges().len(), asked);
     }
+}
+
+/// A proxy that refuses everything, and the first line of each request to it.
+fn refusing_proxy() -> (String, std::sync::mpsc::Receiver<String>) {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (seen, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut reader = BufReader::new(stream.unwrap());
+            let request: Vec<String> =
+                reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            let _answered =
+                reader.get_mut().write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n");
+            if request.first().is_some_and(|line| seen.send(line.clone()).is_err()) {
+                return;
+            }
+        }
+    });
+    (url, lines)
+}
+
+#[tokio::test]
+async fn with_public_only_a_proxy_resolves_no_name() {
+    let test = "environment::with_public_only_a_proxy_resolves_no_name";
+    if std::env::var_os(CHILD).is_some() {
+        let client = Client::new(ClientOptions::default().public_only(true)).await.unwrap();
+        for url in ["https://localhost:1/x", "http://localhost:1/x", "https://127.0.0.1:1/x"] {
+            let error = open_source(&client, url).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::SourceForbidden, "{url}: {error}");
+            assert!(error.message().contains("not public"), "{url}: {error}");
+        }
+        let error = open_source(&client, "https://8.8.8.8/x").await.unwrap_err();
+        assert!(
+            error.message().contains("(ALL_PROXY) does not connect to 8.8.8.8:443: status 403"),
+            "{error}"
+        );
+        return;
+    }
+    let (proxy, lines) = refusing_proxy();
+    assert_read(&again(test, "unused", &[("ALL_PROXY", &proxy)]));
+    assert_eq!(lines.try_iter().collect::<Vec<_>>(), ["CONNECT 8.8.8.8:443 HTTP/1.1"]);
 }

@@ -501,3 +501,48 @@ fn a_client_certificate_is_shown_to_servers_of_urls() {
     );
     assert!(error["hint"].as_str().unwrap().contains("--client-cert"), "{error}");
 }
+
+/// A server that redirects every request to `to`, and gives the requests that it got.
+fn redirecting(to: String) -> (String, std::sync::mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/start", listener.local_addr().unwrap());
+    let (seen, requests) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = vec![0; 8192];
+            let read = stream.read(&mut request).unwrap();
+            if seen.send(String::from_utf8_lossy(&request[..read]).into_owned()).is_err() {
+                return;
+            }
+            let head = "HTTP/1.1 302 Found\r\nconnection: close\r\ncontent-length: 0\r\n";
+            write!(stream, "{head}location: {to}\r\n\r\n").unwrap();
+        }
+    });
+    (url, requests)
+}
+
+#[test]
+fn headers_are_sent_to_the_host_and_port_of_the_url_only() {
+    let dir = Dir::new();
+    let (elsewhere, other) = redirecting("/loop".to_owned());
+    let (url, first) = redirecting(elsewhere);
+    let file = dir.file("headers", b"# for the gateway\nX-Team: s3cret-team\n");
+    let mut run = program();
+    run.args(["info", &url, "-vv", "--header", "Authorization: Bearer s3cret-token", "--header-file"])
+        .arg(&file);
+    let run = said(&mut run).ends(5);
+    assert!(!run.err.contains("s3cret"), "{}", run.err);
+    let request = first.recv().unwrap().to_ascii_lowercase();
+    assert!(request.contains("authorization: bearer s3cret-token\r\n"), "{request}");
+    assert!(request.contains("x-team: s3cret-team\r\n"), "{request}");
+    let mut redirected = other.try_iter();
+    assert!(redirected.next().is_some_and(|request| !request.contains("s3cret")));
+    assert!(redirected.all(|request| !request.contains("s3cret")));
+    for (option, value) in
+        [("--header", "s3cret"), ("--header", "Range: s3cret"), ("--header", "a b: s3cret")]
+    {
+        let error = said(program().args(["info", &url, "--json", option, value])).ends(2).error();
+        assert!(!error.to_string().contains("s3cret"), "{error}");
+    }
+}
