@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_higher_level_makes_no_longer_stream() {
+    fn a_higher_level_does_not_lengthen_the_stream() {
         let unit: Vec<u8> = text().into_iter().cycle().take(65_536).collect();
         let mut out = vec![0; 65_536];
         let lengths = [1, 6, 7, 8, 9].map(|level| deflate_raw(level, 12, &unit, &mut out).unwrap().unwrap());

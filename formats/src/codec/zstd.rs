@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn zstd_frames_that_are_no_unit_are_malformed() {
+    fn zstd_frames_that_are_not_a_unit_are_malformed() {
         let frame = zstd::bulk::compress(&text(), 3).unwrap();
         let mut out = vec![0; 20_001];
         malformed(unzstd(&frame, &mut out));

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn boot_code_in_the_place_of_the_table_shows() {
+    fn boot_code_instead_of_a_table_is_detected() {
         let record = Record::parse(&record(&[[0; 16], [0x4e; 16]])).unwrap();
         assert_eq!(record.strange_flag(), Some((2, 0x4e)));
     }

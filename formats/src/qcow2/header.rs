@@ -523,7 +523,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_that_is_written_says_what_it_is_read_as() {
+    fn a_written_header_parses_to_the_same_values() {
         for (compression, bytes) in [(Compression::Zlib, 112), (Compression::Zstd, 168)] {
             let grid = Grid::new(9, false);
             let new = NewHeader {

@@ -370,7 +370,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_of_one_slot_or_the_next_are_told_apart() {
+    fn overlaps_are_found_in_the_same_and_adjacent_slots() {
         let mut slots = Slots::new(10);
         assert!(slots.put(25));
         for (sector, expected) in [(15, None), (16, Some(25)), (25, Some(25)), (34, Some(25)), (35, None)] {
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn the_memory_of_slots_is_bounded() {
         let mut slots = Slots::new(2);
         let spread = (1..).map(|chunk: u32| chunk * 2 * Slots::CHUNK as u32);
         assert_eq!(spread.take_while(|sector| slots.put(*sector)).count(), Slots::MOST_CHUNKS);

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_of_the_wrong_length_is_a_defect_of_ours() {
+    fn a_unit_of_the_wrong_length_is_an_internal_error() {
         let mut out = vec![0; 8192];
         for (bitmap, data) in [(&[0xff; 1][..], &[0; 8192][..]), (&[0xff; 2][..], &[0; 8191][..])] {
             assert!(apply(bitmap, data, GuestOffset::ZERO, &mut out, &mut Tally::default()).is_err());
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_whose_sectors_were_all_written_is_used_where_it_lies() {
+    fn a_fully_written_block_has_a_verbatim_range() {
         let codec = PrefixBitmap { bitmap_bytes: 512, recovered: false };
         let mut stored = vec![0xff; 512 + 8192];
         assert_eq!(codec.verbatim_range(&stored, 8192), Some(512..8704));

@@ -427,7 +427,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_geometry_is_that_of_the_specification() {
+    fn the_geometry_follows_the_specification() {
         // Both sides of each branch, computed by hand from the appendix.
         for (sectors, expected) in [
             (0, (0, 4, 17)),
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_bytes_parse_to_the_same_values() {
         let header = StoredOffset::new(512);
         for kind in [Kind::Fixed, Kind::Dynamic(header), Kind::Differencing(header)] {
             let bytes = to_bytes(kind, 77 * SECTOR, [9; 16]);

@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_grains_at_the_same_places_are_the_same_in_any_order() {
+    fn equal_grains_have_equal_digests_in_any_order() {
         let hasher = GrainHasher::new();
         let named = |grains: &[(u64, u64)]| {
             let mut all = GrainDigest::default();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_sectors_are_seen_in_pieces_of_any_length() {
+    fn the_last_sectors_are_found_with_pieces_of_any_length() {
         let mut bytes = vec![0; 20 * SECTOR_LEN + 100];
         bytes[7 * SECTOR_LEN..8 * SECTOR_LEN].fill(7);
         bytes[8 * SECTOR_LEN + 9] = 8;

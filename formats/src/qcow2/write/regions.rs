@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reference_counts_count_every_cluster_and_no_block_is_idle() {
+    fn refcounts_cover_every_cluster_and_no_block_is_unused() {
         for bits in [9, 10, 12, 16, 21] {
             let grid = Grid::new(bits, false);
             let per_block = counted_by_block(grid);
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_readers_do_not_take_is_refused_by_its_numbers() {
+    fn sizes_that_readers_do_not_support_are_refused_with_numbers() {
         let grid = Grid::new(9, false);
         check_size(grid, 128 << 30).unwrap();
         let error = check_size(grid, (128 << 30) + 1).unwrap_err();
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_overflows_whatever_is_asked_for() {
+    fn no_size_overflows() {
         for bits in Grid::CLUSTER_BITS {
             let grid = Grid::new(bits, false);
             for data in [0, 1, u64::MAX / 2, u64::MAX] {

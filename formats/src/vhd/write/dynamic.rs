@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_that_the_table_cannot_name_is_refused() {
+    fn a_block_beyond_the_range_of_the_table_is_refused() {
         let last = (u64::from(UNUSED) - 1) * SECTOR + BITMAP.len() as u64 + BLOCK;
         check_end(last).unwrap();
         assert_eq!(check_end(last + SECTOR).unwrap_err().kind(), ErrorKind::DestinationUnsuitable);

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_geometry_is_the_one_that_vmware_gives_a_scsi_disk() {
+    fn the_geometry_is_that_of_a_vmware_scsi_disk() {
         // The last two are from descriptors that VMware's tools wrote.
         for (capacity, expected) in [
             (1, (1, 64, 32)),

@@ -321,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_of_any_length_comes_in_pieces_and_names_every_table() {
+    fn a_directory_of_any_length_is_written_in_pieces_and_names_every_table() {
         // Entries at the edges of writes; a write without any; the last of all.
         let last = (1 << 23) - 1;
         let directory = [(0, 7), (131_071, 8), (131_072, 9), (262_145, 10), (last, 11)];

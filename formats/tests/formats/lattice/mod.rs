@@ -70,7 +70,7 @@ fn nothing_in(wrong: &[String]) {
 }
 
 #[test]
-fn the_unharmed_images_are_sound() {
+fn the_undamaged_images_are_valid() {
     for base in bases().into_iter().filter(|base| !base.disk.is_empty()) {
         let format = base.format.parse::<Format>().unwrap();
         let result = read_files(&files(&base.files), Declared::Format(format));
@@ -151,7 +151,7 @@ fn no_case_makes_the_reader_ask_for_more_than_there_is() {
 
 /// It shrinks only where someone says so here.
 #[test]
-fn the_lattice_is_as_large_as_it_was() {
+fn the_lattice_does_not_shrink() {
     let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for case in cases() {
         let count = counts.entry(case.format).or_default();

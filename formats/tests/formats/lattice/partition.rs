@@ -7,7 +7,7 @@ use diskferry_formats::inspect_disk;
 use crate::support::*;
 
 #[test]
-fn every_damaged_table_gives_a_layout_and_its_warnings() {
+fn every_damaged_table_results_in_a_layout_with_warnings() {
     let mut all = Vec::new();
     for case in tables() {
         let disk = open_as(Format::Raw, case.disk.clone()).unwrap();

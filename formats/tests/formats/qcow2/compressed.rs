@@ -84,7 +84,7 @@ fn deflate_without_an_end_marker_is_read() {
 }
 
 #[test]
-fn deflate_of_another_length_than_a_cluster() {
+fn deflate_of_another_length_than_a_cluster_is_malformed_or_cut() {
     let truth = pattern(CLUSTER + 1, 8);
     // One byte too few is malformed; what goes beyond is not asked for.
     malformed(image(&deflated(&truth[..CLUSTER - 1], FlushCompress::Finish), &[], false));
@@ -92,7 +92,7 @@ fn deflate_of_another_length_than_a_cluster() {
 }
 
 #[test]
-fn zstd_in_several_frames_with_garbage_behind_is_read() {
+fn zstd_in_several_frames_followed_by_garbage_is_read() {
     let truth = pattern(CLUSTER, 9);
     let payload = [
         zstd::bulk::compress(&truth[..1000], 1).unwrap(),
@@ -123,7 +123,7 @@ fn zstd_written_as_a_stream_is_read() {
 }
 
 #[test]
-fn an_object_may_end_with_the_last_byte_that_decoding_needs() {
+fn an_object_may_end_with_the_last_byte_that_is_decoded() {
     let images = Images::new();
     let truth = pattern(3 * CLUSTER, 11);
     let raw = images.raw("raw", &truth);
@@ -146,7 +146,7 @@ fn an_object_may_end_with_the_last_byte_that_decoding_needs() {
 }
 
 #[test]
-fn entries_that_share_a_cluster_read_it_each_and_count_it_each() {
+fn entries_that_share_a_cluster_each_read_and_count_it() {
     let images = Images::new();
     let truth = pattern(1 << 20, 8);
     let raw = images.raw("raw", &truth);

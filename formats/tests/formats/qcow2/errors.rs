@@ -55,7 +55,7 @@ fn mapping(image: &[u8], patches: &[Patch<'_>], kind: ErrorKind, place: u64) -> 
 use ErrorKind::{Malformed, Truncated, UnsupportedFeature};
 
 #[test]
-fn header_fields_out_of_range_are_said_with_their_place() {
+fn header_fields_out_of_range_are_errors_with_their_offset() {
     let images = Images::new();
     let image = &image(&images, "");
     let int = |number: u32| number.to_be_bytes();
@@ -113,7 +113,7 @@ fn header_fields_out_of_range_are_said_with_their_place() {
 }
 
 #[test]
-fn incompatible_features_that_are_not_known_are_named() {
+fn unknown_incompatible_features_are_named() {
     let images = Images::new();
     let image = &image(&images, "");
     let error = opening(image, &[(72, &(1u64 << 63 | 1 << 5).to_be_bytes())], UnsupportedFeature, 72);
@@ -237,7 +237,7 @@ fn l2_entries_are_checked_when_used() {
 }
 
 #[test]
-fn an_entry_that_is_not_asked_for_is_no_error() {
+fn an_invalid_entry_outside_the_window_is_not_an_error() {
     let images = Images::new();
     let bytes = patched(&image(&images, ""), &[(L2 + 8, &u64::MAX.to_be_bytes())]);
     let disk = open_bytes(bytes).unwrap();
@@ -268,7 +268,7 @@ fn sub_clusters_that_contradict_themselves_are_malformed() {
 }
 
 #[test]
-fn compressed_clusters_that_do_not_decode_are_malformed_at_their_bytes() {
+fn compressed_clusters_that_do_not_decode_are_malformed_with_their_offset() {
     let images = Images::new();
     let raw = images.raw("raw", &pattern(200_000, 3));
     for compression in ["zlib", "zstd"] {
@@ -292,7 +292,7 @@ fn compressed_clusters_that_do_not_decode_are_malformed_at_their_bytes() {
 }
 
 #[test]
-fn a_source_that_fails_is_passed_on_and_can_be_asked_again() {
+fn a_source_error_is_returned_and_can_be_retried() {
     let images = Images::new();
     let path = images.create("image", "64M", "cluster_size=512");
     qemu_io(&path, &["write -P 3 20M 1M"]);

@@ -21,7 +21,7 @@ fn write(image: &std::path::Path, commands: &[String]) {
 }
 
 #[test]
-fn every_cluster_size_and_version_reads_as_qemu_reads_it() {
+fn every_cluster_size_and_version_matches_qemu() {
     let images = Images::new();
     for compat in ["0.10", "1.1"] {
         for bits in 9..=21 {
@@ -39,7 +39,7 @@ fn every_cluster_size_and_version_reads_as_qemu_reads_it() {
 }
 
 #[test]
-fn extended_l2_reads_as_qemu_reads_it() {
+fn extended_l2_matches_qemu() {
     let images = Images::new();
     for bits in 14..=21 {
         let what = format!("extended_l2=on,cluster_size={}", 1u64 << bits);
@@ -68,7 +68,7 @@ fn extended_l2_reads_as_qemu_reads_it() {
 }
 
 #[test]
-fn compressed_clusters_read_as_qemu_reads_them() {
+fn compressed_clusters_match_qemu() {
     let images = Images::new();
     let mut bytes = pattern((3 << 20) + 1536, 1);
     // Some zeros, and some that does not compress.

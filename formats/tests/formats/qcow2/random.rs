@@ -41,7 +41,7 @@ fn options() -> impl Strategy<Value = (u32, String)> {
 }
 
 #[test]
-fn random_histories_read_as_qemu_reads_them() {
+fn random_histories_match_qemu() {
     let config = Config { cases: 24, max_shrink_iters: 30, failure_persistence: None, ..Config::default() };
     let images = Images::new();
     TestRunner::new(config)
@@ -102,7 +102,7 @@ fn random_histories_read_as_qemu_reads_them() {
 }
 
 #[test]
-fn random_damage_gives_an_answer_or_a_typed_error_soon() {
+fn random_damage_gives_a_result_or_a_typed_error_quickly() {
     let images = Images::new();
     let raw = images.raw("raw", &pattern(300_000, 1));
     let mut seeds = Vec::new();

@@ -13,7 +13,7 @@ fn behind_the_front(bytes: &[u8]) -> &[u8] {
 }
 
 #[test]
-fn grains_of_a_stream_become_grains_of_a_stream_as_they_are() {
+fn grains_of_a_stream_are_copied_verbatim_to_a_stream() {
     let guest = [pattern(3 << 20, 1), sample((3 << 20) + 1024)].concat();
     let best = write(raw(&guest), &[STREAM, ("level", "9")]);
     let again = write(open_vmdk(best.clone()).unwrap(), &[STREAM, ("level", "1")]);

@@ -29,7 +29,7 @@ fn disk(runs: &[(usize, u8, u64)]) -> Vec<u8> {
 }
 
 #[test]
-fn random_disks_come_back_equal() {
+fn random_disks_read_back_equal() {
     let config = Config { cases: 10, max_shrink_iters: 20, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&runs(), |runs| {

@@ -93,7 +93,7 @@ fn grains(guest: &[u8]) -> BTreeMap<u64, Vec<u8>> {
 }
 
 #[test]
-fn a_stream_is_built_as_the_specification_says() {
+fn a_stream_follows_the_specification() {
     let guest = disk();
     let bytes = write(raw(&guest), &[STREAM]);
     let sectors = guest.len() / SECTOR;
@@ -171,7 +171,7 @@ fn a_stream_is_built_as_the_specification_says() {
 }
 
 #[test]
-fn a_sparse_image_is_built_as_the_specification_says() {
+fn a_sparse_image_follows_the_specification() {
     let guest = disk();
     let bytes = write(raw(&guest), &[]);
     let sectors = guest.len() / SECTOR;
@@ -215,7 +215,7 @@ fn a_sparse_image_is_built_as_the_specification_says() {
 }
 
 #[test]
-fn an_id_is_the_content_id_and_its_end_the_cid() {
+fn an_id_is_the_content_id_and_ends_in_the_cid() {
     let guest = pattern(GRAIN, 1);
     for kind in KINDS {
         let id = ("id", "123e4567-e89b-12d3-a456-426614174000");

@@ -9,7 +9,7 @@ use crate::support::{assert_same, noise, open_as, open_bytes, read_all};
 use crate::vmdk_write::made::*;
 
 #[test]
-fn a_target_is_no_vhd_whatever_the_guest_has_at_its_end() {
+fn a_target_is_never_a_vhd_whatever_the_guest_stores_at_its_end() {
     let plain = noise(3 * GRAIN, 1);
     let vhd = convert(&plain, "vhd", "subformat=fixed,force_size=on");
     let footer = &vhd[vhd.len() - 512..];
