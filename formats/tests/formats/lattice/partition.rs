@@ -1,4 +1,4 @@
-//! Partition tables: whatever they say, the disk is read, and what is wrong with them is told.
+//! Partition tables: whatever they contain, the disk is read, and errors in them are reported.
 
 use diskferry_corpus::lattice::tables;
 use diskferry_formats::Format;

@@ -1,4 +1,4 @@
-//! What an image may use besides clusters of data: read, reported or refused.
+//! Optional features of an image: read, reported or refused.
 
 use std::sync::Arc;
 
@@ -79,7 +79,7 @@ fn the_last_cluster_may_be_short_only_after_the_end_of_the_disk() {
     let image = images.create("image", "100K", "");
     qemu_io(&image, &["write -P 7 0 100K"]);
     let bytes = std::fs::read(&image).unwrap();
-    assert_eq!(bytes.len(), 0x50000 + 2 * 65_536, "the layout that this test is about");
+    assert_eq!(bytes.len(), 0x50000 + 2 * 65_536, "the layout that this test needs");
     let truth = images.truth(&image);
     let used = bytes.len() - (128 - 100) * 1024;
     for (len, warned) in [(bytes.len(), false), (bytes.len() - 1, true), (used, true)] {
@@ -170,7 +170,7 @@ fn bitmaps_are_reported() {
 #[track_caller]
 fn refused(bytes: Vec<u8>, kind: ErrorKind, names: &str) {
     let disk = open_bytes(bytes).unwrap();
-    assert_eq!(disk.virtual_bytes(), 2 << 20, "it is described all the same");
+    assert_eq!(disk.virtual_bytes(), 2 << 20, "it is still described");
     let refusal = disk.refusals().first().unwrap();
     assert_eq!(refusal.kind, kind);
     assert!(refusal.message.contains(names), "{}", refusal.message);
@@ -214,7 +214,7 @@ fn extensions_after_the_head_of_the_object_are_found() {
     let images = Images::new();
     let image = images.create("image", "2M", "cluster_size=2M");
     let mut bytes = std::fs::read(&image).unwrap();
-    // An unknown extension that is longer than the head that detection reads, and a name behind it.
+    // An unknown extension that is longer than the head that detection reads, and a name after it.
     let long = 200_001usize;
     let mut at = 112;
     bytes[at..at + 4].copy_from_slice(&0x1234_5678u32.to_be_bytes());
@@ -227,7 +227,7 @@ fn extensions_after_the_head_of_the_object_are_found() {
     refused(bytes, ErrorKind::ExternalDataRefused, "\"elsewhere\"");
 }
 
-/// A source that knows which blocks of 64 KiB are zeros, as a sparse file's does.
+/// A source that reports which blocks of 64 KiB are holes, like a sparse file.
 #[derive(Debug)]
 struct Sparse(Bytes, MemorySource);
 

@@ -1,4 +1,4 @@
-//! What the reader asks of a source: few requests, tables that lie together in one, and memory that no claim moves.
+//! Requests of the reader: few requests, one for adjacent tables, and bounded memory whatever an image claims.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ fn a_nearly_empty_image_of_16_tib_needs_few_requests() {
 
 #[test]
 fn adjacent_tables_are_read_in_one_request() {
-    // 1024 L2 tables of 4 KiB, one behind the other, that map zero clusters.
+    // 1024 consecutive L2 tables of 4 KiB that map zero clusters.
     let (tables, cluster) = (1024usize, 4096usize);
     let first = 16 * cluster;
     let len = first + tables * cluster + (1 << 20);
@@ -51,7 +51,7 @@ fn adjacent_tables_are_read_in_one_request() {
         image.long(2 * cluster + 8 * table, at as u64);
         image.0[at..at + cluster].as_chunks_mut::<8>().0.fill(1u64.to_be_bytes());
     }
-    // Not a zeroed tail.
+    // Avoids a zeroed tail.
     image.0[len - 1] = 1;
     let (disk, recording) = recorded(image.0);
     let opening = recording.reads().len();
@@ -60,7 +60,7 @@ fn adjacent_tables_are_read_in_one_request() {
     let reads = recording.reads();
     assert_eq!(reads.len() - opening, 1, "the L1 table is in the head: {:?}", &reads[opening..]);
     assert!(bytes_of(&reads[opening..]) <= (tables * cluster) as u64);
-    // In windows, a table is not read again.
+    // With windows, a table is not read again.
     walk(&disk, 300_000).unwrap();
     assert_eq!(recording.reads().len(), reads.len());
 }
@@ -127,7 +127,7 @@ fn a_claim_of_64_tib_beyond_the_object_is_truncated_at_open() {
 
 #[test]
 fn a_result_is_bounded_and_the_next_one_continues_it() {
-    // Each cluster's data before that of its neighbour: nothing joins. One table, used by every L1 entry.
+    // Each cluster's data is before that of the previous one, so nothing joins. Every L1 entry names the same table.
     let (entries, cluster) = (1000usize, 4096usize);
     let table = 8 * cluster;
     let len = table + (513 * cluster);
@@ -138,7 +138,7 @@ fn a_result_is_bounded_and_the_next_one_continues_it() {
     for entry in 0..512 {
         image.long(table + 8 * entry, (table + (512 - entry) * cluster) as u64);
     }
-    // Not a zeroed tail.
+    // Avoids a zeroed tail.
     image.0[len - 1] = 1;
     let (disk, recording) = recorded(image.0);
     let answer: Vec<Extent> = block_on(disk.extents(GuestRange::first(u64::MAX))).unwrap();
@@ -150,7 +150,7 @@ fn a_result_is_bounded_and_the_next_one_continues_it() {
 
 #[test]
 fn an_excessively_shared_table_is_malformed() {
-    // 2 EiB of nothing: 4 Mi entries of the L1 table lead to one table of 256 Ki entries that reads as zeros.
+    // 2 EiB of zeros: 4 Mi entries of the L1 table name one table of 256 Ki entries that read as zeros.
     let (entries, cluster) = (4usize << 20, 2usize << 20);
     let l1 = 2 * cluster;
     let table = l1 + 8 * entries;

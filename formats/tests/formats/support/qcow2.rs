@@ -1,6 +1,6 @@
-//! Images put together by hand, for what no tool writes.
+//! Images built by hand, for structures that no tool writes.
 
-/// Image parts put together by hand: big-endian words at cluster-aligned places.
+/// Image parts built by hand: big-endian words at cluster-aligned offsets.
 pub(crate) struct Built(pub(crate) Vec<u8>);
 
 impl Built {

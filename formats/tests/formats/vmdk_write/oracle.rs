@@ -1,4 +1,4 @@
-//! What qemu-img, libyal and our own readers make of targets.
+//! qemu-img, libyal and our own readers read the targets.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::support::vmdk::content_of;
 use crate::support::{assert_same, block_on, noise, pattern, sample};
 use crate::vmdk_write::made::*;
 
-/// Disks around grains and tables, in bytes, and what is on them.
+/// Disk sizes near grains and tables, in bytes, and their contents.
 fn disks() -> Vec<(&'static str, Vec<u8>)> {
     let table = 32 << 20;
     vec![
@@ -42,7 +42,7 @@ fn check_with_others(path: &Path, truth: &[u8], what: &str) {
 
 fn check_under_another_name(kind: &[(&str, &str)], order: WriteOrder, disks: &[(&str, Vec<u8>)]) {
     let directory = tempfile::tempdir().unwrap();
-    // Not the name in the descriptor.
+    // A different name than in the descriptor.
     let path = directory.path().join("renamed.img");
     for (name, guest) in disks {
         let what = format!("{name}, {kind:?}, {order:?}");
@@ -89,7 +89,7 @@ fn a_sparse_image_is_writable_in_empty_ranges() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk.vmdk");
     for order in [WriteOrder::Any, WriteOrder::Sequential] {
-        // Read from its own kind, so that its map has holes.
+        // Read from a VMDK, so that its map has holes.
         let first = write(raw(&guest), &[]);
         let disk = crate::support::vmdk::open_vmdk(first).unwrap();
         std::fs::write(&path, try_write(disk, &[], order).unwrap().0).unwrap();
@@ -175,7 +175,7 @@ fn the_target_is_not_larger_than_reported() {
             let most = expected.most_bytes.unwrap();
             assert_eq!(expected.exact, kind.is_empty() && order == WriteOrder::Sequential);
             assert!(bytes.len() as u64 <= most && (!expected.exact || bytes.len() as u64 == most));
-            assert!(most < (guest.len() + (1 << 20)) as u64, "{most} is not silly");
+            assert!(most < (guest.len() + (1 << 20)) as u64, "{most} is too large");
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::support::vmdk::open_vmdk;
 use crate::support::{assert_same, noise, pattern, read_all};
 use crate::vmdk_write::made::*;
 
-/// Runs of sectors, each of something.
+/// Runs of sectors, each with one kind of content.
 fn runs() -> impl Strategy<Value = Vec<(usize, u8, u64)>> {
     let sectors = prop_oneof![1..16usize, 100..140usize, 120..1200usize];
     prop::collection::vec((sectors, 0..4u8, any::<u64>()), 1..30)
@@ -35,7 +35,7 @@ fn random_disks_read_back_equal() {
         .run(&runs(), |runs| {
             let guest = disk(&runs);
             let digest = digest_of(&guest);
-            // Its own kind as the source has holes in its map, which the raw disk has not.
+            // The source has the same kind, because the map of a raw disk has no holes.
             let sparse = write(raw(&guest), &[]);
             for kind in KINDS {
                 for order in [WriteOrder::Any, WriteOrder::Ascending, WriteOrder::Sequential] {

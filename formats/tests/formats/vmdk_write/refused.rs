@@ -1,4 +1,4 @@
-//! Options and sizes that a VMDK cannot have.
+//! Options and sizes that a VMDK does not support.
 
 use diskferry_core::{ErrorKind, Layout, LayoutFacts, UnitMap, WriteOrder};
 use diskferry_corpus::oracle;
@@ -87,13 +87,13 @@ fn too_much_data_for_sector_numbers_is_refused_before_the_first_byte_if_the_map_
     let facts = full(1 << 41);
     assert_eq!(failure(placed.output_size(&facts)).kind(), ErrorKind::DestinationUnsuitable);
     assert_eq!(failure(placed.begin(&facts).map(drop)).kind(), ErrorKind::DestinationUnsuitable);
-    // The tables of 2 TiB take 256 MiB and a little.
+    // The tables of 2 TiB take slightly more than 256 MiB.
     let facts = full((1 << 41) - (300 << 20)).virtual_bytes(Some(1 << 41));
     let output = placed.output_size(&facts).unwrap().unwrap();
     assert!(output.exact && output.bytes <= 1 << 41);
     placed.begin(&facts).map(drop).unwrap();
 
-    // Packed, zeros may be left out: the bound is what can be addressed.
+    // In a packed layout, zeros may be left out, so the limit is the largest address.
     for kind in KINDS {
         let output = made(kind, WriteOrder::Any).output_size(&full(1 << 42)).unwrap().unwrap();
         assert_eq!((output.bytes, output.exact), (1 << 41, false));
