@@ -68,7 +68,7 @@ pub use vmdk::{VmdkOptions, VmdkSubformat};
 // Contents of a guest's disk.
 pub use partition::{DiskContents, FileSystem, Guid, Partition, PartitionTable, PartitionType, inspect_disk};
 
-/// What only the sibling crates of diskferry need. It may change in any release.
+/// Items for the sibling crates of diskferry. They may change in any release.
 #[doc(hidden)]
 pub mod internal {
     pub use crate::codec::{

@@ -31,7 +31,7 @@ pub(crate) fn shared_free(entry_bytes: u64, unit_bytes: u64) -> u64 {
 
 /// Reads the tables of one file through the cache.
 ///
-/// A load of more than the cache holds succeeds too: the caller bounds what it requests at once.
+/// A load of more bytes than the cache holds succeeds too. The caller bounds its requests.
 pub(crate) struct Tables {
     source: Arc<dyn Source>,
     file: FileIndex,
@@ -217,7 +217,7 @@ fn slice(at: StoredOffset, bytes: &Bytes, range: StoredRange) -> Option<Bytes> {
 }
 
 fn cut(fetched: &BTreeMap<StoredOffset, Bytes>, range: StoredRange) -> Result<Bytes> {
-    let missing = || Error::internal(format!("table {range:?} is not in what was fetched for it"));
+    let missing = || Error::internal(format!("table {range:?} is not in the bytes that were fetched for it"));
     let (at, bytes) = fetched.range(..=range.start()).next_back().ok_or_else(missing)?;
     slice(*at, bytes, range).ok_or_else(missing)
 }

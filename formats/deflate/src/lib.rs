@@ -100,7 +100,7 @@ impl Deflater {
             self.stream = fresh;
             self.torn = false;
         } else {
-            // SAFETY: `begin` initialised the stream, and nothing but `end` before a new one, or drop, ends it.
+            // SAFETY: `begin` initialised the stream. Only `end`, before a new stream or in drop, ends it.
             check("resetting", unsafe { deflateReset(&mut *self.stream) })?;
         }
         tune(&mut self.stream, self.effort)?;
@@ -149,8 +149,8 @@ fn begin(effort: DeflateEffort, window_bits: u8) -> Result<Box<z_stream>> {
     const MEMORY_LEVEL: c_int = 7;
     let mut stream = Box::new(z_stream::default());
     let level = c_int::try_from(effort.level).unwrap_or(c_int::MAX);
-    // SAFETY: the stream is zlib's own default, without allocators, for which it takes those of Rust; version and size are
-    // those of the library that is called. Negative bits say that the stream is raw.
+    // SAFETY: the stream is zlib's default, without allocators, so that zlib-rs uses those of Rust. Version and size are
+    // those of the called library. Negative bits select a raw stream.
     let begun = unsafe {
         deflateInit2_(
             &mut *stream,

@@ -1,4 +1,4 @@
-//! The partitions and file systems of a disk, as they are reported.
+//! The reported partitions and file systems of a disk.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::gpt::{self, Guid};
 use super::mbr;
 use super::signature::FileSystem;
 
-/// What [`inspect_disk`](crate::inspect_disk) found on a disk.
+/// The result of [`inspect_disk`](crate::inspect_disk).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct DiskContents {

@@ -205,7 +205,7 @@ impl<'a> Volume<'a> {
             findings.damaged("the GPT has no protective MBR");
         }
         if record.is_some_and(|record| record.is_hybrid()) {
-            let fact = "the MBR beside the GPT has partitions of its own, which are ignored";
+            let fact = "the MBR of the GPT has its own partitions, which are ignored";
             findings.add("partition_table_hybrid", fact);
         }
         let mut places = Vec::new();

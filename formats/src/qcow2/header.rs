@@ -40,7 +40,7 @@ mod incompatible {
 }
 /// Compatible feature bit: reference counts may be out of date while the image is in use.
 const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1 << 0;
-/// Autoclear feature bit: the bitmaps extension was kept up to date.
+/// Autoclear feature bit: the bitmaps extension is up to date.
 const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
 
 /// The part that both versions share.
@@ -395,9 +395,7 @@ fn encryption(raw: &RawV2) -> Result<Option<Encryption>> {
         0 => Ok(None),
         1 => Ok(Some(Encryption::Aes)),
         2 => Ok(Some(Encryption::Luks)),
-        other => {
-            Err(Error::unsupported(format!("crypt_method {other} is not known")).at(field::CRYPT_METHOD))
-        }
+        other => Err(Error::unsupported(format!("crypt_method {other} is unknown")).at(field::CRYPT_METHOD)),
     }
 }
 

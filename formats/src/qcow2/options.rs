@@ -60,7 +60,7 @@ pub struct Qcow2Options {
     pub compression: Qcow2Compression,
     /// `level`: 1 to 9 for zlib (the default is 6), 1 to 19 for zstd (the default is 3). Only for compressed targets.
     pub level: Option<u32>,
-    /// `recompress`: true to compress clusters anew that the source stores compressed in the same way. By default their
+    /// `recompress`: true to recompress clusters that the source stores with the same compression. By default their
     /// streams are copied. Only for compressed targets.
     pub recompress: Option<bool>,
 }

@@ -301,7 +301,7 @@ impl Map {
             .get(skip..)
             .unwrap_or_default();
         while !rest.is_empty() && rest.start() < window.end() && extents.len() < BATCH_EXTENTS {
-            let missing = || Error::internal("an L2 table is shorter than what it maps");
+            let missing = || Error::internal("an L2 table is shorter than its guest range");
             let (word, after) = words.split_first().ok_or_else(missing)?;
             let (mapping, after) = if grid.extended_l2() {
                 let (bitmap, after) = after.split_first().ok_or_else(missing)?;

@@ -66,7 +66,7 @@ impl ChsSizedMap {
                 let held = held.fold(0usize, usize::saturating_add);
                 format!("{least}{held} of them are in sectors that are not all zeros")
             }
-            Err(error) => format!("what they hold cannot be read ({})", error.message()),
+            Err(error) => format!("their contents cannot be read ({})", error.message()),
         };
         self.warnings.replace(Warning::new(CODE, format!("{}; {what}", self.said())));
     }

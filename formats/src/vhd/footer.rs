@@ -1,4 +1,4 @@
-//! The footer, and where it is stored. Pure: parses bytes into a validated struct.
+//! The footer and its locations. Pure: parses bytes into a validated struct.
 //!
 //! Specification, section "Hard Disk Footer Format".
 

@@ -1,4 +1,4 @@
-//! Grain directories: where the grain tables of an extent are.
+//! Grain directories: the locations of an extent's grain tables.
 //!
 //! ```text
 //! directory ─▶ entry 0 ─▶ grain table ─▶ grain, grain, …

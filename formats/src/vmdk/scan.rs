@@ -208,7 +208,7 @@ impl ScanMap {
         Ok(places)
     }
 
-    /// Checks that nothing but zeros follows the end marker.
+    /// Checks that only zeros follow the end marker.
     async fn check_padding(&self, reader: &mut Reader<'_>, from: u64) -> Result<()> {
         let mut at = from;
         loop {

@@ -109,7 +109,8 @@ impl TableReader<'_> {
                     let bounds = usize::try_from(skip).ok().zip(usize::try_from(range.len()).ok());
                     let bounds = bounds.and_then(|(skip, len)| Some(skip..skip.checked_add(len)?));
                     let bounds = bounds.filter(|bounds| bounds.end <= bytes.len());
-                    let bounds = bounds.ok_or_else(|| Error::internal("tables came short"))?;
+                    let bounds =
+                        bounds.ok_or_else(|| Error::internal("fewer tables were returned than requested"))?;
                     Ok::<_, Error>(bytes.slice(bounds))
                 };
                 let marker = at.marker.map(cut).transpose()?;

@@ -97,8 +97,7 @@ fn sector(out: &[u8]) -> u32 {
 pub(crate) struct Stream {
     pub(crate) grain: usize,
     pub(crate) entries: usize,
-    /// The grains in the order in which they are written, each with the table entry's say: false for one that a later
-    /// one replaces.
+    /// Grain numbers in written order. `None` is ascending order, with each table after its grains.
     pub(crate) order: Option<Vec<usize>>,
     pub(crate) descriptor: Option<String>,
     /// The last grain is compressed with zeros up to its end.
