@@ -86,7 +86,8 @@ fn decide(found: [(Format, Probe); 3], declared: Declared, head: &[u8]) -> Resul
 
 /// Checks a target that was written as `format`, regardless of the guest's data.
 ///
-/// A raw target is never refused. The warning `content_looks_like` is added if other tools will take it for another format.
+/// A raw target is never refused. The warning `content_looks_like` is added if other tools will take it for another
+/// format.
 ///
 /// # Errors
 /// `destination_unsuitable` if the target is not detected as `format` alone.

@@ -1,7 +1,7 @@
 //! Readers and writers of RAW, VHD, QCOW2 and VMDK.
 //!
-//! [`open`] detects the format of an image and returns a [`Disk`](diskferry_core::Disk) with its block map. [`create`] puts the
-//! layout of a target format on a sink. [`inspect_disk`] reports the partitions and file systems of a disk.
+//! [`open`] detects the format of an image and returns a [`Disk`](diskferry_core::Disk) with its block map. [`create`]
+//! puts the layout of a target format on a sink. [`inspect_disk`] reports the partitions and file systems of a disk.
 //!
 //! ```text
 //! open ──▶ detect ──▶ probe.rs ┐

@@ -81,8 +81,8 @@ type Check = Box<dyn Fn(u64) -> Result<()> + Send + Sync>;
 /// Zeros are written when other bytes follow them in the target, or at the end.
 pub(crate) struct AppendWriter {
     stored: UnitPlacement,
-    /// Checks each unit that is added. `None` if the stored units were known from the beginning, whatever their contents turn
-    /// out to be.
+    /// Checks each unit that is added. `None` if the stored units were known from the beginning, whatever their
+    /// contents turn out to be.
     check: Option<Check>,
     /// End of the bytes that were written so far.
     at: u64,
@@ -129,8 +129,8 @@ impl AppendWriter {
         Ok(writes)
     }
 
-    /// The first bytes of `range` that can be written at once: consecutive units, or a single unit if units have a prefix or
-    /// must be checked.
+    /// The first bytes of `range` that can be written at once: consecutive units, or a single unit if units have a
+    /// prefix or must be checked.
     fn next_piece(&self, range: GuestRange) -> GuestRange {
         let unit = self.stored.units.unit();
         if self.stored.prefix.is_empty() && unit >= BLOCK {

@@ -190,8 +190,8 @@ impl Header {
     }
 }
 
-/// The primary header in the first bytes of a disk: after the first sector, of either size. A valid one has priority over a
-/// damaged one.
+/// The primary header in the first bytes of a disk: after the first sector, of either size. A valid one has priority
+/// over a damaged one.
 pub(super) fn primary(head: &[u8]) -> Found {
     let mut found = Found::Nothing;
     for sector in SECTOR_SIZES {

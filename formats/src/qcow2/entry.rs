@@ -1,7 +1,7 @@
 //! L1 and L2 entries: 64 bits each, for one table or one cluster.
 //!
-//! Source: `docs/interop/qcow2.rst`, "Cluster mapping". Bit 63 of an entry only says that its reference count is one, so
-//! readers ignore it. All other reserved bits must be zero.
+//! Source: `docs/interop/qcow2.rst`, "Cluster mapping". Bit 63 of an entry only says that its reference count is one,
+//! so readers ignore it. All other reserved bits must be zero.
 
 use diskferry_core::{Error, Result, StoredOffset, StoredRange, TargetOffset};
 
@@ -86,8 +86,8 @@ pub(super) fn standard(grid: Grid, version: Version, entry: u64) -> Result<Mappi
 /// zeros.
 ///
 /// # Errors
-/// `malformed`: as [`standard`], a zero flag, a bitmap on a compressed entry, a sub-cluster with both bits, or an allocated
-/// sub-cluster without a cluster.
+/// `malformed`: as [`standard`], a zero flag, a bitmap on a compressed entry, a sub-cluster with both bits, or an
+/// allocated sub-cluster without a cluster.
 pub(super) fn extended(grid: Grid, entry: u64, bitmap: u64) -> Result<Mapping> {
     if entry & COMPRESSED != 0 {
         if bitmap != 0 {
@@ -186,8 +186,8 @@ pub(super) fn to_one(at: TargetOffset) -> u64 {
     COPIED | at.get()
 }
 
-/// The L2 entry of a stream of `len` bytes at `at`. Compressed clusters never have bit 63. `None` if the entry has no space
-/// for the address: from 2⁴⁹ for clusters of 2 MiB, or beyond 56 bits.
+/// The L2 entry of a stream of `len` bytes at `at`. Compressed clusters never have bit 63. `None` if the entry has no
+/// space for the address: from 2⁴⁹ for clusters of 2 MiB, or beyond 56 bits.
 pub(super) fn to_stream(grid: Grid, at: TargetOffset, len: u64) -> Option<u64> {
     let offset_bits = compressed_offset_bits(grid);
     let last = at.get().checked_add(len.max(1))?.saturating_sub(1);

@@ -158,8 +158,8 @@ pub(super) struct Header {
 impl Header {
     /// Reads the header from the first bytes of an object of `object_bytes` bytes.
     ///
-    /// `head` has the buffered bytes of the object's first cluster: at least the first 4 KiB unless the object is shorter.
-    /// Extensions after it are not parsed: [`Extensions::cut`] is then true.
+    /// `head` has the buffered bytes of the object's first cluster: at least the first 4 KiB unless the object is
+    /// shorter. Extensions after it are not parsed: [`Extensions::cut`] is then true.
     ///
     /// # Errors
     /// `malformed` and `truncated` with the offset of the field, `unsupported_feature` with the feature's name.
@@ -407,8 +407,8 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    /// Checks the table of `bytes` bytes that the field `name` at `place` gives: it is aligned, after the header and inside the
-    /// object. `length` is the field with its length.
+    /// Checks the table of `bytes` bytes that the field `name` at `place` gives: it is aligned, after the header and
+    /// inside the object. `length` is the field with its length.
     fn table(
         &self,
         (name, place, offset): (&str, u64, u64),

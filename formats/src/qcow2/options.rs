@@ -129,8 +129,8 @@ impl Qcow2Options {
     /// How clusters are compressed; `None` if they are not.
     ///
     /// # Errors
-    /// `usage` for a level that the compression does not have, and for options of a compressed target if the target is not
-    /// compressed.
+    /// `usage` for a level that the compression does not have, and for options of a compressed target if the target is
+    /// not compressed.
     pub(super) fn compression_level(&self) -> Result<Option<CompressionLevel>> {
         let (compression, levels, default) = match self.compression {
             Qcow2Compression::None if self.level.is_some() || self.recompress.is_some() => {

@@ -1,5 +1,5 @@
-//! The snapshot table: the internal snapshots. They are not part of the active disk, so only their names and whether they
-//! contain a machine state are read.
+//! The snapshot table: the internal snapshots. They are not part of the active disk, so only their names and whether
+//! they contain a machine state are read.
 //!
 //! Source: `docs/interop/qcow2.rst`, "Snapshots".
 
@@ -50,8 +50,8 @@ pub(super) fn parse(table: &[u8], count: u32) -> Vec<Snapshot> {
     found
 }
 
-/// The L1 tables of the first snapshots of a table, at most `count`, within the bytes in `table`, and the length of their
-/// entries.
+/// The L1 tables of the first snapshots of a table, at most `count`, within the bytes in `table`, and the length of
+/// their entries.
 pub(super) fn tables(table: &[u8], count: u32) -> (Vec<StoredRange>, u64) {
     let mut found = Vec::new();
     let mut rest = table;

@@ -1,7 +1,8 @@
 //! The sector bitmap of a block, applied while the block is decoded.
 //!
-//! Specification, section "Block Allocation Table and Data Blocks". One bit per sector, the most significant first. A set
-//! bit means that the sector was written. In a dynamic disk, a sector with a clear bit reads as zeros, whatever is stored.
+//! Specification, section "Block Allocation Table and Data Blocks". One bit per sector, the most significant first. A
+//! set bit means that the sector was written. In a dynamic disk, a sector with a clear bit reads as zeros, whatever is
+//! stored.
 
 use std::ops::Range;
 
@@ -115,8 +116,8 @@ fn shows_all(bitmap: &[u8], len: usize) -> bool {
         && (rest == 0 || bitmap.get(full).is_some_and(|bits| bits & last == last))
 }
 
-/// Copies the written sectors of `data`, which begins at guest offset `start`, to `out`, and zeros for the rest. Counts the
-/// sectors that the bitmap hides and that are not zeros.
+/// Copies the written sectors of `data`, which begins at guest offset `start`, to `out`, and zeros for the rest. Counts
+/// the sectors that the bitmap hides and that are not zeros.
 fn apply(bitmap: &[u8], data: &[u8], start: GuestOffset, out: &mut [u8], tally: &mut Tally) -> Result<()> {
     if data.len() != out.len() || bitmap.len() < out.len().div_ceil(BYTES_A_BYTE) {
         return Err(short(data));

@@ -1,10 +1,11 @@
 //! The descriptor: the text that gives the kind of the disk and the files that it is stored in.
 //!
 //! Pure. Source: VMware, *Virtual Disk Format 5.0*, "The Descriptor File". A monolithic sparse image embeds it; every
-//! other kind has it in a separate file. The text ends at the first NUL, because some writers leave stale bytes after it.
+//! other kind has it in a separate file. The text ends at the first NUL, because some writers leave stale bytes after
+//! it.
 //!
-//! Keys are case-insensitive, as in VMware's tools. A header key may occur twice with the same value. With two values the
-//! descriptor is malformed, because two readers would open two different disks.
+//! Keys are case-insensitive, as in VMware's tools. A header key may occur twice with the same value. With two values
+//! the descriptor is malformed, because two readers would open two different disks.
 
 use std::borrow::Cow;
 
@@ -156,8 +157,8 @@ impl Kind {
 pub(crate) enum DescriptorLocation {
     /// In a separate file: it names the files of the disk, and its extent types define how they are read.
     Detached,
-    /// In the sparse extent that it describes: the header defines how the extent is read, and no name is used. Extent names
-    /// may have any bytes, and the extent type need not match `createType`.
+    /// In the sparse extent that it describes: the header defines how the extent is read, and no name is used. Extent
+    /// names may have any bytes, and the extent type need not match `createType`.
     Embedded,
 }
 

@@ -56,8 +56,8 @@ pub struct VmdkOptions {
     /// `align`: the virtual size is rounded up, with zeros, to a multiple of this many bytes, itself a multiple of 512.
     /// Without it, a disk that is no whole number of sectors is refused.
     pub align: Option<u64>,
-    /// `id`: the content ID, in the order in which a UUID is written. Its last four bytes are the CID. Without it, the ID is
-    /// derived from the source.
+    /// `id`: the content ID, in the order in which a UUID is written. Its last four bytes are the CID. Without it, the
+    /// ID is derived from the source.
     pub id: Option<[u8; 16]>,
 }
 

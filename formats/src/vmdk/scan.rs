@@ -241,8 +241,8 @@ impl ScanMap {
     }
 }
 
-/// Reads an object sequentially in long requests, a few at once. It returns ranges that the caller requests in ascending
-/// order.
+/// Reads an object sequentially in long requests, a few at once. It returns ranges that the caller requests in
+/// ascending order.
 struct Reader<'a> {
     source: &'a dyn Source,
     next: u64,

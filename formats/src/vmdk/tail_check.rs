@@ -1,16 +1,16 @@
 //! Checks that the tables of a sparse extent are complete if the object ends in zeros.
 //!
 //! A download that stopped early leaves zeros from some byte to the end of the object. If that byte is after all
-//! directories and tables, only data is lost, which nothing in the format shows. If it is in or before them, entries are
-//! lost, and lost entries read as holes:
+//! directories and tables, only data is lost, which nothing in the format shows. If it is in or before them, entries
+//! are lost, and lost entries read as holes:
 //!
 //! ```text
 //! header │ directory │ tables │ grain │ grain │ …
 //!                     ▲ zeros from here on: the grains whose entries were stored here would be holes
 //! ```
 //!
-//! So an object whose last sector is zeros is checked once, before its map is first used. If data follows the tables, they
-//! are complete. If not, one of these must hold:
+//! So an object whose last sector is zeros is checked once, before its map is first used. If data follows the tables,
+//! they are complete. If not, one of these must hold:
 //!
 //! * both copies of the tables name the same grains, and at least one;
 //! * the grains that the tables name fill the object, as writers leave it.

@@ -280,8 +280,8 @@ fn every_pair_of_formats_in_one_object_is_ambiguous_whatever_is_declared() {
     }
 }
 
-/// The footer of a dynamic or differencing disk needs its header, which is missing here. The VHD is invalid, and the format
-/// at the head is detected.
+/// The footer of a dynamic or differencing disk needs its header, which is missing here. The VHD is invalid, and the
+/// format at the head is detected.
 #[test]
 fn an_incomplete_second_format_is_neither_ambiguous_nor_a_raw_disk() {
     for (name, format, image) in by_their_head() {
@@ -314,8 +314,8 @@ fn an_incomplete_second_format_is_neither_ambiguous_nor_a_raw_disk() {
     }
 }
 
-/// A guest can write any bytes to its first sector. Declared raw or as another format, the object is refused. Undeclared, it
-/// opens as the format that it looks like or returns that format's error, and is never a raw disk.
+/// A guest can write any bytes to its first sector. Declared raw or as another format, the object is refused.
+/// Undeclared, it opens as the format that it looks like or returns that format's error, and is never a raw disk.
 #[test]
 fn a_raw_disk_whose_first_sector_is_of_another_format() {
     let mut heads: Vec<(&str, Format, Vec<u8>)> = by_their_head()

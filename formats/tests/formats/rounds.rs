@@ -1,5 +1,5 @@
-//! Counts the sequential round trips of opening an image. This shows how long `measure --quick`, `info` and `measure` take
-//! over a link of 30 ms, without a clock.
+//! Counts the sequential round trips of opening an image. This shows how long `measure --quick`, `info` and `measure`
+//! take over a link of 30 ms, without a clock.
 //!
 //! All concurrent reads are answered at once, and only when no task can continue without an answer. That is one round.
 

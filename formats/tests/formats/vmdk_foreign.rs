@@ -1,5 +1,5 @@
-//! Images of other writers: exports of AWS, descriptors that contradict the header, names in any encoding. Every image is
-//! built from bytes and read from a file and from a pipe. qemu-img and dissect.hypervisor read the same bytes.
+//! Images of other writers: exports of AWS, descriptors that contradict the header, names in any encoding. Every image
+//! is built from bytes and read from a file and from a pipe. qemu-img and dissect.hypervisor read the same bytes.
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
-//! VMDKs with a part that reads as zeros: an incomplete download into a preallocated file, or a lost part. Each sector of a
-//! small image of every kind is zeroed in turn and read from a file, and from a pipe if the kind allows it. The result is
-//! the right bytes or a typed error. Only bytes of plain grains leave no evidence, because no format has checksums of them.
+//! VMDKs with a part that reads as zeros: an incomplete download into a preallocated file, or a lost part. Each sector
+//! of a small image of every kind is zeroed in turn and read from a file, and from a pipe if the kind allows it. The
+//! result is the right bytes or a typed error. Only bytes of plain grains leave no evidence, because no format has
+//! checksums of them.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Images for which qemu-img 10.0 silently returns wrong bytes. Each test first shows qemu's result, and so detects when it
-//! changes. It then shows that our reader returns the right bytes, or an error with the reason.
+//! Images for which qemu-img 10.0 silently returns wrong bytes. Each test first shows qemu's result, and so detects
+//! when it changes. It then shows that our reader returns the right bytes, or an error with the reason.
 
 use crate::support::files::Files;
 use crate::support::qemu::*;
@@ -134,7 +134,8 @@ fn a_grain_is_only_returned_for_the_sector_in_its_marker() {
 
 #[test]
 fn the_bitmap_of_a_small_block_has_one_sector() {
-    // For a block of less than 4 KiB, qemu rounds the length of the bitmap down to 0, and reads data at the bitmap's offset.
+    // For a block of less than 4 KiB, qemu rounds the length of the bitmap down to 0, and reads data at the bitmap's
+    // offset.
     let truth = noise(4096, 7);
     let image = Vhd { block_bytes: 2048, ..Vhd::new(3, 4096) }.dynamic_of(&truth, |_| true);
     let qemu = qemu_reads(&image, "vhd");

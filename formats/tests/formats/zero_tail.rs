@@ -1,5 +1,5 @@
-//! Objects that read as zeros from some sector on, like an incomplete download into a preallocated file. The result is the
-//! right bytes or a typed error. If only plain data is lost, no format can detect it.
+//! Objects that read as zeros from some sector on, like an incomplete download into a preallocated file. The result is
+//! the right bytes or a typed error. If only plain data is lost, no format can detect it.
 
 use std::collections::BTreeMap;
 
@@ -270,7 +270,8 @@ fn error_from(image: &[u8], at: usize) -> Error {
 
 #[test]
 fn a_table_lost_far_from_the_end_of_a_qcow2_image_is_truncated() {
-    // The second L2 table is after 4 MiB of data, with 4 MiB after it, so the zeros begin before the bytes that opening reads.
+    // The second L2 table is after 4 MiB of data, with 4 MiB after it, so the zeros begin before the bytes that opening
+    // reads.
     let (image, _) = qemu_makes("", "1G", &["write -P 1 0 4M", "write -P 2 600M 4M"]);
     let entry = 3 * 65_536 + 8;
     let l2 = usize::try_from(u64::from_be_bytes(image[entry..entry + 8].try_into().unwrap()) & !(1 << 63))

@@ -161,8 +161,8 @@ impl Cursor {
         Self { cluster: grid.cluster_bytes().max(1), at: grid.cluster_bytes(), streams: 0 }
     }
 
-    /// Returns the offset of a unit: directly after the last one, unless it needs its own cluster or the last cluster has the
-    /// largest reference count.
+    /// Returns the offset of a unit: directly after the last one, unless it needs its own cluster or the last cluster
+    /// has the largest reference count.
     fn take(&mut self, length: u32) -> u64 {
         if length == PLAIN || self.streams >= MOST_REFERENCES {
             self.at = self.at.div_ceil(self.cluster).saturating_mul(self.cluster);

@@ -4,8 +4,8 @@
 //! | header | data, in guest order … | L2 tables | L1 table | refcount blocks | refcount table |
 //! ```
 //!
-//! Only the header depends on the regions after it. The image ends with a table of offsets whose highest bytes are zero.
-//! So whatever the guest wrote, the end is never the footer of another format.
+//! Only the header depends on the regions after it. The image ends with a table of offsets whose highest bytes are
+//! zero. So whatever the guest wrote, the end is never the footer of another format.
 
 use diskferry_core::{Error, ErrorKind, Result, TargetOffset, TargetRange, UnitMap, Write, Writes};
 
@@ -124,8 +124,9 @@ impl Regions {
         Ok(vec![Write::Bytes(TargetOffset::ZERO, vec![bytes.into()]), Write::Zero(rest)])
     }
 
-    /// Encodes all regions after the data. `units` are the mapped clusters. `entries` are their L2 entries, each with the rank
-    /// of its cluster. `data_counts` are the reference counts of the data clusters, by their index in the image.
+    /// Encodes all regions after the data. `units` are the mapped clusters. `entries` are their L2 entries, each with
+    /// the rank of its cluster. `data_counts` are the reference counts of the data clusters, by their index in the
+    /// image.
     ///
     /// # Errors
     /// `internal` if the units do not match the regions.

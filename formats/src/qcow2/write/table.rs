@@ -113,7 +113,8 @@ impl<I: Iterator<Item = EntryRun>> Iterator for EntryTable<I> {
 mod tests {
     use super::*;
 
-    /// The bytes of a table that begins at 1,000, and the number of its writes. Each begins at the end of the previous one.
+    /// The bytes of a table that begins at 1,000, and the number of its writes. Each begins at the end of the previous
+    /// one.
     fn made(entries: u64, width: EntryWidth, runs: Vec<EntryRun>) -> (Vec<u8>, usize) {
         let place = TargetRange::new(TargetOffset::new(1000), entries * width.bytes()).unwrap();
         let (mut bytes, mut writes) = (Vec::new(), 0);

@@ -1,8 +1,8 @@
 //! A dynamic disk: the blocks with data, and the table with the location of each.
 //!
-//! The table is stored before the blocks and has an entry for every block of the disk, so the size of the disk determines
-//! its length. A packed layout reserves that space and writes the table last, when it is known which blocks are not zeros.
-//! A placed layout writes the table first, from the map.
+//! The table is stored before the blocks and has an entry for every block of the disk, so the size of the disk
+//! determines its length. A packed layout reserves that space and writes the table last, when it is known which blocks
+//! are not zeros. A placed layout writes the table first, from the map.
 
 use std::sync::Arc;
 

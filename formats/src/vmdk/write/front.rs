@@ -6,10 +6,11 @@
 //! sector 0   1          21
 //! ```
 //!
-//! Every table of the disk is written and has an entry in the directory, even if it names no grain. Readers would accept
-//! an entry of 0 for an empty range of 32 MiB. But virtual machines write to the disk, and writers expect all tables.
-//! VMware's tools create all of them, and qemu 10.0 overwrites the header when it writes to a range without a table. The
-//! cost is zeros, 128 KiB per GiB of disk. In a file they are holes, and in an object about a hundredth of a percent.
+//! Every table of the disk is written and has an entry in the directory, even if it names no grain. Readers would
+//! accept an entry of 0 for an empty range of 32 MiB. But virtual machines write to the disk, and writers expect all
+//! tables. VMware's tools create all of them, and qemu 10.0 overwrites the header when it writes to a range without a
+//! table. The cost is zeros, 128 KiB per GiB of disk. In a file they are holes, and in an object about a hundredth of a
+//! percent.
 
 use std::sync::Arc;
 

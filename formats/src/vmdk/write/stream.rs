@@ -7,8 +7,8 @@
 //! sector 0   1                  128
 //! ```
 //!
-//! Each structure from sector 128 on follows a marker. Grains are ascending. A table follows the grains that it names, and
-//! empty tables are omitted. The header says that the directory is at the end, and the footer has its address.
+//! Each structure from sector 128 on follows a marker. Grains are ascending. A table follows the grains that it names,
+//! and empty tables are omitted. The header says that the directory is at the end, and the footer has its address.
 
 use std::sync::Arc;
 

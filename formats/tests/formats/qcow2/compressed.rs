@@ -161,7 +161,8 @@ fn entries_that_share_a_cluster_each_read_and_count_it() {
             };
             let l1 = long(&bytes, 40) as usize;
             let l2 = long(&bytes, l1) as usize;
-            // The second cluster's entry is replaced by the first's. With clusters of 2 MiB the disk has no second cluster.
+            // The second cluster's entry is replaced by the first's. With clusters of 2 MiB the disk has no second
+            // cluster.
             let first = bytes[l2..l2 + 8].to_vec();
             bytes[l2 + 8..l2 + 16].copy_from_slice(&first);
             let shared = images.raw("shared", &bytes);

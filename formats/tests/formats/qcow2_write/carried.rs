@@ -22,7 +22,8 @@ fn streams(disk: &Disk) -> Vec<(u64, Compression, Vec<u8>)> {
     found
 }
 
-/// Number of streams that a reader with a window of 4 KiB cannot inflate. The inflater is zlib, independent of our deflater.
+/// Number of streams that a reader with a window of 4 KiB cannot inflate. The inflater is zlib, independent of our
+/// deflater.
 fn beyond_4k(streams: &[(u64, Compression, Vec<u8>)]) -> usize {
     const SCRIPT: &str = "
 import os, sys, zlib

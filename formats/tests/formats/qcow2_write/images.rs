@@ -40,8 +40,8 @@ fn check(guest: &[u8], cluster: &str) {
             judge(&path, guest.len() as u64);
             let seen = guest.len() / 512 * 512;
             assert_same(&oracle::guest_bytes(&path, "qcow2"), &guest[..seen], &what);
-            // libyal decodes zlib clusters wrongly and does not support zstd, see corpus/README.md. It also refuses empty disks,
-            // which have no L1 table in images of any writer.
+            // libyal decodes zlib clusters wrongly and does not support zstd, see corpus/README.md. It also refuses
+            // empty disks, which have no L1 table in images of any writer.
             if kind == PLAIN && !guest.is_empty() {
                 let raw = dir.path().join("libyal.raw");
                 oracle::yal_to_raw(&path, "qcow2", &raw);

@@ -1,5 +1,5 @@
-//! Shared by the tests of the readers: opening bytes, walking a map while checking its contract, reading a disk through it,
-//! and qemu-img as the oracle. Each format has a file that builds its images by hand.
+//! Shared by the tests of the readers: opening bytes, walking a map while checking its contract, reading a disk through
+//! it, and qemu-img as the oracle. Each format has a file that builds its images by hand.
 //!
 //! Each test file uses a part of it.
 #![allow(dead_code)]
@@ -43,8 +43,8 @@ pub(crate) fn open_source(source: Arc<dyn Source>, declared: Declared) -> Result
     block_on(open(source, declared))
 }
 
-/// All extents of a disk, requested in windows of `window` bytes. Each is checked against the contract of the map: extents
-/// are consecutive, cover the disk and stay inside the window, except coded units, which are whole.
+/// All extents of a disk, requested in windows of `window` bytes. Each is checked against the contract of the map:
+/// extents are consecutive, cover the disk and stay inside the window, except coded units, which are whole.
 pub(crate) fn walk(disk: &Disk, window: u64) -> Result<Vec<Extent>> {
     let mut all: Vec<Extent> = Vec::new();
     let mut at = GuestOffset::ZERO;
@@ -76,8 +76,8 @@ pub(crate) fn extents(disk: &Disk) -> Result<Vec<Extent>> {
     walk(disk, u64::MAX)
 }
 
-/// The guest's bytes, read through the map in windows of `window` bytes, and the counts of the decoders. Afterwards, the
-/// disk's warnings include those of the codecs.
+/// The guest's bytes, read through the map in windows of `window` bytes, and the counts of the decoders. Afterwards,
+/// the disk's warnings include those of the codecs.
 pub(crate) fn read(disk: &Disk, window: u64) -> Result<(Vec<u8>, Tally)> {
     let extents = walk(disk, window)?;
     let mut out = vec![0; usize::try_from(disk.virtual_bytes()).unwrap()];

@@ -16,8 +16,8 @@ pub(crate) fn qemu_io(path: &Path, format: &str, commands: &[&str]) {
     assert!(qemu_io_unless_it_stops_itself(path, format, commands), "qemu-io {commands:?} stopped itself");
 }
 
-/// Like [`qemu_io`], but returns false for a defect of qemu: with small clusters it can start to write compressed bytes over
-/// its tables. It then detects this and marks the image as corrupt, so the result is undefined.
+/// Like [`qemu_io`], but returns false for a defect of qemu: with small clusters it can start to write compressed bytes
+/// over its tables. It then detects this and marks the image as corrupt, so the result is undefined.
 pub(crate) fn qemu_io_unless_it_stops_itself(path: &Path, format: &str, commands: &[&str]) -> bool {
     let mut args = vec!["-t", "unsafe", "-f", oracle::qemu_format(format)];
     args.extend(commands.iter().flat_map(|command| ["-c", *command]));

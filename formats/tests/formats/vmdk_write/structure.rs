@@ -1,5 +1,5 @@
-//! The bytes of a target compared with the specification (VMware, *Virtual Disk Format 1.1* and *5.0*), without our readers:
-//! the offset and value of each field.
+//! The bytes of a target compared with the specification (VMware, *Virtual Disk Format 1.1* and *5.0*), without our
+//! readers: the offset and value of each field.
 
 use std::collections::BTreeMap;
 use std::io::Read;

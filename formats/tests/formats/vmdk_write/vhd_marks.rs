@@ -27,7 +27,8 @@ fn a_target_is_never_a_vhd_whatever_the_guest_stores_at_its_end() {
         let mut guest = plain[..len].to_vec();
         guest[at..].fill(0);
         guest[at..at + part].copy_from_slice(&footer[..part]);
-        // As a raw disk it would be refused, because it has the magic of a VHD. In a stream that is inside a zlib stream.
+        // As a raw disk it would be refused, because it has the magic of a VHD. In a stream that is inside a zlib
+        // stream.
         let source = convert(&guest, "vmdk", "subformat=streamOptimized");
         for kind in KINDS {
             for order in [WriteOrder::Any, WriteOrder::Ascending, WriteOrder::Sequential] {
