@@ -12,8 +12,8 @@ use crate::{qcow2, raw, vhd, vmdk};
 /// How every layout reads its target back.
 const READER: TargetReader = TargetReader { check: check_target, open: open_target };
 
-/// Returns the layout of a target for a sink that accepts writes in `order`. Use it to predict the size of a target, or to
-/// refuse options before a source is opened and a sink is created.
+/// Returns the layout of a target for a sink that accepts writes in `order`. Use it to predict the size of a target, or
+/// to refuse options before a source is opened and a sink is created.
 ///
 /// # Errors
 /// - `usage` for options that contradict each other, are those of another format, or have values that they cannot have;

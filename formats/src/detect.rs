@@ -56,7 +56,7 @@ fn decide(found: [(Format, Probe); 3], declared: Declared, head: &[u8]) -> Resul
         ([format], Declared::Format(declared)) if *format == declared => return Ok(*format),
         ([format], Declared::Format(declared)) => {
             return Err(mismatch(format!("the image is declared as {declared} but is {format}"))
-                .hint(format!("declare -f {format}, or leave the format to be detected")));
+                .hint(format!("declare -f {format}, or omit the format so that it is detected")));
         }
         ([], _) => {}
     }
@@ -86,7 +86,8 @@ fn decide(found: [(Format, Probe); 3], declared: Declared, head: &[u8]) -> Resul
 
 /// Checks a target that was written as `format`, regardless of the guest's data.
 ///
-/// A raw target is never refused. The warning `content_looks_like` says if other tools will take it for another format.
+/// A raw target is never refused. The warning `content_looks_like` is added if other tools will take it for another
+/// format.
 ///
 /// # Errors
 /// `destination_unsuitable` if the target is not detected as `format` alone.

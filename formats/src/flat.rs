@@ -30,8 +30,8 @@ impl BlockMap for FlatMap {
     }
 }
 
-/// Appends the extents of `guest`, which `file` stores from `start` on, up to the end of one query for holes. This adds at
-/// least one extent and may end before `guest` does.
+/// Appends the extents of `guest`, which `file` stores from `start` on, up to the end of one query for holes. This adds
+/// at least one extent and may end before `guest` does.
 ///
 /// # Errors
 /// `truncated` if the stored bytes would exceed the 64-bit address space; the `source_*` codes.

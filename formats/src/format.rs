@@ -65,7 +65,7 @@ impl FromStr for Format {
     }
 }
 
-/// What the caller says about the format of an image.
+/// The caller's declaration of an image's format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Declared {
     /// Nothing: the format is detected.

@@ -1,7 +1,7 @@
 //! Readers and writers of RAW, VHD, QCOW2 and VMDK.
 //!
-//! [`open`] detects the format of an image and returns a [`Disk`](diskferry_core::Disk) with its block map. [`create`] puts the
-//! layout of a target format on a sink. [`inspect_disk`] reports the partitions and file systems of a disk.
+//! [`open`] detects the format of an image and returns a [`Disk`](diskferry_core::Disk) with its block map. [`create`]
+//! puts the layout of a target format on a sink. [`inspect_disk`] reports the partitions and file systems of a disk.
 //!
 //! ```text
 //! open ──▶ detect ──▶ probe.rs ┐
@@ -68,7 +68,7 @@ pub use vmdk::{VmdkOptions, VmdkSubformat};
 // Contents of a guest's disk.
 pub use partition::{DiskContents, FileSystem, Guid, Partition, PartitionTable, PartitionType, inspect_disk};
 
-/// What only the sibling crates of diskferry need. It may change in any release.
+/// Items for the sibling crates of diskferry. They may change in any release.
 #[doc(hidden)]
 pub mod internal {
     pub use crate::codec::{

@@ -28,8 +28,8 @@ impl SectorSize {
         }
     }
 
-    /// The size in bytes of the target disk for a source of `source_bytes`. A size that cannot be rounded up within 64 bits is
-    /// `u64::MAX`, which every format refuses.
+    /// The size in bytes of the target disk for a source of `source_bytes`. A size that cannot be rounded up within 64
+    /// bits is `u64::MAX`, which every format refuses.
     ///
     /// # Errors
     /// `destination_unsuitable` if it is not a whole number of sectors and is not rounded up.

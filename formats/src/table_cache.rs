@@ -22,8 +22,9 @@ const SHARED_ENTRIES: u64 = 1 << 19;
 /// Guest bytes that such entries may map: about one second of reading.
 const SHARED_BYTES: u64 = 2 << 30;
 
-/// The largest total size of tables that may be named, counted once per name, even if the object is smaller. An entry has
-/// `entry_bytes` and maps `unit_bytes`. Writers do not share tables, and tables that are not shared fit in the object.
+/// The largest total size of tables that may be named, counted once per name, even if the object is smaller. An entry
+/// has `entry_bytes` and maps `unit_bytes`. Writers do not share tables, and tables that are not shared fit in the
+/// object.
 pub(crate) fn shared_free(entry_bytes: u64, unit_bytes: u64) -> u64 {
     let entries = SHARED_BYTES.checked_div(unit_bytes).unwrap_or_default().min(SHARED_ENTRIES);
     entries.saturating_mul(entry_bytes)
@@ -31,7 +32,7 @@ pub(crate) fn shared_free(entry_bytes: u64, unit_bytes: u64) -> u64 {
 
 /// Reads the tables of one file through the cache.
 ///
-/// A load of more than the cache holds succeeds too: the caller bounds what it requests at once.
+/// A load of more bytes than the cache holds succeeds too. The caller bounds its requests.
 pub(crate) struct Tables {
     source: Arc<dyn Source>,
     file: FileIndex,
@@ -104,8 +105,8 @@ impl Tables {
         all.pop().ok_or_else(|| Error::internal("a table was not loaded"))
     }
 
-    /// All of `ranges`, in the given order. Tables that are not cached are fetched: neighbours in one request, and requests in
-    /// parallel.
+    /// All of `ranges`, in the given order. Tables that are not cached are fetched: neighbours in one request, and
+    /// requests in parallel.
     ///
     /// # Errors
     /// Those of [`Source::read`]. The caller has checked that the ranges are inside the object.
@@ -140,8 +141,8 @@ impl Tables {
 
     async fn fetch(&self, runs: &[StoredRange]) -> Result<BTreeMap<StoredOffset, Bytes>> {
         let can = self.source.capabilities();
-        // The best concurrency is measured on data. Over a network, a request for tables costs only the time to its first byte,
-        // and the source bounds the number of requests itself.
+        // The best concurrency is measured on data. Over a network, a request for tables costs only the time to its
+        // first byte, and the source bounds the number of requests itself.
         let at_once = if can.remote { can.in_flight.max(PARALLEL_REQUESTS) } else { can.in_flight.max(1) };
         let mut waiting = runs.iter();
         let mut under_way = FuturesUnordered::new();
@@ -217,7 +218,7 @@ fn slice(at: StoredOffset, bytes: &Bytes, range: StoredRange) -> Option<Bytes> {
 }
 
 fn cut(fetched: &BTreeMap<StoredOffset, Bytes>, range: StoredRange) -> Result<Bytes> {
-    let missing = || Error::internal(format!("table {range:?} is not in what was fetched for it"));
+    let missing = || Error::internal(format!("table {range:?} is not in the bytes that were fetched for it"));
     let (at, bytes) = fetched.range(..=range.start()).next_back().ok_or_else(missing)?;
     slice(*at, bytes, range).ok_or_else(missing)
 }

@@ -81,8 +81,8 @@ type Check = Box<dyn Fn(u64) -> Result<()> + Send + Sync>;
 /// Zeros are written when other bytes follow them in the target, or at the end.
 pub(crate) struct AppendWriter {
     stored: UnitPlacement,
-    /// Checks each unit that is added. `None` if the stored units were known from the beginning, whatever their contents turn
-    /// out to be.
+    /// Checks each unit that is added. `None` if the stored units were known from the beginning, whatever their
+    /// contents turn out to be.
     check: Option<Check>,
     /// End of the bytes that were written so far.
     at: u64,
@@ -129,8 +129,8 @@ impl AppendWriter {
         Ok(writes)
     }
 
-    /// The first bytes of `range` that can be written at once: consecutive units, or a single unit if units have a prefix or
-    /// must be checked.
+    /// The first bytes of `range` that can be written at once: consecutive units, or a single unit if units have a
+    /// prefix or must be checked.
     fn next_piece(&self, range: GuestRange) -> GuestRange {
         let unit = self.stored.units.unit();
         if self.stored.prefix.is_empty() && unit >= BLOCK {
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn units_are_stored_whole_where_they_hold_other_than_zeros() {
+    fn units_with_non_zero_bytes_are_stored_whole() {
         let mut writer = AppendWriter::found(FIRST, b"", UNIT, anything());
         let mut writes = writer.place(&data(4096, &[1, 2])).unwrap();
         writes.extend(writer.place(&data(12288, &[0])).unwrap());
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn known_units_are_stored_whatever_is_in_them_each_behind_its_prefix() {
+    fn known_units_are_stored_after_their_prefix_whatever_they_contain() {
         let mut units = UnitMap::new(UNIT);
         [0..2, 4..6].into_iter().for_each(|run| units.add_units(run).unwrap());
         let mut writer = AppendWriter::known(UnitPlacement::new(FIRST, &[9; 4096], units));
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn units_smaller_than_a_block_are_looked_at_one_by_one() {
+    fn units_smaller_than_a_block_are_checked_one_by_one() {
         let mut writer = AppendWriter::found(FIRST, b"", 512, anything());
         let mut block = vec![0; 4096];
         (block[600], block[4000]) = (1, 2);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_or_out_of_order_is_refused() {
+    fn too_many_or_out_of_order_bytes_are_refused() {
         let full = || Error::new(ErrorKind::DestinationUnsuitable, "too much");
         let most = Box::new(move |end| if end > FIRST + 2 * UNIT { Err(full()) } else { Ok(()) });
         let mut writer = AppendWriter::found(FIRST, b"", UNIT, most);

@@ -1,8 +1,8 @@
 //! Zeros at the end of an object. An unfinished download into a preallocated file looks like this.
 //!
-//! Structures whose zeros mean "absent" (an unused table entry, an end marker) need evidence that they were stored. Each
-//! format checks its own, in its `tail_check.rs`. Plain data leaves no evidence, because no format has checksums of it, so
-//! it only gets a warning.
+//! Structures whose zeros mean "absent" (an unused table entry, an end marker) need evidence that they were stored.
+//! Each format checks its own, in its `tail_check.rs`. Plain data leaves no evidence, because no format has checksums
+//! of it, so it only gets a warning.
 
 use diskferry_core::internal::is_zero;
 use diskferry_core::{HeadTail, Result, Source, StoredOffset, StoredRange, Warning, Warnings};
@@ -50,8 +50,8 @@ pub(crate) fn zero_tail_len(file: &HeadTail) -> u64 {
     ZeroTail::of(file).len
 }
 
-/// Warns that the last `bytes` bytes of the object are zeros although the image maps them as data. Fewer than 64 KiB give
-/// no warning.
+/// Warns that the last `bytes` bytes of the object are zeros although the image maps them as data. Fewer than 64 KiB
+/// give no warning.
 pub(crate) fn warn_zero_tail(warnings: &Warnings, bytes: u64) {
     if bytes < WORTH_A_WARNING {
         return;

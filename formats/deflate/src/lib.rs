@@ -1,9 +1,9 @@
 //! Deflate with a window smaller than 32 KiB and adjustable search limits.
 //!
 //! zlib's levels 7 to 9 combine the best match strategy with long searches. Only `deflateTune` sets the length of the
-//! searches independently, and zlib-rs offers it only in the interface of zlib's C API. This crate is a safe wrapper around
-//! that call and the calls that it needs. It is a separate crate because only this code calls zlib through `unsafe`. The
-//! output does not depend on earlier use of a [`Deflater`].
+//! searches independently, and zlib-rs offers it only in the interface of zlib's C API. This crate is a safe wrapper
+//! around that call and the calls that it needs. It is a separate crate because only this code calls zlib through
+//! `unsafe`. The output does not depend on earlier use of a [`Deflater`].
 
 #![allow(unsafe_code)]
 
@@ -58,8 +58,8 @@ pub struct Deflater {
     stream: Box<z_stream>,
     effort: DeflateEffort,
     window_bits: u8,
-    /// The last unit did not fit in its buffer. After that, zlib-rs 0.6 loses a part of its own buffer with each reset, until
-    /// none is left.
+    /// The last unit did not fit in its buffer. After that, zlib-rs 0.6 loses a part of its own buffer with each reset,
+    /// until none is left.
     torn: bool,
 }
 
@@ -83,8 +83,8 @@ impl Deflater {
         (self.effort, self.window_bits)
     }
 
-    /// Deflates `unit` into the beginning of `out`, with the end marker. Returns the length of the stream; `None` if it does
-    /// not fit with a byte to spare.
+    /// Deflates `unit` into the beginning of `out`, with the end marker. Returns the length of the stream; `None` if it
+    /// does not fit with a byte to spare.
     ///
     /// # Errors
     /// An [`Error`] for a unit of 4 GiB or more.
@@ -100,7 +100,7 @@ impl Deflater {
             self.stream = fresh;
             self.torn = false;
         } else {
-            // SAFETY: `begin` initialised the stream, and nothing but `end` before a new one, or drop, ends it.
+            // SAFETY: `begin` initialised the stream. Only `end`, before a new stream or in drop, ends it.
             check("resetting", unsafe { deflateReset(&mut *self.stream) })?;
         }
         tune(&mut self.stream, self.effort)?;
@@ -144,13 +144,13 @@ impl Drop for Deflater {
 
 /// An initialised stream.
 fn begin(effort: DeflateEffort, window_bits: u8) -> Result<Box<z_stream>> {
-    /// Symbols per block, as zlib's `memLevel`: 2¹³. With more, a block's code fits parts of a unit worse: programs are 0.2 %
-    /// longer with zlib's default, 8.
+    /// Symbols per block, as zlib's `memLevel`: 2¹³. With more, a block's code fits parts of a unit worse: programs are
+    /// 0.2 % longer with zlib's default, 8.
     const MEMORY_LEVEL: c_int = 7;
     let mut stream = Box::new(z_stream::default());
     let level = c_int::try_from(effort.level).unwrap_or(c_int::MAX);
-    // SAFETY: the stream is zlib's own default, without allocators, for which it takes those of Rust; version and size are
-    // those of the library that is called. Negative bits say that the stream is raw.
+    // SAFETY: the stream is zlib's default, without allocators, so that zlib-rs uses those of Rust. Version and size
+    // are those of the called library. Negative bits select a raw stream.
     let begun = unsafe {
         deflateInit2_(
             &mut *stream,

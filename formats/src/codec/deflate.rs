@@ -1,8 +1,8 @@
 //! Deflate compression.
 //!
-//! Streams with a window of 32 KiB come from libdeflate. In measurements its output was shorter than that of zlib-rs, in two
-//! thirds of the time. libdeflate has no smaller window, so streams with 4 KiB come from zlib-rs, with search limits set by
-//! [`narrow_effort`].
+//! Streams with a window of 32 KiB come from libdeflate. In measurements its output was shorter than that of zlib-rs,
+//! in two thirds of the time. libdeflate has no smaller window, so streams with 4 KiB come from zlib-rs, with search
+//! limits set by [`narrow_effort`].
 
 use std::cell::RefCell;
 
@@ -63,8 +63,8 @@ pub fn deflate_zlib(level: u32, unit: &[u8], out: &mut [u8]) -> Result<usize> {
 }
 
 /// Deflates `unit` into the beginning of `out` as a raw stream (RFC 1951) with its end marker. No match reaches back
-/// further than `1 << window_bits` bytes, 9 to 15 bits. `level` is 0 to 9. Returns the stream's length; `None` if it does
-/// not fit in `out`.
+/// further than `1 << window_bits` bytes, 9 to 15 bits. `level` is 0 to 9. Returns the stream's length; `None` if it
+/// does not fit in `out`.
 ///
 /// # Errors
 /// `internal` if bits or level are out of range.
@@ -87,9 +87,9 @@ fn failed(error: diskferry_deflate::Error) -> Error {
     Error::internal(error.to_string()).caused_by(error)
 }
 
-/// The search parameters of zlib-rs at `level`. Levels 6 to 8 use the match strategy of zlib's level 9, which is the best
-/// and costs no time itself, with shorter searches. Level 6 then takes the time of zlib's level 6, and streams are 1.4 %
-/// shorter (see PERFORMANCE.md). The other levels are zlib's.
+/// The search parameters of zlib-rs at `level`. Levels 6 to 8 use the match strategy of zlib's level 9, which is the
+/// best and costs no time itself, with shorter searches. Level 6 then takes the time of zlib's level 6, and streams are
+/// 1.4 % shorter (see PERFORMANCE.md). The other levels are zlib's.
 fn narrow_effort(level: u32) -> DeflateEffort {
     let search = |good, lazy, nice, chain| DeflateEffort {
         level: MOST_LEVEL,
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_higher_level_makes_no_longer_stream() {
+    fn a_higher_level_does_not_lengthen_the_stream() {
         let unit: Vec<u8> = text().into_iter().cycle().take(65_536).collect();
         let mut out = vec![0; 65_536];
         let lengths = [1, 6, 7, 8, 9].map(|level| deflate_raw(level, 12, &unit, &mut out).unwrap().unwrap());

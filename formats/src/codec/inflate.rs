@@ -1,8 +1,8 @@
 //! Inflates with zlib-rs.
 //!
-//! libdeflate takes four fifths of the time for clusters of programs. But it accepts raw streams that zlib refuses: Huffman
-//! codes of a single word where either bit is that word, and lengths and distances that RFC 1951 leaves undefined. A raw
-//! stream has no checksum, so a damaged stream could then be decoded as content.
+//! libdeflate takes four fifths of the time for clusters of programs. But it accepts raw streams that zlib refuses:
+//! Huffman codes of a single word where either bit is that word, and lengths and distances that RFC 1951 leaves
+//! undefined. A raw stream has no checksum, so a damaged stream could then be decoded as content.
 
 use std::cell::RefCell;
 

@@ -18,12 +18,12 @@ const ZSTD_DOES_NOT_FIT: usize = (ZSTD_ErrorCode::ZSTD_error_dstSize_tooSmall as
 /// Decompresses one or several zstd frames (RFC 8878) into exactly `out.len()` bytes. Bytes after the frame that fills
 /// `out` are ignored, as in other QCOW2 readers. Returns the number of stored bytes that were consumed.
 ///
-/// A frame is decoded in one call directly into `out`, which serves as its window. So the window size that a frame declares
-/// costs no memory.
+/// A frame is decoded in one call directly into `out`, which serves as its window. So the window size that a frame
+/// declares costs no memory.
 ///
 /// # Errors
-/// `malformed` if a frame is invalid, its checksum is wrong, the frames have fewer bytes than `out`, or the last one has
-/// more.
+/// `malformed` if a frame is invalid, its checksum is wrong, the frames have fewer bytes than `out`, or the last one
+/// has more.
 pub fn unzstd(stored: &[u8], out: &mut [u8]) -> Result<usize> {
     UNZSTD.with_borrow_mut(|context| {
         let wanted = out.len();
@@ -50,9 +50,9 @@ pub fn unzstd(stored: &[u8], out: &mut [u8]) -> Result<usize> {
     })
 }
 
-/// True for one complete zstd frame (RFC 8878, section 3.1.1) with a window that every decoder supports. Decoders that read
-/// a cluster in pieces, such as QEMU's, refuse windows of more than 128 MiB. This reader decodes into the cluster itself
-/// and supports any window.
+/// True for one complete zstd frame (RFC 8878, section 3.1.1) with a window that every decoder supports. Decoders that
+/// read a cluster in pieces, such as QEMU's, refuse windows of more than 128 MiB. This reader decodes into the cluster
+/// itself and supports any window.
 pub(crate) fn is_modest_frame(stream: &[u8]) -> bool {
     const MAGIC: [u8; 4] = 0xfd2f_b528u32.to_le_bytes();
     const SINGLE_SEGMENT: u8 = 1 << 5;
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn zstd_frames_that_are_no_unit_are_malformed() {
+    fn zstd_frames_that_are_not_a_unit_are_malformed() {
         let frame = zstd::bulk::compress(&text(), 3).unwrap();
         let mut out = vec![0; 20_001];
         malformed(unzstd(&frame, &mut out));

@@ -1,4 +1,4 @@
-//! The partitions and file systems of a disk, as they are reported.
+//! The reported partitions and file systems of a disk.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::gpt::{self, Guid};
 use super::mbr;
 use super::signature::FileSystem;
 
-/// What [`inspect_disk`](crate::inspect_disk) found on a disk.
+/// The result of [`inspect_disk`](crate::inspect_disk).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct DiskContents {
@@ -40,8 +40,8 @@ pub enum PartitionTable {
     Absent,
     /// The table of the master boot record, with its extended partitions.
     Mbr,
-    /// A GUID partition table. If the MBR says that there is a GPT and both copies are lost, the disk still counts as GPT:
-    /// it then has no partitions, and `partition_table_damaged` says why.
+    /// A GUID partition table. If the MBR says that there is a GPT and both copies are lost, the disk still counts as
+    /// GPT: it then has no partitions, and `partition_table_damaged` says why.
     Gpt,
 }
 
@@ -66,7 +66,8 @@ impl fmt::Display for PartitionTable {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Partition {
-    /// Its number as Linux counts: the entry of the table, from 1; logical partitions from 5, in the order of their chain.
+    /// Its number as Linux counts: the entry of the table, from 1; logical partitions from 5, in the order of their
+    /// chain.
     pub index: u32,
     /// Guest offset of its first byte; `u64::MAX` if the table has a larger one.
     pub start: u64,

@@ -113,9 +113,9 @@ pub(super) fn check_contents(
     overlaps(&layout.partitions, findings);
 }
 
-/// Why a partition's content is not supported by the import service. There is no warning for swap, which is not a file system;
-/// FAT on the EFI system partition, which must be FAT; partitions without a file system by design; unformatted partitions;
-/// and partitions that were not read. Containers (LVM, LUKS, RAID) cause a warning.
+/// Why a partition's content is not supported by the import service. There is no warning for swap, which is not a file
+/// system; FAT on the EFI system partition, which must be FAT; partitions without a file system by design; unformatted
+/// partitions; and partitions that were not read. Containers (LVM, LUKS, RAID) cause a warning.
 fn unlisted_fact(partition: &Partition, content: Content) -> Option<String> {
     let index = partition.index;
     match content {

@@ -190,8 +190,8 @@ impl Header {
     }
 }
 
-/// The primary header in the first bytes of a disk: after the first sector, of either size. A valid one has priority over a
-/// damaged one.
+/// The primary header in the first bytes of a disk: after the first sector, of either size. A valid one has priority
+/// over a damaged one.
 pub(super) fn primary(head: &[u8]) -> Found {
     let mut found = Found::Nothing;
     for sector in SECTOR_SIZES {
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_header_gives_its_entries() {
+    fn a_valid_header_returns_its_entries() {
         let mut entries = vec![0; 4 * 128];
         entries[256..272].copy_from_slice(&[7; 16]);
         entries[288] = 40;
@@ -338,13 +338,13 @@ mod tests {
     }
 
     #[test]
-    fn no_signature_or_no_room_is_no_header() {
+    fn a_missing_signature_or_short_input_is_not_a_header() {
         assert_eq!(Header::parse(&[0; 512], 1, 512), Found::Nothing);
         assert_eq!(Header::parse(b"EFI PART", 1, 512), Found::Nothing);
     }
 
     #[test]
-    fn every_broken_field_is_named() {
+    fn every_invalid_field_is_named() {
         let good = header(&[], 0, 128);
         let broken = |at: usize, value: &[u8]| {
             let mut bytes = good.clone();

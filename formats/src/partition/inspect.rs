@@ -13,8 +13,9 @@ use super::gpt::{self, Found, Header, SECTOR_SIZES};
 use super::mbr::{self, Record};
 use super::signature::{self, PROBE_BYTES};
 
-/// Length of the first read: it covers an MBR, a GPT with its entries, the signatures of a file system on the whole disk,
-/// and those of a partition that begins on the second track, as in old layouts. The same length as a source's cached head.
+/// Length of the first read: it covers an MBR, a GPT with its entries, the signatures of a file system on the whole
+/// disk, and those of a partition that begins on the second track, as in old layouts. The same length as a source's
+/// cached head.
 const HEAD_BYTES: u64 = 128 << 10;
 
 /// Offset of a primary GPT, in sectors.
@@ -51,8 +52,8 @@ struct Tables {
 
 /// Returns the partition table and the file systems of a disk.
 ///
-/// It reads the first 128 KiB, then in parallel the first 8 KiB of every partition (of the first 128) and the backup header
-/// of a GPT: two round trips. Further round trips are needed:
+/// It reads the first 128 KiB, then in parallel the first 8 KiB of every partition (of the first 128) and the backup
+/// header of a GPT: two round trips. Further round trips are needed:
 ///
 /// - one if partitions have no signature there, because then their first 68 KiB are read;
 /// - one for each extended boot record;
@@ -152,8 +153,8 @@ impl<'a> Volume<'a> {
         Ok(Tables { table: PartitionTable::Mbr, sector: Some(sector), partitions, findings, backup: None })
     }
 
-    /// Follows the chain of a container. `chain` has the sectors of all records of the disk so far. A repeated sector means a
-    /// loop.
+    /// Follows the chain of a container. `chain` has the sectors of all records of the disk so far. A repeated sector
+    /// means a loop.
     async fn logical(
         &self,
         container: mbr::Entry,
@@ -205,7 +206,7 @@ impl<'a> Volume<'a> {
             findings.damaged("the GPT has no protective MBR");
         }
         if record.is_some_and(|record| record.is_hybrid()) {
-            let fact = "the MBR beside the GPT has partitions of its own, which are ignored";
+            let fact = "the MBR of the GPT has its own partitions, which are ignored";
             findings.add("partition_table_hybrid", fact);
         }
         let mut places = Vec::new();
@@ -285,8 +286,8 @@ impl<'a> Volume<'a> {
         Tables { table: PartitionTable::Gpt, sector: Some(header.sector), partitions, findings, backup: None }
     }
 
-    /// Probes the partitions of an MBR and determines the sector size, which an MBR does not store. It is 512 bytes, unless no
-    /// content is found at the offsets for 512 and some is found at the offsets for 4096.
+    /// Probes the partitions of an MBR and determines the sector size, which an MBR does not store. It is 512 bytes,
+    /// unless no content is found at the offsets for 512 and some is found at the offsets for 4096.
     async fn finish_mbr(&self, record: Record, tables: Tables) -> Result<DiskContents> {
         const LONG: u64 = 4096;
         let contents = self.contents(&tables.partitions).await?;
@@ -349,8 +350,8 @@ impl<'a> Volume<'a> {
             .await
     }
 
-    /// Probes a volume of `len` bytes, at most the probe length. The first few KiB identify most contents; more is read only
-    /// for the others.
+    /// Probes a volume of `len` bytes, at most the probe length. The first few KiB identify most contents; more is read
+    /// only for the others.
     async fn content(&self, start: u64, len: u64) -> Result<Content> {
         let mut bytes = self.read(start, len.min(signature::FIRST_BYTES)).await?;
         if bytes.is_empty() {

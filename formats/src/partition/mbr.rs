@@ -14,8 +14,8 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, LE, U16, U32};
 /// Length of the record in bytes, whatever the sector size.
 pub(super) const RECORD_BYTES: u64 = 512;
 
-/// The most logical partitions that are listed. Linux has device numbers for 256 partitions of a disk, and fdisk creates at
-/// most 60. The limit also bounds the reads, because each record is only known from the one before.
+/// The most logical partitions that are listed. Linux has device numbers for 256 partitions of a disk, and fdisk
+/// creates at most 60. The limit also bounds the reads, because each record is only known from the one before.
 pub(super) const MOST_LOGICAL: usize = 128;
 
 #[derive(FromBytes, Immutable, KnownLayout)]
@@ -94,8 +94,8 @@ impl Record {
         (raw.signature.get() == 0xaa55).then_some(Self { entries })
     }
 
-    /// The first invalid flag byte, with the number of its entry. A sector with a signature and such a byte is boot code, not a
-    /// table. Linux uses the same rule.
+    /// The first invalid flag byte, with the number of its entry. A sector with a signature and such a byte is boot
+    /// code, not a table. Linux uses the same rule.
     pub(super) fn strange_flag(&self) -> Option<(usize, u8)> {
         let strange = |entry: &Entry| !matches!(entry.boot, 0 | 0x80);
         (1..).zip(&self.entries).find(|(_, entry)| strange(entry)).map(|(number, entry)| (number, entry.boot))
@@ -116,8 +116,8 @@ impl Record {
         self.is_protective() && self.entries.iter().any(|entry| !entry.is_protective() && !entry.is_empty())
     }
 
-    /// The logical partition of an extended boot record, relative to that record. Only the first two entries count; some
-    /// systems leave stale data in the others.
+    /// The logical partition of an extended boot record, relative to that record. Only the first two entries count;
+    /// some systems leave stale data in the others.
     pub(super) fn logical(&self) -> Option<Entry> {
         self.entries.iter().take(2).copied().find(|entry| !entry.is_empty() && !entry.is_extended())
     }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn boot_code_in_the_place_of_the_table_shows() {
+    fn boot_code_instead_of_a_table_is_detected() {
         let record = Record::parse(&record(&[[0; 16], [0x4e; 16]])).unwrap();
         assert_eq!(record.strange_flag(), Some((2, 0x4e)));
     }

@@ -1,7 +1,7 @@
 //! The partition table and the file systems of a guest's disk, from its first sectors.
 //!
-//! `info`, `measure` and `convert` report them, and warn if the import service does not support them. They do not affect
-//! the converted bytes. A damaged table causes a warning, and unknown contents are omitted.
+//! `info`, `measure` and `convert` report them, and warn if the import service does not support them. They do not
+//! affect the converted bytes. A damaged table causes a warning, and unknown contents are omitted.
 //!
 //! ```text
 //! head of the disk (1 read) ──▶ mbr, gpt ──▶ partitions ──▶ start of each, and backup GPT (side by side) ──▶ signature

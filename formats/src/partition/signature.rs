@@ -1,8 +1,8 @@
 //! Identifies the content of a volume by its signatures, each of which has its own offset.
 //!
-//! A volume may have stale signatures of an earlier content. So the order of the checks matters. Formats whose tools clear
-//! the start of a volume come before formats that leave the start alone. Containers come before their contents, and the
-//! weakest signature comes last. The content of a container (LVM, LUKS, RAID) is not examined.
+//! A volume may have stale signatures of an earlier content. So the order of the checks matters. Formats whose tools
+//! clear the start of a volume come before formats that leave the start alone. Containers come before their contents,
+//! and the weakest signature comes last. The content of a container (LVM, LUKS, RAID) is not examined.
 
 use std::fmt;
 
@@ -11,8 +11,8 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, LE, U16, U32};
 /// Bytes from the start of a volume that contain all signatures. The last is the superblock of btrfs at 64 KiB.
 pub(super) const PROBE_BYTES: u64 = 68 << 10;
 
-/// Bytes from the start of a volume that contain the most common signatures: those that the import service supports, FAT, the
-/// usual swap, LVM, LUKS and RAID.
+/// Bytes from the start of a volume that contain the most common signatures: those that the import service supports,
+/// FAT, the usual swap, LVM, LUKS and RAID.
 pub(super) const FIRST_BYTES: u64 = 8 << 10;
 
 /// The content of a volume.
@@ -169,8 +169,8 @@ fn strong(volume: &[u8]) -> Option<FileSystem> {
     {
         return Some(FileSystem::Lvm2);
     }
-    // Linux RAID, metadata 1.1 at the start and 1.2 at 4 KiB. Metadata 0.90 and 1.0 are at the end. Such a member of a mirror
-    // is identified by the content of the mirror.
+    // Linux RAID, metadata 1.1 at the start and 1.2 at 4 KiB. Metadata 0.90 and 1.0 are at the end. Such a member of a
+    // mirror is identified by the content of the mirror.
     if [0, 4096].iter().any(|at| has(volume, *at, b"\xfc\x4e\x2b\xa9\x01\0\0\0")) {
         return Some(FileSystem::LinuxRaid);
     }
@@ -202,8 +202,8 @@ fn weak(volume: &[u8]) -> Option<FileSystem> {
     swap(volume).then_some(FileSystem::Swap)
 }
 
-/// Swap has its signature at the end of the first page. A page may be larger than 4 KiB. A hibernated system has another
-/// signature there.
+/// Swap has its signature at the end of the first page. A page may be larger than 4 KiB. A hibernated system has
+/// another signature there.
 fn swap(volume: &[u8]) -> bool {
     let pages = [4096, 8192, 16384, 32768, 65536];
     let marks: [&[u8]; 6] =

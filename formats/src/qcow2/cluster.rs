@@ -16,8 +16,8 @@ pub(super) struct Compressed {
 }
 
 impl Compressed {
-    /// Decodes a whole cluster. The end of a deflate stream without an end marker cannot be found, so such a stream is not
-    /// copied.
+    /// Decodes a whole cluster. The end of a deflate stream without an end marker cannot be found, so such a stream is
+    /// not copied.
     fn whole(&self, stored: &[u8], out: &mut [u8]) -> Result<Option<CompressedStream>> {
         Ok(match self.compression {
             Compression::Zlib => {

@@ -1,7 +1,7 @@
 //! L1 and L2 entries: 64 bits each, for one table or one cluster.
 //!
-//! Source: `docs/interop/qcow2.rst`, "Cluster mapping". Bit 63 of an entry only says that its reference count is one, so
-//! readers ignore it. All other reserved bits must be zero.
+//! Source: `docs/interop/qcow2.rst`, "Cluster mapping". Bit 63 of an entry only says that its reference count is one,
+//! so readers ignore it. All other reserved bits must be zero.
 
 use diskferry_core::{Error, Result, StoredOffset, StoredRange, TargetOffset};
 
@@ -86,8 +86,8 @@ pub(super) fn standard(grid: Grid, version: Version, entry: u64) -> Result<Mappi
 /// zeros.
 ///
 /// # Errors
-/// `malformed`: as [`standard`], a zero flag, a bitmap on a compressed entry, a sub-cluster with both bits, or an allocated
-/// sub-cluster without a cluster.
+/// `malformed`: as [`standard`], a zero flag, a bitmap on a compressed entry, a sub-cluster with both bits, or an
+/// allocated sub-cluster without a cluster.
 pub(super) fn extended(grid: Grid, entry: u64, bitmap: u64) -> Result<Mapping> {
     if entry & COMPRESSED != 0 {
         if bitmap != 0 {
@@ -186,8 +186,8 @@ pub(super) fn to_one(at: TargetOffset) -> u64 {
     COPIED | at.get()
 }
 
-/// The L2 entry of a stream of `len` bytes at `at`. Compressed clusters never have bit 63. `None` if the entry has no space
-/// for the address: from 2⁴⁹ for clusters of 2 MiB, or beyond 56 bits.
+/// The L2 entry of a stream of `len` bytes at `at`. Compressed clusters never have bit 63. `None` if the entry has no
+/// space for the address: from 2⁴⁹ for clusters of 2 MiB, or beyond 56 bits.
 pub(super) fn to_stream(grid: Grid, at: TargetOffset, len: u64) -> Option<u64> {
     let offset_bits = compressed_offset_bits(grid);
     let last = at.get().checked_add(len.max(1))?.saturating_sub(1);
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn standard_entries_say_what_the_specification_says() {
+    fn standard_entries_follow_the_specification() {
         assert_eq!(v3(0).unwrap(), Mapping::Hole);
         assert_eq!(v3(1).unwrap(), Mapping::Zero);
         assert_eq!(v3(0x5_0001).unwrap(), Mapping::Zero, "preallocated");
@@ -267,14 +267,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_aligned_is_malformed() {
+    fn unaligned_offsets_are_malformed() {
         malformed(v3(0x5_0200));
         malformed(v3(0x5_0201));
         malformed(l1_entry(grid(), 0x5_8000));
     }
 
     #[test]
-    fn compressed_lengths_count_from_the_sector_that_holds_the_offset() {
+    fn compressed_lengths_count_from_the_sector_of_the_offset() {
         let entry = COMPRESSED | 3 << 54 | 0x5_0105;
         assert_eq!(
             v3(entry).unwrap(),
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_are_written_say_what_they_are_read_as() {
+    fn written_entries_parse_to_the_same_values() {
         assert_eq!(v3(to_one(TargetOffset::new(0x5_0000))).unwrap(), Mapping::Data(AT));
         for bits in Grid::CLUSTER_BITS {
             let grid = Grid::new(bits, false);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn extended_entries_say_what_their_bitmap_says() {
+    fn extended_entries_follow_their_bitmap() {
         let grid = Grid::new(16, true);
         let (all, alloc) = (u64::from(u32::MAX), 0x8000_0000_0005_0000);
         assert_eq!(extended(grid, 0, 0).unwrap(), Mapping::Hole);

@@ -45,7 +45,8 @@ struct RawBitmaps {
 }
 const _: () = assert!(size_of::<RawBitmaps>() == 24);
 
-/// An extension that names one incompatible bit, for readers that do not know it. At most 45 bytes of `name` are stored.
+/// An extension that names one incompatible bit, for readers that do not know it. At most 45 bytes of `name` are
+/// stored.
 pub(super) fn naming_incompatible(bit: u8, name: &str) -> Vec<u8> {
     let mut feature = RawFeature { kind: INCOMPATIBLE, bit, name: [0; 46] };
     for (to, from) in feature.name.iter_mut().zip(name.bytes().take(45)) {
@@ -97,8 +98,8 @@ impl Extensions {
     /// Parses the extensions in `area`. The part inside `head` is buffered.
     ///
     /// # Errors
-    /// `malformed` if one extends past the area's end or is shorter than its type requires; `truncated` if one extends past
-    /// the object's end.
+    /// `malformed` if one extends past the area's end or is shorter than its type requires; `truncated` if one extends
+    /// past the object's end.
     pub(super) fn parse(head: &[u8], area: StoredRange, object_bytes: u64) -> Result<Self> {
         let mut found = Self::default();
         let mut rest = area;

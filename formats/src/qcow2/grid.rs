@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_map_what_the_specification_says() {
+    fn tables_map_the_ranges_of_the_specification() {
         assert_eq!(Grid::new(16, false).l1_entry_maps(), 512 << 20);
         assert_eq!(Grid::new(9, false).l1_entry_maps(), 32 << 10);
         assert_eq!(Grid::new(21, false).l1_entry_maps(), 512 << 30);

@@ -40,7 +40,7 @@ mod incompatible {
 }
 /// Compatible feature bit: reference counts may be out of date while the image is in use.
 const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1 << 0;
-/// Autoclear feature bit: the bitmaps extension was kept up to date.
+/// Autoclear feature bit: the bitmaps extension is up to date.
 const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
 
 /// The part that both versions share.
@@ -158,8 +158,8 @@ pub(super) struct Header {
 impl Header {
     /// Reads the header from the first bytes of an object of `object_bytes` bytes.
     ///
-    /// `head` has the buffered bytes of the object's first cluster: at least the first 4 KiB unless the object is shorter.
-    /// Extensions after it are not parsed: [`Extensions::cut`] is then true.
+    /// `head` has the buffered bytes of the object's first cluster: at least the first 4 KiB unless the object is
+    /// shorter. Extensions after it are not parsed: [`Extensions::cut`] is then true.
     ///
     /// # Errors
     /// `malformed` and `truncated` with the offset of the field, `unsupported_feature` with the feature's name.
@@ -395,9 +395,7 @@ fn encryption(raw: &RawV2) -> Result<Option<Encryption>> {
         0 => Ok(None),
         1 => Ok(Some(Encryption::Aes)),
         2 => Ok(Some(Encryption::Luks)),
-        other => {
-            Err(Error::unsupported(format!("crypt_method {other} is not known")).at(field::CRYPT_METHOD))
-        }
+        other => Err(Error::unsupported(format!("crypt_method {other} is unknown")).at(field::CRYPT_METHOD)),
     }
 }
 
@@ -409,8 +407,8 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    /// Checks the table of `bytes` bytes that the field `name` at `place` gives: it is aligned, after the header and inside the
-    /// object. `length` is the field with its length.
+    /// Checks the table of `bytes` bytes that the field `name` at `place` gives: it is aligned, after the header and
+    /// inside the object. `length` is the field with its length.
     fn table(
         &self,
         (name, place, offset): (&str, u64, u64),
@@ -523,7 +521,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_that_is_written_says_what_it_is_read_as() {
+    fn a_written_header_parses_to_the_same_values() {
         for (compression, bytes) in [(Compression::Zlib, 112), (Compression::Zstd, 168)] {
             let grid = Grid::new(9, false);
             let new = NewHeader {

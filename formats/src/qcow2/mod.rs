@@ -10,7 +10,7 @@
 //! only if the object ends in zeros, as evidence for the tables (see `tail_check`). Files that an image names (a
 //! backing file, a data file) are never opened: such an image is described and refused.
 //!
-//! Source: QEMU's `docs/interop/qcow2.rst`, and the behaviour of `qemu-img` where that leaves room.
+//! Source: QEMU's `docs/interop/qcow2.rst`, and the behaviour of `qemu-img` if that is ambiguous.
 
 mod cluster;
 mod describe;

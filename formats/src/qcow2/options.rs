@@ -60,7 +60,7 @@ pub struct Qcow2Options {
     pub compression: Qcow2Compression,
     /// `level`: 1 to 9 for zlib (the default is 6), 1 to 19 for zstd (the default is 3). Only for compressed targets.
     pub level: Option<u32>,
-    /// `recompress`: true to compress clusters anew that the source stores compressed in the same way. By default their
+    /// `recompress`: true to recompress clusters that the source stores with the same compression. By default their
     /// streams are copied. Only for compressed targets.
     pub recompress: Option<bool>,
 }
@@ -129,8 +129,8 @@ impl Qcow2Options {
     /// How clusters are compressed; `None` if they are not.
     ///
     /// # Errors
-    /// `usage` for a level that the compression does not have, and for options of a compressed target if the target is not
-    /// compressed.
+    /// `usage` for a level that the compression does not have, and for options of a compressed target if the target is
+    /// not compressed.
     pub(super) fn compression_level(&self) -> Result<Option<CompressionLevel>> {
         let (compression, levels, default) = match self.compression {
             Qcow2Compression::None if self.level.is_some() || self.recompress.is_some() => {

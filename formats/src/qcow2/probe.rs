@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_header_gives_the_error_of_opening_it() {
+    fn an_invalid_header_returns_the_same_error_as_open() {
         let mut bytes = smallest();
         bytes[23] = 8;
         let Probe::Invalid(error) = probed(bytes) else { panic!("8 cluster bits") };

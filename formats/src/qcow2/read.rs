@@ -23,16 +23,16 @@ use crate::table_cache::{Tables, shared_free};
 
 /// An image has one file.
 const FILE: FileIndex = FileIndex(0);
-/// The unit in which the L1 table is read: the whole table for disks of up to 64 TiB with clusters of 64 KiB. Parts of a
-/// larger table take no memory until they are used.
+/// The unit in which the L1 table is read: the whole table for disks of up to 64 TiB with clusters of 64 KiB. Parts of
+/// a larger table take no memory until they are used.
 const L1_PAGE: u64 = 1 << 20;
 /// The unit in which an L2 table is read. A table of 2 MiB maps 512 GiB, and a small disk uses little of it.
 const L2_SLICE: u64 = 64 << 10;
 /// Most bytes of L2 tables that one result loads: half of the cache, so that tables that a result did not use are still
 /// cached for the next one.
 const TABLES_AT_ONCE: u64 = 8 << 20;
-/// Shortest run of data for which the source is queried for holes. Images with preallocated clusters in a sparse file have
-/// long ones.
+/// Shortest run of data for which the source is queried for holes. Images with preallocated clusters in a sparse file
+/// have long ones.
 const HOLES_WORTH: u64 = 256 << 10;
 
 /// Opens an image. Besides head and tail it reads the first page of the snapshot table, if there is one.
@@ -136,8 +136,8 @@ impl Map {
         self.with_holes(extents).await
     }
 
-    /// Returns the same extents, split at the holes that the source reports in a sparse file. The result is shorter if there
-    /// are very many.
+    /// Returns the same extents, split at the holes that the source reports in a sparse file. The result is shorter if
+    /// there are very many.
     async fn with_holes(&self, extents: Vec<Extent>) -> Result<Vec<Extent>> {
         let worth = |extent: &Extent| matches!(extent.kind, ExtentKind::Data(Stored { range, .. }) if range.len() >= HOLES_WORTH);
         if !extents.iter().any(worth) {
@@ -168,8 +168,8 @@ impl Map {
         Ok(told.into_vec())
     }
 
-    /// The L2 entries that map the first part of the window, limited to one page of the L1 table and [`TABLES_AT_ONCE`] bytes
-    /// of L2 tables.
+    /// The L2 entries that map the first part of the window, limited to one page of the L1 table and [`TABLES_AT_ONCE`]
+    /// bytes of L2 tables.
     async fn pieces(&self, window: GuestRange) -> Result<Vec<Piece>> {
         let grid = self.header.grid;
         let first = grid.l1_index(window.start());
@@ -211,8 +211,8 @@ impl Map {
 
     /// Checks that a page of the L1 table does not map much more than the object can hold.
     ///
-    /// L1 entries may share an L2 table: its data is content once per entry. But a small object whose entries all share one
-    /// table would take days to walk. Without sharing, the entries of all tables fit in the object.
+    /// L1 entries may share an L2 table: its data is content once per entry. But a small object whose entries all share
+    /// one table would take days to walk. Without sharing, the entries of all tables fit in the object.
     fn check_sharing(&self, page: StoredRange, entries: &[U64<BigEndian>]) -> Result<()> {
         let number = page.start().get().saturating_sub(self.l1.start().get()) / L1_PAGE;
         let bit = u32::try_from(number).ok().and_then(|number| 1u32.checked_shl(number)).unwrap_or_default();
@@ -301,7 +301,7 @@ impl Map {
             .get(skip..)
             .unwrap_or_default();
         while !rest.is_empty() && rest.start() < window.end() && extents.len() < BATCH_EXTENTS {
-            let missing = || Error::internal("an L2 table is shorter than what it maps");
+            let missing = || Error::internal("an L2 table is shorter than its guest range");
             let (word, after) = words.split_first().ok_or_else(missing)?;
             let (mapping, after) = if grid.extended_l2() {
                 let (bitmap, after) = after.split_first().ok_or_else(missing)?;
@@ -335,8 +335,8 @@ impl Map {
         Ok(())
     }
 
-    /// Number of the standard entries `after` that continue the run that `word`, with the meaning `mapping`, begins: unmapped
-    /// clusters, or clusters with consecutive data that is outside all metadata and before the object's end.
+    /// Number of the standard entries `after` that continue the run that `word`, with the meaning `mapping`, begins:
+    /// unmapped clusters, or clusters with consecutive data that is outside all metadata and before the object's end.
     fn run(&self, mapping: Mapping, word: u64, after: &[U64<BigEndian>]) -> u64 {
         let step = self.header.grid.cluster_bytes();
         let same = match mapping {
@@ -406,8 +406,8 @@ impl Map {
         Ok(())
     }
 
-    /// The first `needed` bytes of a unit of `unit` bytes at `at`. The rest of the unit is after the disk's end and may be
-    /// missing in the object, because some writers leave the last cluster incomplete.
+    /// The first `needed` bytes of a unit of `unit` bytes at `at`. The rest of the unit is after the disk's end and may
+    /// be missing in the object, because some writers leave the last cluster incomplete.
     fn data(&self, at: StoredOffset, unit: u64, needed: u64) -> Result<Stored> {
         let whole = self.stored(at, unit)?;
         self.check_metadata("an L2 entry", whole)?;
@@ -431,8 +431,8 @@ impl Map {
         Ok(Stored { file: FILE, range })
     }
 
-    /// The range of compressed bytes: `len` bytes at `at`, limited by the object's end. The entry counts whole sectors, and the
-    /// object's end may cut the last one.
+    /// The range of compressed bytes: `len` bytes at `at`, limited by the object's end. The entry counts whole sectors,
+    /// and the object's end may cut the last one.
     fn compressed(&self, at: StoredOffset, len: u64) -> Result<Coded> {
         let said = self.stored(at, len)?;
         self.check_metadata("a compressed L2 entry", said.split_at(1).0)?;

@@ -1,5 +1,5 @@
-//! The snapshot table: the internal snapshots. They are not part of the active disk, so only their names and whether they
-//! contain a machine state are read.
+//! The snapshot table: the internal snapshots. They are not part of the active disk, so only their names and whether
+//! they contain a machine state are read.
 //!
 //! Source: `docs/interop/qcow2.rst`, "Snapshots".
 
@@ -50,8 +50,8 @@ pub(super) fn parse(table: &[u8], count: u32) -> Vec<Snapshot> {
     found
 }
 
-/// The L1 tables of the first snapshots of a table, at most `count`, within the bytes in `table`, and the length of their
-/// entries.
+/// The L1 tables of the first snapshots of a table, at most `count`, within the bytes in `table`, and the length of
+/// their entries.
 pub(super) fn tables(table: &[u8], count: u32) -> (Vec<StoredRange>, u64) {
     let mut found = Vec::new();
     let mut rest = table;
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_follow_each_other_padded_to_eight_bytes() {
+    fn entries_are_consecutive_and_padded_to_eight_bytes() {
         let extra = (5u64 << 32).to_be_bytes();
         let table = [entry("before", 7, &[]), entry("", 0, &extra), entry("x", 0, &[0; 24])].concat();
         let names: Vec<_> = parse(&table, 3).into_iter().map(|s| (s.name, s.vm_state_bytes)).collect();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_ends_early_gives_what_it_has() {
+    fn a_truncated_table_returns_its_complete_entries() {
         let table = [entry("before", 7, &[]), entry("after", 0, &[])].concat();
         for cut in 0..table.len() {
             assert!(parse(&table[..cut], 2).len() <= 2);

@@ -1,8 +1,8 @@
 //! Checks that the tables are complete if the object ends in zeros.
 //!
 //! An entry of zeros means "not allocated", so a table that an unfinished download left as zeros reads as a hole. The
-//! reference counts show the difference, because a cluster whose entry was lost is still counted. They are compared only
-//! if the object ends in a sector of zeros and nothing else shows that the table that is stored last is complete:
+//! reference counts show the difference, because a cluster whose entry was lost is still counted. They are compared
+//! only if the object ends in a sector of zeros and nothing else shows that the table that is stored last is complete:
 //!
 //! ```text
 //! | header | refcounts | L1 | L2 | data | L2 | 0 0 0 0 0 0
@@ -74,7 +74,8 @@ struct Audit<'a> {
     entries: u64,
     /// True if an L2 table is all zeros and may be missing.
     blank_table: bool,
-    /// True if an entry points past the object's end: the object is truncated, and the entry is refused when it is used.
+    /// True if an entry points past the object's end: the object is truncated, and the entry is refused when it is
+    /// used.
     cut: bool,
     /// True if a part of the refcount structures may be missing.
     counts_in_doubt: bool,
@@ -89,8 +90,8 @@ impl TailCheck {
         tail.has_a_sector().then(|| Self { file, tail, found: AtomicBool::new(false) })
     }
 
-    /// Checks that the tables are complete, before the result for a window of a walk over the disk is returned. A short window,
-    /// such as a read of the partition table, is not checked, because that would take too long.
+    /// Checks that the tables are complete, before the result for a window of a walk over the disk is returned. A short
+    /// window, such as a read of the partition table, is not checked, because that would take too long.
     ///
     /// # Errors
     /// `truncated` at the first zero of the object's end if they are not; the `source_*` codes.
@@ -120,8 +121,8 @@ impl TailCheck {
         }
     }
 
-    /// Where the zeros begin, if the table with the highest address may have lost its end. If it extends past the end of the
-    /// object, the object is truncated, and the table is refused when it is used.
+    /// Where the zeros begin, if the table with the highest address may have lost its end. If it extends past the end
+    /// of the object, the object is truncated, and the table is refused when it is used.
     async fn doubt(&self, header: &Header, tables: &Tables) -> Result<Option<u64>> {
         let cluster = header.grid.cluster_bytes();
         let mut last = header.l1;

@@ -1,6 +1,6 @@
 //! RAW: the guest's bytes, verbatim.
 //!
-//! There is no map: everything is allocated, except for the holes that the source reports. Any length is kept.
+//! There is no map: everything is allocated, except for the holes that the source reports. Every length is preserved.
 
 mod options;
 mod read;

@@ -1,7 +1,7 @@
 //! Reading a raw disk as a stream.
 //!
-//! The size is only known at the end. Only there can a fixed VHD be distinguished from a raw disk: it has a footer after
-//! the guest's bytes.
+//! The size is only known at the end. Only there can a fixed VHD be distinguished from a raw disk: it has a footer
+//! after the guest's bytes.
 
 use std::collections::VecDeque;
 

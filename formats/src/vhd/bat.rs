@@ -3,8 +3,8 @@
 //! An entry is the sector where a block begins with its bitmap, or [`UNUSED`]. Blocks must not overlap each other, the
 //! footers, the header or the table. A page is checked against all pages loaded before it when it is first loaded. So a
 //! walk over the whole disk checks every pair of blocks, a partial walk checks the blocks that it uses, and no entry is
-//! used unchecked. The memory for this is bounded by [`Slots::MOST_CHUNKS`], whatever the table claims. Entries after the
-//! end of the disk are ignored.
+//! used unchecked. The memory for this is bounded by [`Slots::MOST_CHUNKS`], whatever the table claims. Entries after
+//! the end of the disk are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,7 +59,8 @@ impl Blocks {
         GuestRange::between(GuestOffset::new(start), GuestOffset::new(end))
     }
 
-    /// The stored bytes of block `index` that begins at `sector`: its bitmap, and its guest bytes up to the end of the disk.
+    /// The stored bytes of block `index` that begins at `sector`: its bitmap, and its guest bytes up to the end of the
+    /// disk.
     pub(super) fn stored(&self, index: u64, sector: u32) -> StoredRange {
         let start = u64::from(sector).saturating_mul(SECTOR);
         let len = self.bitmap_bytes.saturating_add(self.guest(index).len());
@@ -74,9 +75,9 @@ impl Blocks {
 
 /// The start sectors of whole blocks, used to detect overlaps.
 ///
-/// The object is divided into slots of the length of a block. Two blocks that begin in one slot always overlap, so a slot
-/// stores one block. A new block can only overlap blocks of its own slot and of the two adjacent ones. Slots are allocated
-/// in chunks, for the parts of the object that have blocks.
+/// The object is divided into slots of the length of a block. Two blocks that begin in one slot always overlap, so a
+/// slot stores one block. A new block can only overlap blocks of its own slot and of the two adjacent ones. Slots are
+/// allocated in chunks, for the parts of the object that have blocks.
 #[derive(Debug)]
 struct Slots {
     stride: u64,
@@ -87,8 +88,8 @@ struct Slots {
 impl Slots {
     /// Slots of a chunk: 4 KiB.
     const CHUNK: u64 = 1024;
-    /// Most chunks: 32 MiB, 8 million blocks. Entries reach 2 TiB, which is a million blocks of 2 MiB. Only an image with
-    /// tiny blocks, which no known writer creates, comes near the limit.
+    /// Most chunks: 32 MiB, 8 million blocks. Entries reach 2 TiB, which is a million blocks of 2 MiB. Only an image
+    /// with tiny blocks, which no known writer creates, comes near the limit.
     const MOST_CHUNKS: usize = 8192;
 
     fn new(stride: u64) -> Self {
@@ -199,8 +200,8 @@ impl Bat {
     /// Entries of blocks `first..=last` of the disk: all of them, or the most that one result can have.
     ///
     /// # Errors
-    /// `malformed` if a loaded block overlaps metadata or another block, with the offset of its entry; `unsupported_feature`
-    /// if there are too many blocks to check; the `source_*` codes.
+    /// `malformed` if a loaded block overlaps metadata or another block, with the offset of its entry;
+    /// `unsupported_feature` if there are too many blocks to check; the `source_*` codes.
     pub(super) async fn load(&self, first: u64, last: u64) -> Result<Entries> {
         let first_page = first / PAGE_ENTRIES;
         let last_page = (last / PAGE_ENTRIES).min(first_page.saturating_add(PAGES_AT_ONCE - 1));
@@ -370,7 +371,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_of_one_slot_or_the_next_are_told_apart() {
+    fn overlaps_are_found_in_the_same_and_adjacent_slots() {
         let mut slots = Slots::new(10);
         assert!(slots.put(25));
         for (sector, expected) in [(15, None), (16, Some(25)), (25, Some(25)), (34, Some(25)), (35, None)] {
@@ -381,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn the_memory_of_slots_is_bounded() {
         let mut slots = Slots::new(2);
         let spread = (1..).map(|chunk: u32| chunk * 2 * Slots::CHUNK as u32);
         assert_eq!(spread.take_while(|sector| slots.put(*sector)).count(), Slots::MOST_CHUNKS);

@@ -1,7 +1,8 @@
 //! The sector bitmap of a block, applied while the block is decoded.
 //!
-//! Specification, section "Block Allocation Table and Data Blocks". One bit per sector, the most significant first. A set
-//! bit means that the sector was written. In a dynamic disk, a sector with a clear bit reads as zeros, whatever is stored.
+//! Specification, section "Block Allocation Table and Data Blocks". One bit per sector, the most significant first. A
+//! set bit means that the sector was written. In a dynamic disk, a sector with a clear bit reads as zeros, whatever is
+//! stored.
 
 use std::ops::Range;
 
@@ -115,8 +116,8 @@ fn shows_all(bitmap: &[u8], len: usize) -> bool {
         && (rest == 0 || bitmap.get(full).is_some_and(|bits| bits & last == last))
 }
 
-/// Copies the written sectors of `data`, which begins at guest offset `start`, to `out`, and zeros for the rest. Counts the
-/// sectors that the bitmap hides and that are not zeros.
+/// Copies the written sectors of `data`, which begins at guest offset `start`, to `out`, and zeros for the rest. Counts
+/// the sectors that the bitmap hides and that are not zeros.
 fn apply(bitmap: &[u8], data: &[u8], start: GuestOffset, out: &mut [u8], tally: &mut Tally) -> Result<()> {
     if data.len() != out.len() || bitmap.len() < out.len().div_ceil(BYTES_A_BYTE) {
         return Err(short(data));
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_of_the_wrong_length_is_a_defect_of_ours() {
+    fn a_unit_of_the_wrong_length_is_an_internal_error() {
         let mut out = vec![0; 8192];
         for (bitmap, data) in [(&[0xff; 1][..], &[0; 8192][..]), (&[0xff; 2][..], &[0; 8191][..])] {
             assert!(apply(bitmap, data, GuestOffset::ZERO, &mut out, &mut Tally::default()).is_err());
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_whose_sectors_were_all_written_is_used_where_it_lies() {
+    fn a_fully_written_block_has_a_verbatim_range() {
         let codec = PrefixBitmap { bitmap_bytes: 512, recovered: false };
         let mut stored = vec![0xff; 512 + 8192];
         assert_eq!(codec.verbatim_range(&stored, 8192), Some(512..8704));

@@ -1,8 +1,8 @@
 //! The bytes between the size by CHS geometry and `current_size`.
 //!
 //! Virtual PC and old versions of QEMU use the geometry, which may cover less than `current_size`. Readers that use
-//! `current_size` show the bytes after it. So a warning says how many bytes are left out, and how many are in sectors that
-//! are not zeros.
+//! `current_size` show the bytes after it. So a warning says how many bytes are left out, and how many are in sectors
+//! that are not zeros.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -66,7 +66,7 @@ impl ChsSizedMap {
                 let held = held.fold(0usize, usize::saturating_add);
                 format!("{least}{held} of them are in sectors that are not all zeros")
             }
-            Err(error) => format!("what they hold cannot be read ({})", error.message()),
+            Err(error) => format!("their contents cannot be read ({})", error.message()),
         };
         self.warnings.replace(Warning::new(CODE, format!("{}; {what}", self.said())));
     }

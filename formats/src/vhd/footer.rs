@@ -1,4 +1,4 @@
-//! The footer, and where it is stored. Pure: parses bytes into a validated struct.
+//! The footer and its locations. Pure: parses bytes into a validated struct.
 //!
 //! Specification, section "Hard Disk Footer Format".
 
@@ -18,15 +18,15 @@ const SHORT_LEN: usize = 511;
 const MOST_PADDING: u64 = 64 << 10;
 /// Bytes at the end of an object that are searched for a footer.
 pub(crate) const TAIL_LEN: u64 = MOST_PADDING + LEN as u64;
-/// The largest geometry that the fields can express, in sectors. For a disk of this size or larger, `current_size` is the
-/// size.
+/// The largest geometry that the fields can express, in sectors. For a disk of this size or larger, `current_size` is
+/// the size.
 const CHS_CEILING: u64 = 65_535 * 16 * 255;
 /// The feature bit that is always set.
 const FEATURES_RESERVED: u32 = 2;
 /// The version of the format that is written, 1.0.
 pub(super) const VERSION: u32 = 0x0001_0000;
-/// The creator of written disks: Windows, for which every reader uses `current_size`. For some other names, readers compute
-/// a smaller size from the geometry. Readers would not know a name of our own.
+/// The creator of written disks: Windows, for which every reader uses `current_size`. For some other names, readers
+/// compute a smaller size from the geometry. Readers would not know a name of our own.
 const CREATOR: &[u8; 4] = b"win ";
 /// The version of that creator: Windows 7, the first version that creates VHDs itself.
 const CREATOR_VERSION: u32 = 0x0006_0001;
@@ -113,8 +113,8 @@ pub(super) struct Footer {
     pub(super) saved_state: bool,
 }
 
-/// The geometry of a disk of that size, by the specification's appendix "CHS Calculation": cylinders, heads and sectors per
-/// track. It covers the disk only approximately, and at most the ceiling.
+/// The geometry of a disk of that size, by the specification's appendix "CHS Calculation": cylinders, heads and sectors
+/// per track. It covers the disk only approximately, and at most the ceiling.
 fn geometry(virtual_bytes: u64) -> (u16, u8, u8) {
     const LARGE: u64 = 65_535 * 16 * 63;
     let total = (virtual_bytes / SECTOR).min(CHS_CEILING);
@@ -276,9 +276,9 @@ impl Candidate {
         Self::new(head.get(..LEN)?, StoredOffset::ZERO, 0)
     }
 
-    /// Searches the footer in `tail`, the last bytes of an object, which begin at `start`. It is the last [`LEN`] bytes, the
-    /// last [`SHORT_LEN`] bytes, or earlier with zeros after it. If zeros follow, or the cookie might be text in the guest's
-    /// last sector, only an intact footer counts.
+    /// Searches the footer in `tail`, the last bytes of an object, which begin at `start`. It is the last [`LEN`]
+    /// bytes, the last [`SHORT_LEN`] bytes, or earlier with zeros after it. If zeros follow, or the cookie might be
+    /// text in the guest's last sector, only an intact footer counts.
     pub(super) fn at_tail(tail: &[u8], start: StoredOffset) -> Option<Self> {
         let used = tail.iter().rposition(|byte| *byte != 0)?.saturating_add(1);
         let first = used.saturating_sub(LEN);
@@ -427,7 +427,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_geometry_is_that_of_the_specification() {
+    fn the_geometry_follows_the_specification() {
         // Both sides of each branch, computed by hand from the appendix.
         for (sectors, expected) in [
             (0, (0, 4, 17)),
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_bytes_parse_to_the_same_values() {
         let header = StoredOffset::new(512);
         for kind in [Kind::Fixed, Kind::Dynamic(header), Kind::Differencing(header)] {
             let bytes = to_bytes(kind, 77 * SECTOR, [9; 16]);

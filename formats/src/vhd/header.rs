@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_bytes_parse_to_the_same_values() {
         let header = Header::parse(&to_bytes(1536, 3, 2 << 20), StoredOffset::new(512), 5 << 20).unwrap();
         let table = StoredRange::new(StoredOffset::new(1536), 12).unwrap();
         assert_eq!(header, Header { table, block_bytes: 2 << 20, parent_name: String::new() });

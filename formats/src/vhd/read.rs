@@ -86,8 +86,8 @@ pub(crate) async fn open(input: OpenInput) -> Result<Disk> {
     Ok(Disk::new(info, files, map, warnings, Vec::new()))
 }
 
-/// Returns `map`, with a warning if the size by geometry omits some of the first `stored` bytes of the image. `larger` maps
-/// a disk of more bytes.
+/// Returns `map`, with a warning if the size by geometry omits some of the first `stored` bytes of the image. `larger`
+/// maps a disk of more bytes.
 fn with_dropped(
     map: Box<dyn BlockMap>,
     footer: &Footer,

@@ -1,8 +1,8 @@
 //! Checks that all blocks of a dynamic disk are present if the footer at its end is missing.
 //!
-//! The footer is the last thing in the object, so it shows that everything before it is there. Without it the copy at the
-//! start is used. In an unfinished download into a preallocated file the footer and the last blocks are zeros, and a
-//! sector bitmap of zeros means "never written": such blocks would read as zeros without an error. So one of these
+//! The footer is the last thing in the object, so it shows that everything before it is there. Without it the copy at
+//! the start is used. In an unfinished download into a preallocated file the footer and the last blocks are zeros, and
+//! a sector bitmap of zeros means "never written": such blocks would read as zeros without an error. So one of these
 //! must show that the last block is present:
 //!
 //! * the object ends before or at the end of that block: it was cut, not filled with zeros;

@@ -5,7 +5,7 @@
 //! dynamic  copy of the footer · header · BAT · [bitmap, block] [bitmap, block] ··· footer
 //! ```
 //!
-//! A disk keeps its exact size: the creator is `win `, for which every reader takes the size from `current_size` and not
+//! A disk has its exact size: the creator is `win `, for which every reader takes the size from `current_size` and not
 //! from the CHS geometry.
 
 mod disk;

@@ -110,8 +110,8 @@ impl Completeness {
         Ok(())
     }
 
-    /// Returns the grains that the directory at that sector names. `None` if there is no such directory, or if it names a
-    /// table that was not read.
+    /// Returns the grains that the directory at that sector names. `None` if there is no such directory, or if it names
+    /// a table that was not read.
     pub(super) fn named_by(&self, sector: u64) -> Option<GrainDigest> {
         self.directories.iter().find(|(at, _)| *at == sector).and_then(|(_, named)| *named)
     }

@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_follows_from_the_source_and_the_size() {
+    fn an_id_depends_on_the_source_and_the_size() {
         let one = ContentId::derived("streamOptimized", 512, &[1; 32]);
         assert_eq!(one, ContentId::derived("streamOptimized", 512, &[1; 32]));
         for other in [

@@ -1,10 +1,11 @@
 //! The descriptor: the text that gives the kind of the disk and the files that it is stored in.
 //!
 //! Pure. Source: VMware, *Virtual Disk Format 5.0*, "The Descriptor File". A monolithic sparse image embeds it; every
-//! other kind has it in a separate file. The text ends at the first NUL, because some writers leave stale bytes after it.
+//! other kind has it in a separate file. The text ends at the first NUL, because some writers leave stale bytes after
+//! it.
 //!
-//! Keys are case-insensitive, as in VMware's tools. A header key may occur twice with the same value. With two values the
-//! descriptor is malformed, because two readers would open two different disks.
+//! Keys are case-insensitive, as in VMware's tools. A header key may occur twice with the same value. With two values
+//! the descriptor is malformed, because two readers would open two different disks.
 
 use std::borrow::Cow;
 
@@ -154,10 +155,10 @@ impl Kind {
 /// Where a descriptor is stored. This decides how much of it is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum DescriptorLocation {
-    /// In a file of its own: it names the files of the disk, and its extent types say how to read them.
+    /// In a separate file: it names the files of the disk, and its extent types define how they are read.
     Detached,
-    /// In the sparse extent that it describes: the header says how to read the extent, and no name is used. Extent names
-    /// may have any bytes, and the extent type need not match `createType`.
+    /// In the sparse extent that it describes: the header defines how the extent is read, and no name is used. Extent
+    /// names may have any bytes, and the extent type need not match `createType`.
     Embedded,
 }
 
@@ -228,7 +229,7 @@ impl Descriptor {
             Some((name, at)) => (String::from_utf8_lossy(name).into_owned(), at),
             None if keys.encrypted => {
                 return Err(Error::new(ErrorKind::EncryptedRefused, "the descriptor is encrypted")
-                    .hint("decrypt the virtual machine where it was made")
+                    .hint("decrypt the virtual machine on its original host")
                     .at(at));
             }
             None => return Err(Error::malformed("the descriptor has no createType").at(at)),
@@ -486,7 +487,7 @@ pub(crate) fn refusals(descriptor: &Descriptor, lines: &[ExtentLine]) -> Vec<Ref
     if let Some(message) = parent {
         refusals.push(
             Refusal::new(ErrorKind::ParentDiskRefused, message)
-                .hint("consolidate its snapshots where it was made, or clone it, and convert the result")
+                .hint("consolidate its snapshots or clone the disk on its original host, and convert the result")
                 .at(descriptor.parent_at),
         );
     }

@@ -1,4 +1,4 @@
-//! Grain directories: where the grain tables of an extent are.
+//! Grain directories: the locations of an extent's grain tables.
 //!
 //! ```text
 //! directory ─▶ entry 0 ─▶ grain table ─▶ grain, grain, …
@@ -6,9 +6,9 @@
 //! redundant ─▶ the same again, its tables too
 //! ```
 //!
-//! A directory is read in pages, so that a directory of any size needs bounded memory and a run of empty entries is cheap.
-//! If there is a redundant directory, both are read together and compared. An entry that only one of them has was lost
-//! by the other.
+//! A directory is read in pages, so that a directory of any size needs bounded memory and a run of empty entries is
+//! cheap. If there is a redundant directory, both are read together and compared. An entry that only one of them has
+//! was lost by the other.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -126,8 +126,8 @@ impl Entries {
     }
 }
 
-/// Which directories and tables of an extent have a marker in the sector before them. Without it, a lost part of the image
-/// that reads as zeros would be an empty directory or table.
+/// Which directories and tables of an extent have a marker in the sector before them. Without it, a lost part of the
+/// image that reads as zeros would be an empty directory or table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Markers {
     /// Those that begin after this byte address, the first possible marker. Tables before it have none.
@@ -258,8 +258,8 @@ pub(crate) struct Page {
 }
 
 impl Directory {
-    /// Opens the directory of an extent of `bytes` guest bytes. If only one of the two directories is inside the object,
-    /// that one is used.
+    /// Opens the directory of an extent of `bytes` guest bytes. If only one of the two directories is inside the
+    /// object, that one is used.
     ///
     /// # Errors
     /// `truncated` if no directory is in the object, `malformed` if it has no address or overlaps other metadata.
@@ -396,8 +396,8 @@ impl Directory {
             ))
             .at(start.saturating_sub(SECTOR)));
         }
-        // Writers store the last table directly before the directory. So a sector of zeros in the directory was lost, unless
-        // that table is absent or the directory names it.
+        // Writers store the last table directly before the directory. So a sector of zeros in the directory was lost,
+        // unless that table is absent or the directory names it.
         let sector = usize::try_from(SECTOR).unwrap_or(usize::MAX);
         let first = self.layout.markers.map_or(0, |markers| markers.after);
         let before = start.saturating_sub(SECTOR);
@@ -425,8 +425,8 @@ impl Directory {
 
     /// Checks that the pages read so far do not name many more tables than the object can hold.
     ///
-    /// Entries may share a table: its grains are then content once per entry. But a small object whose entries all share one
-    /// table would take days to walk. Without sharing, all tables fit in the object.
+    /// Entries may share a table: its grains are then content once per entry. But a small object whose entries all
+    /// share one table would take days to walk. Without sharing, all tables fit in the object.
     fn check_sharing(&self, number: u64, page: &Page) -> Result<()> {
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         if named.pages.insert(number) {

@@ -5,8 +5,8 @@ use diskferry_core::{Error, Result, StoredOffset, StoredRange, Warning, Warnings
 use super::descriptor::{Descriptor, DescriptorLocation, ExtentLine, ExtentType, Kind, LONGEST};
 use super::header::{Grains, SparseHeader, field};
 
-/// Parses the embedded descriptor with its one extent; `None` if there is no text. The header decides how the grains are
-/// stored. If the descriptor contradicts it, there is a warning.
+/// Parses the embedded descriptor with its one extent; `None` if there is no text. The header decides how the grains
+/// are stored. If the descriptor contradicts it, there is a warning.
 ///
 /// # Errors
 /// `malformed`, `unsupported_feature`.

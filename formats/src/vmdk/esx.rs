@@ -233,7 +233,7 @@ pub(crate) fn check_se_volatile(bytes: &[u8], at: u64) -> Result<u64> {
     }
     if raw.replay_journal.get() != 0 {
         return Err(Error::unsupported("a seSparse extent was not closed: its journal must be replayed")
-            .hint("open it once where it was made, so that its journal is replayed")
+            .hint("open it once on its original host, which replays the journal")
             .at(at.saturating_add(24)));
     }
     Ok(raw.free_table.get())

@@ -58,8 +58,8 @@ pub(crate) fn recovered_by_scan() -> Warning {
     )
 }
 
-/// Searches the object's tail for the footer of the stream that begins with `header`. The footer is at its regular offset,
-/// or only zeros follow it. `bytes` is the length of the extent.
+/// Searches the object's tail for the footer of the stream that begins with `header`. The footer is at its regular
+/// offset, or only zeros follow it. `bytes` is the length of the extent.
 ///
 /// # Errors
 /// See [`usable`].
@@ -83,9 +83,9 @@ pub(crate) fn in_reach(number: u64, len: u64) -> bool {
     head_meets_tail || number.saturating_mul(SECTOR) >= len.saturating_sub(HeadTail::TAIL)
 }
 
-/// Validates the footer of the stream that begins with `header`. It is in the last non-blank sector, number `last`, after
-/// its marker in the sector before. A damaged footer, or one whose directory is not before it, is not usable. `object` is
-/// the length of the stream.
+/// Validates the footer of the stream that begins with `header`. It is in the last non-blank sector, number `last`,
+/// after its marker in the sector before. A damaged footer, or one whose directory is not before it, is not usable.
+/// `object` is the length of the stream.
 ///
 /// # Errors
 /// `malformed` if it is intact and contradicts the header in a field that decides how grains are found.

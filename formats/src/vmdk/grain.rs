@@ -10,8 +10,8 @@ use diskferry_core::{
 use super::header::{GRAIN_MARKER_LEN, Marker, SECTOR, most_compressed};
 use crate::codec::inflate_zlib;
 
-/// What bounds the stored range that a map returns for a grain. A table does not have a grain's length: the map bounds it,
-/// and the grain itself has it.
+/// What bounds the stored range that a map returns for a grain. A table does not have a grain's length: the map bounds
+/// it, and the grain itself has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Bound {
     /// Another structure that the image uses, or the largest possible grain.

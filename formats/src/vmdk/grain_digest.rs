@@ -1,14 +1,14 @@
 //! Compares the grains that the tables of a stream name with the grains that were read.
 //!
-//! A reader in one pass uses the markers, and a random-access reader uses the tables. An image can be crafted so that both
-//! are valid and describe different disks. Its tables can point to a grain hidden in padding, or its footer to a
-//! directory that no marker announces. So a stream is accepted only if its tables name exactly the grains that were read,
-//! each at its address.
+//! A reader in one pass uses the markers, and a random-access reader uses the tables. An image can be crafted so that
+//! both are valid and describe different disks. Its tables can point to a grain hidden in padding, or its footer to a
+//! directory that no marker announces. So a stream is accepted only if its tables name exactly the grains that were
+//! read, each at its address.
 //!
-//! A direct comparison would store both lists. Instead, two random hash functions give each address a value, and sums of
-//! these values are compared: the plain sum, and the sum of each value times the grain's number. Different lists have
-//! equal sums with a probability of about 2⁻⁶⁰, and the author of an image does not know the hash functions. The second
-//! sum is linear in the number, so a table can be summed before its index is known: its directory follows it.
+//! A direct comparison would store both lists. Instead, two random hash functions give each address a value, and sums
+//! of these values are compared: the plain sum, and the sum of each value times the grain's number. Different lists
+//! have equal sums with a probability of about 2⁻⁶⁰, and the author of an image does not know the hash functions. The
+//! second sum is linear in the number, so a table can be summed before its index is known: its directory follows it.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_grains_at_the_same_places_are_the_same_in_any_order() {
+    fn equal_grains_have_equal_digests_in_any_order() {
         let hasher = GrainHasher::new();
         let named = |grains: &[(u64, u64)]| {
             let mut all = GrainDigest::default();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_sectors_are_seen_in_pieces_of_any_length() {
+    fn the_last_sectors_are_found_with_pieces_of_any_length() {
         let mut bytes = vec![0; 20 * SECTOR_LEN + 100];
         bytes[7 * SECTOR_LEN..8 * SECTOR_LEN].fill(7);
         bytes[8 * SECTOR_LEN + 9] = 8;

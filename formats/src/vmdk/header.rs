@@ -1,7 +1,8 @@
 //! The header of a hosted sparse extent (`KDMV`) and the markers of a stream.
 //!
-//! Pure: parses bytes into validated structs. Source: VMware, *Virtual Disk Format 5.0* (and 1.1), "Hosted Sparse Extents"
-//! and "Stream-Optimized Compressed Sparse Extents". All numbers are little-endian, all addresses are in sectors.
+//! Pure: parses bytes into validated structs. Source: VMware, *Virtual Disk Format 5.0* (and 1.1), "Hosted Sparse
+//! Extents" and "Stream-Optimized Compressed Sparse Extents". All numbers are little-endian, all addresses are in
+//! sectors.
 
 use diskferry_core::{Error, Result};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -323,8 +324,8 @@ impl Marker {
         }
     }
 
-    /// Encodes the marker. A grain's marker is the first [`GRAIN_MARKER_LEN`] bytes. Any other marker fills a sector, padded
-    /// with zeros.
+    /// Encodes the marker. A grain's marker is the first [`GRAIN_MARKER_LEN`] bytes. Any other marker fills a sector,
+    /// padded with zeros.
     pub(crate) fn to_bytes(self) -> [u8; 16] {
         let (value, size, kind) = match self {
             Self::Grain { lba, size } => (lba, size, 0),

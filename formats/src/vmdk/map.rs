@@ -58,8 +58,8 @@ impl VmdkMap {
         Self { parts, prepared: AtomicUsize::new(0) }
     }
 
-    /// Loads the first tables of several extents in `window` concurrently, from number `first` on. A disk in many files then
-    /// takes as few round trips as a disk in one file.
+    /// Loads the first tables of several extents in `window` concurrently, from number `first` on. A disk in many files
+    /// then takes as few round trips as a disk in one file.
     async fn prepare(&self, first: usize, window: GuestRange) {
         if self.prepared.load(Ordering::Relaxed) > first {
             return;

@@ -1,7 +1,7 @@
 //! VMDK: VMware's Virtual Disk Format, in one file or in several.
 //!
-//! Source: VMware, *Virtual Disk Format 5.0* (2011) and *1.1*. For what they omit (seSparse), the facts that other readers
-//! agree on.
+//! Source: VMware, *Virtual Disk Format 5.0* (2011) and *1.1*. For what they omit (seSparse), the facts that other
+//! readers agree on.
 //!
 //! ```text
 //! descriptor ─▶ extent ─▶ flat: bytes, verbatim
@@ -9,9 +9,10 @@
 //!               extent ─▶ zero
 //! ```
 //!
-//! `header`, `esx`, `marker` and `descriptor` are pure. `read` opens an image that is one file and `multi_extent` one that
-//! is several; both open extents with `extent_file`. `map` is the block map over `sparse`, scanned (`scan`) and flat
-//! extents. `stream` reads a streamOptimized image in one pass. `write` lays out the two kinds that are one sparse file.
+//! `header`, `esx`, `marker` and `descriptor` are pure. `read` opens an image that is one file and `multi_extent` one
+//! that is several; both open extents with `extent_file`. `map` is the block map over `sparse`, scanned (`scan`) and
+//! flat extents. `stream` reads a streamOptimized image in one pass. `write` lays out the two kinds that are one sparse
+//! file.
 
 mod completeness;
 mod content_id;

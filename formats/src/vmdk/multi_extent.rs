@@ -169,8 +169,8 @@ struct Wanted {
     flat: bool,
 }
 
-/// Returns the files to open, in the order in which extents first name them, and for each extent the number of its file,
-/// counted from 1, if it has one.
+/// Returns the files to open, in the order in which extents first name them, and for each extent the number of its
+/// file, counted from 1, if it has one.
 ///
 /// # Errors
 /// `malformed` if a file with a header is named twice.

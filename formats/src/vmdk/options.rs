@@ -19,7 +19,7 @@ vmdk
   id=UUID              the content ID, whose last four bytes are the CID (default: derived from the source)
 ";
 
-/// Output is shorter than zlib's at its own default, 6. Each higher level takes more time than it saves bytes.
+/// Output is shorter than zlib's at its default level, 6. Each higher level takes more time than it saves bytes.
 const DEFAULT_LEVEL: u32 = 5;
 const MAX_LEVEL: u32 = 9;
 
@@ -50,14 +50,14 @@ pub struct VmdkOptions {
     pub subformat: VmdkSubformat,
     /// `level`: how hard to compress, 0 to 9. The default is 5. Only for streamOptimized.
     pub level: Option<u32>,
-    /// `recompress`: true to compress grains anew that the source stores compressed. By default their streams are copied.
+    /// `recompress`: true to recompress grains that the source stores compressed. By default their streams are copied.
     /// Only for streamOptimized.
     pub recompress: Option<bool>,
     /// `align`: the virtual size is rounded up, with zeros, to a multiple of this many bytes, itself a multiple of 512.
     /// Without it, a disk that is no whole number of sectors is refused.
     pub align: Option<u64>,
-    /// `id`: the content ID, in the order in which a UUID is written. Its last four bytes are the CID. Without it, the ID is
-    /// derived from the source.
+    /// `id`: the content ID, in the order in which a UUID is written. Its last four bytes are the CID. Without it, the
+    /// ID is derived from the source.
     pub id: Option<[u8; 16]>,
 }
 

@@ -110,8 +110,7 @@ fn open_cowd(input: &OpenInput) -> Result<Disk> {
 
 /// The error that one file of a multi-file image was opened. The hint names the file to open instead.
 fn needs_descriptor(url: &str, what: &str) -> Error {
-    let error =
-        Error::unsupported(format!("{what} is one part of a disk, which only its descriptor describes"));
+    let error = Error::unsupported(format!("{what} is one part of a disk and needs the descriptor"));
     match descriptor_name(url) {
         Some(name) => error.hint(format!("open the descriptor beside it, probably {name}")),
         None => error.hint("open the descriptor beside it, the small .vmdk file of text"),

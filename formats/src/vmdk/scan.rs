@@ -208,7 +208,7 @@ impl ScanMap {
         Ok(places)
     }
 
-    /// Checks that nothing but zeros follows the end marker.
+    /// Checks that only zeros follow the end marker.
     async fn check_padding(&self, reader: &mut Reader<'_>, from: u64) -> Result<()> {
         let mut at = from;
         loop {
@@ -241,8 +241,8 @@ impl ScanMap {
     }
 }
 
-/// Reads an object sequentially in long requests, a few at once. It returns ranges that the caller requests in ascending
-/// order.
+/// Reads an object sequentially in long requests, a few at once. It returns ranges that the caller requests in
+/// ascending order.
 struct Reader<'a> {
     source: &'a dyn Source,
     next: u64,

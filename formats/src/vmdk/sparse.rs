@@ -1,10 +1,10 @@
 //! The block map of one sparse extent: grain tables walked in guest order.
 //!
 //! A grain table stores the address of a compressed grain but not its length. The map bounds the length without reading
-//! data. A grain ends no later than the start of the next structure in use: a grain, a table, the directory, the footer,
-//! or the end of the object. In an image written sequentially this is the exact end, rounded up to a sector. If the next
-//! structure is not known, the bound is the maximum size of a grain. The engine may then fetch more than needed but never
-//! less, because two structures in use cannot overlap.
+//! data. A grain ends no later than the start of the next structure in use: a grain, a table, the directory, the
+//! footer, or the end of the object. In an image written sequentially this is the exact end, rounded up to a sector. If
+//! the next structure is not known, the bound is the maximum size of a grain. The engine may then fetch more than
+//! needed but never less, because two structures in use cannot overlap.
 
 use std::sync::Arc;
 
@@ -109,7 +109,8 @@ impl TableReader<'_> {
                     let bounds = usize::try_from(skip).ok().zip(usize::try_from(range.len()).ok());
                     let bounds = bounds.and_then(|(skip, len)| Some(skip..skip.checked_add(len)?));
                     let bounds = bounds.filter(|bounds| bounds.end <= bytes.len());
-                    let bounds = bounds.ok_or_else(|| Error::internal("tables came short"))?;
+                    let bounds =
+                        bounds.ok_or_else(|| Error::internal("fewer tables were returned than requested"))?;
                     Ok::<_, Error>(bytes.slice(bounds))
                 };
                 let marker = at.marker.map(cut).transpose()?;
@@ -224,8 +225,8 @@ impl SparseMap {
         self.directory.len().saturating_mul(self.directory.layout().table_bytes())
     }
 
-    /// Index after the last table that is loaded together with table `index`. Groups are aligned, so a caller that maps a
-    /// range in several steps requests the same, cached tables again.
+    /// Index after the last table that is loaded together with table `index`. Groups are aligned, so a caller that maps
+    /// a range in several steps requests the same, cached tables again.
     fn group_end(&self, index: u64) -> u64 {
         let table = self.directory.layout().table_bytes().max(1);
         let tables = TABLES_AT_ONCE.checked_div(table).unwrap_or(1).max(1);
@@ -287,8 +288,8 @@ impl SparseMap {
         Ok(at)
     }
 
-    /// Returns the tables of entries `first..last`. Adjacent tables are read with them, always in the same groups, so that
-    /// the cache has them for later calls.
+    /// Returns the tables of entries `first..last`. Adjacent tables are read with them, always in the same groups, so
+    /// that the cache has them for later calls.
     fn reader(&self, page: &Page, first: u64, last: u64) -> Result<TableReader<'_>> {
         let begin = first.saturating_sub(first % TABLES_IN_ONE).max(page.first);
         let end = last.checked_next_multiple_of(TABLES_IN_ONE).unwrap_or(last).min(page.end);
@@ -330,8 +331,8 @@ impl SparseMap {
         Ok(TableReader { named: named.into_iter(), sequence, runs: runs.into_iter(), run: None })
     }
 
-    /// Maps the part of `at..to` that one table covers. If an entry is invalid, the entry of the redundant copy is used. The
-    /// choice is made for each entry, so that a grain does not depend on the range that the caller maps.
+    /// Maps the part of `at..to` that one table covers. If an entry is invalid, the entry of the redundant copy is
+    /// used. The choice is made for each entry, so that a grain does not depend on the range that the caller maps.
     async fn table(
         &self,
         table: GrainTable,
@@ -448,8 +449,8 @@ impl SparseMap {
     /// Sorted byte addresses that no grain in `tables` extends past. See the module documentation.
     ///
     /// `tables` are the tables before index `last`. `starts` has the addresses of their grains in guest order. If the
-    /// addresses are not ascending, the structure after a grain can be in any table. All tables are then read once, unless
-    /// there are too many.
+    /// addresses are not ascending, the structure after a grain can be in any table. All tables are then read once,
+    /// unless there are too many.
     async fn ends(
         &self,
         compressed: &Compressed,
@@ -474,8 +475,9 @@ impl SparseMap {
         Ok(ends.into())
     }
 
-    /// Searches the tables from index `from` for the end of the grain at `highest`, unless `ends` has it. It reads a few
-    /// tables first and then many, because writers that store their tables before the data leave empty ones for holes.
+    /// Searches the tables from index `from` for the end of the grain at `highest`, unless `ends` has it. It reads a
+    /// few tables first and then many, because writers that store their tables before the data leave empty ones for
+    /// holes.
     async fn end_of_last(&self, page: &Page, highest: u64, from: u64, ends: &mut Vec<u64>) -> Result<()> {
         let bound = highest.saturating_add(most_compressed(self.directory.layout().grain_bytes));
         let found = |ends: &[u64]| ends.iter().any(|end| (highest.saturating_add(1)..=bound).contains(end));

@@ -456,8 +456,8 @@ impl VmdkStream {
             .at(start))
     }
 
-    /// The stream has ended: checks that it is complete, and that its tables name no other grains. `at` is the offset where
-    /// the end was found.
+    /// The stream has ended: checks that it is complete, and that its tables name no other grains. `at` is the offset
+    /// where the end was found.
     fn end(&mut self, at: u64) -> Result<()> {
         if let Some(front) = self.front.first() {
             return self.end_by_front(front.named, at);
@@ -483,7 +483,8 @@ impl VmdkStream {
         Ok(())
     }
 
-    /// Checks that the tables before the grains name the grains that were read. `named` is the digest of the first copy.
+    /// Checks that the tables before the grains name the grains that were read. `named` is the digest of the first
+    /// copy.
     fn end_by_front(&self, named: GrainDigest, at: u64) -> Result<()> {
         let came = self.completeness.came();
         // A truncated download looks like this: the tables are zeros and only zeros follow.

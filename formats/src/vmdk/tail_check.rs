@@ -1,16 +1,16 @@
 //! Checks that the tables of a sparse extent are complete if the object ends in zeros.
 //!
 //! A download that stopped early leaves zeros from some byte to the end of the object. If that byte is after all
-//! directories and tables, only data is lost, which nothing in the format shows. If it is in or before them, entries are
-//! lost, and lost entries read as holes:
+//! directories and tables, only data is lost, which nothing in the format shows. If it is in or before them, entries
+//! are lost, and lost entries read as holes:
 //!
 //! ```text
 //! header │ directory │ tables │ grain │ grain │ …
 //!                     ▲ zeros from here on: the grains whose entries were stored here would be holes
 //! ```
 //!
-//! So an object whose last sector is zeros is checked once, before its map is first used. If data follows the tables, they
-//! are complete. If not, one of these must hold:
+//! So an object whose last sector is zeros is checked once, before its map is first used. If data follows the tables,
+//! they are complete. If not, one of these must hold:
 //!
 //! * both copies of the tables name the same grains, and at least one;
 //! * the grains that the tables name fill the object, as writers leave it.
@@ -35,7 +35,7 @@ const MOST_SEARCHED: u64 = 8 << 20;
 const ONE_LENGTH: SearchSteps = SearchSteps { first: 4 << 20, longest: 4 << 20 };
 /// Most bytes before the end of the tables that are searched for the start of the zeros.
 const SEARCHED: u64 = 1 << 20;
-/// Bytes of tables that are loaded at once, and as many of their copies.
+/// Bytes of tables that are loaded at once, and the same number of bytes of their copies.
 const TABLES_AT_ONCE: u64 = 2 << 20;
 /// Bytes at the end of the used part of the object that must all be mapped data and zeros to cause a warning.
 const WARNED: u64 = 64 << 10;
@@ -62,7 +62,7 @@ pub(crate) struct StorageUse {
     pub(crate) arrangement: Arrangement,
     /// End of the used part of the object. By default, this is the end of the object.
     pub(crate) end: u64,
-    /// How many tables were allocated, if the header says it.
+    /// Number of allocated tables, if the header has it.
     pub(crate) tables: Option<u64>,
     /// Grains are compressed, so none of them is zeros.
     pub(crate) compressed: bool,

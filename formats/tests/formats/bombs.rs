@@ -1,5 +1,5 @@
-//! Small objects that unfold into large disks: many references to the same stored bytes, and streams that inflate a
-//! thousandfold. Reading them ends at the limit of the content, after each stored byte was fetched about once.
+//! Small objects that expand to large disks: many references to the same stored bytes, and streams that inflate a
+//! thousandfold. Reading them stops at the content limit, after each stored byte was fetched about once.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use flate2::write::DeflateEncoder;
 
 /// Clusters and grains.
 const UNIT: usize = 64 << 10;
-/// What the disks of most bombs claim to hold: two thousand units.
+/// Virtual size of most bombs: two thousand units.
 const CLAIMED: usize = 2000 * UNIT;
-/// The limit that they run into, of content and of the object.
+/// The limit that applies, for content and for the object.
 const LIMIT: u64 = 24 << 20;
 
-/// A unit without a block of zeros that shrinks about a thousandfold.
+/// A unit without a block of zeros that compresses about a thousandfold.
 fn unit() -> Vec<u8> {
     vec![0x5a; UNIT]
 }
 
-/// A QCOW2 whose entries all have the word `entry`, with `stored` in cluster 4.
+/// A QCOW2 whose entries are all `entry`, with `stored` in cluster 4.
 fn qcow2(entry: u64, stored: &[u8]) -> Vec<u8> {
     let (table, data) = (3 * UNIT, 4 * UNIT);
     let mut image = Built::new(16, CLAIMED as u64, 1, data + UNIT);
@@ -39,7 +39,7 @@ fn qcow2(entry: u64, stored: &[u8]) -> Vec<u8> {
     image.0
 }
 
-/// The word of a compressed cluster that lies in cluster 4.
+/// The entry of a compressed cluster in cluster 4.
 fn compressed(len: usize) -> u64 {
     let sectors = (len.div_ceil(SECTOR) - 1) as u64;
     1 << 62 | sectors << (62 - (16 - 8)) | (4 * UNIT) as u64
@@ -68,7 +68,7 @@ fn qcow2_of_one_plain_cluster() -> Vec<u8> {
     qcow2(1 << 63 | (4 * UNIT) as u64, &unit())
 }
 
-/// A sparse VMDK, its grain tables' entries all that of the first grain.
+/// A sparse VMDK whose grain table entries all point to the first grain.
 fn vmdk_of_one_grain(compressed: bool) -> Vec<u8> {
     let mut truth = vec![0; CLAIMED];
     truth[..UNIT].copy_from_slice(&unit());
@@ -87,7 +87,7 @@ fn stream_of_grains_that_inflate_a_thousandfold() -> Vec<u8> {
     Stream::default().build(&vec![0x5a; CLAIMED]).bytes
 }
 
-/// A dynamic VHD, all blocks of its table in the place of the first.
+/// A dynamic VHD whose table entries all point to the first block.
 fn vhd_of_one_block() -> Vec<u8> {
     let vhd = Vhd::new(3, CLAIMED as u64);
     let block = vhd.block_bytes as usize;
@@ -100,7 +100,7 @@ fn vhd_of_one_block() -> Vec<u8> {
     image
 }
 
-/// How reading all of `image` ends, and how many bytes of it were asked for.
+/// The result of reading all of `image`, and the number of bytes that were fetched.
 fn read_within(limit: u64, format: Format, image: Vec<u8>) -> (ErrorKind, u64) {
     let source = Arc::new(Recording::new(Arc::new(MemorySource::new("bomb", image))));
     let read = async {
@@ -140,8 +140,8 @@ fn blocks_of_a_vhd_in_one_place_are_malformed() {
 }
 
 #[test]
-fn the_same_bombs_are_measured_up_to_the_limit_where_none_is_set_lower() {
-    // The content is what it is: below the limit, the disk is read to its end.
+fn bombs_below_the_limit_are_measured_completely() {
+    // Below the limit, the disk is read to its end.
     let image = qcow2_of_one_deflated_cluster();
     let disk = open_as(Format::Qcow2, image).unwrap();
     let limits = Limits::default().image(ImageLimit::Exact(CLAIMED as u64 + 1));
@@ -149,7 +149,7 @@ fn the_same_bombs_are_measured_up_to_the_limit_where_none_is_set_lower() {
     assert_eq!(report.sizes.content_bytes, Some(CLAIMED as u64));
 }
 
-/// Tables that a directory names so many times.
+/// Number of directory entries that name one table.
 const NAMED: usize = 32_768;
 /// Guest bytes that all of them map: 1 TiB.
 const TERABYTE: u64 = (NAMED * 512 * UNIT) as u64;
@@ -159,7 +159,7 @@ fn terabyte_of(kind: &str) -> String {
     descriptor(kind, &format!("RW {} SPARSE \"disk.vmdk\"", TERABYTE / 512))
 }
 
-/// A sparse VMDK of one grain, one table and a directory that names it again and again.
+/// A sparse VMDK of one grain, one table and a directory that names it in all entries.
 fn vmdk_of_one_table(grain: &[u8], compressed: bool) -> Vec<u8> {
     let (directory, table, data) = (8 * SECTOR, 8 * SECTOR + 4 * NAMED, 8 * SECTOR + 4 * NAMED + 2048);
     let data = data.next_multiple_of(UNIT);
@@ -186,7 +186,7 @@ fn vmdk_of_one_table(grain: &[u8], compressed: bool) -> Vec<u8> {
     image
 }
 
-/// A streamOptimized VMDK, sound but for its directory, which names one table again and again.
+/// A streamOptimized VMDK, valid except for its directory, which names one table in all entries.
 fn stream_of_one_table() -> Vec<u8> {
     let stream = Stream { descriptor: Some(terabyte_of("streamOptimized")), ..Stream::default() };
     let built = stream.build(&vec![0x5a; 512 * UNIT]);
@@ -207,7 +207,7 @@ fn stream_of_one_table() -> Vec<u8> {
     image
 }
 
-/// A QCOW2 of one L2 table, named by `named` entries of the L1 table, all entries of it `entry`.
+/// A QCOW2 of one L2 table, named by `named` entries of the L1 table. All its entries are `entry`.
 fn qcow2_of_one_table(named: usize, bits: u32, entry: impl Fn(usize) -> u64, stored: &[u8]) -> Vec<u8> {
     let cluster = 1usize << bits;
     let table = (2 * cluster + 8 * named).next_multiple_of(cluster);
@@ -231,7 +231,7 @@ fn qcow2_of_one_table(named: usize, bits: u32, entry: impl Fn(usize) -> u64, sto
     image.0
 }
 
-/// How many extents a walk of the whole disk gives before it ends, and how it ends.
+/// The number of extents of a walk over the whole disk, and its result.
 fn walked(format: Format, image: Vec<u8>) -> (usize, Option<ErrorKind>) {
     let disk = open_as(format, image).unwrap();
     let end = GuestOffset::new(disk.virtual_bytes());
@@ -248,7 +248,7 @@ fn walked(format: Format, image: Vec<u8>) -> (usize, Option<ErrorKind>) {
     (count, None)
 }
 
-/// The work is counted, not timed: every command walks the map, and every extent is at most about a microsecond's.
+/// The work is counted, not timed. Every command walks the map, and an extent takes about a microsecond at most.
 #[test]
 fn small_objects_are_never_walked_for_long() {
     let zeros = |bits: u32| {
@@ -270,7 +270,7 @@ fn small_objects_are_never_walked_for_long() {
             qcow2_of_one_table(8192, 16, alternating, &small),
         ),
         ("L2 table of one cluster", Format::Qcow2, qcow2_of_one_table(8192, 16, |_| 0, &small)),
-        // No table is shared, but all clusters are one.
+        // No table is shared, but all entries name one cluster.
         ("one large cluster", Format::Qcow2, qcow2_of_one_table(1, 17, |_| 0, &large)),
         (
             "one plain cluster",

@@ -1,4 +1,4 @@
-//! Detection, on real objects: what tools make, and what they are taken for.
+//! Detection of real objects: the output of tools, and objects that resemble other formats.
 
 use crate::support::qemu::convert;
 use crate::support::vhd::Vhd;
@@ -16,7 +16,7 @@ fn declared(format: Format) -> Declared {
 }
 
 #[test]
-fn a_raw_disk_keeps_its_exact_length_and_is_all_allocated() {
+fn a_raw_disk_has_its_exact_length_and_is_fully_allocated() {
     for len in [512, 513, 1000, 1 << 20, (1 << 20) + 1, 300_001] {
         let truth = bootable(len);
         for declared in [Declared::Unknown, declared(Format::Raw)] {
@@ -28,13 +28,13 @@ fn a_raw_disk_keeps_its_exact_length_and_is_all_allocated() {
             assert!(warnings(&disk).is_empty());
         }
     }
-    // Less than a sector can only be declared.
+    // Less than a sector must be declared.
     assert_eq!(kind(b"x", Declared::Unknown), Err(ErrorKind::UnknownFormat));
     assert_eq!(kind(b"x", declared(Format::Raw)), Ok("raw"));
 }
 
 #[test]
-fn an_empty_object_is_a_raw_disk_only_where_that_is_declared() {
+fn an_empty_object_is_a_raw_disk_only_if_declared() {
     assert_eq!(kind(b"", Declared::Unknown), Err(ErrorKind::UnknownFormat));
     assert_eq!(kind(b"", declared(Format::Vhd)), Err(ErrorKind::FormatMismatch));
     let disk = open_bytes(Vec::new(), declared(Format::Raw)).unwrap();
@@ -42,7 +42,7 @@ fn an_empty_object_is_a_raw_disk_only_where_that_is_declared() {
 }
 
 #[test]
-fn a_fixed_vhd_is_known_by_its_end_alone() {
+fn a_fixed_vhd_is_detected_by_its_end() {
     let truth = bootable(1 << 20);
     let image = convert(&truth, "vpc", "subformat=fixed,force_size=on");
     assert_eq!(image[..1 << 20], truth, "its start is the disk's");
@@ -54,7 +54,7 @@ fn a_fixed_vhd_is_known_by_its_end_alone() {
 }
 
 #[test]
-fn a_raw_disk_is_not_another_format_because_that_is_declared() {
+fn declaring_another_format_does_not_change_a_raw_disk() {
     let raw = bootable(1 << 20);
     for format in [Format::Vhd, Format::Qcow2, Format::Vmdk] {
         let error = open_bytes(raw.clone(), declared(format)).unwrap_err();
@@ -78,7 +78,7 @@ fn the_cookie_in_the_guests_last_sector_is_not_a_footer() {
     let end = raw.len();
     raw[end - 300..end - 292].copy_from_slice(b"conectix");
     assert_eq!(kind(&raw, Declared::Unknown), Ok("raw"));
-    // With zeros to the end it could be a footer with padding, if its checksum were right.
+    // With zeros up to the end it would be a padded footer, if its checksum were valid.
     raw[end - 292..].fill(0);
     raw[end - 4096..end - 4088].copy_from_slice(b"conectix");
     raw[end - 4088..].fill(0);
@@ -86,7 +86,7 @@ fn the_cookie_in_the_guests_last_sector_is_not_a_footer() {
 }
 
 #[test]
-fn nothing_known_is_named_or_left_to_the_caller() {
+fn unknown_objects_are_errors_unless_declared_raw() {
     let error = open_bytes(vec![0; 1 << 20], Declared::Unknown).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UnknownFormat);
     assert!(error.hint_text().unwrap().contains("-f raw"));
@@ -115,8 +115,8 @@ fn images_of_other_tools_are_named() {
 }
 
 #[test]
-fn an_object_sound_as_two_formats_is_ambiguous_whatever_is_declared() {
-    // A QCOW2 that ends with the footer of a fixed VHD: which of the two would the next tool read?
+fn an_object_valid_as_two_formats_is_ambiguous_whatever_is_declared() {
+    // A QCOW2 that ends with the footer of a fixed VHD: other tools could open it as either.
     let qcow2 = convert(&bootable(1 << 20), "qcow2", "");
     let vhd = Vhd::new(2, qcow2.len() as u64).fixed(&qcow2);
     for declared in [Declared::Unknown].into_iter().chain(Format::ALL.map(declared)) {
@@ -125,7 +125,7 @@ fn an_object_sound_as_two_formats_is_ambiguous_whatever_is_declared() {
 }
 
 #[test]
-fn what_qemu_makes_is_detected_and_never_taken_for_another() {
+fn images_of_qemu_are_detected_as_their_format_only() {
     let raw = bootable(1 << 20);
     for (format, name, options) in [
         ("qcow2", Format::Qcow2, "compat=0.10"),
@@ -171,14 +171,14 @@ fn a_vmdk_or_a_dynamic_vhd_that_ends_with_the_footer_of_a_fixed_vhd() {
             assert_eq!(kind(&both, declared), Err(ErrorKind::AmbiguousFormat), "{options} {declared:?}");
         }
     }
-    // Both readings of this one are VHD: the footer at the end is the master.
+    // Both interpretations are VHD: the footer at the end is used.
     let guest = bootable(1 << 20);
     let dynamic = Vhd { block_bytes: 4096, ..Vhd::new(3, 1 << 20) }.dynamic_of(&guest, |_| true);
     let disk = open_as(Format::Vhd, Vhd::new(2, dynamic.len() as u64).fixed(&dynamic)).unwrap();
     assert_eq!((disk.info().variant.as_str(), warnings(&disk)), ("fixed", vec!["footer_copies_differ"]));
 }
 
-/// The guest of a fixed VHD begins with the text of a VMDK: both are valid, and nobody can say which was meant.
+/// The guest of a fixed VHD begins with the text of a VMDK: both are valid, so the object is ambiguous.
 #[test]
 fn a_descriptor_at_the_start_of_a_fixed_vhd_is_ambiguous() {
     let text = b"# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n\
@@ -199,12 +199,12 @@ fn a_descriptor_at_the_start_of_a_fixed_vhd_is_ambiguous() {
             }
         }
     }
-    // All of the disk is text, up to the cookie of the footer.
+    // The whole disk is text, up to the cookie of the footer.
     let mut guest = text.to_vec();
     guest.resize(4096, b'\n');
     let image = Vhd::new(2, 4096).fixed(&guest);
     assert_eq!(kind(&image, Declared::Unknown), Err(ErrorKind::AmbiguousFormat));
-    // A text that is no descriptor is the guest's.
+    // Text that is not a descriptor is guest data.
     let mut guest = vec![0; 4096];
     guest[..22].copy_from_slice(b"# Disk DescriptorFile\n");
     assert_eq!(kind(&Vhd::new(2, 4096).fixed(&guest), Declared::Unknown), Ok("vhd"));
@@ -212,7 +212,7 @@ fn a_descriptor_at_the_start_of_a_fixed_vhd_is_ambiguous() {
 
 #[test]
 fn a_vhd_inside_the_last_partition_of_a_raw_disk_is_not_the_disk() {
-    // A fixed VHD as a file near the end of the disk, with the backup GPT behind it: 33 sectors that are not zero.
+    // A fixed VHD as a file near the end of the disk, followed by the backup GPT: 33 non-zero sectors.
     let mut raw = bootable(1 << 20);
     let file = Vhd::new(2, 64 << 10).fixed(&noise(64 << 10, 9));
     let end = raw.len();
@@ -226,7 +226,7 @@ fn a_vhd_inside_the_last_partition_of_a_raw_disk_is_not_the_disk() {
     }
 }
 
-/// Images of every kind, by what their first bytes say.
+/// Images of every kind, by their first bytes.
 fn by_their_head() -> Vec<(&'static str, Format, Vec<u8>)> {
     let truth = noise(64 << 10, 7);
     let qcow2 = |options| convert(&truth, "qcow2", options);
@@ -244,7 +244,7 @@ fn by_their_head() -> Vec<(&'static str, Format, Vec<u8>)> {
     ]
 }
 
-/// Footers of every kind, each sound behind an object of that length.
+/// Valid footers of every kind, for an object of that length.
 fn footers(len: usize) -> Vec<(&'static str, Vec<u8>)> {
     let fixed = Vhd::new(2, len as u64);
     vec![
@@ -255,12 +255,12 @@ fn footers(len: usize) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// What each is opened as, where every format is declared in turn: by itself, and with the footer of a VHD behind it.
+/// The result of opening each with every declared format: alone, and with the footer of a VHD after it.
 #[test]
 fn every_pair_of_formats_in_one_object_is_ambiguous_whatever_is_declared() {
     use ErrorKind::{AmbiguousFormat, ExternalDataRefused, FormatMismatch, UnsupportedFeature};
     for (name, format, image) in by_their_head() {
-        // A part of a set says so, and a descriptor names what the default gate does not open.
+        // A part of a set is an error, and a descriptor names files that the default gate does not open.
         let alone = match name {
             "seSparse" => Err(UnsupportedFeature),
             "descriptor" => Err(ExternalDataRefused),
@@ -280,10 +280,10 @@ fn every_pair_of_formats_in_one_object_is_ambiguous_whatever_is_declared() {
     }
 }
 
-/// The footer of a dynamic or differencing disk needs its header, which nothing before it has: it makes an unsound VHD, and
-/// the object stays what its head says.
+/// The footer of a dynamic or differencing disk needs its header, which is missing here. The VHD is invalid, and the
+/// format at the head is detected.
 #[test]
-fn half_a_format_makes_no_polyglot_and_no_raw_disk() {
+fn an_incomplete_second_format_is_neither_ambiguous_nor_a_raw_disk() {
     for (name, format, image) in by_their_head() {
         if ["seSparse", "descriptor"].contains(&name) {
             continue;
@@ -297,7 +297,7 @@ fn half_a_format_makes_no_polyglot_and_no_raw_disk() {
                 assert_eq!(kind(&half, declared(other)), expected, "{name} {disk_type} declared {other}");
             }
         }
-        // And the other way round: a sound footer behind a head of which only the magic is left.
+        // The reverse: a valid footer after a head with only the magic.
         let mut damaged = image[..image.len().min(64 << 10)].to_vec();
         damaged[4..].fill(0xff);
         let vhd = Vhd::new(2, damaged.len() as u64).fixed(&damaged);
@@ -314,8 +314,8 @@ fn half_a_format_makes_no_polyglot_and_no_raw_disk() {
     }
 }
 
-/// A guest may write what it likes into its first sector. Declared raw it is refused, as is every other format but the one
-/// that it looks like; undeclared it is that format or that format's error, and never a raw disk.
+/// A guest can write any bytes to its first sector. Declared raw or as another format, the object is refused.
+/// Undeclared, it opens as the format that it looks like or returns that format's error, and is never a raw disk.
 #[test]
 fn a_raw_disk_whose_first_sector_is_of_another_format() {
     let mut heads: Vec<(&str, Format, Vec<u8>)> = by_their_head()

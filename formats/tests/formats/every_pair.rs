@@ -1,6 +1,6 @@
-//! Random disks, through every target into every target, come back equal.
+//! Random disks, converted through every target into every target, stay equal.
 //!
-//! A format that is written joins with a line in [`TARGETS`].
+//! A new target kind needs a line in [`TARGETS`].
 
 use crate::support::made::{made, written_in};
 use crate::support::*;
@@ -9,18 +9,18 @@ use diskferry_core::conformance::digest_of;
 use diskferry_formats::{Declared, Format};
 use proptest::prelude::*;
 
-/// A kind of target, with the options that make it, and the orders in which it can be written.
+/// A kind of target, with its options and the orders in which it can be written.
 #[derive(Clone, Copy, Debug)]
 struct Kind {
     format: Format,
     options: &'static str,
     orders: &'static [WriteOrder],
-    /// What the size of its disks is rounded up to a multiple of.
+    /// The sizes of its disks are rounded up to a multiple of this.
     multiple: u64,
 }
 
 const EVERY_ORDER: &[WriteOrder] = &[Any, Ascending, Sequential];
-/// What compresses into tables knows its front last.
+/// Compressed formats with tables write their first bytes last.
 const WITH_THE_FRONT_LAST: &[WriteOrder] = &[Any, Ascending];
 
 const fn kind(format: Format, options: &'static str, orders: &'static [WriteOrder], multiple: u64) -> Kind {
@@ -41,7 +41,7 @@ const TARGETS: &[Kind] = &[
     kind(Format::Vmdk, "subformat=streamOptimized,align=512", EVERY_ORDER, 512),
 ];
 
-/// Units of other sizes; one of these joins in each case.
+/// Units of other sizes; one of these is added in each case.
 const OTHER_SIZES: &[Kind] = &[
     kind(Format::Qcow2, "cluster_size=512", EVERY_ORDER, 1),
     kind(Format::Qcow2, "cluster_size=2M", EVERY_ORDER, 1),
@@ -52,7 +52,7 @@ const OTHER_SIZES: &[Kind] = &[
     kind(Format::Vmdk, "subformat=streamOptimized,level=9,align=1M", EVERY_ORDER, 1 << 20),
 ];
 
-/// A disk: its size in bytes, and what lies where. Elsewhere are holes.
+/// A disk: its size in bytes, and its data. The rest is holes.
 #[derive(Clone, Debug)]
 struct Shape {
     len: u64,
@@ -73,7 +73,7 @@ enum Content {
     Noise,
     /// Compressible.
     Pattern,
-    /// Zeros that the map does not know of.
+    /// Zeros that are not in the map.
     Zeros,
 }
 
@@ -101,7 +101,7 @@ impl Shape {
     }
 }
 
-/// A length in bytes, mostly around the units that formats count in.
+/// A length in bytes, mostly near a multiple of the formats' units.
 fn length() -> impl Strategy<Value = u64> {
     prop_oneof![
         1u64..600,
@@ -131,7 +131,7 @@ fn shape() -> impl Strategy<Value = Shape> {
     })
 }
 
-/// What a disk of these bytes is written as, by a target of that kind.
+/// The size of a disk of these bytes in a target of that kind.
 fn lengthened(mut guest: Vec<u8>, kind: Kind) -> Vec<u8> {
     guest.resize(guest.len().next_multiple_of(usize::try_from(kind.multiple).unwrap()), 0);
     guest
@@ -141,7 +141,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_disk_comes_back_equal_through_every_pair_of_formats(shape in shape(), turn in 0usize..6, other in prop::sample::select(OTHER_SIZES)) {
+    fn every_disk_is_preserved_through_every_pair_of_formats(shape in shape(), turn in 0usize..6, other in prop::sample::select(OTHER_SIZES)) {
         let order = |kind: Kind, pair: usize| kind.orders[(turn + pair) % kind.orders.len()];
         let targets: Vec<Kind> = TARGETS.iter().copied().chain([other]).collect();
         let whole = shape.guest();
@@ -157,12 +157,12 @@ proptest! {
                 let written = written_in(order(*second, n + m), disk, second.format, second.options);
                 let (target, report) = written.unwrap_or_else(|error| panic!("{pair}: {error:?}"));
                 prop_assert_eq!(report.digest, Some(digest_of(&guest)), "{}", &pair);
-                // QEMU leaves out the end of a QCOW2 that is no whole sector, and the layout says so.
+                // QEMU ignores a partial last sector of a QCOW2, and the layout warns about it.
                 let cut = second.format == Format::Qcow2 && !guest.len().is_multiple_of(SECTOR);
                 let within = second.format == Format::Vmdk && !guest.len().is_multiple_of(GRAIN);
                 // Which grains are copied depends on how well each compresses: carried.rs in qcow2_write counts them.
                 let copied = first.options.contains("streamOptimized") && second.options == "compression=zlib";
-                // Zeros that are content are stored too, and may be all that a sparse VMDK ends with.
+                // Zeros that are content are stored too, and may be the end of a sparse VMDK.
                 let meant = |code: &&str| *code != "zero_tail" && (!copied || *code != "wide_window");
                 let codes: Vec<_> = report.warnings.iter().map(|warning| warning.code).filter(meant).collect();
                 let expected: Vec<_> = cut.then_some("size_not_whole_sectors").into_iter()

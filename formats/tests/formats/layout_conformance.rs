@@ -18,7 +18,7 @@ async fn raw_conforms() {
 
 #[tokio::test]
 async fn qcow2_conforms() {
-    // The suite's disks are made of blocks: smaller units are looked at in them.
+    // The suite's disks consist of blocks; smaller units are checked inside them.
     for (size, unit) in [("512", 4096), ("4K", 4096), ("64K", 65536)] {
         check(Format::Qcow2, &[("cluster_size", size)], &EVERY_ORDER, unit, 1).await;
     }

@@ -1,4 +1,4 @@
-//! Integration tests of the formats, in one binary: what is read and written, compared with other readers and writers.
+//! Integration tests of the formats, in one binary. They compare reading and writing with other readers and writers.
 #![allow(missing_docs, clippy::cast_possible_truncation, clippy::indexing_slicing)]
 
 mod bombs;

@@ -1,4 +1,4 @@
-//! Conversions of every kind at once, on one small budget and one worker: none waits for ever, and all come out right.
+//! Concurrent conversions of every kind with one small budget and one worker: none blocks forever, and all are correct.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ const TARGETS: [(Format, &[(&str, &str)]); 9] = [
 
 #[test]
 fn conversions_of_every_kind_share_the_smallest_budget_and_one_worker() {
-    // Runs that end at no unit's end; all the conversions together need far more than the budget.
+    // Runs end inside units, and all conversions together need far more than the budget.
     let disk: Vec<u8> = (0..3)
         .flat_map(|seed| [noise(700_416, seed), vec![0; 600_064], pattern(699_904, seed)].concat())
         .collect();
@@ -44,7 +44,7 @@ fn conversions_of_every_kind_share_the_smallest_budget_and_one_worker() {
     };
     let runs = TARGETS.map(|target| to(Format::Raw, &disk, target));
     let images = block_on(try_join_all(runs)).unwrap();
-    // Each of them into all others: what is compressed comes from what is compressed otherwise.
+    // Each format into all others, including recompression.
     let pairs = images.iter().zip(TARGETS).flat_map(|((_, image), (format, _))| {
         let to = &to;
         [1, 3, 5, 6, 8].map(|target| to(format, image, TARGETS[target]))

@@ -1,8 +1,7 @@
-//! How many answers an opening waits for, one after the other, where each comes from far away: what a link of 30 ms makes of
-//! `measure --quick`, `info` and `measure`, without a clock.
+//! Counts the sequential round trips of opening an image. This shows how long `measure --quick`, `info` and `measure`
+//! take over a link of 30 ms, without a clock.
 //!
-//! All reads that are under way are answered at once, and only when nothing can go on without an answer: that is a
-//! round.
+//! All concurrent reads are answered at once, and only when no task can continue without an answer. That is one round.
 
 use std::fs::File;
 use std::future::{Future, poll_fn};
@@ -22,12 +21,12 @@ use diskferry_corpus::oracle::qemu_img;
 use diskferry_corpus::samples;
 use diskferry_formats::{Declared, inspect_disk, open_with};
 
-/// Rounds of 30 ms that make 300 ms, but for one that is left for connecting.
+/// Rounds of 30 ms in 300 ms, minus one for connecting.
 const VERDICT: usize = 9;
-/// Those that make a second.
+/// Rounds in a second.
 const MEASURE: usize = 30;
 
-/// Who waits for an answer.
+/// A task that waits for an answer.
 #[derive(Debug, Default)]
 struct Link(Mutex<Vec<(Arc<AtomicBool>, Waker)>>);
 
@@ -46,7 +45,7 @@ impl Link {
         })
     }
 
-    /// Runs work to its end, and counts its rounds.
+    /// Runs a task to its end, and counts its rounds.
     fn run<T>(&self, work: impl Future<Output = T>) -> (T, usize) {
         let mut work = pin!(work);
         let mut rounds = 0;
@@ -65,7 +64,7 @@ impl Link {
     }
 }
 
-/// A file as an object far away. Opening it brings its head, as a store's does.
+/// A remote file. Opening it returns its head, like a request to an object store.
 #[derive(Debug)]
 struct Far {
     file: File,
@@ -133,7 +132,7 @@ impl Gate for Beside {
     }
 }
 
-/// The rounds of opening an image and doing something with it.
+/// The rounds of opening an image and of an operation on it.
 fn rounds(path: &Path, format: &str, work: impl AsyncFnOnce(Arc<Disk>)) -> usize {
     let link = Arc::new(Link::default());
     let (_, rounds) = link.run(async {
@@ -162,20 +161,20 @@ fn measure(path: &Path, format: &str) -> usize {
 }
 
 #[test]
-fn a_verdict_on_any_image_is_two_or_three_answers_away() {
+fn a_verdict_on_any_image_takes_at_most_three_round_trips() {
     let dir = tempfile::tempdir().unwrap();
     for sample in samples() {
         let path = sample.write_to(dir.path()).unwrap();
         let (verdict, info) = (verdict(&path, sample.format), info(&path, sample.format));
         println!("{:>3} {info:>3}  {}", verdict, sample.name);
         assert!(verdict <= 3, "{}: {verdict} rounds", sample.name);
-        // The partition table, what its partitions begin with, and the tables of the image on the way to each.
+        // The partition table, the starts of the partitions, and the tables of the image for both.
         assert!(info <= VERDICT, "{}: {info} rounds to describe it", sample.name);
     }
 }
 
 #[test]
-fn fifty_gibibytes_are_judged_in_300_ms_and_measured_in_a_second() {
+fn fifty_gibibytes_get_a_verdict_in_9_round_trips_and_are_measured_in_30() {
     let dir = tempfile::tempdir().unwrap();
     let make = |name: &str, format: &str, options: &str| {
         let path = dir.path().join(name);

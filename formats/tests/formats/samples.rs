@@ -1,4 +1,4 @@
-//! The corpus: images of real tools whose content is known, opened as a user would, with nothing declared.
+//! The corpus: images of real tools with known content, opened with detection.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ fn digest(path: &Path) -> String {
 }
 
 #[test]
-fn every_sample_is_detected_and_reads_as_the_disk_that_it_was_made_from() {
+fn every_sample_is_detected_and_reads_as_its_original_disk() {
     for sample in samples() {
         let dir = tempfile::tempdir().unwrap();
         let path = sample.write_to(dir.path()).unwrap();
@@ -53,8 +53,8 @@ fn every_sample_is_detected_and_reads_as_the_disk_that_it_was_made_from() {
 }
 
 #[test]
-fn libyal_reads_the_same_where_it_is_to_be_trusted() {
-    // Where it is not, corpus/README.md says why.
+fn libyal_reads_the_same_where_it_is_reliable() {
+    // corpus/README.md explains the exceptions.
     let doubtful =
         ["qcow2-zlib", "qcow2-zstd", "qcow2-40g-ext4", "qcow2-extended-l2-gpt", "vmdk-stream-vmdkstream"];
     for sample in samples() {

@@ -1,4 +1,4 @@
-//! The VHD reader against qemu-img and against disks built by hand.
+//! The VHD reader, compared with qemu-img and with disks built by hand.
 
 use crate::support::qemu::*;
 use crate::support::vhd::*;
@@ -19,7 +19,7 @@ fn sample(len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn what_qemu_writes_reads_back_with_its_exact_size() {
+fn images_of_qemu_read_back_with_their_exact_size() {
     for len in [512, 1536, MIB, 5 * MIB + 512, 9 * MIB + 7 * 512, 33 * MIB - 512] {
         let truth = sample(len);
         for subformat in ["fixed", "dynamic"] {
@@ -39,7 +39,7 @@ fn what_qemu_writes_reads_back_with_its_exact_size() {
 }
 
 #[test]
-fn what_qemu_rounds_to_a_geometry_is_read_as_qemu_reads_it() {
+fn a_size_rounded_to_a_geometry_matches_qemu() {
     let mut truth = sample(10 * MIB);
     for subformat in ["fixed", "dynamic"] {
         let image = convert(&truth, "vpc", &format!("subformat={subformat}"));
@@ -52,7 +52,7 @@ fn what_qemu_rounds_to_a_geometry_is_read_as_qemu_reads_it() {
 }
 
 #[test]
-fn a_dynamic_disk_with_nothing_in_it_is_one_hole() {
+fn a_dynamic_disk_without_data_is_one_hole() {
     let image = convert(&vec![0; 64 * MIB], "vpc", "subformat=dynamic,force_size=on");
     let disk = open_vhd(image);
     let extents = walk(&disk, u64::MAX).unwrap();
@@ -61,7 +61,7 @@ fn a_dynamic_disk_with_nothing_in_it_is_one_hole() {
 }
 
 #[test]
-fn any_block_size_and_any_bitmap_read_right() {
+fn every_block_size_and_bitmap_reads_correctly() {
     for (block, len) in [
         (512, 5 * 512),
         (1024, 77 * 512),
@@ -76,7 +76,7 @@ fn any_block_size_and_any_bitmap_read_right() {
         let vhd = Vhd { block_bytes: block as u32, ..Vhd::new(3, len as u64) };
         let mut truth = vec![0; len];
         let mut blocks = Vec::new();
-        // Stored backwards, so that guest order and stored order differ; every third block was never written.
+        // Stored in reverse, so that guest order and stored order differ. Every third block is not allocated.
         for index in (0..len.div_ceil(block)).rev().filter(|index| index % 3 != 1) {
             let data = noise(block, index as u64 + 7);
             let pattern = noise(block / SECTOR, index as u64);
@@ -108,7 +108,7 @@ fn any_block_size_and_any_bitmap_read_right() {
 }
 
 #[test]
-fn a_sector_whose_bit_is_unset_reads_zero_and_what_it_hides_is_counted() {
+fn a_sector_with_a_clear_bit_reads_as_zeros_and_hidden_data_is_counted() {
     for block in [512 << 10, 8 * MIB] {
         let vhd = Vhd { block_bytes: block as u32, ..Vhd::new(3, 2 * block as u64) };
         let mut bits = vec![true; block / SECTOR];
@@ -152,7 +152,7 @@ fn a_block_is_one_fetch_of_bitmap_and_data() {
 }
 
 #[test]
-fn the_last_block_may_be_stored_as_short_as_the_disk_ends_in_it() {
+fn the_last_block_may_end_with_the_disk() {
     let guest = sample(4 * MIB + 1024);
     let vhd = Vhd::new(3, guest.len() as u64);
     let whole = vec![true; 4096];
@@ -166,7 +166,7 @@ fn the_last_block_may_be_stored_as_short_as_the_disk_ends_in_it() {
 }
 
 #[test]
-fn the_size_is_what_its_creator_means() {
+fn the_size_depends_on_the_creator() {
     let guest = noise(40 * 17 * 512 + 4096, 3);
     let size = guest.len() as u64;
     let by_chs = 10 * 4 * 17 * 512;
@@ -203,7 +203,7 @@ fn the_size_is_what_its_creator_means() {
 }
 
 #[test]
-fn bytes_that_the_geometry_leaves_out_are_counted_once_the_disk_was_walked() {
+fn bytes_after_the_geometry_are_counted_after_a_walk() {
     let by_chs = 10 * 4 * 17 * SECTOR;
     let mut guest = noise(by_chs + 20 * SECTOR, 3);
     guest[by_chs + 3 * SECTOR..by_chs + 18 * SECTOR].fill(0);
@@ -228,7 +228,7 @@ fn bytes_that_the_geometry_leaves_out_are_counted_once_the_disk_was_walked() {
 }
 
 #[test]
-fn at_most_8_mib_of_what_the_geometry_leaves_out_are_read() {
+fn at_most_8_mib_after_the_geometry_are_read() {
     let guest = noise(40 << 20, 3);
     let vhd = Vhd { creator: *b"qemu", chs: (1, 1, 1), ..Vhd::new(2, guest.len() as u64) };
     let disk = open_vhd(vhd.fixed(&guest));
@@ -247,7 +247,7 @@ fn a_differencing_disk_is_described_and_refused() {
     assert_eq!(disk.info().cluster_bytes, Some(2 << 20));
     assert!(disk.refusals()[0].message.contains("golden image.vhd"), "{:?}", disk.refusals());
     assert_eq!(error_of(image.clone()).kind(), ErrorKind::ParentDiskRefused);
-    // The reason for the refusal: another tool gives zeros where the parent's sectors should be.
+    // The reason for the refusal: another tool returns zeros for the parent's sectors.
     assert_eq!(qemu_reads(&image, "vhd")[2 * MIB..], vec![0; 2 * MIB]);
 }
 
@@ -273,7 +273,7 @@ fn each_copy_of_the_footer_alone_is_enough() {
 }
 
 #[test]
-fn of_two_sound_footers_that_differ_the_last_counts() {
+fn if_two_valid_footers_differ_the_last_is_used() {
     let guest = sample(3 * MIB);
     let mut image = Vhd::new(3, guest.len() as u64).dynamic_of(&guest, |_| true);
     patch(&mut image, 0, 512, 48, &(MIB as u64).to_be_bytes());
@@ -285,7 +285,7 @@ fn of_two_sound_footers_that_differ_the_last_counts() {
 }
 
 #[test]
-fn a_footer_without_its_last_byte_or_with_zeros_behind_it_is_found() {
+fn a_footer_without_its_last_byte_or_with_zeros_after_it_is_found() {
     let guest = sample(3 * MIB + 512);
     let good = Vhd::new(2, guest.len() as u64);
     let short = Vhd { short_footer: true, ..good.clone() };
@@ -307,7 +307,7 @@ fn a_footer_without_its_last_byte_or_with_zeros_behind_it_is_found() {
 }
 
 #[test]
-fn saved_state_and_bytes_behind_the_disk_are_warnings() {
+fn saved_state_and_bytes_after_the_disk_are_warnings() {
     let guest = sample(MIB);
     let disk = open_vhd(Vhd { saved_state: true, features: 3, ..Vhd::new(2, MIB as u64) }.fixed(&guest));
     assert_eq!(warnings(&disk), ["saved_state"]);
@@ -334,7 +334,7 @@ fn a_part_of_a_split_disk_is_not_read_as_a_disk() {
 }
 
 #[test]
-fn every_field_that_is_wrong_has_its_error_and_its_place() {
+fn every_invalid_field_has_its_error_and_offset() {
     use ErrorKind::{Malformed, Truncated, UnsupportedFeature};
     let guest = sample(5 * MIB);
     let good = Vhd::new(3, guest.len() as u64).dynamic_of(&guest, |_| true);
@@ -400,7 +400,7 @@ fn every_field_that_is_wrong_has_its_error_and_its_place() {
     ] {
         let error = error_of(image.clone());
         assert_eq!((error.kind(), error.offset()), (kind, Some(offset)), "{what}: {error:?}");
-        // Undeclared it is the same answer: its marks are there.
+        // Detection returns the same error, because the magic is there.
         let undeclared = match open_bytes(image, Declared::Unknown) {
             Err(error) => error,
             Ok(disk) => walk(&disk, u64::MAX).unwrap_err(),
@@ -410,7 +410,7 @@ fn every_field_that_is_wrong_has_its_error_and_its_place() {
 }
 
 #[test]
-fn a_fixed_disk_with_less_stored_than_it_says_is_truncated() {
+fn a_fixed_disk_with_missing_bytes_is_truncated() {
     let error = error_of(Vhd::new(2, MIB as u64 + 512).fixed(&sample(MIB)));
     assert_eq!((error.kind(), error.offset()), (ErrorKind::Truncated, Some(MIB as u64 + 48)));
     let mut image = Vhd::new(2, MIB as u64).fixed(&sample(MIB));
@@ -420,7 +420,7 @@ fn a_fixed_disk_with_less_stored_than_it_says_is_truncated() {
 }
 
 #[test]
-fn a_copy_at_the_start_that_says_fixed_is_no_disk() {
+fn a_copy_at_the_start_with_type_fixed_is_not_a_disk() {
     let error = error_of(Vhd::new(2, 512).end());
     assert_eq!(error.kind(), ErrorKind::Truncated, "it is the footer of a disk that is not there");
     let error = error_of([Vhd::new(2, 512).footer(), noise(4096, 1)].concat());
@@ -428,7 +428,7 @@ fn a_copy_at_the_start_that_says_fixed_is_no_disk() {
 }
 
 #[test]
-fn a_broken_table_stays_broken_wherever_it_is_asked() {
+fn an_invalid_table_stays_invalid_for_every_window() {
     let guest = sample(8 * MIB);
     let mut image = Vhd::new(3, guest.len() as u64).dynamic_of(&guest, |_| true);
     let first = image[1536..1540].to_vec();

@@ -1,4 +1,4 @@
-//! What a VHD costs to open and to walk, however much it claims.
+//! The cost of opening and walking a VHD, whatever it claims.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,7 @@ use diskferry_formats::{Declared, open};
 
 const TIB: u64 = 1 << 40;
 
-/// An object of `len` bytes with footer, header and a table that is unused but for `entries`.
+/// An object of `len` bytes with footer, header and a table that is unused except for `entries`.
 fn sparse(vhd: &Vhd, len: u64, entries: &[(u64, u32)]) -> Arc<Sparse> {
     let table = 4 * vhd.size.div_ceil(u64::from(vhd.block_bytes)) as usize;
     let mut bat = vec![0xff; table];
@@ -26,7 +26,7 @@ fn opened(source: &Arc<Sparse>) -> Disk {
     block_on(open(Arc::clone(source), Declared::Unknown)).unwrap()
 }
 
-/// All extents as one list, answer by answer, each of bounded length.
+/// All extents as one list, from results of bounded length.
 fn walk_once(disk: &Disk) -> Vec<Extent> {
     let mut all = Extents::new();
     while all.end().map_or(0, |end| end.get()) < disk.virtual_bytes() {
@@ -39,7 +39,7 @@ fn walk_once(disk: &Disk) -> Vec<Extent> {
 }
 
 #[test]
-fn a_disk_of_16_tib_with_little_in_it_opens_at_once_and_reads_its_table_once() {
+fn a_nearly_empty_disk_of_16_tib_opens_in_two_requests_and_reads_its_table_once() {
     let vhd = Vhd::new(3, 16 * TIB);
     let table = 32 << 20;
     let first = (1536 + table) / 512;
@@ -81,7 +81,7 @@ fn a_table_beyond_the_bound_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn overlaps_are_found_across_pages_and_in_any_order_of_asking() {
+fn overlaps_are_found_across_pages_and_in_any_order_of_windows() {
     let vhd = Vhd::new(3, TIB);
     let first = 100_000;
     // 70,000 and 300,000 are on different pages of the table, and a sector apart.
@@ -101,7 +101,7 @@ fn overlaps_are_found_across_pages_and_in_any_order_of_asking() {
 }
 
 #[test]
-fn a_block_of_2_gib_is_cut_into_units() {
+fn a_block_of_2_gib_is_split_into_units() {
     let vhd = Vhd { block_bytes: 1 << 31, ..Vhd::new(3, 3 << 30) };
     let source = sparse(&vhd, 5 << 30, &[(0, 8), (1, 8 + (1 << 22) + 1024)]);
     let disk = opened(&source);

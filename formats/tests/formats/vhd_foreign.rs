@@ -46,7 +46,7 @@ fn a_size_by_chs_geometry_is_the_start_of_what_dissect_reads_by_current_size() {
 }
 
 #[test]
-fn of_two_valid_footers_that_differ_both_readers_use_the_one_at_the_end() {
+fn if_two_valid_footers_differ_both_readers_use_the_last() {
     let guest = sample(3 * MIB);
     let mut image = Vhd::new(3, guest.len() as u64).dynamic_of(&guest, |_| true);
     patch(&mut image, 0, 512, 48, &(MIB as u64).to_be_bytes());
@@ -57,14 +57,14 @@ fn of_two_valid_footers_that_differ_both_readers_use_the_one_at_the_end() {
 }
 
 #[test]
-fn a_fixed_disk_that_begins_with_descriptor_text_is_the_guests_or_ambiguous() {
+fn a_fixed_disk_that_begins_with_descriptor_text_is_a_vhd_or_ambiguous() {
     let mut guest = bootable(MIB);
     guest[..22].copy_from_slice(b"# Disk DescriptorFile\n");
     let image = Vhd::new(2, guest.len() as u64).fixed(&guest);
     assert_same(&read_all(&open_as(Format::Vhd, image.clone()).unwrap()), &guest, "as diskferry reads it");
     assert_same(&dissect_reads(&image, "vhd"), &guest, "as dissect.hypervisor reads it");
 
-    // A whole descriptor makes the object a valid VMDK too. dissect.hypervisor does not detect: it is told the format.
+    // A whole descriptor makes the object a valid VMDK too. dissect.hypervisor does not detect the format.
     let text = "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n\
                 RW 2048 FLAT \"disk-flat.vmdk\" 0\n";
     guest[..512].fill(0);

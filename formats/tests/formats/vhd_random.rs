@@ -1,4 +1,4 @@
-//! VHDs of random shape read as their model says, and damaged ones never do harm.
+//! VHDs of random shape read like their model, and damaged ones cause no harm.
 
 use crate::support::vhd::*;
 use crate::support::*;
@@ -6,7 +6,7 @@ use diskferry_core::ErrorKind;
 use diskferry_formats::{Declared, Format};
 use proptest::prelude::*;
 
-/// Which blocks are stored, in which order, and which of their sectors show.
+/// The stored blocks, their order, and their visible sectors.
 fn shape() -> impl Strategy<Value = (Vhd, Vec<u32>, u64)> {
     let block = prop_oneof![Just(9u32), Just(10), Just(12), Just(13), Just(16)];
     (block, 1u64..200, any::<u64>()).prop_flat_map(|(shift, sectors, seed)| {
@@ -32,7 +32,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_disk_reads_as_its_blocks_and_bits_say((vhd, stored, seed) in shape(), window in 1u64..120) {
+    fn a_disk_reads_as_its_blocks_and_bitmaps_define((vhd, stored, seed) in shape(), window in 1u64..120) {
         let blocks = blocks(&vhd, &stored, seed);
         let mut truth = vec![0; vhd.size as usize];
         let (mut hidden, mut first) = (0, None);
@@ -54,12 +54,12 @@ proptest! {
         let disk = open_vhd(vhd.dynamic(&blocks));
         let (bytes, tally) = read(&disk, window * 512).unwrap();
         prop_assert!(bytes == truth);
-        // A unit that meets two windows is decoded once here, so every hidden sector counts once.
+        // A unit in two windows is decoded once here, so every hidden sector counts once.
         prop_assert_eq!((tally.count, tally.first.map(|first| first.get())), (hidden, first));
     }
 
     #[test]
-    fn damage_is_an_error_or_another_disk_and_nothing_worse(
+    fn damage_causes_an_error_or_another_disk(
         (vhd, stored, seed) in shape(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..6),
         cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
@@ -73,7 +73,7 @@ proptest! {
             image[at] = *value;
         }
         if sums {
-            // What a careful attacker does: the damage gets right checksums.
+            // Like a careful attacker, this updates the checksums after the damage.
             patch(&mut image, 0, 512, 84, &[0]);
             patch(&mut image, 512, 1024, 1000, &[0]);
             patch(&mut image, len - 512, 512, 84, &[0]);

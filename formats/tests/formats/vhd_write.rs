@@ -1,4 +1,4 @@
-//! Written VHDs, byte by byte and as others read them.
+//! Tests of written VHDs: their bytes, and how other readers read them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,12 +32,12 @@ fn vhd(order: WriteOrder, guest: &[u8], options: &str) -> Vec<u8> {
     written_in(order, flat(guest), Format::Vhd, options).unwrap().0
 }
 
-/// What a conversion of `guest` is refused with.
+/// The error of converting `guest`.
 fn refused(order: WriteOrder, guest: &[u8], options: &str) -> diskferry_core::Error {
     failure(written_in(order, flat(guest), Format::Vhd, options))
 }
 
-/// The guest's bytes as our reader has them, without a declaration and without a warning.
+/// The guest's bytes from our reader, detected and without warnings.
 fn reads(image: &[u8]) -> Vec<u8> {
     let disk = open_vhd(image.to_vec());
     let guest = read_all(&disk);
@@ -49,7 +49,7 @@ fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
     bytes[at..at + len].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// The entries of the table of a dynamic disk of `virtual_bytes`, with those that fill up its last sector.
+/// The entries of the table of a dynamic disk of `virtual_bytes`, including the padding of its last sector.
 fn table(image: &[u8], virtual_bytes: u64) -> Vec<u32> {
     let entries = virtual_bytes.div_ceil(BLOCK).next_multiple_of(128) as usize;
     image[1536..1536 + 4 * entries].chunks(4).map(|entry| number(entry, 0, 4) as u32).collect()
@@ -76,7 +76,7 @@ fn aligned_conforms() {
     conforms("subformat=fixed,align=1536", 64 << 10, 1);
 }
 
-/// What all that is written of `guest` must be: of the exact size, and the same bytes for qemu-img, libyal and our reader.
+/// Checks that all targets of `guest` have the exact size and the same bytes in qemu-img, libyal and our reader.
 fn check_oracles(image: &[u8], truth: &[u8], what: &str) {
     assert_same(&reads(image), truth, what);
     let dir = crate::support::qemu::written(&[("disk.vhd", image)]);
@@ -97,7 +97,7 @@ fn every_reader_sees_the_exact_size_and_the_same_bytes() {
         sparse[len - edge..].copy_from_slice(&noise(edge, 6));
         for (name, truth) in [("mixed", sample(len)), ("full", full), ("its end only", sparse)] {
             for (subformat, order) in [("dynamic", Any), ("dynamic", Sequential), ("fixed", Ascending)] {
-                // Of a full disk both orders make the same bytes.
+                // Both orders write the same bytes for a full disk.
                 if name == "full" && order == Sequential {
                     assert!(vhd(Any, &truth, "") == vhd(Sequential, &truth, ""));
                     continue;
@@ -110,7 +110,7 @@ fn every_reader_sees_the_exact_size_and_the_same_bytes() {
 }
 
 #[test]
-fn a_disk_with_nothing_in_it_reads_as_zeros() {
+fn a_disk_without_data_reads_as_zeros() {
     for len in [512, BLOCK, 7 * MIB + 512] {
         let truth = vec![0; len as usize];
         for order in EVERY_ORDER {
@@ -119,7 +119,7 @@ fn a_disk_with_nothing_in_it_reads_as_zeros() {
             assert_eq!(image.len(), 2560, "two footers, a header, a sector of table");
             check_oracles(&image, &truth, "a hole");
         }
-        // Zeros that no map tells of are found on the way, where the order lets them be left out.
+        // Zeros that are not in the map are found during the conversion, if the order allows leaving them out.
         for (order, blocks) in [(Any, 0), (Ascending, 0), (Sequential, len.div_ceil(BLOCK))] {
             let image = vhd(order, &truth, "");
             assert_eq!(image.len() as u64, 2560 + blocks * STRIDE, "{order:?}");
@@ -130,7 +130,7 @@ fn a_disk_with_nothing_in_it_reads_as_zeros() {
 }
 
 #[test]
-fn a_disk_of_no_bytes_is_dynamic_or_none() {
+fn an_empty_disk_is_dynamic_or_refused() {
     for order in EVERY_ORDER {
         let image = vhd(order, &[], "");
         assert_eq!(image.len(), 2048);
@@ -142,7 +142,7 @@ fn a_disk_of_no_bytes_is_dynamic_or_none() {
 }
 
 #[test]
-fn the_metadata_is_what_the_specification_says() {
+fn the_metadata_follows_the_specification() {
     let id = "123e4567-e89b-12d3-a456-426614174000";
     let guest = sample(5 * MIB as usize + 512);
     for (subformat, disk_type, data_offset) in [("dynamic", 3, 512), ("fixed", 2, u64::MAX)] {
@@ -165,7 +165,7 @@ fn the_metadata_is_what_the_specification_says() {
 }
 
 #[test]
-fn the_geometry_is_that_of_qemu_where_the_disk_is_a_geometry() {
+fn the_geometry_matches_qemu_if_it_covers_the_disk_exactly() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("qemu.vhd");
     for size in ["35K", "10M", "36M", "120M", "200M", "300M", "1G", "31G", "32G", "40G", "120G"] {
@@ -178,7 +178,7 @@ fn the_geometry_is_that_of_qemu_where_the_disk_is_a_geometry() {
 }
 
 #[test]
-fn blocks_follow_each_other_in_guest_order_and_zeros_have_none() {
+fn blocks_are_consecutive_in_guest_order_and_zeros_have_none() {
     let at = |block: u64| block * BLOCK;
     let pieces = [
         (at(1) + 8192, noise(4096, 1)),
@@ -232,7 +232,7 @@ fn zeros_inside_a_block_are_zeroed_and_not_written() {
 }
 
 #[test]
-fn what_is_no_whole_sector_is_refused_or_rounded_up_as_asked() {
+fn a_partial_sector_is_refused_or_rounded_up_with_align() {
     let truth = sample(3 * MIB as usize + 100);
     for subformat in ["dynamic", "fixed"] {
         for order in EVERY_ORDER {
@@ -246,16 +246,16 @@ fn what_is_no_whole_sector_is_refused_or_rounded_up_as_asked() {
                 let mut longer = truth.clone();
                 longer.resize(truth.len().next_multiple_of(align as usize), 0);
                 assert_same(&reads(&image), &longer, &options);
-                assert_eq!(report.digest, Some(digest_of(&longer)), "of the disk as it is written");
+                assert_eq!(report.digest, Some(digest_of(&longer)), "of the written disk");
             }
         }
     }
     let aligned = vhd(Any, &sample(MIB as usize), "align=1MiB");
-    assert_eq!(open_vhd(aligned).virtual_bytes(), MIB, "what is aligned stays as it is");
+    assert_eq!(open_vhd(aligned).virtual_bytes(), MIB, "an aligned size is unchanged");
 }
 
 #[test]
-fn options_that_cannot_be_are_usage() {
+fn invalid_options_are_usage_errors() {
     for given in [
         "subformat=differencing",
         "subformat=",
@@ -290,7 +290,7 @@ fn a_disk_beyond_2040_gib_is_refused_before_a_byte_is_read() {
     }
 }
 
-/// The largest disk, with something in its first, in some, and in its last sector; and as a raw file.
+/// The largest disk, with data in its first, its last and some other sectors; and as a raw file.
 fn largest() -> BTreeMap<u64, Vec<u8>> {
     let middle = (1u64 << 40) + 4096;
     [(0, noise(8192, 1)), (middle, noise(65536, 2)), (MOST - 4096, noise(4096, 3))].into()
@@ -330,13 +330,13 @@ fn a_disk_of_2040_gib_is_written_and_read_back() {
 }
 
 #[test]
-fn qemu_goes_on_writing_where_we_ended() {
+fn qemu_can_write_to_our_images() {
     let mut truth = vec![0; 9 * MIB as usize + 512];
     truth[5 * MIB as usize..6 * MIB as usize].copy_from_slice(&noise(MIB as usize, 1));
     for order in EVERY_ORDER {
         let dir = crate::support::qemu::written(&[("disk.vhd", &vhd(order, &truth, ""))]);
         let path = dir.path().join("disk.vhd");
-        // Into a block that is there, one that is not, and the last one, which the disk's end cuts.
+        // Into an allocated block, an unallocated one, and the last one, which the disk's end cuts.
         let commands = ["write -P 85 4M 4096", "write -P 86 1M 512", "write -P 87 9M 512"];
         oracle::qemu_io(&path, "vhd", &commands);
         let mut changed = truth.clone();
@@ -355,7 +355,7 @@ fn id(image: &[u8]) -> [u8; 16] {
 }
 
 #[test]
-fn ids_are_derived_from_all_that_tells_disks_apart() {
+fn ids_are_derived_from_everything_that_distinguishes_disks() {
     let guest = sample(64 << 10);
     let ours = vhd(Any, &guest, "");
     let same = [vhd(Any, &guest, ""), vhd(Sequential, &guest, ""), vhd(Any, &guest, "align=4K")];
@@ -373,7 +373,7 @@ fn ids_are_derived_from_all_that_tells_disks_apart() {
 }
 
 #[test]
-fn what_the_guest_wrote_does_not_make_it_another_disk() {
+fn guest_data_does_not_change_the_detected_format() {
     let inner = sample(BLOCK as usize);
     let dynamic = vhd(Any, &inner, "");
     let fixed = vhd(Any, &inner, "subformat=fixed");
@@ -381,14 +381,14 @@ fn what_the_guest_wrote_does_not_make_it_another_disk() {
     let stream = crate::support::qemu::convert(&inner, "vmdk", "subformat=streamOptimized");
     for (name, mut guest) in [("dynamic", dynamic), ("fixed", fixed), ("qcow2", qcow2), ("stream", stream)] {
         guest.resize(guest.len().next_multiple_of(512), 0);
-        // As it is, and so that its end is the end of a block.
+        // Unchanged, and aligned so that its end is the end of a block.
         for pad in [0, guest.len().next_multiple_of(BLOCK as usize) - guest.len()] {
             let guest = [vec![0; pad], guest.clone()].concat();
             for order in [Ascending, Sequential] {
                 let image = vhd(order, &guest, "");
                 check_oracles(&image, &guest, &format!("a guest that is a {name} image"));
             }
-            // A fixed disk begins with what the guest has there.
+            // A fixed disk begins with the guest's data.
             let ambiguous = pad == 0 && name != "fixed";
             match written_in(Any, flat(&guest), Format::Vhd, "subformat=fixed") {
                 Ok((image, _)) if !ambiguous => check_oracles(&image, &guest, name),
@@ -404,8 +404,8 @@ fn what_the_guest_wrote_does_not_make_it_another_disk() {
 }
 
 #[test]
-fn a_disk_that_ends_in_the_guests_own_footer_text_is_read_by_ours() {
-    // The guest's last sectors are full of cookies, where a short footer or one with padding would be looked for.
+fn a_disk_that_ends_in_footer_text_of_the_guest_reads() {
+    // The guest's last sectors are full of cookies, where a short footer or one with padding would be searched.
     let cookies: Vec<u8> = b"conectix".iter().copied().cycle().take(8192).collect();
     let guest = [noise(BLOCK as usize - 8192, 4), cookies].concat();
     for options in ["", "subformat=fixed"] {
@@ -414,7 +414,7 @@ fn a_disk_that_ends_in_the_guests_own_footer_text_is_read_by_ours() {
     }
 }
 
-/// Bytes that come as a stream.
+/// A stream of bytes.
 struct Chunks(Vec<u8>);
 
 impl ByteStream for Chunks {
@@ -430,7 +430,7 @@ impl ByteStream for Chunks {
 }
 
 #[test]
-fn a_raw_stream_becomes_a_fixed_disk_and_no_dynamic_one() {
+fn a_raw_stream_becomes_a_fixed_disk_but_not_a_dynamic_one() {
     let guest = sample(700 << 10);
     let declared = Declared::Format(Format::Raw);
     for order in EVERY_ORDER {
@@ -448,7 +448,7 @@ fn a_raw_stream_becomes_a_fixed_disk_and_no_dynamic_one() {
 }
 
 #[test]
-fn help_names_what_can_be_given() {
+fn help_lists_every_option_and_value() {
     let help = diskferry_formats::options_help();
     let ours = help.split("\nvhd\n").nth(1).unwrap();
     for option in ["  subformat=KIND ", "  align=SIZE ", "  id=UUID "] {
@@ -456,7 +456,7 @@ fn help_names_what_can_be_given() {
     }
 }
 
-/// Runs of something, of nothing, and of zeros that no map tells of.
+/// Runs of data, of holes, and of zeros that are not in the map.
 fn disks() -> impl Strategy<Value = (u64, Vec<(u64, Vec<u8>)>)> {
     let run = (0u8..4, 1u64..400, any::<u64>());
     (prop::collection::vec(run, 0..12), 1u64..8000).prop_map(|(runs, rest)| {
@@ -480,7 +480,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_random_disk_comes_back((len, pieces) in disks(), fixed: bool) {
+    fn a_random_disk_reads_back((len, pieces) in disks(), fixed: bool) {
         let mut truth = vec![0; len as usize];
         for (at, bytes) in &pieces {
             truth[*at as usize..*at as usize + bytes.len()].copy_from_slice(bytes);

@@ -1,4 +1,4 @@
-//! VMDK images that qemu-img makes, read back to the bytes that they were made of.
+//! VMDK images created by qemu-img, read back to the original bytes.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::support::*;
 use diskferry_core::{ExtentKind, FileGate, FileSource, GuestOffset, GuestRange};
 use diskferry_formats::{Declared, Format, open_with};
 
-/// Makes an image of `truth` and reads it.
+/// Creates an image of `truth` and reads it.
 fn round(truth: &[u8], options: &str) -> (Arc<Files>, Vec<u8>, diskferry_core::Disk) {
     let directory = tempfile::tempdir().unwrap();
     let raw = directory.path().join("disk.raw");

@@ -1,4 +1,4 @@
-//! Sparse extents that qemu-img does not make, and a patched byte for every error of header, directory and tables.
+//! Sparse extents that qemu-img does not create, and a patched byte for every error of header, directory and tables.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ fn patch(image: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn header_fields_that_do_not_hold_up_are_errors_with_their_place() {
+fn invalid_header_fields_are_errors_with_their_offset() {
     use ErrorKind::{Malformed, Truncated, UnsupportedFeature};
     let image = Hosted::default().build(&sample(1 << 20)).bytes;
     let cases: &[(usize, &[u8], ErrorKind, &str)] = &[
@@ -86,7 +86,7 @@ fn header_fields_that_do_not_hold_up_are_errors_with_their_place() {
         assert_eq!(error_of(&image[..len]).kind(), Truncated);
     }
     assert_eq!(error_of(&image[..2048]).kind(), Truncated);
-    // Without the flag nobody promised those bytes.
+    // Without the flag, those bytes are undefined.
     let unchecked = patch(&patch(&image, 73, &[0; 4]), 8, &[0]);
     assert!(open_vmdk(unchecked).is_ok());
 }
@@ -152,11 +152,11 @@ fn a_damaged_primary_directory_is_replaced_by_the_redundant_one() {
 }
 
 #[test]
-fn a_grain_is_the_same_whatever_it_is_read_together_with() {
+fn a_grain_does_not_depend_on_the_window() {
     let truth = noise(16 * 4096, 11);
     let built = Hosted { redundant: true, grain: 8, entries: 16, ..Hosted::default() }.build(&truth);
     let (table, copy) = (built.tables[0], built.tables[1]);
-    // Entry 5 is damaged, and the copy, which is right there, says something else of entry 0.
+    // Entry 5 is damaged. The intact copy has a different entry 0.
     let other = built.bytes[copy + 4..copy + 8].to_vec();
     let image = patch(&patch(&built.bytes, table + 20, &[0xff; 4]), copy, &other);
     let disk = open_vmdk(image).unwrap();
@@ -166,7 +166,7 @@ fn a_grain_is_the_same_whatever_it_is_read_together_with() {
 }
 
 #[test]
-fn entries_beyond_the_object_are_truncated_at_their_place() {
+fn entries_beyond_the_object_are_truncated_with_their_offset() {
     let truth = sample(3 << 20);
     let built = Hosted::default().build(&truth);
     let (directory, table) = (built.directories[0], built.tables[0]);
@@ -184,7 +184,7 @@ fn entries_beyond_the_object_are_truncated_at_their_place() {
 }
 
 fn claim(sectors: u64) -> (Arc<Files>, Disk) {
-    // The directory of 64 TiB has 8 MiB, all of it empty but one entry in its middle.
+    // The directory of 64 TiB has 8 MiB. All entries are empty except one in the middle.
     let entries = sectors.div_ceil(512 * 128);
     let header = Header {
         version: 1,
@@ -215,7 +215,7 @@ fn claim(sectors: u64) -> (Arc<Files>, Disk) {
 }
 
 #[test]
-fn a_claim_of_64_tib_costs_its_directory_once_and_nothing_to_open() {
+fn a_claim_of_64_tib_reads_its_directory_once_and_not_at_open() {
     let (files, disk) = claim(128 << 30);
     assert_eq!(disk.virtual_bytes(), 64 << 40);
     assert_eq!(files.reads("disk.vmdk").len(), 2, "head and tail");
@@ -228,8 +228,8 @@ fn a_claim_of_64_tib_costs_its_directory_once_and_nothing_to_open() {
 }
 
 #[test]
-fn an_answer_is_bounded_and_the_next_goes_on() {
-    // Every other grain of 4 KiB: no two extents join.
+fn a_result_is_bounded_and_the_next_one_continues_it() {
+    // Every second grain of 4 KiB, so that no two extents join.
     let mut truth = vec![0; 160 << 20];
     for grain in truth.chunks_mut(4096).step_by(2) {
         grain[0] = 1;
@@ -242,7 +242,7 @@ fn an_answer_is_bounded_and_the_next_goes_on() {
 }
 
 #[test]
-fn a_disk_of_no_bytes_opens() {
+fn an_empty_vmdk_opens() {
     let built = Hosted::default().build(&[]);
     let disk = open_vmdk(built.bytes).unwrap();
     assert_eq!(disk.virtual_bytes(), 0);
@@ -270,7 +270,7 @@ fn no_byte_of_header_descriptor_or_tables_can_make_it_panic() {
                     continue;
                 }
                 let Ok(disk) = open_vmdk(patch(image, place, &[value])) else { continue };
-                // A disk that became huge is looked at where it begins and ends only.
+                // Only the start and the end of a disk that became huge are read.
                 let end = disk.virtual_bytes();
                 if end <= 1 << 20 {
                     drop(content(&disk));
@@ -308,8 +308,8 @@ fn vmdk_is_detected_and_not_taken_for_raw() {
 }
 
 #[test]
-fn a_table_shared_beyond_all_reason_is_malformed_and_not_walked_for_days() {
-    // A directory of 64 KiB whose entries all name one table of 65,536 holes: a thousand million of them.
+fn an_excessively_shared_table_is_malformed() {
+    // A directory of 64 KiB whose entries all name one table of 65,536 holes: a thousand million holes.
     let named = 16_384u64;
     let header = |entries: u64| Header {
         version: 1,

@@ -1,6 +1,5 @@
-//! Images as other writers make them: exports of AWS, descriptors that contradict the header, names in any encoding.
-//! Every image is built from bytes and read from a file and from a pipe; qemu-img and dissect.hypervisor read the same
-//! bytes.
+//! Images of other writers: exports of AWS, descriptors that contradict the header, names in any encoding. Every image
+//! is built from bytes and read from a file and from a pipe. qemu-img and dissect.hypervisor read the same bytes.
 
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use diskferry_formats::Declared;
 /// Sectors of the disk: 320 grains of 64 KiB.
 const CAPACITY: usize = 20_480;
 
-/// A disk of 10 MiB: text here and there, and something in its last sector.
+/// A disk of 10 MiB: some text, and data in its last sector.
 fn disk() -> Vec<u8> {
     let mut disk = vec![0; CAPACITY * SECTOR];
     for place in (0..disk.len()).step_by(3 << 16) {
@@ -29,7 +28,7 @@ fn disk() -> Vec<u8> {
     disk
 }
 
-/// What an exported image has otherwise than VMware writes it.
+/// The differences of an exported image from VMware's output.
 #[derive(Clone)]
 struct Export {
     version: u32,
@@ -54,7 +53,7 @@ impl Default for Export {
 }
 
 impl Export {
-    /// All that was seen of exported AMIs.
+    /// All differences that were found in exported AMIs.
     fn aws() -> Self {
         Self {
             create_type: "monolithicSparse",
@@ -122,7 +121,7 @@ impl Export {
     }
 }
 
-/// Reads an image from its file and from a pipe: both give `truth` and these warnings.
+/// Reads an image from its file and from a pipe: both must return `truth` and these warnings.
 #[track_caller]
 fn reads_both_ways(image: &[u8], truth: &[u8], codes: &[&str], what: &str) {
     let disk = open_vmdk(image).unwrap_or_else(|error| panic!("{what}: {error:?}"));
@@ -258,7 +257,7 @@ fn the_name_of_a_plain_sparse_image_may_have_any_bytes() {
 }
 
 #[test]
-fn a_name_that_is_opened_has_no_control_bytes_and_an_encoding_that_is_known() {
+fn an_opened_name_has_no_control_bytes_and_a_known_encoding() {
     let open = |name: &[u8]| {
         let mut text = descriptor("monolithicFlat", "").into_bytes();
         text.extend([b"RW 8 FLAT \"", name, b"\" 0\n"].concat());

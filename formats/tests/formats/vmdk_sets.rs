@@ -1,4 +1,4 @@
-//! Disks in several files, ESX extents, and what descriptors may and may not say.
+//! Disks in several files, ESX extents, and the valid and invalid contents of descriptors.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::support::vmdk::*;
 use crate::support::*;
 use diskferry_core::{ErrorKind, ExtentKind, GuestRange};
 
-/// A set with a descriptor of these extent lines beside some files.
+/// A set of some files with a descriptor of these extent lines.
 fn set(create_type: &str, extents: &str, others: &[(&str, &[u8])]) -> Arc<Files> {
     let text = descriptor(create_type, extents);
     let mut all = vec![("disk.vmdk", text.as_bytes())];
@@ -40,7 +40,7 @@ fn cowd_extents_read() {
 }
 
 #[test]
-fn a_cowd_header_that_does_not_hold_up_is_an_error() {
+fn an_invalid_cowd_header_is_an_error() {
     let extent = cowd(&sample(1 << 20), 8);
     let patched = |at: usize, value: u32| {
         let mut bytes = extent.clone();
@@ -80,7 +80,7 @@ fn se_sparse_extents_read() {
 }
 
 #[test]
-fn a_se_sparse_header_that_does_not_hold_up_is_an_error() {
+fn an_invalid_se_sparse_header_is_an_error() {
     let truth = sample(1 << 20);
     let extent = se_sparse(&truth, false);
     let line = format!("RW {} SESPARSE \"x.vmdk\"", truth.len() / SECTOR);
@@ -110,7 +110,7 @@ fn a_se_sparse_header_that_does_not_hold_up_is_an_error() {
 }
 
 #[test]
-fn zero_and_read_only_extents_keep_their_place() {
+fn zero_and_read_only_extents_are_at_their_offset() {
     let first = sample(1 << 20);
     let second = sample((1 << 20) + 512);
     let mut truth = first.clone();
@@ -166,7 +166,7 @@ fn detached_descriptors_of_single_files_read() {
         let disk = set(create_type, "RW 6144 SPARSE \"data\"", &[("data", bytes)]).open("disk.vmdk").unwrap();
         assert_same(&content(&disk).unwrap(), &truth, "the disk");
     }
-    // The header decides, and a createType that says otherwise is a warning.
+    // The header decides. A different createType is a warning.
     for (create_type, bytes) in
         [("streamOptimized", &sparse), ("monolithicSparse", &stream), ("twoGbMaxExtentSparse", &stream)]
     {
@@ -249,7 +249,7 @@ fn a_file_of_a_set_alone_names_its_descriptor() {
 }
 
 #[test]
-fn siblings_that_are_missing_short_or_twice_are_errors() {
+fn missing_short_and_repeated_siblings_are_errors() {
     let flat =
         |lines: &str, others: &[(&str, &[u8])]| failure(set("custom", lines, others).open("disk.vmdk"));
     let error = flat("RW 8 FLAT \"gone\" 0", &[]);
@@ -279,7 +279,7 @@ fn two_parts_of_one_flat_file_read() {
 }
 
 #[test]
-fn descriptors_are_taken_as_they_are_written() {
+fn descriptors_of_every_writer_are_accepted() {
     let bytes = sample(4096);
     let plain = descriptor("monolithicFlat", "RW 8 FLAT \"a\" 0");
     let mut stale = plain.clone().into_bytes();
@@ -301,7 +301,7 @@ fn descriptors_are_taken_as_they_are_written() {
 }
 
 #[test]
-fn names_are_decoded_as_the_descriptor_says() {
+fn names_are_decoded_with_the_descriptors_encoding() {
     let bytes = sample(4096);
     let text = |encoding: &str, name: &[u8]| {
         let mut text = descriptor("monolithicFlat", "").into_bytes();
@@ -323,7 +323,7 @@ fn names_are_decoded_as_the_descriptor_says() {
 }
 
 #[test]
-fn descriptors_that_do_not_hold_up_are_errors() {
+fn invalid_descriptors_are_errors() {
     let plain = descriptor("monolithicFlat", "RW 8 FLAT \"a\" 0");
     let patched = |from: &str, to: &str| {
         assert!(plain.contains(from));
@@ -339,9 +339,13 @@ fn descriptors_that_do_not_hold_up_are_errors() {
     assert_eq!(patched("monolithicFlat", "seSparse"), Malformed);
     assert_eq!(patched("version=1", "version=9"), UnsupportedFeature);
     assert_eq!(patched("parentCID=ffffffff", "parentCID=none"), Malformed);
-    assert_eq!(patched("parentCID=ffffffff", "createType=\"vmfs\""), Malformed, "twice, and not the same");
+    assert_eq!(
+        patched("parentCID=ffffffff", "createType=\"vmfs\""),
+        Malformed,
+        "twice, with different values"
+    );
     assert_eq!(patched("RW 8 FLAT \"a\" 0", ""), Malformed, "no extents");
-    assert_eq!(patched("RW 8", "RX 8"), Malformed, "no access that is known");
+    assert_eq!(patched("RW 8", "RX 8"), Malformed, "an unknown access");
     assert_eq!(patched("RW 8 FLAT \"a\" 0", "RX 8 FLAT \"a=b\" 0"), Malformed);
     assert_eq!(patched("RW 8", "RW -8"), Malformed);
     assert_eq!(patched("RW 8", "RW 99999999999999999999"), Malformed);
@@ -359,7 +363,7 @@ fn descriptors_that_do_not_hold_up_are_errors() {
 }
 
 #[test]
-fn extents_with_grains_of_their_own_and_ends_inside_them_read() {
+fn extents_with_different_grains_that_end_inside_a_grain_read() {
     let lengths = [(100, 8, 512), (129, 128, 512), (4097, 16, 64), (1, 2048, 512), (128, 64, 7)];
     let mut truth = Vec::new();
     let mut lines = Vec::new();
@@ -384,7 +388,7 @@ fn extents_with_grains_of_their_own_and_ends_inside_them_read() {
 }
 
 #[test]
-fn a_set_of_many_files_reads_with_their_heads_not_kept() {
+fn a_set_of_many_files_reads_without_cached_heads() {
     let truth = sample(80 * 65536);
     let parts: Vec<Vec<u8>> = truth.chunks(65536).map(|part| Hosted::default().build(part).bytes).collect();
     let names: Vec<String> = (0..parts.len()).map(|number| format!("disk-s{number:03}.vmdk")).collect();
@@ -397,11 +401,11 @@ fn a_set_of_many_files_reads_with_their_heads_not_kept() {
     assert_eq!(disk.files().len(), 81);
     let opening = files.reads("disk-s000.vmdk").len();
     assert_same(&content(&disk).unwrap(), &truth, "the disk");
-    assert!(files.reads("disk-s000.vmdk").len() > opening, "its tables are read when they are asked for");
+    assert!(files.reads("disk-s000.vmdk").len() > opening, "its tables are read on demand");
 }
 
 #[test]
-fn the_access_of_an_embedded_extent_counts() {
+fn the_access_of_an_embedded_extent_is_checked() {
     let truth = sample(1 << 20);
     let embedded = |line: &str| {
         let text = descriptor("monolithicSparse", line);

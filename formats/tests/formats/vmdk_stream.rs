@@ -1,5 +1,5 @@
-//! streamOptimized images as VMware's tools write them: directory at the end, markers, footer; whole and damaged; by
-//! tables, by scan, and in one pass.
+//! streamOptimized images in the layout of VMware's tools: directory at the end, markers, footer. They are intact or
+//! damaged, and are read by tables, by scan, and in one pass.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ fn a_last_grain_that_ends_with_the_disk_reads() {
 }
 
 #[test]
-fn what_is_fetched_for_a_stream_is_what_is_stored() {
+fn a_stream_fetches_only_stored_bytes() {
     let truth = sample(80 << 20);
     let built = Stream::default().build(&truth);
     let len = built.bytes.len() as u64;
@@ -44,7 +44,7 @@ fn what_is_fetched_for_a_stream_is_what_is_stored() {
 }
 
 #[test]
-fn what_is_fetched_of_a_stream_out_of_order_is_what_is_stored() {
+fn an_out_of_order_stream_fetches_only_stored_bytes() {
     let truth = sample(80 << 20);
     let mut order: Vec<usize> = (0..1280).collect();
     let mut state = 12345u64;
@@ -69,7 +69,7 @@ fn what_is_fetched_of_a_stream_out_of_order_is_what_is_stored() {
 }
 
 #[test]
-fn what_is_fetched_of_a_stream_of_qemu_is_what_is_stored() {
+fn a_stream_of_qemu_fetches_only_stored_bytes() {
     let truth = sample(80 << 20);
     let directory = tempfile::tempdir().unwrap();
     let (raw, image) = (directory.path().join("disk.raw"), directory.path().join("disk.vmdk"));
@@ -91,8 +91,8 @@ fn what_is_fetched_of_a_stream_of_qemu_is_what_is_stored() {
 }
 
 #[test]
-fn what_is_fetched_of_a_sparse_stream_of_qemu_is_what_is_stored() {
-    // A grain here and there: most tables, which qemu-img makes all, are empty.
+fn a_sparse_stream_of_qemu_fetches_only_stored_bytes() {
+    // Few grains: most tables, which qemu-img always writes, are empty.
     let directory = tempfile::tempdir().unwrap();
     let (raw, image) = (directory.path().join("disk.raw"), directory.path().join("disk.vmdk"));
     let file = std::fs::File::create(&raw).unwrap();
@@ -128,14 +128,14 @@ fn what_is_fetched_of_a_sparse_stream_of_qemu_is_what_is_stored() {
 }
 
 #[test]
-fn tables_that_lie_together_are_one_request() {
+fn adjacent_tables_are_read_in_one_request() {
     let truth = sample(100 << 20);
     let built = Hosted { redundant: true, ..Hosted::default() }.build(&truth);
     let files = Arc::new(Files::new().with("disk.vmdk", built.bytes));
     let disk = files.open("disk.vmdk").unwrap();
     extents(&disk).unwrap();
     assert!(files.reads("disk.vmdk").len() <= 2, "{:?}: head and tail have all", files.reads("disk.vmdk"));
-    // A grain of 4 KiB makes 16 times as many tables: they do not fit the head.
+    // A grain of 4 KiB needs 16 times as many tables, which do not fit in the head.
     let built = Hosted { grain: 8, ..Hosted::default() }.build(&truth);
     let files = Arc::new(Files::new().with("disk.vmdk", built.bytes));
     let disk = files.open("disk.vmdk").unwrap();
@@ -144,7 +144,7 @@ fn tables_that_lie_together_are_one_request() {
 }
 
 #[test]
-fn a_footer_with_zeros_behind_it_is_found_with_a_warning() {
+fn a_footer_with_zeros_after_it_is_found_with_a_warning() {
     let truth = sample(3 << 20);
     let built = Stream::default().build(&truth).bytes;
     for padding in [512, 1536, 4096, 60 << 10] {
@@ -161,7 +161,7 @@ fn a_footer_with_zeros_behind_it_is_found_with_a_warning() {
 }
 
 #[test]
-fn a_footer_is_the_same_to_a_pipe() {
+fn a_footer_is_found_in_a_pipe_too() {
     let truth = sample(3 << 20);
     let built = Stream::default().build(&truth).bytes;
     let mut padded = built.clone();
@@ -178,7 +178,7 @@ fn a_footer_is_the_same_to_a_pipe() {
 }
 
 #[test]
-fn a_sound_footer_that_contradicts_the_header_is_malformed() {
+fn a_valid_footer_that_contradicts_the_header_is_malformed() {
     let truth = sample(3 << 20);
     let built = Stream::default().build(&truth).bytes;
     let footer = built.len() - 1024;
@@ -200,7 +200,7 @@ fn a_sound_footer_that_contradicts_the_header_is_malformed() {
 }
 
 #[test]
-fn a_footer_with_another_version_or_place_of_the_descriptor_is_a_warning() {
+fn a_footer_with_another_version_or_descriptor_offset_is_a_warning() {
     let truth = sample(3 << 20);
     let built = Stream::default().build(&truth).bytes;
     let footer = built.len() - 1024;
@@ -222,7 +222,7 @@ fn a_footer_with_another_version_or_place_of_the_descriptor_is_a_warning() {
         assert_same(&piped, &truth, "the disk, from a pipe");
         assert_eq!(codes, ["footer_differs"]);
         assert_same(&qemu_reads(&image, "vmdk"), &truth, "as qemu-img reads it");
-        // It looks for the descriptor where the footer says.
+        // It searches the descriptor at the footer's offset.
         if names == ["version"] {
             assert_same(&dissect_reads(&image, "vmdk"), &truth, "as dissect.hypervisor reads it");
         }
@@ -273,7 +273,7 @@ fn a_stream_that_breaks_off_is_truncated() {
     }
 }
 
-/// A stream in which grain 3 stands twice, first with other bytes.
+/// A stream that contains grain 3 twice, first with other bytes.
 fn twice(truth: &[u8]) -> Vec<u8> {
     let mut stale = truth.to_vec();
     stale[3 << 16..4 << 16].fill(0xee);
@@ -282,7 +282,7 @@ fn twice(truth: &[u8]) -> Vec<u8> {
     let size = u32::from_le_bytes(stale.bytes[at + 8..at + 12].try_into().unwrap()) as usize;
     let stale_grain = stale.bytes[at..at + (12 + size).next_multiple_of(SECTOR)].to_vec();
     let built = Stream::default().build(truth);
-    // In front of all grains, so that every address moves by its length.
+    // Before all grains, so that every address moves by its length.
     let shift = (stale_grain.len() / SECTOR) as u32;
     let mut bytes = built.bytes[..128 * SECTOR].to_vec();
     bytes.extend(&stale_grain);
@@ -305,7 +305,7 @@ fn twice(truth: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn of_two_grains_for_one_address_the_table_decides_and_without_one_it_is_malformed() {
+fn two_grains_for_one_address_need_a_table_or_are_malformed() {
     let truth = sample(2 << 20);
     let bytes = twice(&truth);
     let disk = open_vmdk(bytes.clone()).unwrap();
@@ -327,7 +327,7 @@ fn compressed_grains_without_markers_read() {
 }
 
 #[test]
-fn a_marker_that_is_not_its_slots_is_malformed() {
+fn a_marker_of_another_grain_is_malformed() {
     let truth = sample(2 << 20);
     let built = Stream::default().build(&truth);
     let (at, _) = built.grains[1];
@@ -348,17 +348,17 @@ fn a_marker_that_is_not_its_slots_is_malformed() {
     for (image, says) in cases {
         let error = error_of(image);
         assert_eq!(error.kind(), ErrorKind::Malformed, "{error:?}");
-        assert!(error.message().contains(says), "{error:?} should say {says:?}");
+        assert!(error.message().contains(says), "{error:?} should contain {says:?}");
         assert_eq!(error.offset(), Some(at as u64));
     }
 }
 
 #[test]
-fn a_grain_that_passes_the_objects_end_is_truncated() {
+fn a_grain_that_extends_past_the_object_is_truncated() {
     // Ends in noise, so that the last grain is long.
     let truth = sample(41 * (48 << 10));
     let image = Hosted { compressed: true, version: 3, flags: 0x2_0001, ..Hosted::default() }.build(&truth);
-    // The grains of this image have no markers, though its header says so: the first bytes are read as one.
+    // The header declares markers, but the grains have none: their first bytes are read as one.
     let error = error_of(image.bytes);
     assert_eq!(error.kind(), ErrorKind::Malformed, "{error:?}");
     let directory = tempfile::tempdir().unwrap();
@@ -496,7 +496,7 @@ fn a_raw_stream_that_looks_like_a_file_is_read_with_a_warning() {
 }
 
 #[test]
-fn a_grain_that_no_table_names_is_no_content_of_a_stream() {
+fn a_grain_that_no_table_names_is_not_content_of_a_stream() {
     let truth = noise(3 << 16, 1);
     let built = Stream::default().build(&truth);
     let second = (built.grains[1].0 / SECTOR) as u32;
@@ -511,7 +511,7 @@ fn a_grain_that_no_table_names_is_no_content_of_a_stream() {
 }
 
 #[test]
-fn tables_that_lead_to_hidden_grains_do_not_make_another_disk_of_a_stream() {
+fn tables_that_point_to_hidden_grains_do_not_change_the_disk_of_a_stream() {
     let (shown, other) = (noise(4096, 1), noise(4096, 2));
     let truth = [&shown[..], &[0; 4096]].concat();
     let secret = [&[0; 4096], &other[..]].concat();
@@ -521,7 +521,7 @@ fn tables_that_lead_to_hidden_grains_do_not_make_another_disk_of_a_stream() {
     pad(&mut hidden);
     let sector = |at: usize| ((at / SECTOR) as u32).to_le_bytes();
 
-    // Behind the table, in room that its marker counts as the table's.
+    // After the table, in space that its marker counts as part of the table.
     let behind = built.directory;
     let mut inside = [&built.bytes[..behind], &hidden, &built.bytes[behind..]].concat();
     let sectors = 1 + (hidden.len() / SECTOR) as u64;
@@ -531,7 +531,7 @@ fn tables_that_lead_to_hidden_grains_do_not_make_another_disk_of_a_stream() {
     let moved = (behind + hidden.len() + SECTOR) / SECTOR;
     inside[footer + 56..footer + 64].copy_from_slice(&(moved as u64).to_le_bytes());
 
-    // Behind the end, with a directory and a footer of their own.
+    // After the end, with a separate directory and footer.
     let mut appended = built.bytes.clone();
     let grain = appended.len();
     appended.extend_from_slice(&hidden);
@@ -553,7 +553,7 @@ fn tables_that_lead_to_hidden_grains_do_not_make_another_disk_of_a_stream() {
         (appended, ErrorKind::Malformed, "follow the end marker"),
     ];
     for (image, kind, says) in refusals {
-        assert_same(&content_of(image.clone()).unwrap(), &secret, "who goes by the tables");
+        assert_same(&content_of(image.clone()).unwrap(), &secret, "read by the tables");
         let error = failure(one_pass(&image, 4096));
         assert_eq!(error.kind(), kind, "{error:?}");
         assert!(error.message().contains(says), "{error:?}");

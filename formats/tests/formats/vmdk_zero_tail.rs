@@ -1,6 +1,7 @@
-//! VMDKs of which a part reads as zeros: a download into a preallocated file that stopped, a piece that was lost. Each
-//! sector of a small image of every kind in turn; from a file, and from a pipe where the kind can be piped. What comes of
-//! it is the right bytes or a typed error. Only bytes of plain grains leave no evidence: no format has checksums of them.
+//! VMDKs with a part that reads as zeros: an incomplete download into a preallocated file, or a lost part. Each sector
+//! of a small image of every kind is zeroed in turn and read from a file, and from a pipe if the kind allows it. The
+//! result is the right bytes or a typed error. Only bytes of plain grains leave no evidence, because no format has
+//! checksums of them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::support::*;
 use diskferry_core::{ErrorKind, Result, WriteOrder};
 use diskferry_formats::{Declared, Format};
 
-/// A disk of 2 MiB with something at the start of every 64 KiB.
+/// A disk of 2 MiB with data at the start of every 64 KiB.
 fn disk() -> Vec<u8> {
     disk_of(2 << 20)
 }
@@ -28,7 +29,7 @@ fn disk_of(len: usize) -> Vec<u8> {
     disk
 }
 
-/// What came of reading a damaged image.
+/// The result of reading a damaged image.
 #[track_caller]
 fn right_or_refused(result: Result<Vec<u8>>, truth: &[u8], what: &str) -> Option<ErrorKind> {
     match result {
@@ -39,20 +40,20 @@ fn right_or_refused(result: Result<Vec<u8>>, truth: &[u8], what: &str) -> Option
         Err(error) => {
             let kinds = [ErrorKind::Truncated, ErrorKind::Malformed, ErrorKind::UnsupportedFeature];
             assert!(kinds.contains(&error.kind()), "{what}: {error:?}");
-            assert!(error.offset().is_some(), "{what}: {error:?} has no place");
+            assert!(error.offset().is_some(), "{what}: {error:?} has no offset");
             Some(error.kind())
         }
     }
 }
 
-/// `image` with zeros in these bytes.
+/// `image` with these bytes zeroed.
 fn zeroed(image: &[u8], bytes: Range<usize>) -> Vec<u8> {
     let mut image = image.to_vec();
     image[bytes].fill(0);
     image
 }
 
-/// The layout of vmdktool: as [`Stream`], but the header names the directory, and there is no footer.
+/// The layout of vmdktool: like [`Stream`], but the header names the directory, and there is no footer.
 fn directory_by_header(truth: &[u8]) -> Vec<u8> {
     let built = Stream::default().build(truth);
     let mut image = built.bytes[..built.bytes.len() - 3 * SECTOR].to_vec();
@@ -99,7 +100,7 @@ fn compressed_images_whose_tail_is_zeros_are_right_or_refused() {
                 right_or_refused(one_pass(&lost, 65_536), &truth, &format!("{what}, from a pipe"));
             }
         }
-        // qemu-img leaves zeros behind the last grain.
+        // qemu-img leaves zeros after the last grain.
         assert!(right < 8 || name.contains("qemu-img"), "{name}: {right} cuts read");
     }
 }
@@ -108,7 +109,7 @@ fn compressed_images_whose_tail_is_zeros_are_right_or_refused() {
 fn compressed_images_with_a_sector_of_zeros_are_right_or_refused() {
     let truth = disk();
     for (name, image, pipe) in compressed() {
-        // Where tables have no markers, an entry of zeros is a hole.
+        // If tables have no markers, an entry of zeros is a hole.
         let front = Header::parsed_overhead(&image) * SECTOR;
         let first =
             if name.contains("qemu-img") || name.contains("without markers") { front } else { SECTOR };
@@ -140,7 +141,7 @@ fn a_stream_cut_after_its_directory_reads_with_the_same_warning_both_ways() {
     let (piped, codes) = one_pass_warned(&lost, 4096, Declared::Unknown).unwrap();
     assert_same(&piped, &truth, "the disk");
     assert_eq!(codes, ["recovered_by_scan"]);
-    // The place is where the evidence ends.
+    // The offset where the evidence ends.
     let lost = zeroed(&built.bytes, built.directory..built.bytes.len());
     for error in [error_of(lost.clone()), failure(one_pass(&lost, 4096))] {
         assert_eq!(said(&error), ("truncated", Some(built.directory as u64)), "{error:?}");
@@ -148,7 +149,7 @@ fn a_stream_cut_after_its_directory_reads_with_the_same_warning_both_ways() {
 }
 
 #[test]
-fn an_empty_stream_reads_both_ways_and_not_without_its_directory() {
+fn an_empty_stream_reads_in_both_ways_only_with_its_directory() {
     let truth = vec![0; 2 << 20];
     let built = Stream::default().build(&truth);
     assert_same(&content_of(built.bytes.clone()).unwrap(), &truth, "the disk");
@@ -171,7 +172,7 @@ struct Plain {
     files: Vec<(&'static str, Vec<u8>)>,
     damaged: usize,
     first_grain: usize,
-    /// Zeros behind the last grain, as we write them.
+    /// Zeros after the last grain, as in our output.
     guard: usize,
 }
 
@@ -251,7 +252,7 @@ fn plain_images_whose_tail_is_zeros_are_right_or_refused_or_lost_data_alone() {
         for at in metadata.chain(data) {
             let what = format!("{}, zeros from {at} of {} on", image.name, bytes.len());
             let result = image.read(zeroed(bytes, at..bytes.len()));
-            // The part of the metadata that is not zeros anyway.
+            // Metadata that is zeros anyway.
             let used = bytes[..image.first_grain].iter().rposition(|byte| *byte != 0).unwrap() + 1;
             let lost = at < used;
             match result {
@@ -263,7 +264,7 @@ fn plain_images_whose_tail_is_zeros_are_right_or_refused_or_lost_data_alone() {
                         "{what}"
                     );
                     let warned = codes.contains(&"zero_tail");
-                    // Behind our guard it is not looked for more than the first grain.
+                    // After our guard, only the first grain is searched.
                     let seen = image.guard == 0 || at <= image.first_grain;
                     let much = seen && bytes.len() - at.max(image.first_grain) >= 64 << 10;
                     assert_eq!(warned, much, "{what}: {codes:?}");
@@ -278,7 +279,7 @@ fn plain_images_whose_tail_is_zeros_are_right_or_refused_or_lost_data_alone() {
 }
 
 #[test]
-fn a_lost_table_gives_the_place_from_which_on_the_object_is_zeros() {
+fn a_lost_table_reports_the_offset_where_the_zeros_begin() {
     let truth = disk();
     let built = Hosted::default().build(&truth);
     let table = built.tables[0];
@@ -287,8 +288,8 @@ fn a_lost_table_gives_the_place_from_which_on_the_object_is_zeros() {
 }
 
 #[test]
-fn images_that_end_in_zeros_as_writers_leave_them_read_without_a_warning() {
-    // Empty, with an empty last grain, with a few zeros in its last sectors, and with room allocated behind the end.
+fn images_that_writers_end_with_zeros_read_without_a_warning() {
+    // Empty, with an empty last grain, with a few zeros in its last sectors, and with space allocated after the end.
     let empty = vec![0; 2 << 20];
     let mut short = disk();
     short.truncate((2 << 20) - (60 << 10));
@@ -304,7 +305,7 @@ fn images_that_end_in_zeros_as_writers_leave_them_read_without_a_warning() {
         }
         let mut padded = Hosted::default().build(&disk()).bytes;
         padded.resize(padded.len() + (3 << 20), 0);
-        assert_eq!(read(padded), (disk(), Vec::new()), "room behind a plain image");
+        assert_eq!(read(padded), (disk(), Vec::new()), "space after a plain image");
         let mut esx = cowd(truth, 16);
         esx.resize(16 << 20, 0);
         let (bytes, codes) = read(esx);
@@ -314,7 +315,7 @@ fn images_that_end_in_zeros_as_writers_leave_them_read_without_a_warning() {
 }
 
 #[test]
-fn an_image_that_ends_in_zeros_costs_two_requests_more() {
+fn an_image_that_ends_in_zeros_needs_two_more_requests() {
     let truth = disk();
     let mut bytes = Hosted::default().build(&truth).bytes;
     let sound = Arc::new(Files::new().with("disk.vmdk", bytes.clone()));

@@ -1,5 +1,5 @@
-//! Images that qemu-img 10.0 gives wrong bytes of, without a word. Each test first shows what it does, and so notices the day
-//! it changes; then that ours gives the right bytes, or says why it gives none.
+//! Images for which qemu-img 10.0 silently returns wrong bytes. Each test first shows qemu's result, and so detects
+//! when it changes. It then shows that our reader returns the right bytes, or an error with the reason.
 
 use crate::support::files::Files;
 use crate::support::qemu::*;
@@ -39,7 +39,7 @@ fn a_differencing_vhd_does_not_read_as_zeros_where_its_parent_has_data() {
 }
 
 #[test]
-fn a_sector_that_the_bitmap_of_a_vhd_hides_reads_zero() {
+fn a_sector_hidden_by_the_bitmap_of_a_vhd_reads_as_zeros() {
     let vhd = Vhd::new(3, 2 * MIB as u64);
     let stored = noise(2 * MIB, 5);
     let bits: Vec<bool> = (0..2 * MIB / SECTOR).map(|sector| sector % 3 != 0).collect();
@@ -57,7 +57,7 @@ fn a_sector_that_the_bitmap_of_a_vhd_hides_reads_zero() {
 }
 
 #[test]
-fn extents_that_are_not_read_and_write_keep_their_place() {
+fn extents_with_other_access_than_rw_are_at_their_offset() {
     let (first, last) = (noise(64 * SECTOR, 1), noise(64 * SECTOR, 2));
     let both = [&first[..], &last].concat();
     for (middle, between) in [
@@ -85,7 +85,7 @@ fn extents_that_are_not_read_and_write_keep_their_place() {
 }
 
 #[test]
-fn a_descriptor_does_not_reach_a_file_of_the_host() {
+fn a_descriptor_cannot_read_a_file_of_the_host() {
     let secret = noise(64 * SECTOR, 3);
     let elsewhere = written(&[("secret", &secret)]);
     let inside = elsewhere.path().join("images");
@@ -103,7 +103,7 @@ fn a_descriptor_does_not_reach_a_file_of_the_host() {
 }
 
 #[test]
-fn a_raw_disk_keeps_its_length_to_the_byte() {
+fn a_raw_disk_has_its_exact_length() {
     let truth = noise(1000, 4);
     let mut padded = truth.clone();
     padded.resize(1024, 0);
@@ -114,7 +114,7 @@ fn a_raw_disk_keeps_its_length_to_the_byte() {
 }
 
 #[test]
-fn a_grain_is_not_given_for_another_sector_than_its_marker_says() {
+fn a_grain_is_only_returned_for_the_sector_in_its_marker() {
     let truth = noise(128 << 10, 6);
     let built = Stream::default().build(&truth);
     let table = built.grains[1].0 + 64 * 1024;
@@ -133,8 +133,9 @@ fn a_grain_is_not_given_for_another_sector_than_its_marker_says() {
 }
 
 #[test]
-fn the_bitmap_of_a_small_block_takes_a_sector() {
-    // qemu rounds the length of the bitmap of a block of less than 4 KiB down, to none, and begins the data with it.
+fn the_bitmap_of_a_small_block_has_one_sector() {
+    // For a block of less than 4 KiB, qemu rounds the length of the bitmap down to 0, and reads data at the bitmap's
+    // offset.
     let truth = noise(4096, 7);
     let image = Vhd { block_bytes: 2048, ..Vhd::new(3, 4096) }.dynamic_of(&truth, |_| true);
     let qemu = qemu_reads(&image, "vhd");
@@ -145,7 +146,7 @@ fn the_bitmap_of_a_small_block_takes_a_sector() {
 }
 
 #[test]
-fn a_footer_that_contradicts_its_header_does_not_cut_the_disk() {
+fn a_footer_that_contradicts_its_header_does_not_truncate_the_disk() {
     let truth = sample(1 << 20);
     let mut image = Stream::default().build(&truth).bytes;
     let footer = image.len() - 1024;

@@ -1,5 +1,5 @@
-//! Objects that read as zeros from some sector on, as an unfinished download into a preallocated file does: the right
-//! bytes or a typed error. If only plain data is gone, no format can tell.
+//! Objects that read as zeros from some sector on, like an incomplete download into a preallocated file. The result is
+//! the right bytes or a typed error. If only plain data is lost, no format can detect it.
 
 use std::collections::BTreeMap;
 
@@ -13,18 +13,18 @@ use tempfile::TempDir;
 
 const MIB: usize = 1 << 20;
 
-/// What came of an image with a zeroed tail.
+/// The result for an image with a zeroed tail.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Came {
     /// The right bytes.
     Right,
     /// A typed error.
     Refused,
-    /// Wrong bytes, but only zeros for plain data that was zeroed: no format can tell.
+    /// Wrong bytes, but only zeros for plain data that was zeroed, which no format can detect.
     PlainData,
 }
 
-/// What `truth` reads as if only plain data from `at` on became zeros.
+/// The bytes of `truth` if only plain data from `at` on became zeros.
 fn without_plain_data(extents: &[Extent], truth: &[u8], at: u64) -> Vec<u8> {
     let mut disk = truth.to_vec();
     for extent in extents {
@@ -43,8 +43,8 @@ fn zeroed(image: &[u8], at: usize) -> Vec<u8> {
     bytes
 }
 
-/// What comes of the image zeroed from each sector on. Fails if any reads as bytes that neither it nor its plain data
-/// explains.
+/// The results for the image zeroed from each sector on. Fails for bytes that are neither the original nor explained by
+/// lost plain data.
 fn every_tail(format: Format, image: &[u8], truth: &[u8], step: usize, what: &str) -> BTreeMap<Came, usize> {
     let disk = open_as(format, image.to_vec()).unwrap();
     assert_same(&read_all(&disk), truth, what);
@@ -77,7 +77,7 @@ fn count(came: &BTreeMap<Came, usize>, outcome: Came) -> usize {
     came.get(&outcome).copied().unwrap_or_default()
 }
 
-/// An image of `size` that qemu makes with these options, and what its commands write into it.
+/// An image of `size` created by qemu with these options, with data written by its commands.
 fn qemu_makes(options: &str, size: &str, commands: &[&str]) -> (Vec<u8>, Vec<u8>) {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("image.qcow2");
@@ -109,7 +109,7 @@ fn a_dynamic_vhd_with_a_zeroed_tail_is_right_or_refused() {
     let image = vhd.dynamic_of(&guest, |index| !(3..5).contains(&index));
     let came = every_tail(Format::Vhd, &image, &guest, 512, "blocks of 4 KiB");
     assert_eq!(count(&came, Came::PlainData), 0);
-    // From the end of what the disk needs of its last block on.
+    // From the end of the needed bytes of its last block on.
     assert_eq!(count(&came, Came::Right), (4096 - 1024) / 512 + 1);
     let guest = sample(3 * MIB);
     let image = convert(&guest, "vpc", "subformat=dynamic,force_size=on");
@@ -118,7 +118,7 @@ fn a_dynamic_vhd_with_a_zeroed_tail_is_right_or_refused() {
 }
 
 #[test]
-fn zeros_that_the_head_and_the_tail_in_hand_do_not_show_are_found_in_a_vhd() {
+fn zeros_outside_the_buffered_head_and_tail_are_found_in_a_vhd() {
     let guest = noise(8 * MIB, 5);
     let image = Vhd::new(3, guest.len() as u64).dynamic_of(&guest, |_| true);
     for at in [MIB, 4 * MIB + 512, image.len() - 70_000, image.len() - 1024] {
@@ -131,7 +131,7 @@ fn zeros_that_the_head_and_the_tail_in_hand_do_not_show_are_found_in_a_vhd() {
 }
 
 #[test]
-fn a_bitmap_of_zeros_is_no_block_if_the_footer_is_missing() {
+fn a_bitmap_of_zeros_is_not_a_block_if_the_footer_is_missing() {
     let guest = noise(2 * 4096, 5);
     for (block, large) in [(4096usize, false), (4 * MIB, true)] {
         let vhd = Vhd { block_bytes: block as u32, ..Vhd::new(3, 2 * block as u64) };
@@ -152,8 +152,8 @@ fn a_bitmap_of_zeros_is_no_block_if_the_footer_is_missing() {
 }
 
 #[test]
-fn a_fixed_vhd_without_its_footer_is_no_vhd() {
-    // What remains is a raw disk with 512 bytes of zeros more: undeclared, it is read as one if it looks like a disk.
+fn a_fixed_vhd_without_its_footer_is_not_a_vhd() {
+    // The rest is a raw disk with 512 more zero bytes. Undeclared, it is read as one if it looks like a disk.
     let guest = bootable(64 << 10);
     let image = Vhd::new(2, guest.len() as u64).fixed(&guest);
     for at in (0..=guest.len()).step_by(512) {
@@ -192,9 +192,9 @@ fn a_qcow2_image_with_a_zeroed_tail_is_right_or_refused_or_lost_plain_data_alone
     }
 }
 
-/// Images of which no byte is lost, that end in zeros all the same.
+/// Complete images that end in zeros.
 #[test]
-fn sound_qcow2_images_that_end_in_zeros_are_read() {
+fn valid_qcow2_images_that_end_in_zeros_are_read() {
     for (options, size, commands) in [
         ("", "64M", &[][..]),
         ("preallocation=metadata", "64M", &[]),
@@ -226,7 +226,7 @@ fn sound_qcow2_images_that_end_in_zeros_are_read() {
 }
 
 #[test]
-fn a_cluster_that_leaked_does_not_make_a_sound_image_truncated() {
+fn a_leaked_cluster_does_not_make_a_valid_image_truncated() {
     let (mut image, truth) = qemu_makes("", "64M", &["write -P 1 0 1M", "write -P 0 40M 1M"]);
     // The refcount block is in cluster 2; a cluster in the middle is counted twice.
     image[2 * 65_536 + 2 * 8 + 1] = 2;
@@ -269,8 +269,9 @@ fn error_from(image: &[u8], at: usize) -> Error {
 }
 
 #[test]
-fn a_table_that_is_lost_far_from_the_end_of_a_qcow2_image_is_truncated() {
-    // The second L2 table is behind 4 MiB of data, with 4 MiB after it: the zeros reach back beyond what opening reads.
+fn a_table_lost_far_from_the_end_of_a_qcow2_image_is_truncated() {
+    // The second L2 table is after 4 MiB of data, with 4 MiB after it, so the zeros begin before the bytes that opening
+    // reads.
     let (image, _) = qemu_makes("", "1G", &["write -P 1 0 4M", "write -P 2 600M 4M"]);
     let entry = 3 * 65_536 + 8;
     let l2 = usize::try_from(u64::from_be_bytes(image[entry..entry + 8].try_into().unwrap()) & !(1 << 63))

@@ -209,7 +209,7 @@ fn gpt_addresses_beyond_the_disk_are_not_an_error() {
 proptest! {
     /// Any bytes give a layout: no panic, no error, and a bounded list of warnings.
     #[test]
-    fn any_bytes_give_a_layout(
+    fn any_bytes_result_in_a_layout(
         patches in prop::collection::vec((0usize..9000, prop::collection::vec(any::<u8>(), 1..40)), 0..12),
         base in 0usize..3,
         sealed in any::<bool>(),

@@ -69,8 +69,8 @@ impl Image {
         inspect_bytes(self.bytes())
     }
 
-    /// Creates a table from an sfdisk script, for the given sector size. fdisk also runs such scripts, and unlike sfdisk it has
-    /// an option for the sector size of a file.
+    /// Creates a table from an sfdisk script, for the given sector size. fdisk also runs such scripts, and unlike
+    /// sfdisk it has an option for the sector size of a file.
     fn partition(&self, sector: u64, script: &str) {
         let path = self.directory.path().join("script");
         std::fs::write(&path, script).unwrap();
@@ -139,7 +139,8 @@ fn filesystems(layout: &DiskContents) -> Vec<&'static str> {
     layout.partitions.iter().map(|p| p.filesystem.map_or("-", |filesystem| filesystem.name())).collect()
 }
 
-/// The first MiB of a volume of `mib` MiB that a tool formats. `FILE` in its arguments is replaced by the volume's name.
+/// The first MiB of a volume of `mib` MiB that a tool formats. `FILE` in its arguments is replaced by the volume's
+/// name.
 fn formatted(mib: u64, tool: &str, arguments: &[&str]) -> Vec<u8> {
     let mut bytes = format_image(mib, tool, arguments).bytes();
     bytes.truncate(1 << 20);

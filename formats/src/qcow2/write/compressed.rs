@@ -161,8 +161,8 @@ impl Cursor {
         Self { cluster: grid.cluster_bytes().max(1), at: grid.cluster_bytes(), streams: 0 }
     }
 
-    /// Returns the offset of a unit: directly after the last one, unless it needs its own cluster or the last cluster has the
-    /// largest reference count.
+    /// Returns the offset of a unit: directly after the last one, unless it needs its own cluster or the last cluster
+    /// has the largest reference count.
     fn take(&mut self, length: u32) -> u64 {
         if length == PLAIN || self.streams >= MOST_REFERENCES {
             self.at = self.at.div_ceil(self.cluster).saturating_mul(self.cluster);
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_follow_each_other_and_plain_units_have_clusters_of_their_own() {
+    fn streams_are_consecutive_and_plain_units_have_their_own_clusters() {
         let (places, counts) =
             placed(Grid::new(9, false), vec![100, 412, 1, PLAIN, 500, 500, 500, PLAIN, PLAIN, 511]);
         assert_eq!(places, [512, 612, 1024, 1536, 2048, 2548, 3048, 3584, 4096, 4608]);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn no_cluster_is_referred_to_more_often_than_can_be_counted() {
+    fn no_cluster_exceeds_the_largest_refcount() {
         let grid = Grid::new(21, false);
         let (places, counts) = placed(grid, vec![1; 200_000]);
         assert_eq!(counts, [0, 65_535, 65_535, 65_535, 3395]);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_unit_or_not_the_next_is_not_placed() {
+    fn invalid_and_out_of_order_units_are_refused() {
         let mut data = Compressed::new(Grid::new(9, false));
         let unit = |unit, coding, len| Encoded { unit, coding, bytes: vec![1; len].into() };
         data.place(unit(7, Coding::Coded(20), 20)).unwrap();

@@ -8,7 +8,7 @@ use crate::qcow2::entry;
 use crate::qcow2::grid::Grid;
 use crate::unit_placement::{AppendWriter, UnitPlacement};
 
-/// The clusters of an image as they are written.
+/// The clusters of an image during the write.
 #[derive(Debug)]
 pub(super) struct Plain {
     grid: Grid,

@@ -4,8 +4,8 @@
 //! | header | data, in guest order … | L2 tables | L1 table | refcount blocks | refcount table |
 //! ```
 //!
-//! Only the header depends on the regions after it. The image ends with a table of offsets whose highest bytes are zero.
-//! So whatever the guest wrote, the end is never the footer of another format.
+//! Only the header depends on the regions after it. The image ends with a table of offsets whose highest bytes are
+//! zero. So whatever the guest wrote, the end is never the footer of another format.
 
 use diskferry_core::{Error, ErrorKind, Result, TargetOffset, TargetRange, UnitMap, Write, Writes};
 
@@ -124,8 +124,9 @@ impl Regions {
         Ok(vec![Write::Bytes(TargetOffset::ZERO, vec![bytes.into()]), Write::Zero(rest)])
     }
 
-    /// Encodes all regions after the data. `units` are the mapped clusters. `entries` are their L2 entries, each with the rank
-    /// of its cluster. `data_counts` are the reference counts of the data clusters, by their index in the image.
+    /// Encodes all regions after the data. `units` are the mapped clusters. `entries` are their L2 entries, each with
+    /// the rank of its cluster. `data_counts` are the reference counts of the data clusters, by their index in the
+    /// image.
     ///
     /// # Errors
     /// `internal` if the units do not match the regions.
@@ -275,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reference_counts_count_every_cluster_and_no_block_is_idle() {
+    fn refcounts_cover_every_cluster_and_no_block_is_unused() {
         for bits in [9, 10, 12, 16, 21] {
             let grid = Grid::new(bits, false);
             let per_block = counted_by_block(grid);
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_readers_do_not_take_is_refused_by_its_numbers() {
+    fn sizes_that_readers_do_not_support_are_refused_with_numbers() {
         let grid = Grid::new(9, false);
         check_size(grid, 128 << 30).unwrap();
         let error = check_size(grid, (128 << 30) + 1).unwrap_err();
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_overflows_whatever_is_asked_for() {
+    fn no_size_overflows() {
         for bits in Grid::CLUSTER_BITS {
             let grid = Grid::new(bits, false);
             for data in [0, 1, u64::MAX / 2, u64::MAX] {

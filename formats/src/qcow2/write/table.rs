@@ -113,7 +113,8 @@ impl<I: Iterator<Item = EntryRun>> Iterator for EntryTable<I> {
 mod tests {
     use super::*;
 
-    /// The bytes of a table that begins at 1,000, and the number of its writes. Each begins at the end of the previous one.
+    /// The bytes of a table that begins at 1,000, and the number of its writes. Each begins at the end of the previous
+    /// one.
     fn made(entries: u64, width: EntryWidth, runs: Vec<EntryRun>) -> (Vec<u8>, usize) {
         let place = TargetRange::new(TargetOffset::new(1000), entries * width.bytes()).unwrap();
         let (mut bytes, mut writes) = (Vec::new(), 0);
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_where_they_belong_and_zeros_between() {
+    fn runs_are_at_their_index_with_zeros_between() {
         for width in [EntryWidth::Two, EntryWidth::Eight] {
             let gap = GAP / width.bytes();
             let runs = vec![
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_without_entries_is_zeros_and_runs_behind_its_end_are_nothing() {
+    fn an_empty_table_is_zeros_and_runs_after_its_end_are_ignored() {
         assert_eq!(made(0, EntryWidth::Eight, vec![run(0, 1, 1, 1)]), (vec![], 0));
         assert_eq!(made(100, EntryWidth::Eight, vec![]), (vec![0; 800], 1));
         assert_eq!(made(2, EntryWidth::Two, vec![run(1, 5, 0x102, 1)]), (vec![0, 0, 1, 2], 1));

@@ -1,8 +1,8 @@
 //! A dynamic disk: the blocks with data, and the table with the location of each.
 //!
-//! The table is stored before the blocks and has an entry for every block of the disk, so the size of the disk determines
-//! its length. A packed layout reserves that space and writes the table last, when it is known which blocks are not zeros.
-//! A placed layout writes the table first, from the map.
+//! The table is stored before the blocks and has an entry for every block of the disk, so the size of the disk
+//! determines its length. A packed layout reserves that space and writes the table last, when it is known which blocks
+//! are not zeros. A placed layout writes the table first, from the map.
 
 use std::sync::Arc;
 
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_that_the_table_cannot_name_is_refused() {
+    fn a_block_beyond_the_range_of_the_table_is_refused() {
         let last = (u64::from(UNUSED) - 1) * SECTOR + BITMAP.len() as u64 + BLOCK;
         check_end(last).unwrap();
         assert_eq!(check_end(last + SECTOR).unwrap_err().kind(), ErrorKind::DestinationUnsuitable);

@@ -103,7 +103,8 @@ impl Layout for FixedLayout {
         Ok((Box::new(writes.chain([last])), end))
     }
 
-    /// Refuses a guest whose first sector is the footer of a VHD. Many readers look there first and detect a dynamic disk.
+    /// Refuses a guest whose first sector is the footer of a VHD. Many readers look there first and detect a dynamic
+    /// disk.
     fn recognise(&self, target: &HeadTail) -> Result<Vec<Warning>> {
         if has_magic(target.head()) {
             return Err(unsuitable(

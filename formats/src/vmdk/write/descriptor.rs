@@ -1,7 +1,7 @@
 //! The embedded descriptor.
 //!
-//! Source: VMware, *Virtual Disk Format 5.0*, "The Descriptor File"; the order of the lines is the one in which VMware's
-//! tools write them.
+//! Source: VMware, *Virtual Disk Format 5.0*, "The Descriptor File"; the order of the lines is the one in which
+//! VMware's tools write them.
 
 use diskferry_core::{Error, Result};
 
@@ -15,8 +15,8 @@ pub(super) struct Kind {
     pub(super) create_type: &'static str,
     /// The access of the extent.
     pub(super) access: &'static str,
-    /// The file name in the extent line. An embedded descriptor describes its own file, whatever the name of that file is:
-    /// VMware's exports use one constant name. A constant name also makes targets independent of their names.
+    /// The file name in the extent line. An embedded descriptor describes its own file, whatever the name of that file
+    /// is: VMware's exports use one constant name. A constant name also makes targets independent of their names.
     pub(super) file: &'static str,
 }
 
@@ -29,8 +29,8 @@ struct Geometry {
 }
 
 impl Geometry {
-    /// The geometry that VMware uses for SCSI disks, which is how the BIOS of such an adapter translates addresses: whole
-    /// cylinders, rounded down, in one of three shapes selected by the disk's size.
+    /// The geometry that VMware uses for SCSI disks, which is how the BIOS of such an adapter translates addresses:
+    /// whole cylinders, rounded down, in one of three shapes selected by the disk's size.
     fn of(capacity: Sectors) -> Self {
         const GIB: u64 = (1 << 30) / SECTOR;
         const MOST_CYLINDERS: u64 = 65_535;
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_geometry_is_the_one_that_vmware_gives_a_scsi_disk() {
+    fn the_geometry_is_that_of_a_vmware_scsi_disk() {
         // The last two are from descriptors that VMware's tools wrote.
         for (capacity, expected) in [
             (1, (1, 64, 32)),

@@ -65,8 +65,8 @@ impl DiskOptions {
 
     /// The warning that the capacity ends inside a grain, for a disk that is written with `virtual_bytes`.
     ///
-    /// Readers that round their reads up fail at the end of such a disk. dissect.hypervisor 3.21, read as a stream, fails if
-    /// the capacity is not a multiple of 8 KiB.
+    /// Readers that round their reads up fail at the end of such a disk. dissect.hypervisor 3.21, read as a stream,
+    /// fails if the capacity is not a multiple of 8 KiB.
     pub(super) fn warning(virtual_bytes: u64) -> Option<Warning> {
         let rest = virtual_bytes.checked_rem(GRAIN).filter(|rest| *rest > 0)?;
         Some(Warning::new(

@@ -28,7 +28,7 @@ impl GrainEncoder {
 
     /// Writes the marker before the `len` bytes of a zlib stream and zeros after them.
     fn frame(unit: u64, len: usize, out: &mut [u8]) -> Result<Coding> {
-        let wrong = || Error::internal(format!("grain {unit} became {len} bytes"));
+        let wrong = || Error::internal(format!("grain {unit} was encoded to {len} bytes"));
         let lba = Sectors(unit.checked_mul(GRAIN_SECTORS).ok_or_else(wrong)?);
         let marker = Marker::Grain { lba, size: u32::try_from(len).map_err(|_| wrong())? }.to_bytes();
         let (marker, _) = marker.split_at_checked(GRAIN_MARKER_LEN).ok_or_else(wrong)?;

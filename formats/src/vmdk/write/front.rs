@@ -6,10 +6,11 @@
 //! sector 0   1          21
 //! ```
 //!
-//! Every table of the disk is written and has an entry in the directory, even if it names no grain. Readers would accept
-//! an entry of 0 for an empty range of 32 MiB. But virtual machines write to the disk, and writers expect all tables.
-//! VMware's tools create all of them, and qemu 10.0 overwrites the header when it writes to a range without a table. The
-//! cost is zeros, 128 KiB per GiB of disk. In a file they are holes, and in an object about a hundredth of a percent.
+//! Every table of the disk is written and has an entry in the directory, even if it names no grain. Readers would
+//! accept an entry of 0 for an empty range of 32 MiB. But virtual machines write to the disk, and writers expect all
+//! tables. VMware's tools create all of them, and qemu 10.0 overwrites the header when it writes to a range without a
+//! table. The cost is zeros, 128 KiB per GiB of disk. In a file they are holes, and in an object about a hundredth of a
+//! percent.
 
 use std::sync::Arc;
 
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_name_the_grains_there_are_and_no_others() {
+    fn tables_name_exactly_the_allocated_grains() {
         // More tables than one write holds, tables shared by several runs, empty tables, and the last table.
         let capacity = 40_000 * 512 - 7;
         let runs = [
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_any_length_comes_in_pieces() {
+    fn a_directory_of_any_length_is_written_in_pieces() {
         // 5 TiB, with a grain in the last table.
         let count = 5u64 << 24;
         let front = Front::new(Sectors(count * GRAIN_SECTORS));
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_front_of_the_largest_disk_can_be_addressed() {
+    fn the_metadata_of_the_largest_disk_is_addressable() {
         let front = Front::new(Sectors(u64::from(u32::MAX) * GRAIN_SECTORS));
         assert!(front.overhead() < u64::from(u32::MAX));
     }

@@ -159,8 +159,8 @@ impl Layout for PlainLayout {
     }
 }
 
-/// Zeros after the last grain, which no table names. The grains are the end of the file, and a reader must not take guest
-/// data for the footer of a VHD. No reader searches for one this far before the end.
+/// Zeros after the last grain, which no table names. The grains are the end of the file, and a reader must not take
+/// guest data for the footer of a VHD. No reader searches for one this far before the end.
 const GUARD: u64 = TAIL_LEN.div_ceil(GRAIN).saturating_mul(GRAIN);
 
 /// End of a target with this many grains.

@@ -7,8 +7,8 @@
 //! sector 0   1                  128
 //! ```
 //!
-//! Each structure from sector 128 on follows a marker. Grains are ascending. A table follows the grains that it names, and
-//! empty tables are omitted. The header says that the directory is at the end, and the footer has its address.
+//! Each structure from sector 128 on follows a marker. Grains are ascending. A table follows the grains that it names,
+//! and empty tables are omitted. The header says that the directory is at the end, and the footer has its address.
 
 use std::sync::Arc;
 
@@ -321,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_of_any_length_comes_in_pieces_and_names_every_table() {
+    fn a_directory_of_any_length_is_written_in_pieces_and_names_every_table() {
         // Entries at the edges of writes; a write without any; the last of all.
         let last = (1 << 23) - 1;
         let directory = [(0, 7), (131_071, 8), (131_072, 9), (262_145, 10), (last, 11)];

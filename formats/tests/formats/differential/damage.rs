@@ -1,11 +1,11 @@
-//! Damage where it does most: in the fields of headers, in entries of tables, in markers and streams.
+//! Targeted damage: fields of headers, entries of tables, markers and streams.
 
 use diskferry_formats::Format;
 
 use crate::differential::seeds::Seed;
 use crate::support::vhd::checksum;
 
-/// Numbers that are the same on every run.
+/// Random numbers with a fixed seed.
 pub(crate) struct Dice(u64);
 
 impl Dice {
@@ -42,7 +42,7 @@ struct Field {
     width: usize,
 }
 
-/// A damaged copy of an image; now and then only a little, or not at all.
+/// A damaged copy of an image. Some copies have little or no damage.
 pub(crate) fn damaged(seed: &Seed, dice: &mut Dice) -> Vec<u8> {
     let mut bytes = seed.bytes.clone();
     let groups = fields(seed);
@@ -50,7 +50,7 @@ pub(crate) fn damaged(seed: &Seed, dice: &mut Dice) -> Vec<u8> {
         if dice.one_in(6) {
             roughly(&mut bytes, dice);
         } else {
-            // Every structure as often as every other, however many fields it has.
+            // Every structure is chosen equally often, however many fields it has.
             let (group, another) = (dice.below(groups.len()), dice.below(groups.len()));
             let (field, other) = (dice.pick(&groups[group]), dice.pick(&groups[another]));
             change(&mut bytes, seed.format, field, other, dice);
@@ -83,7 +83,7 @@ fn put(bytes: &mut [u8], big: bool, Field { at, width }: Field, number: u64) {
     }
 }
 
-/// Puts a number where it may hurt.
+/// Replaces a number with a likely harmful value.
 fn change(bytes: &mut [u8], format: Format, field: Field, other: Field, dice: &mut Dice) {
     let big = format != Format::Vmdk;
     let (Some(number), len) = (get(bytes, big, field), bytes.len() as u64) else { return };
@@ -106,7 +106,7 @@ fn change(bytes: &mut [u8], format: Format, field: Field, other: Field, dice: &m
     put(bytes, big, field, new);
 }
 
-/// Damage without a thought: cut, padded, zeroed, copied, a byte here or there.
+/// Untargeted damage: truncated, padded, zeroed, copied, or single bytes changed.
 fn roughly(bytes: &mut Vec<u8>, dice: &mut Dice) {
     let sectors = bytes.len() / 512;
     match dice.below(6) {
@@ -130,7 +130,7 @@ fn roughly(bytes: &mut Vec<u8>, dice: &mut Dice) {
     }
 }
 
-/// The sums of footers and header, put right.
+/// Updates the checksums of footers and header.
 fn sums(bytes: &mut [u8]) {
     for footer in [0, bytes.len().saturating_sub(512)] {
         if bytes.get(footer..).is_some_and(|rest| rest.len() >= 512 && rest.starts_with(b"conectix")) {

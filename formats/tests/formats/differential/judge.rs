@@ -1,4 +1,4 @@
-//! Ours beside the slow reader.
+//! Compares our reader with the slow reader.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,12 @@ use crate::differential::seeds::SEEDS;
 use crate::differential::stricter::reason;
 use crate::support::{block_on, open_as, open_bytes};
 
-/// Damaged images that are judged. `DIFFERENTIAL_CASES=1000000` looks for longer.
+/// Number of damaged images. `DIFFERENTIAL_CASES=1000000` runs a longer search.
 fn cases() -> u64 {
     std::env::var("DIFFERENTIAL_CASES").map_or(8000, |cases| cases.parse().expect("a number of cases"))
 }
 
-/// What of a disk is compared: all of a small one; of a large one both ends and some of the middle.
+/// The compared parts of a disk: all of a small disk; both ends and some of the middle of a large one.
 fn parts(size: u64) -> Vec<(u64, u64)> {
     const PART: u64 = 512 << 10;
     if size <= 2 * PART {
@@ -27,26 +27,26 @@ fn parts(size: u64) -> Vec<(u64, u64)> {
     vec![(0, PART), (middle, 4096.min(size - middle)), (size - PART / 8, PART / 8)]
 }
 
-/// Some guest bytes of an image, as ours reads them.
+/// Some guest bytes of an image, from our reader.
 fn ours(format: Format, image: &Bytes, at: u64, len: u64) -> Result<Bytes> {
     let disk = open_as(format, image.clone())?;
     block_on(disk.read(GuestRange::new(GuestOffset::new(at), len).unwrap()))
 }
 
-/// What came of one image.
+/// The result for one image.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Outcome {
     /// Both read it.
     Same,
-    /// Neither does.
+    /// Neither reads it.
     Neither,
     /// Ours is stricter, for this reason.
     Stricter(&'static str),
-    /// They disagree, and nobody knows why.
+    /// They disagree without a known reason.
     Disagree(String),
 }
 
-/// Compares both readers. What is refused in part counts as refused.
+/// Compares both readers. A partial refusal counts as refused.
 pub(crate) fn judge(format: Format, image: &Bytes) -> Outcome {
     let files: [(&str, &[u8]); 1] = [("image", image)];
     let slow = slow::open(format.name(), &files);
@@ -66,7 +66,7 @@ pub(crate) fn judge(format: Format, image: &Bytes) -> Outcome {
         }
     };
     let Some(slow) = slow else {
-        // It may still be that nothing of it can be read.
+        // Every read may still be refused.
         let read =
             parts(disk.virtual_bytes()).into_iter().find(|(at, len)| ours(format, image, *at, *len).is_ok());
         return match read {
@@ -104,7 +104,7 @@ fn stricter(format: Format, error: &Error) -> Outcome {
 }
 
 #[test]
-fn good_images_of_every_kind_read_as_the_slow_reader_reads_them() {
+fn valid_images_of_every_kind_match_the_slow_reader() {
     for seed in &*SEEDS {
         let image = Bytes::from(seed.bytes.clone());
         assert_eq!(judge(seed.format, &image), Outcome::Same, "{}", seed.name);
@@ -114,7 +114,7 @@ fn good_images_of_every_kind_read_as_the_slow_reader_reads_them() {
 }
 
 #[test]
-fn damaged_images_are_read_as_the_slow_reader_reads_them_or_refused_for_a_known_reason() {
+fn damaged_images_match_the_slow_reader_or_are_refused_for_a_known_reason() {
     let mut outcomes: BTreeMap<Outcome, u64> = BTreeMap::new();
     let mut unknown = Vec::new();
     let cases = cases();
@@ -136,7 +136,7 @@ fn damaged_images_are_read_as_the_slow_reader_reads_them_or_refused_for_a_known_
         println!("{count:6} {outcome:?}");
     }
     assert!(unknown.is_empty(), "{} disagreements:\n{}", unknown.len(), unknown.join("\n"));
-    // A test that refuses everything would pass too.
+    // A reader that refuses everything must not pass.
     let same = outcomes.get(&Outcome::Same).copied().unwrap_or_default();
     let neither = outcomes.get(&Outcome::Neither).copied().unwrap_or_default();
     assert!(same > cases / 5 && neither > cases / 20, "{same} of {cases} are read, {neither} by neither");

@@ -1,6 +1,6 @@
-//! Good and damaged images, thousands of them, through our readers, through the slow ones of the corpus, and a sample
-//! through qemu-img. What ours takes it reads as the slow reader does; where one refuses what another takes, or qemu-img
-//! reads something else, the reason stands in a list, and what is not in a list fails.
+//! Thousands of valid and damaged images, read by our readers and by the slow readers of the corpus, and a sample by
+//! qemu-img. If ours reads an image, it must match the slow reader. If one refuses an image that another reads, or
+//! qemu-img reads other bytes, the reason must be in a list. Anything that is not in a list fails.
 #![allow(missing_docs, clippy::cast_possible_truncation, clippy::indexing_slicing)]
 
 mod damage;

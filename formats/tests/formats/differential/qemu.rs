@@ -1,4 +1,4 @@
-//! Ours beside qemu-img, on a sample of the same images. Where they part, a rule says why.
+//! Compares our readers with qemu-img on a sample of the same images. Each difference needs a rule with a reason.
 
 use std::collections::BTreeMap;
 
@@ -14,20 +14,20 @@ use crate::differential::stricter::reason;
 use crate::support::qemu::text;
 use crate::support::{block_on, open_as, warnings};
 
-/// Damaged images that are judged.
+/// Number of damaged images.
 const CASES: u64 = 360;
-/// As much of a disk as is read: what a header says may be any size.
+/// Bytes of a disk that are read. The virtual size in a damaged header is unbounded.
 const MOST: u64 = 4 << 20;
 /// Bytes that qemu-img reads at once.
 const BLOCK: u64 = 64 << 10;
 
-/// What both made of an image.
+/// The results of both for an image.
 struct Pair {
     format: Format,
     image: Bytes,
     /// The first [`MOST`] bytes of the disk, and its size.
     ours: Result<(Bytes, u64)>,
-    /// Likewise, without the size; or what qemu-img complained of.
+    /// The same, without the size; or the error of qemu-img.
     qemu: Result<Vec<u8>, String>,
 }
 
@@ -42,7 +42,7 @@ impl Pair {
         Self { format, image, ours, qemu }
     }
 
-    /// The same disk, but for the sectors that qemu-img fills up.
+    /// The same disk, except for the partial sectors that qemu-img pads.
     fn agree(&self) -> bool {
         match (&self.ours, &self.qemu) {
             (Ok((ours, _)), Ok(qemu)) => {
@@ -55,7 +55,7 @@ impl Pair {
         }
     }
 
-    /// Why they do not agree, if that is known.
+    /// The known reason for a difference.
     fn why(&self) -> Option<&'static str> {
         match (&self.ours, &self.qemu) {
             (Err(error), Ok(_)) => refused_by_us(self.format, error),
@@ -82,14 +82,14 @@ impl Pair {
         DIFFERENTLY.iter().find(|(code, _)| warnings.contains(code)).map(|(_, why)| *why)
     }
 
-    /// What reading the image through ours warns of.
+    /// The warnings of reading the image with our reader.
     fn warnings(&self) -> Vec<&'static str> {
         let Ok(disk) = open_as(self.format, self.image.clone()) else { return Vec::new() };
         let _ = block_on(disk.read(GuestRange::first(disk.virtual_bytes().min(MOST))));
         warnings(&disk)
     }
 
-    /// Whether both footers of a VHD are there and are not the same.
+    /// Whether a VHD has both footers and they differ.
     fn copies_differ(&self) -> bool {
         let footer = self.image.get(self.image.len().saturating_sub(512)..).unwrap_or_default();
         self.image.starts_with(b"conectix")
@@ -121,7 +121,7 @@ impl Pair {
     }
 }
 
-/// The first [`MOST`] bytes of the disk, or what qemu-img complained of.
+/// The first [`MOST`] bytes of the disk, or the error of qemu-img.
 fn qemu_reads(format: Format, image: &[u8]) -> Result<Vec<u8>, String> {
     let dir = tempfile::tempdir().unwrap();
     let (source, target) = (dir.path().join("image"), dir.path().join("raw"));
@@ -129,7 +129,7 @@ fn qemu_reads(format: Format, image: &[u8]) -> Result<Vec<u8>, String> {
     let (from, to) = (format!("if={}", text(&source)), format!("of={}", text(&target)));
     let (block, count) = (format!("bs={BLOCK}"), format!("count={}", MOST / BLOCK));
     let format = qemu_format(format.name());
-    // The time is for a qemu-img that hangs: nothing here is judged by it.
+    // The timeout is for a qemu-img that hangs. It does not affect the result.
     let args = ["120", "qemu-img", "dd", "-U", "-f", format, "-O", "raw", &block, &count, &from, &to];
     let outcome = capture("timeout", &args);
     if outcome.ok {
@@ -139,25 +139,25 @@ fn qemu_reads(format: Format, image: &[u8]) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Why qemu-img reads other bytes than ours, by what ours warns of.
+/// Why qemu-img reads other bytes than our reader, by our warnings.
 const DIFFERENTLY: &[(&str, &str)] = &[
     ("redundant_directory", "qemu does not look at the redundant directory of a VMDK"),
     ("recovered_by_scan", "qemu believes a footer that contradicts the header"),
 ];
 
-/// What ours refuses and qemu-img reads, beside what is refused of what the slow reader reads.
+/// Images that ours refuses and qemu-img reads, in addition to the refusals of what the slow reader reads.
 const REFUSED_BY_US: &[(Format, &str, &str)] = &[
-    (Format::Qcow2, "backing_file_offset is", "qemu takes a backing file whose name has no letters for none"),
-    (Format::Qcow2, "a cluster's data is at", "qemu reads zeros where the object has ended"),
-    (Format::Vhd, "checksum is", "qemu warns of a wrong sum and goes on"),
-    (Format::Vhd, "disk_type is", "qemu takes every type but that of a fixed disk for dynamic"),
-    (Format::Vhd, "are stored before it", "qemu takes what is behind a fixed disk for its end"),
-    (Format::Vmdk, "descriptorOffset is", "qemu reads a stream without a look at its descriptor"),
-    (Format::Vmdk, "newline bytes", "qemu does not look at what a transfer in text mode damages"),
-    (Format::Vmdk, "have unknown bits", "qemu takes flags that it does not know"),
-    (Format::Vmdk, "marker says sector", "qemu takes the table's word for which grain it is"),
-    (Format::Vmdk, "compressAlgorithm", "qemu goes by the flags alone"),
-    (Format::Vmdk, "the grain of guest offset", "qemu reads zeros where the object has ended"),
+    (Format::Qcow2, "backing_file_offset is", "qemu ignores a backing file with an empty name"),
+    (Format::Qcow2, "a cluster's data is at", "qemu reads zeros past the end of the object"),
+    (Format::Vhd, "checksum is", "qemu only warns about a wrong checksum"),
+    (Format::Vhd, "disk_type is", "qemu treats every type except fixed as dynamic"),
+    (Format::Vhd, "are stored before it", "qemu reads the bytes after a fixed disk as data"),
+    (Format::Vmdk, "descriptorOffset is", "qemu does not validate the descriptor of a stream"),
+    (Format::Vmdk, "newline bytes", "qemu does not check for damage by a transfer in text mode"),
+    (Format::Vmdk, "have unknown bits", "qemu accepts unknown flags"),
+    (Format::Vmdk, "marker says sector", "qemu does not compare the marker with the table"),
+    (Format::Vmdk, "compressAlgorithm", "qemu only uses the flags"),
+    (Format::Vmdk, "the grain of guest offset", "qemu reads zeros past the end of the object"),
 ];
 
 fn refused_by_us(format: Format, error: &Error) -> Option<&'static str> {
@@ -168,7 +168,7 @@ fn refused_by_us(format: Format, error: &Error) -> Option<&'static str> {
     of_qemu.or_else(|| reason(format, error))
 }
 
-/// What qemu-img refuses and ours reads: by what it says, and by what is in the image.
+/// Images that qemu-img refuses and ours reads, by qemu-img's error and by the image.
 type Rule = (Format, &'static str, fn(&Pair) -> bool, &'static str);
 
 const BY_THE_COPY: &str = "qemu goes by the copy of the footer at the start, not by the footer";
@@ -196,9 +196,9 @@ const REFUSED_BY_QEMU: &[Rule] = &[
         Format::Vhd,
         "points after the end of file",
         |_| true,
-        "qemu wants all of a block, behind the end of the disk too",
+        "qemu needs the whole block, even after the end of the disk",
     ),
-    (Format::Vhd, "invalid VPC image", |_| true, "qemu looks for the footer in the last 512 bytes alone"),
+    (Format::Vhd, "invalid VPC image", |_| true, "qemu only searches the last 512 bytes for the footer"),
     (Format::Vhd, "File too large", Pair::copies_differ, BY_THE_COPY),
     (Format::Vhd, "Page table too small", Pair::copies_differ, BY_THE_COPY),
 ];
@@ -210,7 +210,7 @@ fn refused_by_qemu(pair: &Pair, complaint: &str) -> Option<&'static str> {
 }
 
 #[test]
-fn where_qemu_reads_something_else_it_is_known_why() {
+fn every_difference_from_qemu_has_a_known_reason() {
     let mut known: BTreeMap<&str, u64> = BTreeMap::new();
     let mut unknown = Vec::new();
     let mut judge = |name: String, seed: &Seed, image: Vec<u8>| {
@@ -234,7 +234,7 @@ fn where_qemu_reads_something_else_it_is_known_why() {
         judge("undamaged".to_owned(), seed, seed.bytes.clone());
     }
     for case in 0..CASES {
-        // Other cases than those that the slow reader judges.
+        // Other cases than those of the slow reader.
         let case = case + (1 << 32);
         let seed = &SEEDS[case as usize % SEEDS.len()];
         judge(format!("case {case}"), seed, damaged(seed, &mut Dice::new(case)));

@@ -1,4 +1,4 @@
-//! Good images to begin from: as qemu-img makes them, as the specifications draw them, as we write them.
+//! Valid seed images: created by qemu-img, by hand from the specifications, and by our writers.
 
 use std::sync::LazyLock;
 
@@ -12,14 +12,14 @@ use crate::support::vhd::Vhd;
 use crate::support::vmdk::{Hosted, Stream, cowd};
 use crate::support::{SECTOR, sample};
 
-/// A good image.
+/// A valid image.
 pub(crate) struct Seed {
     pub(crate) name: String,
     pub(crate) format: Format,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// All seeds, made once.
+/// All seeds, created once.
 pub(crate) static SEEDS: LazyLock<Vec<Seed>> = LazyLock::new(|| {
     let mut seeds = by_qemu();
     seeds.extend(by_hand());
@@ -27,7 +27,7 @@ pub(crate) static SEEDS: LazyLock<Vec<Seed>> = LazyLock::new(|| {
     seeds
 });
 
-/// A disk of some hundred KiB with an end inside every unit.
+/// A disk of some hundred KiB that ends inside every unit.
 fn disk() -> Vec<u8> {
     sample(331 * SECTOR)
 }
@@ -58,7 +58,7 @@ fn by_qemu() -> Vec<Seed> {
         let given: Vec<&str> = options.split(',').collect();
         oracle::make(&raw, format.name(), &given, flags, &path);
         if *format == Format::Qcow2 {
-            // Room behind what was converted, for entries of every kind.
+            // Space after the converted data, for entries of every kind.
             qemu_img(&["resize", "-q", text(&path), "300K"]);
             let commands = ["write -P 7 200K 5K", "write -z 210K 20K", "write -zu 1K 17K", "discard 32K 8K"];
             qemu_io(&path, "qcow2", &commands);

@@ -1,4 +1,4 @@
-//! Why ours refuses what the slow reader reads: by what the message says.
+//! Why our reader refuses images that the slow reader reads, by the error message.
 
 use diskferry_core::{Error, ErrorKind};
 use diskferry_formats::Format;
@@ -8,54 +8,54 @@ const QCOW2: &[Format] = &[Format::Qcow2];
 const VHD: &[Format] = &[Format::Vhd];
 const VMDK: &[Format] = &[Format::Vmdk];
 
-/// What a message has in it, of which formats, and why that is refused.
+/// Formats, a part of the message, and the reason for the refusal.
 const REASONS: &[(&[Format], &str, &str)] = &[
-    (ANY, "the object is valid both as", "valid as two formats: nobody can say which was meant"),
-    (ANY, "the image is declared", "the marks of the declared format are not where it has them"),
-    (QCOW2, "header_length is", "the header must lie in its cluster"),
-    (QCOW2, "header extension", "extensions must lie in the header's cluster"),
+    (ANY, "the object is valid both as", "valid as two formats, so the object is ambiguous"),
+    (ANY, "the image is declared", "the magic of the declared format is missing"),
+    (QCOW2, "header_length is", "the header must be inside its cluster"),
+    (QCOW2, "header extension", "extensions must be inside the header's cluster"),
     (QCOW2, "the bitmaps extension", "an extension contradicts its kind"),
-    (QCOW2, "refcount", "a refcount table must be there, though reading needs none"),
-    (QCOW2, "the L1 table", "tables are aligned, apart from each other and whole"),
+    (QCOW2, "refcount", "a refcount table is required, although reading does not use it"),
+    (QCOW2, "the L1 table", "tables are aligned, complete and do not overlap"),
     (QCOW2, "l1_size is", "the L1 table is as long as the disk needs, and bounded"),
-    (QCOW2, "snapshot", "the snapshot table is bounded and lies in the object"),
-    (QCOW2, "compression", "the compression type is said twice, and both must agree"),
-    (QCOW2, "reserved bits", "reserved bits may mean what we do not know"),
-    (QCOW2, "zero flag", "a flag that the version or the kind of entry does not have"),
-    (QCOW2, "which is no cluster of", "tables are aligned, behind the header"),
+    (QCOW2, "snapshot", "the snapshot table is bounded and inside the object"),
+    (QCOW2, "compression", "the compression type is stored twice, and both values must agree"),
+    (QCOW2, "reserved bits", "reserved bits may have an unknown meaning"),
+    (QCOW2, "zero flag", "a flag that is invalid for the version or the kind of entry"),
+    (QCOW2, "which is no cluster of", "tables are aligned and after the header"),
     (QCOW2, "no multiple of the cluster size", "clusters and tables are aligned"),
-    (QCOW2, "and the object ends at", "a table must be there as far as the disk uses it"),
-    (QCOW2, ", inside ", "an entry must not lead into metadata"),
+    (QCOW2, "and the object ends at", "the used part of a table must be inside the object"),
+    (QCOW2, ", inside ", "an entry must not point into metadata"),
     (QCOW2, "extended L2 entries need", "a sub-cluster is at least a sector"),
     (QCOW2, "sub-cluster", "a compressed cluster has no sub-clusters"),
     (QCOW2, "beyond 56 bits", "offsets have 56 bits"),
-    (QCOW2, "ends in zeros from", "zeros may be what never came, and not what was never written"),
-    (QCOW2, "many share one", "work beyond what the object can hold"),
-    (VHD, "overlap", "blocks lie apart from each other and from the metadata"),
+    (QCOW2, "ends in zeros from", "the zeros may be missing data"),
+    (QCOW2, "many share one", "more work than the object can justify"),
+    (VHD, "overlap", "blocks do not overlap each other or the metadata"),
     (VHD, "max_table_entries is", "the table is as long as the disk needs, and bounded"),
-    (VHD, "version is", "another major version may mean anything"),
-    (VHD, "data_offset is", "the header lies apart from the footers"),
-    (VHD, "block allocation table", "the table lies in the object, apart from the rest"),
-    (VHD, "the footer at the end is missing", "zeros may be what never came, and not what was never written"),
-    (VHD, "the object ends at", "a block must be there as a whole"),
+    (VHD, "version is", "another major version has an unknown meaning"),
+    (VHD, "data_offset is", "the header does not overlap the footers"),
+    (VHD, "block allocation table", "the table is inside the object and overlaps nothing"),
+    (VHD, "the footer at the end is missing", "the zeros may be missing data"),
+    (VHD, "the object ends at", "a block must be complete"),
     (VMDK, "contradict each other", "the text and the header must agree"),
-    (VMDK, "createType", "the text must say a kind of disk that is known"),
-    (VMDK, "descriptor version", "another version may mean anything"),
-    (VMDK, "the descriptor says", "a key that stands twice has one value"),
-    (VMDK, "of the descriptor", "a line of the text must be what such a line is"),
+    (VMDK, "createType", "the descriptor must have a known createType"),
+    (VMDK, "descriptor version", "another version has an unknown meaning"),
+    (VMDK, "the descriptor says", "a repeated key has one value"),
+    (VMDK, "of the descriptor", "every line must be valid"),
     (VMDK, "the descriptor gives the extent", "the text and the header must agree on the size"),
-    (VMDK, "the descriptor is", "a text must be plain"),
-    (VMDK, "encoding", "a name must be in an encoding that is known"),
+    (VMDK, "the descriptor is", "the descriptor must not be encrypted"),
+    (VMDK, "encoding", "a name must have a known encoding"),
     (VMDK, "the descriptor has", "the text has a bounded length"),
     (VMDK, "of compressed", "a compressed unit is bounded"),
     (VMDK, "other data begins", "two grains overlap"),
-    (VMDK, ": it points to", "text, directories, tables and grains lie apart from each other"),
-    (VMDK, "grain directory", "directories and tables lie in the object"),
-    (VMDK, "more than twice a grain", "no deflate stream of a grain needs so much"),
-    (VMDK, "many share one", "work beyond what the object can hold"),
+    (VMDK, ": it points to", "descriptor, directories, tables and grains do not overlap"),
+    (VMDK, "grain directory", "directories and tables are inside the object"),
+    (VMDK, "more than twice a grain", "no deflate stream of a grain is that long"),
+    (VMDK, "many share one", "more work than the object can justify"),
 ];
 
-/// Why an image of a format is refused with this error that somebody could read.
+/// The reason for refusing an image of a format with this error, which another reader could read.
 pub(crate) fn reason(format: Format, error: &Error) -> Option<&'static str> {
     if error.kind() == ErrorKind::Internal {
         return None;

@@ -1,5 +1,5 @@
-//! The lattice of malformed headers, case by case: each is refused with its kind, its field and its place, or reads as the
-//! one thing that it may be taken for.
+//! The lattice of malformed headers: each case is refused with its kind, field and offset, or reads as its one valid
+//! interpretation.
 #![allow(missing_docs)]
 
 mod named;
@@ -15,7 +15,7 @@ use diskferry_core::{Result, Source};
 use diskferry_corpus::lattice::{Case, Outcome, bases, cases};
 use diskferry_formats::{Declared, Format};
 
-/// More than any disk of the lattice has: what is larger was not meant.
+/// Larger than any disk of the lattice. A larger size is an error.
 const MOST_DISK: u64 = 64 << 20;
 
 fn declared(case: &Case) -> Declared {
@@ -26,7 +26,7 @@ fn files(list: &[(&str, Vec<u8>)]) -> Arc<Files> {
     Arc::new(list.iter().fold(Files::new(), |files, (name, bytes)| files.with(name, bytes.clone())))
 }
 
-/// What comes of opening the first of the files and reading all of it.
+/// The result of opening the first of the files and reading all of it.
 fn read_files(files: &Arc<Files>, declared: Declared) -> Result<Vec<u8>> {
     let disk = files.open_declared("image", declared)?;
     disk.admit()?;
@@ -34,7 +34,7 @@ fn read_files(files: &Arc<Files>, declared: Declared) -> Result<Vec<u8>> {
     content(&disk)
 }
 
-/// Why the result is not what must come of the case, if it is not.
+/// Why the result is not the expected one, if it is not.
 fn wrong(case: &Case, result: &Result<Vec<u8>>) -> Option<String> {
     match (result, case.outcome, case.disk()) {
         (Ok(read), Outcome::Reads(_), Some(disk)) => {
@@ -63,14 +63,14 @@ fn wrong(case: &Case, result: &Result<Vec<u8>>) -> Option<String> {
     }
 }
 
-/// Fails with all that is wrong at once.
+/// Fails with all errors at once.
 #[track_caller]
 fn nothing_in(wrong: &[String]) {
     assert!(wrong.is_empty(), "{} cases:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]
-fn the_unharmed_images_are_sound() {
+fn the_undamaged_images_are_valid() {
     for base in bases().into_iter().filter(|base| !base.disk.is_empty()) {
         let format = base.format.parse::<Format>().unwrap();
         let result = read_files(&files(&base.files), Declared::Format(format));
@@ -124,7 +124,7 @@ fn declared_raw_no_case_is_taken_for_a_raw_disk_while_it_has_a_mark() {
     nothing_in(&all);
 }
 
-/// Nothing is asked for twice, nothing beyond the end, and nothing is listed without end.
+/// Nothing is requested twice or beyond the end, and no list is unbounded.
 #[test]
 fn no_case_makes_the_reader_ask_for_more_than_there_is() {
     for case in cases() {
@@ -149,9 +149,9 @@ fn no_case_makes_the_reader_ask_for_more_than_there_is() {
     }
 }
 
-/// It shrinks only where someone says so here.
+/// The counts may only be lowered here, on purpose.
 #[test]
-fn the_lattice_is_as_large_as_it_was() {
+fn the_lattice_does_not_shrink() {
     let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for case in cases() {
         let count = counts.entry(case.format).or_default();

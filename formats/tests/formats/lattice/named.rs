@@ -7,7 +7,7 @@ use diskferry_formats::{Declared, Format};
 
 use crate::support::*;
 
-/// Those whose classes must have an image: of QEMU in 2014, of OpenStack since.
+/// The classes that must have an image: of QEMU in 2014, and of OpenStack since.
 const KNOWN: [&str; 13] = [
     "CVE-2014-0142",
     "CVE-2014-0143",
@@ -49,7 +49,7 @@ fn every_named_image_is_refused_with_its_code() {
                 assert!([3, 4].contains(&error.kind().exit_code()), "{}: {error:?}", image.name);
                 assert!(!error.message().chars().any(char::is_control), "{}: {error:?}", image.name);
             }
-            _ => panic!("{}: {result:?}, should be {:?}", image.name, image.code),
+            _ => panic!("{}: {result:?}, expected {:?}", image.name, image.code),
         }
     }
 }
@@ -64,7 +64,7 @@ fn undeclared_no_named_image_is_taken_for_something_else() {
         match disk {
             Ok(disk) => {
                 let harmless = image.code.is_none() && disk.info().format == image.format;
-                // Who says nothing gets what the first bytes say.
+                // Without a declaration, the first bytes decide.
                 let guest = image.format == "raw" && disk.info().format == "qcow2";
                 assert!(harmless || guest, "{}: {}", image.name, disk.info().format);
             }

@@ -1,4 +1,4 @@
-//! Streams in one pass, from front to back: what their tables say is not known then, and what they say is not needed.
+//! Streams in one pass. Their tables are not known in advance, and their contents are not needed.
 
 use bytes::Bytes;
 use diskferry_core::{BoxFuture, ByteStream, Result, Tally};
@@ -7,7 +7,7 @@ use diskferry_formats::{Declared, Format, open_stream};
 
 use crate::support::*;
 
-/// All bytes at once, and then none.
+/// All bytes in one piece, and then the end.
 struct Whole(Bytes);
 
 impl ByteStream for Whole {

@@ -1,4 +1,4 @@
-//! Partition tables: whatever they say, the disk is read, and what is wrong with them is told.
+//! Partition tables: whatever they contain, the disk is read, and errors in them are reported.
 
 use diskferry_corpus::lattice::tables;
 use diskferry_formats::Format;
@@ -7,7 +7,7 @@ use diskferry_formats::inspect_disk;
 use crate::support::*;
 
 #[test]
-fn every_damaged_table_gives_a_layout_and_its_warnings() {
+fn every_damaged_table_results_in_a_layout_with_warnings() {
     let mut all = Vec::new();
     for case in tables() {
         let disk = open_as(Format::Raw, case.disk.clone()).unwrap();

@@ -1,5 +1,5 @@
-//! Compressed clusters that qemu reads but does not write: carried over from elsewhere, in several frames, with
-//! something behind them.
+//! Compressed clusters that qemu reads but does not write: copied from other images, in several frames, or followed by
+//! other bytes.
 
 use std::io::Write;
 
@@ -10,10 +10,10 @@ use flate2::{Compress, Compression, FlushCompress};
 use crate::qcow2::images::*;
 
 const CLUSTER: usize = 65_536;
-/// Where the compressed bytes begin: no multiple of anything.
+/// Offset of the compressed bytes, not aligned to anything.
 const AT: usize = 4 * CLUSTER + 77;
 
-/// A disk of one cluster, compressed to `payload`, then `behind` up to the end of the object.
+/// A disk of one cluster, compressed to `payload`, followed by `behind` up to the end of the object.
 fn image(payload: &[u8], behind: &[u8], zstd: bool) -> Vec<u8> {
     let mut image = Built::new(16, CLUSTER as u64, 1, AT);
     image.long(2 * CLUSTER, (1 << 63) | (3 * CLUSTER as u64));
@@ -25,7 +25,7 @@ fn image(payload: &[u8], behind: &[u8], zstd: bool) -> Vec<u8> {
     [&image.0, payload, behind].concat()
 }
 
-/// Fails unless the image reads as `truth`, by us and by qemu.
+/// Fails unless we and qemu read the image as `truth`.
 #[track_caller]
 fn reads(bytes: Vec<u8>, truth: &[u8]) {
     let images = Images::new();
@@ -41,7 +41,7 @@ fn malformed(bytes: Vec<u8>) {
     assert_eq!((error.kind(), error.offset()), (ErrorKind::Malformed, Some(AT as u64)), "{error}");
 }
 
-/// A cluster whose second half repeats the first: only a window of 32 KiB finds it.
+/// A cluster whose second half repeats the first, which only a window of 32 KiB can use.
 fn far_repeat() -> Vec<u8> {
     let mut state = 1u64;
     let half: Vec<u8> = std::iter::repeat_with(|| {
@@ -74,7 +74,7 @@ fn deflate_with_a_window_of_32_kib_is_read() {
 fn deflate_without_an_end_marker_is_read() {
     let truth = pattern(CLUSTER, 8);
     let payload = deflated(&truth, FlushCompress::Sync);
-    // qemu takes it only where what lies behind can pass for deflate, as it does here by a second stream.
+    // qemu accepts it only if the following bytes look like deflate, as this second stream does.
     reads(image(&payload, &deflated(&truth, FlushCompress::Finish), false), &truth);
     for behind in [&[][..], &[0; 300], &[0xff; 300]] {
         let disk = open_bytes(image(&payload, behind, false)).unwrap();
@@ -84,15 +84,15 @@ fn deflate_without_an_end_marker_is_read() {
 }
 
 #[test]
-fn deflate_of_another_length_than_a_cluster() {
+fn deflate_of_another_length_than_a_cluster_is_malformed_or_cut() {
     let truth = pattern(CLUSTER + 1, 8);
-    // One byte too few is malformed; what goes beyond is not asked for.
+    // One byte too few is malformed. Extra bytes are ignored.
     malformed(image(&deflated(&truth[..CLUSTER - 1], FlushCompress::Finish), &[], false));
     reads(image(&deflated(&truth, FlushCompress::Finish), &[], false), &truth[..CLUSTER]);
 }
 
 #[test]
-fn zstd_in_several_frames_with_garbage_behind_is_read() {
+fn zstd_in_several_frames_followed_by_garbage_is_read() {
     let truth = pattern(CLUSTER, 9);
     let payload = [
         zstd::bulk::compress(&truth[..1000], 1).unwrap(),
@@ -123,7 +123,7 @@ fn zstd_written_as_a_stream_is_read() {
 }
 
 #[test]
-fn an_object_may_end_with_the_last_byte_that_decoding_needs() {
+fn an_object_may_end_with_the_last_byte_that_is_decoded() {
     let images = Images::new();
     let truth = pattern(3 * CLUSTER, 11);
     let raw = images.raw("raw", &truth);
@@ -139,14 +139,14 @@ fn an_object_may_end_with_the_last_byte_that_decoding_needs() {
             extents(&open_bytes(bytes.clone()).unwrap()).unwrap().last().unwrap().to_fetch().unwrap().range;
         let start = last.start().get() as usize;
         let taken = decode(&bytes[start..], &mut vec![0; CLUSTER]).unwrap();
-        assert!(start + taken < bytes.len(), "the last sector has room");
+        assert!(start + taken < bytes.len(), "the last sector has space");
         let disk = open_bytes(bytes[..start + taken].to_vec()).unwrap();
         assert_same(&read_all(&disk), &truth, compression);
     }
 }
 
 #[test]
-fn entries_that_share_a_cluster_read_it_each_and_count_it_each() {
+fn entries_that_share_a_cluster_each_read_and_count_it() {
     let images = Images::new();
     let truth = pattern(1 << 20, 8);
     let raw = images.raw("raw", &truth);
@@ -161,7 +161,8 @@ fn entries_that_share_a_cluster_read_it_each_and_count_it_each() {
             };
             let l1 = long(&bytes, 40) as usize;
             let l2 = long(&bytes, l1) as usize;
-            // The second cluster's entry becomes the first's; with clusters of 2 MiB there is none on the disk.
+            // The second cluster's entry is replaced by the first's. With clusters of 2 MiB the disk has no second
+            // cluster.
             let first = bytes[l2..l2 + 8].to_vec();
             bytes[l2 + 8..l2 + 16].copy_from_slice(&first);
             let shared = images.raw("shared", &bytes);

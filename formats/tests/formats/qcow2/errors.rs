@@ -1,4 +1,4 @@
-//! Every error of the reader: one patched image each, with the kind and the place that must be said.
+//! Every error of the reader, each with one patched image and the expected kind and offset.
 
 use diskferry_core::internal::Failing;
 use diskferry_core::{Error, ErrorKind, GuestRange, MemorySource, Source};
@@ -10,7 +10,7 @@ const L1: usize = 0x3_0000;
 const L2: usize = 0x4_0000;
 const DATA: usize = 0x5_0000;
 
-/// An image of 1 MiB and its tables at known places: three clusters of data from guest address 0 on.
+/// An image of 1 MiB with tables at known offsets: three clusters of data from guest address 0 on.
 fn image(images: &Images, options: &str) -> Vec<u8> {
     let path = images.create("image", "1M", options);
     qemu_io(&path, &["write -P 7 0 192K"]);
@@ -43,7 +43,7 @@ fn opening(image: &[u8], patches: &[Patch<'_>], kind: ErrorKind, place: u64) -> 
     error
 }
 
-/// The image opens and its map says the error.
+/// Checks that the image opens and its map returns the error.
 #[track_caller]
 fn mapping(image: &[u8], patches: &[Patch<'_>], kind: ErrorKind, place: u64) -> Error {
     let disk = open_bytes(patched(image, patches)).unwrap();
@@ -55,7 +55,7 @@ fn mapping(image: &[u8], patches: &[Patch<'_>], kind: ErrorKind, place: u64) -> 
 use ErrorKind::{Malformed, Truncated, UnsupportedFeature};
 
 #[test]
-fn header_fields_out_of_range_are_said_with_their_place() {
+fn header_fields_out_of_range_are_errors_with_their_offset() {
     let images = Images::new();
     let image = &image(&images, "");
     let int = |number: u32| number.to_be_bytes();
@@ -113,12 +113,12 @@ fn header_fields_out_of_range_are_said_with_their_place() {
 }
 
 #[test]
-fn incompatible_features_that_are_not_known_are_named() {
+fn unknown_incompatible_features_are_named() {
     let images = Images::new();
     let image = &image(&images, "");
     let error = opening(image, &[(72, &(1u64 << 63 | 1 << 5).to_be_bytes())], UnsupportedFeature, 72);
     assert!(error.message().contains("incompatible bit 5, incompatible bit 63"), "{error}");
-    // The image's own table of names: qemu's first entry, moved to a bit that is not known.
+    // The image's own table of names: qemu's first entry, moved to an unknown bit.
     let table = image[..4096].windows(10).position(|bytes| bytes == b"dirty bit\0").unwrap();
     assert_eq!(image[table - 2..table], [0, 0]);
     let patches: &[Patch<'_>] =
@@ -126,7 +126,7 @@ fn incompatible_features_that_are_not_known_are_named() {
     let error = opening(image, patches, UnsupportedFeature, 72);
     assert!(error.message().contains("holograms\" (incompatible bit 40)"), "{error}");
     assert!(!error.message().contains('\u{1b}'), "{error}");
-    // It comes before any other complaint, extensions that no longer parse included.
+    // It is reported before any other error, even if extensions do not parse.
     let patches: &[Patch<'_>] = &[(72, &(1u64 << 40).to_be_bytes()), (40, &[0xff; 8]), (112, &[0xff; 8])];
     opening(image, patches, UnsupportedFeature, 72);
 }
@@ -162,12 +162,12 @@ fn extensions_stay_in_the_first_cluster() {
     opening(image, &[(first + 4, &u32::MAX.to_be_bytes())], Malformed, 112);
     opening(image, &[(first + 4, &(65_536u32 - 112 - 7).to_be_bytes())], Malformed, 112);
     opening(&image[..400], &[], Truncated, 112);
-    // A backing file's name ends them.
+    // The name of a backing file ends them.
     let named: &[Patch<'_>] = &[(8, &160u64.to_be_bytes()), (16, &4u32.to_be_bytes())];
     opening(image, named, Malformed, 112);
     let kind: Patch<'_> = (first, &0x2385_2875u32.to_be_bytes());
     opening(image, &[kind], Malformed, 112);
-    // Unknown ones are passed over; one may fill what there is to its last byte.
+    // Unknown ones are skipped. One may fill the space to the last byte.
     let unknown: Patch<'_> = (first, &0x1234_5678u32.to_be_bytes());
     open_bytes(patched(image, &[unknown])).unwrap();
     let fills: Patch<'_> = (first + 4, &(65_536u32 - 112 - 8).to_be_bytes());
@@ -205,7 +205,7 @@ fn l1_entries_are_checked_when_used() {
     mapping(image, &[(L1, &entry(REFCOUNT_TABLE as u64))], Malformed, place);
     mapping(image, &[(L1, &entry(1 << 40))], Truncated, place);
     mapping(image, &[(L1, &entry(0x00ff_ffff_ffff_0000))], Truncated, place);
-    // The header is at no place that an entry can name; 0 is no table.
+    // No entry can have the header's offset: 0 means no table.
     let disk = open_bytes(patched(image, &[(L1, &entry(0))])).unwrap();
     assert!(read_all(&disk).iter().all(|byte| *byte == 0));
 }
@@ -230,14 +230,14 @@ fn l2_entries_are_checked_when_used() {
     bad(1 << 62 | (L1 as u64 + 4), Malformed);
     bad(1 << 62 | image.len() as u64, Truncated);
     bad(1 << 62 | 0x3f_ffff_ffff_ffff, Truncated);
-    // A cluster that is kept for zeros may be missing: nothing of it is read.
+    // A cluster that is allocated for zeros may be missing, because it is not read.
     open_bytes(patched(image, &[(second, &(1u64 << 40 | 1).to_be_bytes())]))
         .and_then(|disk| extents(&disk))
         .unwrap();
 }
 
 #[test]
-fn an_entry_that_is_not_asked_for_is_no_error() {
+fn an_invalid_entry_outside_the_window_is_not_an_error() {
     let images = Images::new();
     let bytes = patched(&image(&images, ""), &[(L2 + 8, &u64::MAX.to_be_bytes())]);
     let disk = open_bytes(bytes).unwrap();
@@ -268,7 +268,7 @@ fn sub_clusters_that_contradict_themselves_are_malformed() {
 }
 
 #[test]
-fn compressed_clusters_that_do_not_decode_are_malformed_at_their_bytes() {
+fn compressed_clusters_that_do_not_decode_are_malformed_with_their_offset() {
     let images = Images::new();
     let raw = images.raw("raw", &pattern(200_000, 3));
     for compression in ["zlib", "zstd"] {
@@ -282,7 +282,7 @@ fn compressed_clusters_that_do_not_decode_are_malformed_at_their_bytes() {
         let disk = open_bytes(patched(&bytes, &[(start, &vec![0xff; len])])).unwrap();
         let error = content(&disk).unwrap_err();
         assert_eq!((error.kind(), error.offset()), (Malformed, Some(start as u64)));
-        // Cut short: the stream ends before the cluster is full.
+        // Truncated: the stream ends before the cluster is full.
         let last =
             extents(&open_bytes(bytes.clone()).unwrap()).unwrap().last().unwrap().to_fetch().unwrap().range;
         let disk = open_bytes(bytes[..last.start().get() as usize + 100].to_vec()).unwrap();
@@ -292,7 +292,7 @@ fn compressed_clusters_that_do_not_decode_are_malformed_at_their_bytes() {
 }
 
 #[test]
-fn a_source_that_fails_is_passed_on_and_can_be_asked_again() {
+fn a_source_error_is_returned_and_can_be_retried() {
     let images = Images::new();
     let path = images.create("image", "64M", "cluster_size=512");
     qemu_io(&path, &["write -P 3 20M 1M"]);

@@ -1,4 +1,4 @@
-//! What an image may use besides clusters of data: read, reported or refused.
+//! Optional features of an image: read, reported or refused.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ fn kinds(disk: &diskferry_core::Disk) -> Vec<(u64, u64, &'static str)> {
 }
 
 #[test]
-fn zero_clusters_with_and_without_a_cluster_kept_are_zero() {
+fn zero_clusters_with_and_without_an_allocation_are_zero() {
     let images = Images::new();
     let image = images.create("image", "1M", "");
     qemu_io(
@@ -55,7 +55,7 @@ fn zero_clusters_with_and_without_a_cluster_kept_are_zero() {
 }
 
 #[test]
-fn preallocated_images_read_as_qemu_reads_them() {
+fn preallocated_images_match_qemu() {
     let images = Images::new();
     for preallocation in ["metadata", "falloc", "full"] {
         for extended in ["off", "on"] {
@@ -74,12 +74,12 @@ fn preallocated_images_read_as_qemu_reads_them() {
 }
 
 #[test]
-fn a_last_cluster_may_be_short_behind_the_end_of_the_disk_only() {
+fn the_last_cluster_may_be_short_only_after_the_end_of_the_disk() {
     let images = Images::new();
     let image = images.create("image", "100K", "");
     qemu_io(&image, &["write -P 7 0 100K"]);
     let bytes = std::fs::read(&image).unwrap();
-    assert_eq!(bytes.len(), 0x50000 + 2 * 65_536, "the layout that this test is about");
+    assert_eq!(bytes.len(), 0x50000 + 2 * 65_536, "the layout that this test needs");
     let truth = images.truth(&image);
     let used = bytes.len() - (128 - 100) * 1024;
     for (len, warned) in [(bytes.len(), false), (bytes.len() - 1, true), (used, true)] {
@@ -93,7 +93,7 @@ fn a_last_cluster_may_be_short_behind_the_end_of_the_disk_only() {
 }
 
 #[test]
-fn an_image_grown_behind_a_preallocated_short_cluster_reads_as_qemu_reads_it() {
+fn an_image_grown_after_a_short_preallocated_cluster_matches_qemu() {
     let images = Images::new();
     let image = images.create("image", "100K", "extended_l2=on,preallocation=metadata");
     qemu_img(&["resize", "-q", text(&image), "300K"]);
@@ -126,7 +126,7 @@ fn the_active_disk_is_read_and_snapshots_are_reported() {
 }
 
 #[test]
-fn reference_counts_of_every_width_are_no_matter() {
+fn refcounts_of_every_width_are_ignored() {
     let images = Images::new();
     for bits in [1, 2, 4, 8, 16, 32, 64] {
         let what = format!("refcount_bits={bits}");
@@ -138,7 +138,7 @@ fn reference_counts_of_every_width_are_no_matter() {
 }
 
 #[test]
-fn dirty_corrupt_and_lazy_are_read_and_said() {
+fn dirty_corrupt_and_lazy_images_are_read_with_warnings() {
     let images = Images::new();
     let image = images.create("image", "2M", "lazy_refcounts=on");
     qemu_io(&image, &["write -P 5 100K 700K"]);
@@ -170,7 +170,7 @@ fn bitmaps_are_reported() {
 #[track_caller]
 fn refused(bytes: Vec<u8>, kind: ErrorKind, names: &str) {
     let disk = open_bytes(bytes).unwrap();
-    assert_eq!(disk.virtual_bytes(), 2 << 20, "it is described all the same");
+    assert_eq!(disk.virtual_bytes(), 2 << 20, "it is still described");
     let refusal = disk.refusals().first().unwrap();
     assert_eq!(refusal.kind, kind);
     assert!(refusal.message.contains(names), "{}", refusal.message);
@@ -179,7 +179,7 @@ fn refused(bytes: Vec<u8>, kind: ErrorKind, names: &str) {
 }
 
 #[test]
-fn what_needs_more_than_the_image_is_described_and_refused() {
+fn images_that_need_other_files_or_keys_are_described_and_refused() {
     let images = Images::new();
     let base = images.create("base", "2M", "");
     qemu_io(&base, &["write -P 5 100K 700K"]);
@@ -210,11 +210,11 @@ fn what_needs_more_than_the_image_is_described_and_refused() {
 }
 
 #[test]
-fn extensions_behind_the_head_of_the_object_are_found() {
+fn extensions_after_the_head_of_the_object_are_found() {
     let images = Images::new();
     let image = images.create("image", "2M", "cluster_size=2M");
     let mut bytes = std::fs::read(&image).unwrap();
-    // An unknown extension that is longer than the head that detection reads, and a name behind it.
+    // An unknown extension that is longer than the head that detection reads, and a name after it.
     let long = 200_001usize;
     let mut at = 112;
     bytes[at..at + 4].copy_from_slice(&0x1234_5678u32.to_be_bytes());
@@ -227,7 +227,7 @@ fn extensions_behind_the_head_of_the_object_are_found() {
     refused(bytes, ErrorKind::ExternalDataRefused, "\"elsewhere\"");
 }
 
-/// A source that knows which blocks of 64 KiB are zeros, as a sparse file's does.
+/// A source that reports which blocks of 64 KiB are holes, like a sparse file.
 #[derive(Debug)]
 struct Sparse(Bytes, MemorySource);
 
@@ -270,7 +270,7 @@ impl Source for Sparse {
 }
 
 #[test]
-fn holes_of_a_sparse_file_under_preallocated_clusters_need_no_reading() {
+fn holes_of_a_sparse_file_under_preallocated_clusters_are_not_read() {
     let images = Images::new();
     let image = images.create("image", "4M", "preallocation=metadata");
     qemu_io(&image, &["write -P 9 1M 64K"]);

@@ -1,4 +1,4 @@
-//! Images that qemu-img and qemu-io make, in a directory that goes with the test; what is opened here is declared QCOW2.
+//! Images created by qemu-img and qemu-io in a temporary directory. They are opened as declared QCOW2.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ pub(crate) use crate::support::{
     assert_same, block_on, content, extents, pattern, read, read_all, said, walk, warnings,
 };
 
-/// A directory of images.
+/// A temporary directory of images.
 pub(crate) struct Images(TempDir);
 
 impl Images {
@@ -45,7 +45,7 @@ impl Images {
         path
     }
 
-    /// The guest's bytes as qemu-img reads them.
+    /// The guest's bytes from qemu-img.
     pub(crate) fn truth(&self, image: &Path) -> Vec<u8> {
         oracle::guest_bytes(image, "qcow2")
     }
@@ -68,7 +68,7 @@ pub(crate) fn open(path: &Path) -> Disk {
     open_bytes(std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Fails unless the image reads as qemu-img reads it, in one window and in odd ones.
+/// Fails unless the image reads as in qemu-img, in one window and in odd ones.
 pub(crate) fn assert_reads_as_qemu(images: &Images, image: &Path, what: &str) -> Disk {
     let disk = open(image);
     let truth = images.truth(image);

@@ -1,4 +1,4 @@
-//! The QCOW2 reader against qemu-img: what it reads, what it refuses and what it asks of a source.
+//! The QCOW2 reader compared with qemu-img: reads, refusals and requests to the source.
 #![allow(missing_docs, clippy::cast_possible_truncation, clippy::indexing_slicing)]
 
 mod compressed;

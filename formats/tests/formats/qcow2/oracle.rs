@@ -1,10 +1,10 @@
-//! Images made by qemu-img and qemu-io read as qemu-img reads them.
+//! Images created by qemu-img and qemu-io read the same as in qemu-img.
 
 use diskferry_core::ExtentKind;
 
 use crate::qcow2::images::*;
 
-/// Writes of several kinds that touch the first, the last and some clusters between; `size` in bytes.
+/// Writes of several kinds to the first, the last and some clusters between; `size` in bytes.
 fn scatter(size: u64) -> Vec<String> {
     let last = size - 512;
     vec![
@@ -21,7 +21,7 @@ fn write(image: &std::path::Path, commands: &[String]) {
 }
 
 #[test]
-fn every_cluster_size_and_version_reads_as_qemu_reads_it() {
+fn every_cluster_size_and_version_matches_qemu() {
     let images = Images::new();
     for compat in ["0.10", "1.1"] {
         for bits in 9..=21 {
@@ -39,7 +39,7 @@ fn every_cluster_size_and_version_reads_as_qemu_reads_it() {
 }
 
 #[test]
-fn extended_l2_reads_as_qemu_reads_it() {
+fn extended_l2_matches_qemu() {
     let images = Images::new();
     for bits in 14..=21 {
         let what = format!("extended_l2=on,cluster_size={}", 1u64 << bits);
@@ -68,10 +68,10 @@ fn extended_l2_reads_as_qemu_reads_it() {
 }
 
 #[test]
-fn compressed_clusters_read_as_qemu_reads_them() {
+fn compressed_clusters_match_qemu() {
     let images = Images::new();
     let mut bytes = pattern((3 << 20) + 1536, 1);
-    // Some zeros, and some that does not compress.
+    // Some zeros, and some incompressible data.
     bytes[700_000..1_500_000].fill(0);
     let mut state = 7u64;
     for byte in &mut bytes[1_600_000..1_900_000] {
@@ -117,7 +117,7 @@ fn odd_sizes_keep_their_exact_length() {
             let mut args = vec!["convert", "-f", "raw", "-O", "qcow2", text(&padded), text(&image)];
             args.extend(compress);
             qemu_img(&args);
-            // qemu-img counts in sectors; the header can say any number of bytes.
+            // qemu-img counts in sectors. The header can have any number of bytes.
             let mut patched = std::fs::read(&image).unwrap();
             patched[24..32].copy_from_slice(&size.to_be_bytes());
             let disk = open_bytes(patched).unwrap();

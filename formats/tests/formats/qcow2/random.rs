@@ -1,11 +1,11 @@
-//! Random histories of an image, written by qemu-io, read as qemu-img reads them.
+//! Random histories of an image, written by qemu-io, read the same as in qemu-img.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::qcow2::images::*;
 
-/// Sectors of the disks here: 2 MiB and a little, no whole number of clusters.
+/// Sectors of the disks: slightly more than 2 MiB, not a whole number of clusters.
 const SECTORS: u64 = 4111;
 
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ fn options() -> impl Strategy<Value = (u32, String)> {
 }
 
 #[test]
-fn random_histories_read_as_qemu_reads_them() {
+fn random_histories_match_qemu() {
     let config = Config { cases: 24, max_shrink_iters: 30, failure_persistence: None, ..Config::default() };
     let images = Images::new();
     TestRunner::new(config)
@@ -55,7 +55,7 @@ fn random_histories_read_as_qemu_reads_them() {
                 commands.clear();
                 if told { Ok(()) } else { Err(TestCaseError::reject("qemu marked its own image as corrupt")) }
             };
-            // qemu compresses only into clusters that were never written.
+            // qemu only compresses into clusters that were never written.
             let mut written = vec![false; (SECTORS * 512 / cluster + 1) as usize];
             let mut touch = |at: u64, len: u64| {
                 let clusters = &mut written[(at / cluster) as usize..=((at + len - 1) / cluster) as usize];
@@ -102,7 +102,7 @@ fn random_histories_read_as_qemu_reads_them() {
 }
 
 #[test]
-fn random_damage_gives_an_answer_or_a_typed_error_soon() {
+fn random_damage_gives_a_result_or_a_typed_error_quickly() {
     let images = Images::new();
     let raw = images.raw("raw", &pattern(300_000, 1));
     let mut seeds = Vec::new();
@@ -114,7 +114,7 @@ fn random_damage_gives_an_answer_or_a_typed_error_soon() {
         qemu_img(&["snapshot", "-c", "one", text(&path)]);
         seeds.push(std::fs::read(&path).unwrap());
     }
-    // Where damage does most: the header, the first entries of each cluster, anywhere.
+    // Likely harmful locations: the header, the first entries of each cluster, and any offset.
     let place = prop_oneof![
         4 => 0..120usize,
         4 => (0..12usize, 0..64usize).prop_map(|(cluster, at)| cluster * 65_536 + at),

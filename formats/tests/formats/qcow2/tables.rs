@@ -1,4 +1,4 @@
-//! What the reader asks of a source: few requests, tables that lie together in one, and memory that no claim moves.
+//! Requests of the reader: few requests, one for adjacent tables, and bounded memory whatever an image claims.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ fn bytes_of(reads: &[StoredRange]) -> u64 {
 }
 
 #[test]
-fn an_image_of_16_tib_with_little_in_it_costs_a_handful_of_requests() {
+fn a_nearly_empty_image_of_16_tib_needs_few_requests() {
     let images = Images::new();
     let path = images.create("image", "16T", "");
     qemu_io(&path, &["write -P 1 0 64K", "write -P 2 5T 64K", "write -P 3 17179869168K 16K"]);
@@ -40,8 +40,8 @@ fn an_image_of_16_tib_with_little_in_it_costs_a_handful_of_requests() {
 }
 
 #[test]
-fn tables_that_lie_together_are_one_request() {
-    // 1024 L2 tables of 4 KiB, one behind the other, that map zero clusters.
+fn adjacent_tables_are_read_in_one_request() {
+    // 1024 consecutive L2 tables of 4 KiB that map zero clusters.
     let (tables, cluster) = (1024usize, 4096usize);
     let first = 16 * cluster;
     let len = first + tables * cluster + (1 << 20);
@@ -51,7 +51,7 @@ fn tables_that_lie_together_are_one_request() {
         image.long(2 * cluster + 8 * table, at as u64);
         image.0[at..at + cluster].as_chunks_mut::<8>().0.fill(1u64.to_be_bytes());
     }
-    // Not a zeroed tail.
+    // Avoids a zeroed tail.
     image.0[len - 1] = 1;
     let (disk, recording) = recorded(image.0);
     let opening = recording.reads().len();
@@ -60,7 +60,7 @@ fn tables_that_lie_together_are_one_request() {
     let reads = recording.reads();
     assert_eq!(reads.len() - opening, 1, "the L1 table is in the head: {:?}", &reads[opening..]);
     assert!(bytes_of(&reads[opening..]) <= (tables * cluster) as u64);
-    // In windows, a table is not read again.
+    // With windows, a table is not read again.
     walk(&disk, 300_000).unwrap();
     assert_eq!(recording.reads().len(), reads.len());
 }
@@ -82,7 +82,7 @@ fn a_window_loads_only_the_tables_that_it_needs() {
 }
 
 #[test]
-fn a_table_is_read_as_far_as_the_disk_goes() {
+fn a_table_is_read_up_to_the_end_of_the_disk() {
     let images = Images::new();
     let path = images.create("image", "20G", "cluster_size=2M");
     qemu_io(&path, &["write -P 1 0 2M", "write -P 2 19G 2M"]);
@@ -119,15 +119,15 @@ fn the_largest_l1_table_is_read_page_by_page() {
 }
 
 #[test]
-fn a_claim_of_64_tib_that_the_object_does_not_hold_is_truncated_at_once() {
+fn a_claim_of_64_tib_beyond_the_object_is_truncated_at_open() {
     let image = Built::new(16, 64 << 40, 131_072, 0x4_0000);
     let error = open_bytes(image.0).map(drop).unwrap_err();
     assert_eq!(said(&error), ("truncated", Some(40)));
 }
 
 #[test]
-fn an_answer_is_bounded_and_goes_on_where_it_stopped() {
-    // Each cluster's data before that of its neighbour: nothing joins. One table, used by every L1 entry.
+fn a_result_is_bounded_and_the_next_one_continues_it() {
+    // Each cluster's data is before that of the previous one, so nothing joins. Every L1 entry names the same table.
     let (entries, cluster) = (1000usize, 4096usize);
     let table = 8 * cluster;
     let len = table + (513 * cluster);
@@ -138,7 +138,7 @@ fn an_answer_is_bounded_and_goes_on_where_it_stopped() {
     for entry in 0..512 {
         image.long(table + 8 * entry, (table + (512 - entry) * cluster) as u64);
     }
-    // Not a zeroed tail.
+    // Avoids a zeroed tail.
     image.0[len - 1] = 1;
     let (disk, recording) = recorded(image.0);
     let answer: Vec<Extent> = block_on(disk.extents(GuestRange::first(u64::MAX))).unwrap();
@@ -149,8 +149,8 @@ fn an_answer_is_bounded_and_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn a_table_shared_beyond_all_reason_is_malformed_and_not_walked_for_days() {
-    // 2 EiB of nothing: 4 Mi entries of the L1 table lead to one table of 256 Ki entries that reads as zeros.
+fn an_excessively_shared_table_is_malformed() {
+    // 2 EiB of zeros: 4 Mi entries of the L1 table name one table of 256 Ki entries that read as zeros.
     let (entries, cluster) = (4usize << 20, 2usize << 20);
     let l1 = 2 * cluster;
     let table = l1 + 8 * entries;
@@ -162,7 +162,7 @@ fn a_table_shared_beyond_all_reason_is_malformed_and_not_walked_for_days() {
 }
 
 #[test]
-fn windows_that_cut_a_compressed_cluster_get_it_whole() {
+fn windows_inside_a_compressed_cluster_return_the_whole_cluster() {
     let images = Images::new();
     let raw = images.raw("raw", &pattern(300_000, 5));
     let path = images.path("image");

@@ -1,4 +1,4 @@
-//! Streams that the source has already: carried over, or compressed anew where that is asked for.
+//! Compressed streams of the source are copied, or compressed again if requested.
 
 use diskferry_core::{Compression, Disk, ExtentKind, Tally, WriteOrder::Any};
 use diskferry_corpus::oracle;
@@ -22,7 +22,8 @@ fn streams(disk: &Disk) -> Vec<(u64, Compression, Vec<u8>)> {
     found
 }
 
-/// How many streams a reader that keeps only the last 4 KiB cannot inflate: zlib's own, which our deflater is not.
+/// Number of streams that a reader with a window of 4 KiB cannot inflate. The inflater is zlib, independent of our
+/// deflater.
 fn beyond_4k(streams: &[(u64, Compression, Vec<u8>)]) -> usize {
     const SCRIPT: &str = "
 import os, sys, zlib
@@ -47,7 +48,7 @@ print(wide)
     oracle::tool("python3", &["-c", SCRIPT, qemu::text(dir.path())]).trim().parse().unwrap()
 }
 
-/// Clusters of all kinds; matches lie up to 20 KiB apart.
+/// Clusters of all kinds; matches are up to 20 KiB apart.
 fn guest() -> Vec<u8> {
     let mut guest = pattern(1 << 20, 1);
     for repeats in 0..4 {
@@ -68,7 +69,7 @@ fn whole(image: Vec<u8>, guest: &[u8]) {
 }
 
 #[test]
-fn clusters_that_qemu_deflated_or_compressed_are_carried_over() {
+fn clusters_compressed_by_qemu_are_copied() {
     let guest = guest();
     for kind in ["zlib", "zstd"] {
         let dir = tempfile::tempdir().unwrap();
@@ -91,13 +92,13 @@ fn clusters_that_qemu_deflated_or_compressed_are_carried_over() {
             "{kind}: compressed anew"
         );
         whole(image, &guest);
-        // Another cluster size, another unit.
+        // Another cluster size means another unit.
         let options = [("compression", kind), ("cluster_size", "32K")];
         whole(convert(open(), &options, Any).unwrap().0, &guest);
     }
 }
 
-/// What dissect.hypervisor reads: it inflates clusters with QEMU's window.
+/// The bytes that dissect.hypervisor reads: it inflates clusters with QEMU's window.
 fn dissected(image: &[u8]) -> Result<Vec<u8>, String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image.qcow2");
@@ -119,7 +120,7 @@ fn grains_with_a_wide_window_are_copied_with_a_warning_unless_recompressed() {
     assert!(beyond_4k(&ours) >= 4);
     let warnings: Vec<_> = report.warnings.iter().filter(|w| w.code == "wide_window").collect();
     let [warning] = &warnings[..] else { panic!("{:?}", report.warnings) };
-    // qemu's grains declare 32 KiB, whatever they use.
+    // qemu's grains always declare 32 KiB.
     let copied = ours.len();
     assert!(warning.message.starts_with(&format!("{copied} compressed clusters")), "{}", warning.message);
     assert!(warning.message.contains("recompress=on"), "{}", warning.message);
@@ -139,7 +140,7 @@ fn grains_with_a_wide_window_are_copied_with_a_warning_unless_recompressed() {
 fn one_grain(bits: u16) -> Vec<u8> {
     let grain = [&[7; 2000][..], &[0; 63_536]].concat();
     let mut image = qemu::convert(&grain, "vmdk", "subformat=streamOptimized");
-    // Behind the grain's marker.
+    // After the grain's marker.
     let at = (64 << 10) + 12;
     assert_eq!(image[at], 0x78, "a zlib header that declares 32 KiB");
     let cmf = (bits - 8) << 4 | 8;
@@ -150,20 +151,20 @@ fn one_grain(bits: u16) -> Vec<u8> {
 }
 
 #[test]
-fn a_copied_grain_is_warned_of_only_if_it_declares_more_than_4k() {
+fn a_copied_grain_causes_a_warning_only_if_it_declares_more_than_4k() {
     for (bits, expected) in [(12, &[][..]), (13, &["wide_window"]), (15, &["wide_window"])] {
         let disk = open_as(Format::Vmdk, one_grain(bits)).unwrap();
         let (image, report) = convert(disk, &[("compression", "zlib")], Any).unwrap();
         let codes: Vec<_> = report.warnings.iter().map(|warning| warning.code).collect();
         assert_eq!(codes, expected, "{bits} bits");
-        // The stream itself is short, and says nothing of the window any more.
+        // The stream itself is short, and no longer has the declared window.
         let disk = open_as(Format::Qcow2, image).unwrap();
         assert_eq!(convert(disk, &[("compression", "zlib")], Any).unwrap().1.warnings, []);
     }
 }
 
 #[test]
-fn what_is_deflated_keeps_to_4k_at_every_level() {
+fn deflated_clusters_use_a_window_of_4k_at_every_level() {
     let guest = guest();
     let levels = ["1", "2", "3", "4", "5", "6", "7", "8", "9"].map(|level| (level, "64K"));
     for (level, size) in levels.into_iter().chain([("9", "8K"), ("9", "2M"), ("1", "2M")]) {

@@ -1,4 +1,4 @@
-//! Disks to write: pieces of data on a disk of any size, the rest of which is a hole or zeros.
+//! Disks to write: pieces of data on a disk of any size. The rest is holes or zeros.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use diskferry_core::{
     MemorySource, Result, Source, Stored, StoredOffset, StoredRange, Warnings,
 };
 
-/// A disk whose map says where its pieces are.
+/// A disk whose map has its pieces.
 pub(crate) fn sparse(virtual_bytes: u64, pieces: &[(u64, Vec<u8>)]) -> Disk {
     let mut stored = Vec::new();
     let mut extents = Extents::new();
@@ -27,7 +27,7 @@ pub(crate) fn sparse(virtual_bytes: u64, pieces: &[(u64, Vec<u8>)]) -> Disk {
     Disk::new(geometry, vec![source], Box::new(List(extents.into_vec())), Warnings::new(), Vec::new())
 }
 
-/// A disk that is one piece.
+/// A disk with one piece.
 pub(crate) fn flat(guest: &[u8]) -> Disk {
     sparse(guest.len() as u64, &[(0, guest.to_vec())])
 }

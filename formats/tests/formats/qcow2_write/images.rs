@@ -1,4 +1,4 @@
-//! Images of every kind, as qemu-img sees them.
+//! Images of every kind, checked with qemu-img.
 
 use diskferry_core::WriteOrder::{self, Any, Ascending, Sequential};
 use diskferry_core::conformance::digest_of;
@@ -14,11 +14,11 @@ type Options = &'static [(&'static str, &'static str)];
 const PLAIN: Options = &[];
 const ZLIB: Options = &[("compression", "zlib")];
 const ZSTD: Options = &[("compression", "zstd")];
-/// Every kind, and the orders that it is written in.
+/// Every kind, and its write orders.
 const KINDS: [(Options, &[WriteOrder]); 3] =
     [(PLAIN, &[Any, Ascending, Sequential]), (ZLIB, &[Any, Ascending]), (ZSTD, &[Ascending])];
 
-/// Writes `guest` in every kind with clusters of that size, and has each read by qemu-img and by our reader.
+/// Writes `guest` in every kind with clusters of that size, and reads each with qemu-img and with our reader.
 fn check(guest: &[u8], cluster: &str) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image.qcow2");
@@ -40,8 +40,8 @@ fn check(guest: &[u8], cluster: &str) {
             judge(&path, guest.len() as u64);
             let seen = guest.len() / 512 * 512;
             assert_same(&oracle::guest_bytes(&path, "qcow2"), &guest[..seen], &what);
-            // libyal reads zlib clusters wrong and zstd not at all, see corpus/README.md; and no disk of no bytes, which
-            // has no L1 table, whoever wrote it.
+            // libyal decodes zlib clusters wrongly and does not support zstd, see corpus/README.md. It also refuses
+            // empty disks, which have no L1 table in images of any writer.
             if kind == PLAIN && !guest.is_empty() {
                 let raw = dir.path().join("libyal.raw");
                 oracle::yal_to_raw(&path, "qcow2", &raw);
@@ -53,7 +53,7 @@ fn check(guest: &[u8], cluster: &str) {
 }
 
 #[test]
-fn disks_of_any_size_are_whole_and_clean() {
+fn disks_of_any_size_are_complete_and_clean() {
     for (cluster, bytes) in [("512", 512), ("4K", 4096), ("64K", 65536)] {
         for size in [bytes - 512, bytes, bytes + 512, 3 * bytes + 4096 - 512, 5 * bytes + 1000] {
             check(&sample(size), cluster);
@@ -79,7 +79,7 @@ fn many_tables_and_reference_counts_are_right() {
     guest[1 << 20..3 << 20].copy_from_slice(&pattern(2 << 20, 3));
     guest[4 << 20..(4 << 20) + 70_000].fill(0);
     check(&guest, "512");
-    // Four L2 tables, of which one is missing.
+    // Four L2 tables, one of which is missing.
     let mut guest = vec![0; 8 << 20];
     for at in [0, 2048, (2 << 20) - 512, 6 << 20, (8 << 20) - 1] {
         guest[at] = 1;
@@ -88,8 +88,8 @@ fn many_tables_and_reference_counts_are_right() {
 }
 
 #[test]
-fn streams_share_clusters_and_plain_ones_lie_between() {
-    // Compressible, not compressible and zero, by turns of every length.
+fn streams_share_clusters_with_plain_clusters_between() {
+    // Compressible, incompressible and zero clusters in alternating runs of every length.
     let mut guest = Vec::new();
     for turn in 0..60usize {
         let len = (1 + turn * turn % 7) * 4096;
@@ -106,7 +106,7 @@ fn streams_share_clusters_and_plain_ones_lie_between() {
 
 #[test]
 fn many_tiny_streams_share_one_large_cluster() {
-    // 512 clusters of one byte each: some 20 bytes a stream.
+    // 512 clusters of one byte each: about 20 bytes per stream.
     let guest: Vec<u8> = (0..512u32).flat_map(|n| vec![n as u8 | 1; 8192]).collect();
     check(&guest, "8K");
     let guest: Vec<u8> = (0..4u8).flat_map(|n| vec![n + 1; 2 << 20]).collect();
@@ -125,7 +125,7 @@ fn small_clusters_of_zeros_in_blocks_of_data_are_left_out() {
 }
 
 #[test]
-fn huge_disks_with_next_to_nothing_on_them_are_small_and_clean() {
+fn huge_nearly_empty_disks_become_small_clean_images() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image.qcow2");
     let size = 64u64 << 40;

@@ -1,4 +1,4 @@
-//! QCOW2 as it is written, judged by qemu-img.
+//! Written QCOW2 images, checked with qemu-img.
 
 mod carried;
 mod disks;
@@ -15,12 +15,12 @@ use diskferry_core::{
 };
 use diskferry_formats::{Format, TargetOptions, layout};
 
-/// The layout of these options.
+/// The layout for these options.
 fn made(options: &[(&str, &str)], order: WriteOrder) -> Result<Box<dyn Layout>> {
     layout(Format::Qcow2, &TargetOptions::from_pairs(Format::Qcow2, options.iter().copied())?, order)
 }
 
-/// Converts a disk to a sink that takes nothing but what its order allows.
+/// Converts a disk to a sink that only accepts writes in its order.
 fn convert(
     disk: impl Into<Arc<Disk>>,
     options: &[(&str, &str)],
@@ -35,14 +35,14 @@ fn convert(
     Ok((sink.published().0, report))
 }
 
-/// `qemu-img check` is content with an image, and its disk has that size.
+/// Checks that `qemu-img check` reports no error, and that the disk has that size.
 fn judge(path: &Path, virtual_bytes: u64) {
     use diskferry_corpus::oracle::{qemu_check, qemu_virtual_bytes};
     qemu_check(path, "qcow2");
     assert_eq!(qemu_virtual_bytes(path, "qcow2"), virtual_bytes / 512 * 512, "{}", path.display());
 }
 
-/// The digest of what is on a disk.
+/// The digest of a disk's content.
 fn digest(disk: Disk) -> Option<diskferry_core::Digest> {
     let limits = Limits::default().image(ImageLimit::None);
     crate::support::block_on(Conversion::reading(disk).limits(limits).stall_timeout(None).run())

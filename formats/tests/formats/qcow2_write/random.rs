@@ -1,4 +1,4 @@
-//! Random disks, written in random ways.
+//! Random disks, written with random options.
 
 use diskferry_core::{WriteOrder::Any, WriteOrder::Ascending, WriteOrder::Sequential};
 use diskferry_corpus::oracle;
@@ -10,13 +10,13 @@ use crate::qcow2_write::disks::sparse;
 use crate::qcow2_write::{convert, judge};
 use crate::support::{noise, open_as, pattern, read_all};
 
-/// Runs of a disk: sectors of nothing, then sectors of something.
+/// Runs of a disk: empty sectors, then sectors with data.
 fn runs() -> impl Strategy<Value = Vec<(u64, u64, u8)>> {
     prop::collection::vec((0..600u64, 1..200u64, 0..4u8), 0..12)
 }
 
 #[test]
-fn random_disks_come_back_as_they_were() {
+fn random_disks_read_back_equal() {
     let config = Config { cases: 40, max_shrink_iters: 60, failure_persistence: None, ..Config::default() };
     let kinds = prop_oneof![Just("none"), Just("zlib"), Just("zstd")];
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What is refused before a byte is read, and what is remarked.
+//! Refusals before the first byte is read, and warnings.
 
 use diskferry_core::{
     ErrorKind, LayoutFacts, WriteOrder::Any, WriteOrder::Ascending, WriteOrder::Sequential,
@@ -9,7 +9,7 @@ use crate::qcow2_write::{convert, made};
 use crate::support::{failure, noise};
 
 #[test]
-fn options_that_cannot_be_are_wrong_usage() {
+fn invalid_options_are_usage_errors() {
     for options in [
         &[("cluster_size", "3000")][..],
         &[("cluster_size", "256")],
@@ -29,7 +29,7 @@ fn options_that_cannot_be_are_wrong_usage() {
 }
 
 #[test]
-fn compression_in_one_pass_is_refused_naming_what_can_be() {
+fn compression_in_one_pass_is_refused_with_alternatives() {
     for kind in ["zlib", "zstd"] {
         let error = failure(made(&[("compression", kind)], Sequential));
         assert_eq!(error.kind(), ErrorKind::DestinationUnsuitable);
@@ -42,7 +42,7 @@ fn compression_in_one_pass_is_refused_naming_what_can_be() {
 }
 
 #[test]
-fn disks_that_the_clusters_are_too_small_for_are_refused_by_their_size() {
+fn disks_too_large_for_the_cluster_size_are_refused() {
     for (cluster, most, enough) in
         [("512", 128u64 << 30, "1024"), ("64K", 2 << 50, "131072"), ("2M", 1 << 61, "")]
     {
@@ -62,7 +62,7 @@ fn disks_that_the_clusters_are_too_small_for_are_refused_by_their_size() {
 }
 
 #[test]
-fn a_size_that_qemu_does_not_count_is_kept_and_remarked() {
+fn a_size_that_qemu_rounds_is_preserved_with_a_warning() {
     for order in [Any, Sequential] {
         let (_, report) = convert(flat(&noise(70_001, 1)), &[], order).unwrap();
         let codes: Vec<_> = report.warnings.iter().map(|warning| warning.code).collect();

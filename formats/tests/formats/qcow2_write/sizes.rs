@@ -1,4 +1,4 @@
-//! How long images become, beside those that qemu-img makes of the same disk.
+//! Compares the sizes of images with those of qemu-img.
 
 use diskferry_core::WriteOrder::Any;
 use diskferry_corpus::oracle;
@@ -7,7 +7,7 @@ use crate::qcow2_write::convert;
 use crate::qcow2_write::disks::flat;
 use crate::support::{noise, pattern};
 
-/// What qemu-img makes of a raw disk: the length of its image in bytes.
+/// The length in bytes of qemu-img's image of a raw disk.
 fn qemu_makes(guest: &[u8], options: &[&str], flags: &[&str]) -> u64 {
     let dir = tempfile::tempdir().unwrap();
     let (raw, image) = (dir.path().join("raw"), dir.path().join("image"));
@@ -16,7 +16,7 @@ fn qemu_makes(guest: &[u8], options: &[&str], flags: &[&str]) -> u64 {
     std::fs::metadata(&image).unwrap().len()
 }
 
-/// A disk as there are many: 8 MiB of a program, some text, some noise, and zeros that no map tells.
+/// A typical disk: 8 MiB of a program, some text, some noise, and zeros that are not in the map.
 fn ordinary() -> Vec<u8> {
     let mut guest = std::fs::read(std::env::current_exe().unwrap()).unwrap();
     guest.truncate(8 << 20);
@@ -28,7 +28,7 @@ fn ordinary() -> Vec<u8> {
 }
 
 #[test]
-fn a_raw_disk_mostly_of_zeros_becomes_as_small_as_qemu_makes_it() {
+fn a_raw_disk_of_mostly_zeros_becomes_as_small_as_with_qemu() {
     for (size, slack) in [("64K", 1u64 << 20), ("4K", 64 << 10), ("2M", 4 << 20)] {
         let mut guest = ordinary();
         guest[30 << 20] = 1;
@@ -40,7 +40,7 @@ fn a_raw_disk_mostly_of_zeros_becomes_as_small_as_qemu_makes_it() {
 }
 
 #[test]
-fn compressed_images_are_about_as_small_as_qemu_makes_them() {
+fn compressed_images_are_about_as_small_as_with_qemu() {
     let guest = ordinary();
     for kind in ["zlib", "zstd"] {
         for size in ["16K", "64K", "1M"] {
@@ -59,7 +59,7 @@ fn compressed_images_are_about_as_small_as_qemu_makes_them() {
 }
 
 #[test]
-fn a_higher_level_makes_no_larger_image() {
+fn a_higher_level_does_not_enlarge_the_image() {
     let guest = ordinary();
     for (kind, levels) in [("zlib", ["1", "6", "9"]), ("zstd", ["1", "3", "12"])] {
         let lengths = levels.map(|level| {

@@ -11,7 +11,7 @@ use diskferry_formats::{Declared, Format, open_with};
 
 use super::block_on;
 
-/// Files as sources in memory, each recorded, and a gate that hands out those beside the image.
+/// Files as recorded sources in memory, and a gate that opens those beside the image.
 #[derive(Default)]
 pub(crate) struct Files {
     files: Vec<(String, Arc<Recording>)>,
@@ -28,7 +28,7 @@ impl Files {
         self
     }
 
-    /// Those files.
+    /// Creates the set of these files.
     pub(crate) fn from(files: &[(&str, &[u8])]) -> Arc<Self> {
         Arc::new(files.iter().fold(Self::new(), |all, (name, bytes)| all.with(name, *bytes)))
     }

@@ -1,4 +1,4 @@
-//! Disks of any size, made of pieces with holes between, and targets written from disks.
+//! Disks of any size, built from pieces with holes between, and targets written from disks.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use diskferry_formats::{Format, TargetOptions, layout};
 
 use super::sparse::Sparse;
 
-/// A disk of `len` bytes that holds `pieces` at their guest addresses and nothing elsewhere; its map says so. The source
-/// tells what was read of it.
+/// A disk of `len` bytes with `pieces` at their guest addresses and holes elsewhere, which its map contains. The source
+/// records its reads.
 pub(crate) fn made(len: u64, pieces: impl IntoIterator<Item = (u64, Vec<u8>)>) -> (Disk, Arc<Sparse>) {
     let source = Arc::new(Sparse::new(len, pieces));
     let map = Pieces(source.pieces.iter().map(|(at, bytes)| (*at, bytes.len() as u64)).collect());
@@ -21,7 +21,7 @@ pub(crate) fn made(len: u64, pieces: impl IntoIterator<Item = (u64, Vec<u8>)>) -
     (Disk::new(geometry, files, Box::new(map), Warnings::new(), Vec::new()), source)
 }
 
-/// A disk of these bytes, of which its map says nothing.
+/// A disk of these bytes whose map does not show zeros.
 pub(crate) fn flat(guest: &[u8]) -> Disk {
     let pieces = if guest.is_empty() { Vec::new() } else { vec![(0, guest.to_vec())] };
     made(guest.len() as u64, pieces).0
@@ -80,7 +80,7 @@ pub(crate) fn write_to(
     run(Conversion::new(input, Target { layout, sink }).limits(limits).resources(resources).run())
 }
 
-/// The target that `input` becomes, on a sink that takes what `order` allows and nothing else.
+/// The target for `input`, on a sink that only accepts writes in `order`.
 pub(crate) fn written_in(
     order: WriteOrder,
     input: impl Into<Input>,

@@ -1,7 +1,7 @@
-//! What the tests of the readers share: opening bytes, walking a map with its contract checked, reading a disk through it,
-//! and qemu-img as the oracle. What builds images by hand is in a file for each format.
+//! Shared by the tests of the readers: opening bytes, walking a map while checking its contract, reading a disk through
+//! it, and qemu-img as the oracle. Each format has a file that builds its images by hand.
 //!
-//! Every test file takes its own part of it.
+//! Each test file uses a part of it.
 #![allow(dead_code)]
 
 pub(crate) mod files;
@@ -24,7 +24,7 @@ use diskferry_formats::{Declared, Format, open};
 
 pub(crate) const SECTOR: usize = 512;
 
-/// Runs a future to its end; nothing here needs a runtime's sockets or timers.
+/// Runs a future to its end, without a runtime's sockets or timers.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
@@ -34,7 +34,7 @@ pub(crate) fn open_bytes(bytes: impl Into<Bytes>, declared: Declared) -> Result<
     open_source(Arc::new(MemorySource::new("image", bytes)), declared)
 }
 
-/// Opens an image of one file, declared to be of that format.
+/// Opens an image of one file with this declared format.
 pub(crate) fn open_as(format: Format, bytes: impl Into<Bytes>) -> Result<Disk> {
     open_bytes(bytes, Declared::Format(format))
 }
@@ -43,8 +43,8 @@ pub(crate) fn open_source(source: Arc<dyn Source>, declared: Declared) -> Result
     block_on(open(source, declared))
 }
 
-/// All extents of a disk, asked for in windows of `window` bytes, each checked against the contract of the map: they
-/// follow each other, cover the disk and keep to the window, but for coded units, which are whole.
+/// All extents of a disk, requested in windows of `window` bytes. Each is checked against the contract of the map:
+/// extents are consecutive, cover the disk and stay inside the window, except coded units, which are whole.
 pub(crate) fn walk(disk: &Disk, window: u64) -> Result<Vec<Extent>> {
     let mut all: Vec<Extent> = Vec::new();
     let mut at = GuestOffset::ZERO;
@@ -56,7 +56,7 @@ pub(crate) fn walk(disk: &Disk, window: u64) -> Result<Vec<Extent>> {
             assert!(extent.guest.intersection(asked).is_some(), "{extent:?} is outside of {asked:?}");
             let coded = matches!(extent.kind, ExtentKind::Coded(_));
             assert!(!coded || extent.guest.len() <= MAX_UNIT_BYTES, "{extent:?} is too long to be decoded");
-            // A coded unit that began before the window is there already.
+            // A coded unit that began before the window was already added.
             if all.last().is_some_and(|last| coded && last.guest.end() > extent.guest.start()) {
                 assert_eq!(all.last().map(|last| last.guest), Some(extent.guest));
                 continue;
@@ -65,19 +65,19 @@ pub(crate) fn walk(disk: &Disk, window: u64) -> Result<Vec<Extent>> {
             at = extent.guest.end();
             all.push(extent);
         }
-        assert!(at > before, "an answer that does not go on");
+        assert!(at > before, "a result that does not advance");
     }
     assert_eq!(at.get(), disk.virtual_bytes());
     Ok(all)
 }
 
-/// All extents of a disk, asked for at once.
+/// All extents of a disk, requested at once.
 pub(crate) fn extents(disk: &Disk) -> Result<Vec<Extent>> {
     walk(disk, u64::MAX)
 }
 
-/// The guest's bytes, read through the map in windows of `window` bytes, and what decoding counted. What the codecs have
-/// to say of it is among the disk's warnings afterwards.
+/// The guest's bytes, read through the map in windows of `window` bytes, and the counts of the decoders. Afterwards,
+/// the disk's warnings include those of the codecs.
 pub(crate) fn read(disk: &Disk, window: u64) -> Result<(Vec<u8>, Tally)> {
     let extents = walk(disk, window)?;
     let mut out = vec![0; usize::try_from(disk.virtual_bytes()).unwrap()];
@@ -122,7 +122,7 @@ pub(crate) fn warnings(disk: &Disk) -> Vec<&'static str> {
     disk.warnings().list().into_iter().map(|warning| warning.code).collect()
 }
 
-/// The error in a result; a success is not printed.
+/// Returns the error of a result, without printing a success value.
 pub(crate) fn failure<T>(result: Result<T>) -> Error {
     match result {
         Ok(_) => panic!("this should fail"),
@@ -130,28 +130,28 @@ pub(crate) fn failure<T>(result: Result<T>) -> Error {
     }
 }
 
-/// The error of reading an image of one file, wherever it shows.
+/// The error of reading an image of one file, from open or from a read.
 pub(crate) fn error_as(format: Format, bytes: impl Into<Bytes>) -> Error {
     failure(open_as(format, bytes).and_then(|disk| content(&disk)))
 }
 
-/// The kind and place of an error, for tables of tests.
+/// The kind and offset of an error, for tables of tests.
 pub(crate) fn said(error: &Error) -> (&'static str, Option<u64>) {
     (error.kind().code(), error.offset())
 }
 
-/// Fails unless `ours` is `truth`, saying where they part, without printing megabytes.
+/// Fails unless `ours` equals `truth`, with the first difference, without printing megabytes.
 pub(crate) fn assert_same(ours: &[u8], truth: &[u8], what: &str) {
     assert_eq!(ours.len(), truth.len(), "{what}: length");
-    // At once first: byte by byte takes its time in a test's build.
+    // Compares everything at once first, because a loop over bytes is slow in a test build.
     if ours != truth
         && let Some(at) = ours.iter().zip(truth).position(|(a, b)| a != b)
     {
-        panic!("{what}: byte {at:#x} is {:#04x} and should be {:#04x}", ours[at], truth[at]);
+        panic!("{what}: byte {at:#x} is {:#04x} instead of {:#04x}", ours[at], truth[at]);
     }
 }
 
-/// Bytes that do not compress, different from place to place.
+/// Incompressible bytes, different at every offset.
 pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(len + 8);
@@ -165,7 +165,7 @@ pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// Bytes that look like data: no two clusters alike, and compressible.
+/// Compressible bytes, different in every cluster.
 pub(crate) fn pattern(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let mut bytes = Vec::with_capacity(len + 64);
@@ -178,7 +178,7 @@ pub(crate) fn pattern(len: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// A disk of `len` bytes: noise, text and holes, and something in its last byte.
+/// A disk of `len` bytes: noise, text and holes, and data in its last byte.
 pub(crate) fn sample(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     for (number, chunk) in bytes.chunks_mut(48 << 10).enumerate() {

@@ -1,4 +1,4 @@
-//! Images that come as a stream and are read in one pass.
+//! Images that are read as a stream in one pass.
 
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ impl ByteStream for Pieces {
     }
 }
 
-/// A stream of `bytes` that comes in pieces of `piece`.
+/// A stream of `bytes` in pieces of `piece`.
 pub(crate) fn in_pieces(bytes: &[u8], piece: usize) -> Box<dyn ByteStream> {
     Box::new(Pieces(bytes.chunks(piece).map(Bytes::copy_from_slice).collect()))
 }

@@ -1,10 +1,11 @@
-//! Images put together by hand, for what no tool writes.
+//! Images built by hand, for structures that no tool writes.
 
-/// Image parts put together by hand: big-endian words at cluster-aligned places.
+/// Image parts built by hand: big-endian words at cluster-aligned offsets.
 pub(crate) struct Built(pub(crate) Vec<u8>);
 
 impl Built {
-    /// A version 3 header: clusters of `1 << bits` bytes, a refcount table in cluster 1, the L1 table from cluster 2 on.
+    /// A version 3 header: clusters of `1 << bits` bytes, a refcount table in cluster 1, the L1 table from cluster 2
+    /// on.
     pub(crate) fn new(bits: u32, size: u64, l1_entries: u32, len: usize) -> Self {
         let cluster = 1u64 << bits;
         let mut built = Self(vec![0; len]);

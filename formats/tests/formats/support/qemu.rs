@@ -1,4 +1,4 @@
-//! qemu-img on images in memory: what it makes of a disk, what it reads of an image.
+//! qemu-img with images in memory: creates an image of a disk, and reads an image.
 
 use std::path::Path;
 
@@ -16,8 +16,8 @@ pub(crate) fn qemu_io(path: &Path, format: &str, commands: &[&str]) {
     assert!(qemu_io_unless_it_stops_itself(path, format, commands), "qemu-io {commands:?} stopped itself");
 }
 
-/// As [`qemu_io`], but for one fault of qemu's own, which gives false: with small clusters it can come to write compressed
-/// bytes over its tables, notices, and marks the image as corrupt. What it would have made of it nobody can tell.
+/// Like [`qemu_io`], but returns false for a defect of qemu: with small clusters it can start to write compressed bytes
+/// over its tables. It then detects this and marks the image as corrupt, so the result is undefined.
 pub(crate) fn qemu_io_unless_it_stops_itself(path: &Path, format: &str, commands: &[&str]) -> bool {
     let mut args = vec!["-t", "unsafe", "-f", oracle::qemu_format(format)];
     args.extend(commands.iter().flat_map(|command| ["-c", *command]));
@@ -26,13 +26,13 @@ pub(crate) fn qemu_io_unless_it_stops_itself(path: &Path, format: &str, commands
     if outcome.stderr.contains("Marking image as corrupt: Preventing invalid write on metadata") {
         return false;
     }
-    // Its exit code hides what failed.
+    // The exit code does not show which command failed.
     let wrong = ["failed", "invalid", "rror"].iter().any(|word| outcome.stdout.contains(word));
     assert!(outcome.ok && !wrong, "qemu-io {commands:?}: {}{}", outcome.stdout, outcome.stderr);
     true
 }
 
-/// What qemu-img makes of raw bytes.
+/// The image that qemu-img creates of raw bytes.
 pub(crate) fn convert(raw: &[u8], format: &str, options: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let (source, target) = (dir.path().join("raw"), dir.path().join("target"));
@@ -42,19 +42,19 @@ pub(crate) fn convert(raw: &[u8], format: &str, options: &str) -> Vec<u8> {
     std::fs::read(target).unwrap()
 }
 
-/// What qemu-img reads from an image, of a format or, with an empty one, of the format that it finds.
+/// The bytes that qemu-img reads from an image of a format. With an empty format, qemu-img detects it.
 pub(crate) fn qemu_reads(image: &[u8], format: &str) -> Vec<u8> {
     qemu_reads_files(&[("image", image)], format)
 }
 
-/// What qemu-img reads from the first of these files.
+/// The bytes that qemu-img reads from the first of these files.
 pub(crate) fn qemu_reads_files(files: &[(&str, &[u8])], format: &str) -> Vec<u8> {
     let (outcome, read) = qemu_tries_files(files, format);
     assert!(outcome.ok, "qemu-img reads {} as {format:?}: {}", files[0].0, outcome.stderr);
     read
 }
 
-/// What comes of reading the first of these files with qemu-img, and what it wrote.
+/// The result of reading the first of these files with qemu-img, and its output.
 pub(crate) fn qemu_tries_files(files: &[(&str, &[u8])], format: &str) -> (Outcome, Vec<u8>) {
     let dir = written(files);
     let raw = dir.path().join("guest.raw");
@@ -69,14 +69,14 @@ pub(crate) fn qemu_tries_files(files: &[(&str, &[u8])], format: &str) -> (Outcom
     (outcome, std::fs::read(&raw).unwrap_or_default())
 }
 
-/// What dissect.hypervisor reads from an image of one file.
+/// The bytes that dissect.hypervisor reads from an image of one file.
 pub(crate) fn dissect_reads(image: &[u8], format: &str) -> Vec<u8> {
     let dir = written(&[("image", image)]);
     let read = oracle::dissect(&dir.path().join("image"), format);
     read.unwrap_or_else(|error| panic!("dissect.hypervisor: {error}"))
 }
 
-/// The format that qemu-img finds.
+/// The format that qemu-img detects.
 pub(crate) fn qemu_probes(image: &[u8]) -> String {
     let dir = written(&[("image", image)]);
     let info = qemu_img(&["info", "--output=json", text(&dir.path().join("image"))]);
@@ -84,7 +84,7 @@ pub(crate) fn qemu_probes(image: &[u8]) -> String {
     line.split('"').nth(3).unwrap_or_default().to_owned()
 }
 
-/// A directory of these files that goes with the test.
+/// A temporary directory with these files.
 pub(crate) fn written(files: &[(&str, &[u8])]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, bytes) in files {

@@ -1,4 +1,4 @@
-//! An object of any length: images too large to build.
+//! Objects of any length, for images that are too large to build.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use diskferry_core::{
     BoxFuture, Capabilities, Identity, Result, Segment, Source, StoredOffset, StoredRange, Traffic,
 };
 
-/// An object of any length that is zero but for some pieces: images too large to build.
+/// An object of any length that is zero except for some pieces.
 #[derive(Debug)]
 pub(crate) struct Sparse {
     pub(crate) len: u64,

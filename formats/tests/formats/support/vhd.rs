@@ -1,4 +1,4 @@
-//! Builds VHDs of any kind by hand, as the specification draws them.
+//! Builds VHDs of any kind by hand, following the specification.
 
 use bytes::Bytes;
 use diskferry_core::{Disk, Error};
@@ -6,7 +6,7 @@ use diskferry_formats::{Declared, Format};
 
 use super::{SECTOR, error_as, open_as, open_bytes};
 
-/// Opens what must open as a VHD, declared or not.
+/// Opens a valid VHD, both declared and detected.
 pub(crate) fn open_vhd(bytes: impl Into<Bytes>) -> Disk {
     let bytes = bytes.into();
     let undeclared = open_bytes(bytes.clone(), Declared::Unknown).unwrap();
@@ -14,18 +14,18 @@ pub(crate) fn open_vhd(bytes: impl Into<Bytes>) -> Disk {
     open_as(Format::Vhd, bytes).unwrap()
 }
 
-/// The error of an image that does not open or does not read, with the place it names.
+/// The error of an image that does not open or read, with its offset.
 pub(crate) fn error_of(bytes: impl Into<Bytes>) -> Error {
     error_as(Format::Vhd, bytes)
 }
 
-/// The sum of footer and header, over all bytes but the four at `field`.
+/// The checksum of footer and header, over all bytes except the four at `field`.
 pub(crate) fn checksum(bytes: &[u8], field: usize) -> u32 {
     let sum = |bytes: &[u8]| bytes.iter().fold(0u32, |sum, byte| sum.wrapping_add(u32::from(*byte)));
     !sum(bytes).wrapping_sub(sum(&bytes[field..field + 4]))
 }
 
-/// Writes `value` at `at` and sums the footer or header at `start` anew.
+/// Writes `value` at `at` and updates the checksum of the footer or header at `start`.
 pub(crate) fn patch(image: &mut [u8], start: usize, len: usize, field: usize, value: &[u8]) {
     image[start + field..start + field + value.len()].copy_from_slice(value);
     let sum_at = if len == 512 { 64 } else { 36 };
@@ -33,7 +33,7 @@ pub(crate) fn patch(image: &mut [u8], start: usize, len: usize, field: usize, va
     image[start + sum_at..start + sum_at + 4].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// A VHD as it should be made.
+/// The parameters of a VHD.
 #[derive(Clone, Debug)]
 pub(crate) struct Vhd {
     pub(crate) creator: [u8; 4],
@@ -43,7 +43,7 @@ pub(crate) struct Vhd {
     pub(crate) saved_state: bool,
     pub(crate) features: u32,
     pub(crate) block_bytes: u32,
-    /// Entries of the table; as many as needed where `None`.
+    /// Entries of the table; `None` for as many as needed.
     pub(crate) entries: Option<u32>,
     pub(crate) parent: &'static str,
     pub(crate) short_footer: bool,
@@ -123,7 +123,7 @@ impl Vhd {
         [guest, &self.end()].concat()
     }
 
-    /// A dynamic disk with these blocks, stored in this order: number, bits of its sectors, its bytes.
+    /// A dynamic disk with these blocks, stored in this order: number, bitmap, bytes.
     pub(crate) fn dynamic(&self, blocks: &[(u32, Vec<bool>, Vec<u8>)]) -> Vec<u8> {
         let table = 4 * self.entries.unwrap_or_else(|| self.needed()) as usize;
         let mut image = [self.footer(), self.header()].concat();
@@ -145,7 +145,7 @@ impl Vhd {
         image
     }
 
-    /// A dynamic disk of these bytes, of which every block that `written` names is stored whole.
+    /// A dynamic disk of these bytes. Every block for which `written` is true is stored whole.
     pub(crate) fn dynamic_of(&self, guest: &[u8], written: impl Fn(u32) -> bool) -> Vec<u8> {
         let block = self.block_bytes as usize;
         let blocks: Vec<_> = (0u32..)

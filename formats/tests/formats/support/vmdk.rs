@@ -1,4 +1,4 @@
-//! Builds images by hand, as the specification draws them: what qemu-img does not make.
+//! Builds images by hand, following the specification, for structures that qemu-img does not create.
 
 use std::io::Write;
 
@@ -19,7 +19,7 @@ pub(crate) fn content_of(bytes: impl Into<Vec<u8>>) -> Result<Vec<u8>> {
     content(&open_vmdk(bytes)?)
 }
 
-/// The error of reading an image of one file, wherever it shows.
+/// The error of reading an image of one file, from open or from a read.
 pub(crate) fn error_of(bytes: impl Into<Vec<u8>>) -> Error {
     error_as(Format::Vmdk, bytes.into())
 }
@@ -46,7 +46,7 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// The sectors in front of the grains, as the header of an image says.
+    /// Sectors before the grains, as in the header of an image.
     pub(crate) fn parsed_overhead(image: &[u8]) -> usize {
         u64::from_le_bytes(image[64..72].try_into().unwrap()) as usize
     }
@@ -93,12 +93,11 @@ fn sector(out: &[u8]) -> u32 {
     (out.len() / SECTOR) as u32
 }
 
-/// How a stream is built.
+/// The parameters of a stream.
 pub(crate) struct Stream {
     pub(crate) grain: usize,
     pub(crate) entries: usize,
-    /// The grains in the order in which they are written, each with the table entry's say: false for one that a later
-    /// one replaces.
+    /// Grain numbers in written order. `None` is ascending order, with each table after its grains.
     pub(crate) order: Option<Vec<usize>>,
     pub(crate) descriptor: Option<String>,
     /// The last grain is compressed with zeros up to its end.
@@ -111,7 +110,7 @@ impl Default for Stream {
     }
 }
 
-/// A stream and where its parts are.
+/// A stream and the offsets of its parts.
 pub(crate) struct Built {
     pub(crate) bytes: Vec<u8>,
     /// Byte address of each written grain's marker, with its number, in written order.
@@ -121,7 +120,7 @@ pub(crate) struct Built {
 }
 
 impl Stream {
-    /// The stream of `truth`: grains, each table behind its grains, directory, footer and end marker.
+    /// The stream of `truth`: grains, each table after its grains, directory, footer and end marker.
     pub(crate) fn build(&self, truth: &[u8]) -> Built {
         let grain_bytes = self.grain * SECTOR;
         let capacity = truth.len().div_ceil(SECTOR);
@@ -198,7 +197,7 @@ impl Stream {
     }
 }
 
-/// A monolithicSparse image, its tables written by hand.
+/// A monolithicSparse image with tables written by hand.
 pub(crate) struct Hosted {
     pub(crate) version: u32,
     pub(crate) flags: u32,
@@ -224,7 +223,7 @@ impl Default for Hosted {
     }
 }
 
-/// A sparse image and where its parts are, in bytes.
+/// A sparse image and the offsets of its parts, in bytes.
 pub(crate) struct BuiltHosted {
     pub(crate) bytes: Vec<u8>,
     pub(crate) directories: Vec<usize>,
@@ -327,7 +326,7 @@ pub(crate) fn cowd(truth: &[u8], grain: usize) -> Vec<u8> {
     out
 }
 
-/// A seSparse extent; `zeroed` grains are marked so, one as zeroed and the next as unmapped.
+/// A seSparse extent. `zeroed` grains are alternately marked as zeroed and as unmapped.
 pub(crate) fn se_sparse(truth: &[u8], zeroed: bool) -> Vec<u8> {
     const ENTRIES: usize = 4096;
     let capacity = truth.len().div_ceil(SECTOR) as u64;

@@ -1,4 +1,4 @@
-//! Deflate streams that the source has are carried over as they are.
+//! Deflate streams of the source are copied verbatim.
 
 use diskferry_formats::Format;
 
@@ -13,7 +13,7 @@ fn behind_the_front(bytes: &[u8]) -> &[u8] {
 }
 
 #[test]
-fn grains_of_a_stream_become_grains_of_a_stream_as_they_are() {
+fn grains_of_a_stream_are_copied_verbatim_to_a_stream() {
     let guest = [pattern(3 << 20, 1), sample((3 << 20) + 1024)].concat();
     let best = write(raw(&guest), &[STREAM, ("level", "9")]);
     let again = write(open_vmdk(best.clone()).unwrap(), &[STREAM, ("level", "1")]);
@@ -28,7 +28,7 @@ fn grains_of_a_stream_become_grains_of_a_stream_as_they_are() {
 
 #[test]
 fn clusters_of_a_qcow2_become_grains() {
-    // Whole grains only: the last one of a disk that ends inside it is deflated anew.
+    // Whole grains only: if the disk ends inside the last one, it is compressed again.
     let guest = pattern(4 << 20, 3);
     let directory = tempfile::tempdir().unwrap();
     let (source, image) = (directory.path().join("raw"), directory.path().join("disk.qcow2"));

@@ -1,4 +1,4 @@
-//! The suite of all layouts.
+//! The conformance suite of layouts.
 
 use diskferry_core::{
     WriteOrder::Any, WriteOrder::Ascending, WriteOrder::Sequential, conformance::check_layout,

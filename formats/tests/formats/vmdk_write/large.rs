@@ -9,7 +9,7 @@ use crate::support::qemu::{qemu_img, qemu_io, text};
 use crate::vmdk_write::made::*;
 
 #[test]
-fn three_tebibytes_with_data_at_the_ends_are_written_and_read() {
+fn three_tebibytes_with_data_at_both_ends_are_written_and_read() {
     let directory = tempfile::tempdir().unwrap();
     let source = directory.path().join("disk.qcow2");
     let size: u64 = (3 << 40) + 512;

@@ -1,4 +1,4 @@
-//! Writing a disk, and looking at what came of it.
+//! Writes a disk and examines the target.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use diskferry_formats::{Format, TargetOptions, layout};
 
 use crate::support::{block_on, open_source};
 
-/// The option that asks for a stream.
+/// The option that selects a stream.
 pub(crate) const STREAM: (&str, &str) = ("subformat", "streamOptimized");
 /// Bytes of a grain.
 pub(crate) const GRAIN: usize = 65_536;
@@ -28,7 +28,7 @@ pub(crate) fn raw(guest: &[u8]) -> Disk {
     open_source(Arc::new(source), diskferry_formats::Declared::Format(Format::Raw)).unwrap()
 }
 
-/// What comes of writing `input` as a VMDK in that order.
+/// The result of writing `input` as a VMDK in that order.
 pub(crate) fn try_write(
     input: impl Into<Input>,
     given: &[(&str, &str)],
@@ -41,12 +41,12 @@ pub(crate) fn try_write(
     Ok((bytes, report, expected))
 }
 
-/// The target that `input` becomes in any order.
+/// The target of `input` with writes in any order.
 pub(crate) fn write(input: impl Into<Input>, given: &[(&str, &str)]) -> Vec<u8> {
     try_write(input, given, WriteOrder::Any).unwrap().0
 }
 
-/// A disk of `len` bytes that is zero but for pieces of it.
+/// A disk of `len` bytes that is zero except for some pieces.
 pub(crate) fn pieces(len: usize, pieces: &[(usize, Vec<u8>)]) -> Vec<u8> {
     let mut guest = vec![0; len];
     for (at, piece) in pieces {

@@ -1,4 +1,4 @@
-//! VMDK as it is written: its structure byte by byte, and what others make of it.
+//! Written VMDKs: their structure, and how other readers read them.
 #![allow(missing_docs, clippy::cast_possible_truncation, clippy::indexing_slicing)]
 
 mod carried;

@@ -1,4 +1,4 @@
-//! What qemu-img, libyal and our own readers make of targets.
+//! qemu-img, libyal and our own readers read the targets.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::support::vmdk::content_of;
 use crate::support::{assert_same, block_on, noise, pattern, sample};
 use crate::vmdk_write::made::*;
 
-/// Disks around grains and tables, in bytes, and what is on them.
+/// Disk sizes near grains and tables, in bytes, and their contents.
 fn disks() -> Vec<(&'static str, Vec<u8>)> {
     let table = 32 << 20;
     vec![
@@ -42,7 +42,7 @@ fn check_with_others(path: &Path, truth: &[u8], what: &str) {
 
 fn check_under_another_name(kind: &[(&str, &str)], order: WriteOrder, disks: &[(&str, Vec<u8>)]) {
     let directory = tempfile::tempdir().unwrap();
-    // Not the name in the descriptor.
+    // A different name than in the descriptor.
     let path = directory.path().join("renamed.img");
     for (name, guest) in disks {
         let what = format!("{name}, {kind:?}, {order:?}");
@@ -64,14 +64,14 @@ fn qemu_and_libyal_read_every_stream_under_any_name() {
 }
 
 #[test]
-fn qemu_and_libyal_read_what_was_written_front_to_back() {
+fn qemu_and_libyal_read_sequentially_written_images() {
     for kind in KINDS {
         check_under_another_name(kind, WriteOrder::Sequential, &disks()[7..]);
     }
 }
 
 #[test]
-fn a_disk_that_is_aligned_is_as_long_as_others_see_it() {
+fn an_aligned_disk_has_the_same_size_in_other_readers() {
     let guest = sample(GRAIN + 700);
     let mut truth = guest.clone();
     truth.resize(1 << 20, 0);
@@ -84,12 +84,12 @@ fn a_disk_that_is_aligned_is_as_long_as_others_see_it() {
 }
 
 #[test]
-fn a_sparse_image_can_be_written_to_where_it_held_nothing() {
+fn a_sparse_image_is_writable_in_empty_ranges() {
     let guest = pieces(100 << 20, &[(0, pattern(9000, 1)), ((70 << 20) + 77, noise(9000, 2))]);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk.vmdk");
     for order in [WriteOrder::Any, WriteOrder::Sequential] {
-        // Read from its own kind, so that its map has holes.
+        // Read from a VMDK, so that its map has holes.
         let first = write(raw(&guest), &[]);
         let disk = crate::support::vmdk::open_vmdk(first).unwrap();
         std::fs::write(&path, try_write(disk, &[], order).unwrap().0).unwrap();
@@ -135,7 +135,7 @@ fn a_stream_is_read_in_one_pass() {
 }
 
 #[test]
-fn from_pipe_to_pipe_a_stream_stays_what_it_is() {
+fn a_stream_converted_from_pipe_to_pipe_is_unchanged() {
     let guest = sample((5 << 20) + 512);
     let first = write(raw(&guest), &[STREAM]);
     let input: Input = one_pass(first.clone()).into();
@@ -145,7 +145,7 @@ fn from_pipe_to_pipe_a_stream_stays_what_it_is() {
 }
 
 #[test]
-fn a_raw_disk_of_a_size_that_shows_at_its_end_becomes_a_stream_in_a_file() {
+fn a_raw_stream_of_unknown_size_becomes_a_stream_optimized_file() {
     let guest = sample((5 << 20) + 512);
     let stream = |guest: &[u8]| {
         let bytes: Box<dyn ByteStream> = Box::new(Pieces(Bytes::copy_from_slice(guest)));
@@ -164,7 +164,7 @@ fn a_raw_disk_of_a_size_that_shows_at_its_end_becomes_a_stream_in_a_file() {
 }
 
 #[test]
-fn what_is_stored_lies_where_the_report_says_and_no_larger() {
+fn the_target_is_not_larger_than_reported() {
     let guest = sample(40 << 20);
     for kind in KINDS {
         for order in [WriteOrder::Any, WriteOrder::Ascending, WriteOrder::Sequential] {
@@ -175,7 +175,7 @@ fn what_is_stored_lies_where_the_report_says_and_no_larger() {
             let most = expected.most_bytes.unwrap();
             assert_eq!(expected.exact, kind.is_empty() && order == WriteOrder::Sequential);
             assert!(bytes.len() as u64 <= most && (!expected.exact || bytes.len() as u64 == most));
-            assert!(most < (guest.len() + (1 << 20)) as u64, "{most} is not silly");
+            assert!(most < (guest.len() + (1 << 20)) as u64, "{most} is too large");
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::support::vmdk::open_vmdk;
 use crate::support::{assert_same, noise, pattern, read_all};
 use crate::vmdk_write::made::*;
 
-/// Runs of sectors, each of something.
+/// Runs of sectors, each with one kind of content.
 fn runs() -> impl Strategy<Value = Vec<(usize, u8, u64)>> {
     let sectors = prop_oneof![1..16usize, 100..140usize, 120..1200usize];
     prop::collection::vec((sectors, 0..4u8, any::<u64>()), 1..30)
@@ -29,13 +29,13 @@ fn disk(runs: &[(usize, u8, u64)]) -> Vec<u8> {
 }
 
 #[test]
-fn random_disks_come_back_equal() {
+fn random_disks_read_back_equal() {
     let config = Config { cases: 10, max_shrink_iters: 20, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&runs(), |runs| {
             let guest = disk(&runs);
             let digest = digest_of(&guest);
-            // Its own kind as the source has holes in its map, which the raw disk has not.
+            // The source has the same kind, because the map of a raw disk has no holes.
             let sparse = write(raw(&guest), &[]);
             for kind in KINDS {
                 for order in [WriteOrder::Any, WriteOrder::Ascending, WriteOrder::Sequential] {

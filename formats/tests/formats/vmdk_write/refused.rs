@@ -1,4 +1,4 @@
-//! Options and sizes that a VMDK cannot have.
+//! Options and sizes that a VMDK does not support.
 
 use diskferry_core::{ErrorKind, Layout, LayoutFacts, UnitMap, WriteOrder};
 use diskferry_corpus::oracle;
@@ -11,7 +11,7 @@ fn made(given: &[(&str, &str)], order: WriteOrder) -> Box<dyn Layout> {
 }
 
 #[test]
-fn options_that_are_none_of_its_are_refused() {
+fn unknown_and_invalid_options_are_refused() {
     let wrong: &[&[(&str, &str)]] = &[
         &[("subformat", "monolithicFlat")],
         &[("subformat", "streamoptimized")],
@@ -46,7 +46,7 @@ fn help_names_every_option() {
 }
 
 #[test]
-fn a_size_that_cannot_be_kept_is_refused_with_its_numbers() {
+fn an_unsupported_size_is_refused_with_numbers() {
     let most: u64 = ((1 << 32) - 1) * 65_536;
     for kind in KINDS {
         let layout = made(kind, WriteOrder::Any);
@@ -77,7 +77,7 @@ fn a_size_that_cannot_be_kept_is_refused_with_its_numbers() {
 }
 
 #[test]
-fn more_data_than_sectors_can_be_numbered_is_refused_before_a_byte_where_the_map_shows_it() {
+fn too_much_data_for_sector_numbers_is_refused_before_the_first_byte_if_the_map_shows_it() {
     let full = |virtual_bytes| {
         LayoutFacts::default()
             .virtual_bytes(Some(virtual_bytes))
@@ -87,13 +87,13 @@ fn more_data_than_sectors_can_be_numbered_is_refused_before_a_byte_where_the_map
     let facts = full(1 << 41);
     assert_eq!(failure(placed.output_size(&facts)).kind(), ErrorKind::DestinationUnsuitable);
     assert_eq!(failure(placed.begin(&facts).map(drop)).kind(), ErrorKind::DestinationUnsuitable);
-    // The tables of 2 TiB take 256 MiB and a little.
+    // The tables of 2 TiB take slightly more than 256 MiB.
     let facts = full((1 << 41) - (300 << 20)).virtual_bytes(Some(1 << 41));
     let output = placed.output_size(&facts).unwrap().unwrap();
     assert!(output.exact && output.bytes <= 1 << 41);
     placed.begin(&facts).map(drop).unwrap();
 
-    // Packed, zeros may be left out: the bound is what can be addressed.
+    // In a packed layout, zeros may be left out, so the limit is the largest address.
     for kind in KINDS {
         let output = made(kind, WriteOrder::Any).output_size(&full(1 << 42)).unwrap().unwrap();
         assert_eq!((output.bytes, output.exact), (1 << 41, false));
@@ -101,7 +101,7 @@ fn more_data_than_sectors_can_be_numbered_is_refused_before_a_byte_where_the_map
 }
 
 #[test]
-fn a_capacity_that_ends_within_a_grain_is_kept_with_a_warning_that_says_how_to_lengthen_it() {
+fn a_capacity_that_ends_inside_a_grain_is_preserved_with_a_warning_that_names_the_option() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image.vmdk");
     for kind in KINDS {

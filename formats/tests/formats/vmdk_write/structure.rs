@@ -1,5 +1,5 @@
-//! The bytes of a target against the specification (VMware, *Virtual Disk Format 1.1* and *5.0*), without any reader of
-//! ours: where each field is and what it holds.
+//! The bytes of a target compared with the specification (VMware, *Virtual Disk Format 1.1* and *5.0*), without our
+//! readers: the offset and value of each field.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -9,7 +9,7 @@ use flate2::read::ZlibDecoder;
 use crate::support::{SECTOR, noise, pattern};
 use crate::vmdk_write::made::*;
 
-/// A header's fields, by their place in its packed struct.
+/// A header's fields, by their offset in its packed struct.
 struct Fields {
     version: u32,
     flags: u32,
@@ -20,7 +20,7 @@ struct Fields {
     compression: u16,
 }
 
-/// Checks what is the same in all headers, and gives what is not.
+/// Checks the fields that are the same in all headers, and returns the others.
 fn header(bytes: &[u8]) -> Fields {
     assert_eq!(&bytes[..4], b"KDMV");
     assert_eq!(u64_at(bytes, 20), 128, "grainSize");
@@ -40,11 +40,11 @@ fn header(bytes: &[u8]) -> Fields {
     }
 }
 
-/// The lines of the descriptor that are no comment, as keys and values, and its extent lines.
+/// The descriptor's lines without comments, as keys and values, and its extent lines.
 fn descriptor(bytes: &[u8]) -> (BTreeMap<String, String>, Vec<String>) {
     let sectors = &bytes[SECTOR..21 * SECTOR];
     let end = sectors.iter().position(|byte| *byte == 0).unwrap();
-    assert!(sectors[end..].iter().all(|byte| *byte == 0), "nothing but zeros behind the text");
+    assert!(sectors[end..].iter().all(|byte| *byte == 0), "only zeros after the text");
     let text = std::str::from_utf8(&sectors[..end]).unwrap();
     assert!(text.starts_with("# Disk DescriptorFile\nversion=1\n") && text.ends_with('\n'));
     let (mut keys, mut extents) = (BTreeMap::new(), Vec::new());
@@ -69,7 +69,7 @@ fn check_identity(keys: &BTreeMap<String, String>) {
     assert_eq!(keys["ddb.virtualHWVersion"], "4");
 }
 
-/// A disk of four tables of which the second has no grain, and that ends inside a grain.
+/// A disk of four tables that ends inside a grain. The second table has no grain.
 fn disk() -> Vec<u8> {
     let table = 32 << 20;
     pieces(
@@ -85,7 +85,7 @@ fn disk() -> Vec<u8> {
     )
 }
 
-/// The grains of a disk that hold other than zeros, each filled up with zeros.
+/// The grains of a disk that are not zeros, each padded with zeros.
 fn grains(guest: &[u8]) -> BTreeMap<u64, Vec<u8>> {
     let grains = (0..).zip(guest.chunks(GRAIN)).filter(|(_, grain)| grain.iter().any(|byte| *byte != 0));
     let whole = |grain: &[u8]| [grain, &vec![0; GRAIN - grain.len()]].concat();
@@ -93,7 +93,7 @@ fn grains(guest: &[u8]) -> BTreeMap<u64, Vec<u8>> {
 }
 
 #[test]
-fn a_stream_is_built_as_the_specification_says() {
+fn a_stream_follows_the_specification() {
     let guest = disk();
     let bytes = write(raw(&guest), &[STREAM]);
     let sectors = guest.len() / SECTOR;
@@ -143,7 +143,7 @@ fn a_stream_is_built_as_the_specification_says() {
                     let entry = u32_at(&bytes, at + slot as usize * 4);
                     assert_eq!(entry, open.remove(&(index * 512 + slot)).unwrap_or(0), "entry {slot}");
                 }
-                assert!(open.is_empty(), "a table stands behind its grains: {open:?}");
+                assert!(open.is_empty(), "a table follows its grains: {open:?}");
                 at += 4 * SECTOR;
             }
             2 => {
@@ -153,7 +153,7 @@ fn a_stream_is_built_as_the_specification_says() {
             kind => panic!("a marker of type {kind} at {at}"),
         }
     };
-    assert!(expected.is_empty() && open.is_empty(), "every grain is there, and in a table");
+    assert!(expected.is_empty() && open.is_empty(), "every grain is stored, and in a table");
     assert_eq!(tables.keys().copied().collect::<Vec<_>>(), [0, 2, 3], "tables without a grain are left out");
     for index in 0..128 {
         let entry = u32_at(&bytes, directory + index as usize * 4);
@@ -166,12 +166,12 @@ fn a_stream_is_built_as_the_specification_says() {
     let mut footer = end[SECTOR..2 * SECTOR].to_vec();
     assert_eq!(header(&footer).directory, (directory / SECTOR) as u64);
     footer[56..64].fill(0xff);
-    assert_eq!(footer, bytes[..SECTOR], "but for the directory's address the footer is the header");
+    assert_eq!(footer, bytes[..SECTOR], "except for the directory's address the footer equals the header");
     assert_eq!(end[2 * SECTOR..], [0; SECTOR], "the end of the stream");
 }
 
 #[test]
-fn a_sparse_image_is_built_as_the_specification_says() {
+fn a_sparse_image_follows_the_specification() {
     let guest = disk();
     let bytes = write(raw(&guest), &[]);
     let sectors = guest.len() / SECTOR;
@@ -188,12 +188,12 @@ fn a_sparse_image_is_built_as_the_specification_says() {
     let expected = grains(&guest);
     let first = front.overhead as usize * SECTOR;
     let end = first + expected.len() * GRAIN;
-    assert!(bytes[end..].iter().all(|byte| *byte == 0), "nothing but zeros behind the last grain");
+    assert!(bytes[end..].iter().all(|byte| *byte == 0), "only zeros after the last grain");
     for directory in [front.redundant, front.directory] {
         let mut places = Vec::new();
         for table in 0..4u64 {
             let entry = u64::from(u32_at(&bytes, directory as usize * SECTOR + table as usize * 4));
-            assert_eq!(entry, directory + 1 + table * 4, "every table has its room");
+            assert_eq!(entry, directory + 1 + table * 4, "every table is written");
             for slot in 0..512 {
                 let entry = u32_at(&bytes, entry as usize * SECTOR + slot as usize * 4);
                 if entry != 0 {
@@ -204,7 +204,7 @@ fn a_sparse_image_is_built_as_the_specification_says() {
         let numbers: Vec<_> = expected.keys().copied().collect();
         assert_eq!(places.iter().map(|(number, _)| *number).collect::<Vec<_>>(), numbers);
         for (rank, (number, place)) in places.into_iter().enumerate() {
-            assert_eq!(place, first + rank * GRAIN, "grains follow each other in guest order");
+            assert_eq!(place, first + rank * GRAIN, "grains are consecutive in guest order");
             assert!(bytes[place..place + GRAIN] == expected[&number], "grain {number}");
         }
     }
@@ -215,7 +215,7 @@ fn a_sparse_image_is_built_as_the_specification_says() {
 }
 
 #[test]
-fn an_id_is_the_content_id_and_its_end_the_cid() {
+fn an_id_is_the_content_id_and_ends_in_the_cid() {
     let guest = pattern(GRAIN, 1);
     for kind in KINDS {
         let id = ("id", "123e4567-e89b-12d3-a456-426614174000");

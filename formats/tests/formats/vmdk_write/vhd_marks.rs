@@ -1,4 +1,4 @@
-//! A guest whose last sector holds the footer of a VHD must not make the target one.
+//! A guest with the footer of a VHD in its last sector must not turn the target into a VHD.
 
 use diskferry_core::WriteOrder;
 use diskferry_corpus::oracle::qemu_check;
@@ -9,16 +9,16 @@ use crate::support::{assert_same, noise, open_as, open_bytes, read_all};
 use crate::vmdk_write::made::*;
 
 #[test]
-fn a_target_is_no_vhd_whatever_the_guest_has_at_its_end() {
+fn a_target_is_never_a_vhd_whatever_the_guest_stores_at_its_end() {
     let plain = noise(3 * GRAIN, 1);
     let vhd = convert(&plain, "vhd", "subformat=fixed,force_size=on");
     let footer = &vhd[vhd.len() - 512..];
     assert!(footer.starts_with(b"conectix"));
-    // Length of the disk, where the footer is, how much of it.
+    // Length of the disk, offset of the footer, and its length.
     for (len, at, part) in [
         (3 * GRAIN, 3 * GRAIN - 512, 512),
         (3 * GRAIN, 3 * GRAIN - 511, 511),
-        // Zeros of the guest behind it, and of the grain that the disk ends in.
+        // Zeros of the guest after it, and of the grain that the disk ends in.
         (3 * GRAIN, 2 * GRAIN + 512, 512),
         (3 * GRAIN, 3 * GRAIN - 4196, 512),
         (3 * GRAIN - 1024, 3 * GRAIN - 1536, 512),
@@ -27,7 +27,8 @@ fn a_target_is_no_vhd_whatever_the_guest_has_at_its_end() {
         let mut guest = plain[..len].to_vec();
         guest[at..].fill(0);
         guest[at..at + part].copy_from_slice(&footer[..part]);
-        // As a raw disk it would be refused: it has the marks of a VHD. In a stream these are inside a zlib stream.
+        // As a raw disk it would be refused, because it has the magic of a VHD. In a stream that is inside a zlib
+        // stream.
         let source = convert(&guest, "vmdk", "subformat=streamOptimized");
         for kind in KINDS {
             for order in [WriteOrder::Any, WriteOrder::Ascending, WriteOrder::Sequential] {
