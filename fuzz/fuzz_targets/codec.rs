@@ -1,4 +1,5 @@
-//! Decompression, good and bad, beside other decoders; and compression, which must come back, within its window.
+//! Compares decompression of valid and invalid streams with other decoders. Compressed data must decode to the input, and
+//! matches must stay within the window.
 #![no_main]
 
 use diskferry_corpus::slow::codec as slow;
@@ -8,14 +9,14 @@ use diskferry_formats::internal::{
 use diskferry_fuzz::read::checked;
 use libfuzzer_sys::fuzz_target;
 
-/// What an input begins with: what is done with it, and a length.
+/// The start of an input: the operation and a length.
 const HEAD: usize = 4;
-/// Largest unit that is asked for.
+/// Maximum size of a unit.
 const MOST: usize = 1 << 17;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&[what, a, b, c], rest)) = bytes.split_first_chunk::<HEAD>() else { return };
-    // A unit is never empty.
+    // Units are never empty.
     if rest.is_empty() {
         return;
     }
@@ -37,7 +38,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// What we decode, another decoder does too, to the same bytes, and not more of the input is taken than there is.
+/// Asserts that another decoder produces the same bytes, and that no more input is consumed than exists.
 fn decode(
     len: usize,
     stored: &[u8],
@@ -47,36 +48,36 @@ fn decode(
     let mut out = vec![0xa5; len];
     if let Ok(taken) = checked(ours(stored, &mut out)) {
         assert!(taken <= stored.len());
-        let truth = slow(stored, len).expect("another decoder takes it");
-        assert!(truth == out, "another decoder makes other bytes of it");
+        let truth = slow(stored, len).expect("another decoder accepts the stream");
+        assert!(truth == out, "another decoder produces different bytes");
     }
 }
 
 fn back(unit: &[u8], stored: &[u8], decode: fn(&[u8], &mut [u8]) -> diskferry_core::Result<usize>) {
     let mut out = vec![0xa5; unit.len()];
-    let taken = decode(stored, &mut out).expect("what we made decodes");
+    let taken = decode(stored, &mut out).expect("the encoded unit can be decoded");
     assert_eq!(taken, stored.len());
-    assert!(out == unit, "what we made decodes to something else");
+    assert!(out == unit, "the encoded unit decodes to different bytes");
 }
 
 fn deflate(what: u8, level: u8, bits: u8, unit: &[u8]) {
-    // Long enough that a window matters.
+    // Long enough for the window to matter.
     let unit = unit.repeat(if what & 8 == 0 { 1 } else { 3 });
     let (level, bits) = (u32::from(level) % 10, 9 + bits % 7);
     let mut out = vec![0; unit.len() + 512];
     if let Some(made) = deflate_raw(level, bits, &unit, &mut out).expect("deflate works") {
         back(&unit, &out[..made], inflate_raw);
         let windowed = slow::inflate_windowed(&out[..made], bits);
-        assert!(windowed.is_some_and(|windowed| windowed == unit), "a match reaches behind the window");
+        assert!(windowed.is_some_and(|windowed| windowed == unit), "a match distance exceeds the window");
         let mut wrapped = vec![0; made + 6];
-        let made = wrap_zlib(&out[..made], &unit, &mut wrapped).expect("room for it");
+        let made = wrap_zlib(&out[..made], &unit, &mut wrapped).expect("the buffer is large enough");
         back(&unit, &wrapped[..made], inflate_zlib);
     }
 }
 
 fn zlib(level: u8, unit: &[u8]) {
     let mut out = vec![0; most_zlib(unit.len())];
-    let made = deflate_zlib(u32::from(level) % 10, unit, &mut out).expect("there is room");
+    let made = deflate_zlib(u32::from(level) % 10, unit, &mut out).expect("the buffer is large enough");
     back(unit, &out[..made], inflate_zlib);
     assert!(slow::inflate_zlib(&out[..made], unit.len()).is_some_and(|back| back == unit));
 }

@@ -1,5 +1,5 @@
-//! Any text as the descriptor of a VMDK, with a gate behind which every name leads to something: what follows the first
-//! NUL where it begins with `f`, else zeros. What is taken is read as the slow reader does.
+//! Reads arbitrary text as a VMDK descriptor, with a gate that opens every name. Names that begin with `f` give the bytes
+//! after the first NUL of the input; others give zeros. If diskferry accepts it, the slow reader must read the same bytes.
 #![no_main]
 
 use std::sync::{Arc, Mutex};
@@ -28,7 +28,7 @@ fuzz_target!(init: seeds::write_if_asked(&[Format::Vmdk], described), |bytes: &[
         return;
     }
     let asked = gate.asked.lock().expect("one thread").clone();
-    // One that names itself has another content behind the gate than it has itself.
+    // A descriptor that names itself gets different content through the gate.
     if asked.iter().any(|name| name == "disk.vmdk") {
         return;
     }
@@ -39,18 +39,18 @@ fuzz_target!(init: seeds::write_if_asked(&[Format::Vmdk], described), |bytes: &[
     if let Some(slow) = &slow {
         assert_eq!(disk.virtual_bytes(), slow.virtual_bytes(), "the size of the disk");
     }
-    // Names in another encoding than UTF-8 are bytes to the slow reader.
+    // The slow reader treats names that are not UTF-8 as bytes.
     if !text.is_ascii() {
         return;
     }
     for (at, len) in read::compared(disk.virtual_bytes()) {
         let Some(guest) = read::guest(&disk, at, len) else { continue };
-        let truth = slow.as_ref().and_then(|slow| slow.read(at, len)).expect("what is read can be read");
+        let truth = slow.as_ref().and_then(|slow| slow.read(at, len)).expect("the slow reader reads the range");
         assert!(guest == truth, "{len} bytes at {at} differ");
     }
 });
 
-/// A text that names the image of the seed.
+/// A descriptor that names the image of the seed.
 fn described(_: Format) -> Vec<u8> {
     let text = "version=1\nparentCID=ffffffff\ncreateType=\"custom\"\nRW 27 SPARSE \"f.vmdk\"\nRW 17 VMFSSPARSE \"f2.vmdk\"\n\
                 RDONLY 64 FLAT \"zeros\" 3\nRW 9 ZERO\n";

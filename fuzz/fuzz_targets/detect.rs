@@ -1,4 +1,4 @@
-//! Any bytes, with every declaration: what is detected and what is declared agree, or it is an error.
+//! Opens arbitrary bytes with every declared format. The detected and the declared format must agree, else opening fails.
 #![no_main]
 
 use diskferry_core::{Disk, ErrorKind, Result};
@@ -26,7 +26,7 @@ fn detect(bytes: &[u8]) {
             assert_eq!(disk.info().format, format.name());
         }
         match &unknown {
-            // What is detected opens as what it is and as nothing else.
+            // An image with a detected format opens only as that format.
             Ok(disk) if disk.info().format == format.name() => {
                 assert_eq!(said(&unknown), said(&declared))
             }
@@ -34,7 +34,7 @@ fn detect(bytes: &[u8]) {
             Err(error) => match error.kind() {
                 ErrorKind::AmbiguousFormat => assert_eq!(said(&unknown), said(&declared)),
                 ErrorKind::UnknownFormat => assert_eq!(format == Format::Raw, declared.is_ok(), "{format}"),
-                // Marks that do not hold up, or a sound header with something wrong behind it.
+                // The magic matches but the header is invalid, or the header is valid and a later structure is not.
                 _ => assert!(declared.is_err(), "{format}"),
             },
         }

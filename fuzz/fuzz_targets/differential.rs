@@ -1,4 +1,4 @@
-//! Any bytes as an image of any format: what diskferry takes, it reads as the slow reader does.
+//! Reads arbitrary bytes as an image of any format. If diskferry accepts the image, the slow reader must read the same bytes.
 #![no_main]
 
 use diskferry_corpus::slow;
@@ -19,7 +19,7 @@ fn compare(format: Format, bytes: &[u8]) {
     for (at, len) in read::compared(ours.virtual_bytes()) {
         let Some(guest) = read::guest(&ours, at, len) else { continue };
         let Some(truth) = slow.as_ref().and_then(|slow| slow.read(at, len)) else {
-            panic!("{format}: {len} bytes at {at} are read, and cannot be")
+            panic!("{format}: diskferry reads {len} bytes at {at}, the slow reader cannot")
         };
         let differs = guest.iter().zip(&truth).position(|(a, b)| a != b);
         assert_eq!(differs, None, "{format}: the first byte that differs from {at} on");

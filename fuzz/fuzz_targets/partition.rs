@@ -1,4 +1,4 @@
-//! Any bytes at the start and the end of a disk: its partition tables and file systems.
+//! Parses partition tables and file systems from arbitrary bytes at the start and the end of a disk.
 #![no_main]
 
 use bytes::Bytes;
@@ -8,9 +8,9 @@ use diskferry_fuzz::source::Guarded;
 use diskferry_fuzz::{read, repair};
 use libfuzzer_sys::fuzz_target;
 
-/// What an input begins with: the size of the disk, whether sums are put right, how much of the input is its end.
+/// The start of an input: the disk size, whether checksums are repaired, and how much of the input is the end of the disk.
 const HEAD: usize = 4;
-/// Bytes of entries of a GPT that sums are put right for: 128 entries of 128 bytes.
+/// Size of the GPT entries whose checksum is repaired: 128 entries of 128 bytes.
 const ENTRIES: usize = 128 * 128;
 
 fuzz_target!(|bytes: &[u8]| {

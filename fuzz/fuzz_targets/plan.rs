@@ -1,4 +1,4 @@
-//! Extents of any shape, planned: every needed byte once, nothing else but accepted gaps.
+//! Plans requests for arbitrary extents. Every needed byte must be fetched once, and nothing else except permitted gaps.
 #![no_main]
 
 use std::sync::Arc;
@@ -36,7 +36,7 @@ struct Unit {
     kind: u8,
     order: u8,
     file: bool,
-    /// A coded unit is stored in less than it decodes to, or in more.
+    /// The stored size of a coded unit; it may be less or more than the decoded size.
     stored: u16,
 }
 
@@ -47,9 +47,9 @@ struct Case {
     decoded: u32,
     gap: u16,
     waste: u32,
-    /// Everything lies as far behind as an address reaches.
+    /// Stored ranges end at the highest possible address.
     far: bool,
-    /// Some lie where others do, as hostile tables have it.
+    /// Some stored ranges overlap, as in hostile tables.
     overlapping: bool,
 }
 
@@ -69,7 +69,7 @@ impl Case {
         }
         let mut guest = GuestOffset::ZERO;
         let extent = |(unit, start): (&Unit, u64)| {
-            let range = GuestRange::new(guest, u64::from(unit.len).max(1)).expect("near the start");
+            let range = GuestRange::new(guest, u64::from(unit.len).max(1)).expect("the range does not overflow");
             guest = range.end();
             let stored = StoredRange::new(StoredOffset::new(start), unit.stored_len()).expect("it fits");
             let stored = Stored { file: FileIndex(unit.file.into()), range: stored };
@@ -98,7 +98,7 @@ fuzz_target!(|case: Case| {
     }
     let extents = case.extents();
     let request = RequestLimits {
-        // Of a byte each there would be millions of requests.
+        // Requests of one byte would be millions.
         bytes: u64::from(case.bytes % 100_000).max(256),
         decoded: case.decoded.into(),
         gap: case.gap.into(),
@@ -124,7 +124,7 @@ fn check_fetches(fetches: &[Fetch], request: RequestLimits, waste: u64) {
         assert_eq!(fetch.decoded, decoded);
         assert!(
             decoded <= request.decoded || fetch.parts.len() == 1 || {
-                // A single unit may decode to more; plain parts beside it decode to nothing.
+                // A single unit may decode to more; plain parts in the same request need no decoding.
                 fetch.parts.iter().filter(|part| part.codec.is_some()).count() == 1
             }
         );
@@ -132,16 +132,16 @@ fn check_fetches(fetches: &[Fetch], request: RequestLimits, waste: u64) {
         for part in &fetch.parts {
             assert!(fetch.range.contains(part.stored), "{part:?} is not in {fetch:?}");
             let gap = part.stored.start().get().saturating_sub(at.get());
-            assert!(gap <= request.gap, "a long gap is read through");
+            assert!(gap <= request.gap, "a gap above the limit is fetched");
             wasted = wasted.saturating_add(gap);
             at = at.max(part.stored.end());
         }
-        assert_eq!(at, fetch.range.end(), "a request ends with what it is for");
+        assert_eq!(at, fetch.range.end(), "a request ends with its last part");
     }
-    assert!(wasted <= waste, "more is read through than allowed");
+    assert!(wasted <= waste, "gaps exceed the permitted waste");
 }
 
-/// Every byte of every extent that is fetched is in one part.
+/// Asserts that every byte of every fetched extent is in exactly one part.
 fn check_parts(extents: &[Extent], fetches: &[Fetch]) {
     let parts = fetches.iter().flat_map(|fetch| fetch.parts.iter().map(|part| (fetch.file, part)));
     let mut parts: Vec<_> = parts.collect();

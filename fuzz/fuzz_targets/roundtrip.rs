@@ -1,4 +1,4 @@
-//! Any small disk, written in any format to a sink of any order, reads back as itself: by our reader and by the slow one.
+//! Writes a small disk in any format to a sink with any write order. Our reader and the slow reader must read it back.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -26,17 +26,17 @@ fuzz_target!(|case: Case| {
     guest.resize(guest.len().next_multiple_of(kind.2 as usize), 0);
     let (image, report) = match written(disk, kind, order) {
         Ok(written) => written,
-        // A fixed VHD of no bytes is refused.
+        // An empty fixed VHD is refused.
         Err(error) if guest.is_empty() && error.kind() == ErrorKind::DestinationUnsuitable => return,
         Err(error) => panic!("{kind:?}, {order:?}: {error:?}"),
     };
     assert_eq!(report.digest, Some(digest_of(&guest)), "{kind:?}, {order:?}: the digest");
-    let back = read::open(image.clone(), Declared::Format(kind.0)).expect("what we wrote opens");
-    let bytes = read::guest(&back, 0, guest.len() as u64).expect("what we wrote reads");
+    let back = read::open(image.clone(), Declared::Format(kind.0)).expect("the written image opens");
+    let bytes = read::guest(&back, 0, guest.len() as u64).expect("the written image can be read");
     assert!(back.virtual_bytes() == guest.len() as u64 && bytes == guest, "{kind:?}, {order:?}: our reader");
     assert!(back.warnings().list().is_empty(), "{kind:?}, {order:?}: {:?}", back.warnings().list());
     let files = [("image", &image[..])];
-    let slow = slow::open(kind.0.name(), &files).expect("the slow reader opens it");
+    let slow = slow::open(kind.0.name(), &files).expect("the slow reader opens the image");
     assert_eq!(slow.virtual_bytes(), guest.len() as u64);
     assert!(
         slow.read(0, guest.len() as u64).is_some_and(|bytes| bytes == guest),

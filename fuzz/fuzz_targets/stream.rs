@@ -1,4 +1,4 @@
-//! Any bytes as a streamOptimized VMDK, in one pass and by random access: who reads it both ways gets the same disk.
+//! Reads arbitrary bytes as a streamOptimized VMDK, in one pass and by random access. If both succeed, the disks must be equal.
 #![no_main]
 
 use diskferry_core::{ErrorKind, Result, Tally};
@@ -7,17 +7,17 @@ use diskferry_fuzz::source::Portions;
 use diskferry_fuzz::{read, seeds};
 use libfuzzer_sys::fuzz_target;
 
-/// Largest disk that is put together.
+/// Maximum size of a disk that is assembled.
 const MOST: u64 = 4 << 20;
-/// Most guest bytes that are decoded.
+/// Maximum number of guest bytes that are decoded.
 const MOST_DECODED: u64 = 8 << 20;
 
-/// The disk in one pass: its size, and its bytes where it is small enough.
+/// Reads the disk in one pass: its size, and its bytes if it is small enough.
 fn in_one_pass(bytes: &[u8]) -> Result<Option<(u64, Vec<u8>)>> {
     let portions = Box::new(Portions::new(bytes.to_vec()));
     let opened = read::now(open_stream(portions, Declared::Unknown));
     let mut stream = match opened {
-        // Of what cannot be read in one pass the user is told so.
+        // An image that cannot be read in one pass is refused with an error that says so.
         Err(error) if error.kind() == ErrorKind::Usage => return Err(error),
         opened => read::checked(opened)?,
     };

@@ -1,4 +1,4 @@
-//! Any bytes as a VHD: open, map, read; as they are, and with their sums put right.
+//! Opens, maps and reads arbitrary bytes as a VHD: unchanged, and with repaired checksums.
 #![no_main]
 
 use diskferry_formats::Format;

@@ -1,10 +1,10 @@
-//! What the fuzz targets share.
+//! Code that the fuzz targets share.
 //!
-//! A target takes bytes, makes an image or the like of them, and has diskferry read it: from a source that notices
-//! every read behind its end ([`source`]), under a budget, with the promises of block maps checked on the way
-//! ([`read`]). Sums that would stop most mutations at the door are put right ([`repair`]).
+//! A target interprets its input as an image, a table or a stream, and reads it with diskferry. The source panics on a read
+//! past its end ([`source`]). Reads have a budget, and the contracts of block maps are checked ([`read`]). Checksums are
+//! recomputed, because a wrong checksum would stop most mutations ([`repair`]).
 //!
-//! Every target begins from seeds that it makes itself: see [`seeds`].
+//! Every target generates its own seeds: see [`seeds`].
 
 pub mod made;
 pub mod read;

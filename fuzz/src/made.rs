@@ -1,4 +1,4 @@
-//! Small disks, and what they are written as.
+//! Small generated disks, and the targets that they are converted to.
 
 use std::sync::{Arc, LazyLock};
 
@@ -9,10 +9,10 @@ use diskferry_formats::{Format, TargetOptions, layout};
 
 use crate::source::Guarded;
 
-/// A kind of target: format, options, and what the size of its disks is rounded up to a multiple of.
+/// A kind of target: format, options, and the granularity to which the disk size is rounded up.
 pub type Kind = (Format, &'static str, u64);
 
-/// Kinds of targets. The first of a format is its plainest.
+/// Kinds of targets. The first one of each format is the simplest.
 pub const KINDS: &[Kind] = &[
     (Format::Raw, "", 1),
     (Format::Vhd, "align=512", 512),
@@ -26,33 +26,33 @@ pub const KINDS: &[Kind] = &[
     (Format::Vmdk, "subformat=streamOptimized,align=512", 512),
 ];
 
-/// Bytes of a disk, one behind the other.
+/// A run of consecutive bytes on a disk.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub struct Run {
-    /// How many, in a unit that `fine` says.
+    /// Length, in the unit that `fine` selects.
     pub len: u8,
-    /// Whether they are counted in bytes or in blocks of 4 KiB.
+    /// True if the length is in bytes, false if in blocks of 4 KiB.
     pub fine: bool,
-    /// What they are.
+    /// The content.
     pub content: Content,
-    /// Which they are, where there are several such.
+    /// The seed, for content that depends on one.
     pub seed: u8,
 }
 
-/// What bytes of a disk are.
+/// The content of a run.
 #[derive(Arbitrary, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Content {
-    /// Not compressible.
+    /// Incompressible.
     Noise,
     /// Compressible.
     Text,
-    /// Zeros that the map does not know of.
+    /// Zeros that the map reports as data.
     Zeros,
-    /// Zeros that it does.
+    /// Zeros that the map reports as zeros.
     Hole,
 }
 
-/// Most bytes of a disk.
+/// Maximum size of a disk in bytes.
 const MOST: usize = 512 << 10;
 
 struct Map(Vec<Extent>);
@@ -67,7 +67,7 @@ impl BlockMap for Map {
     }
 }
 
-/// A disk of these runs, cut where it becomes too long, and its bytes.
+/// Builds a disk of these runs, truncated to the maximum size, and returns its bytes.
 pub fn disk(runs: &[Run]) -> (Disk, Vec<u8>) {
     let mut guest: Vec<u8> = Vec::new();
     let mut extents = Extents::new();
@@ -99,16 +99,16 @@ pub fn disk(runs: &[Run]) -> (Disk, Vec<u8>) {
     (Disk::new(geometry, vec![source], map, Warnings::new(), Vec::new()), guest)
 }
 
-/// Workers and a runtime, made once.
+/// CPU workers and a runtime, created once.
 static RESOURCES: LazyLock<(tokio::runtime::Runtime, Arc<CpuPool>)> = LazyLock::new(|| {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     (runtime, Arc::new(CpuPool::new(1).expect("a worker")))
 });
 
-/// The target that a disk becomes.
+/// Converts a disk to a target.
 ///
 /// # Errors
-/// What the conversion answers.
+/// The errors of the conversion.
 pub fn written(disk: Disk, (format, options, _): Kind, order: WriteOrder) -> Result<(Vec<u8>, Report)> {
     let (runtime, pool) = &*RESOURCES;
     let layout = layout(format, &TargetOptions::parse(format, options)?, order)?;

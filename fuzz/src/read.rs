@@ -1,4 +1,4 @@
-//! Reading whatever opens, with the promises of diskferry's traits checked.
+//! Reads every image that opens, and checks the contracts of diskferry's traits.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use diskferry_formats::{Declared, Format};
 
 use crate::source::Guarded;
 
-/// Most extents that one execution looks at.
+/// Maximum number of extents per execution.
 const MOST_EXTENTS: usize = 40_000;
-/// Most answers of a map that one execution asks for.
+/// Maximum number of map queries per execution.
 const MOST_ANSWERS: usize = 64;
-/// Most guest bytes that one execution decodes in each of its ways.
+/// Maximum number of guest bytes that an execution decodes by each method.
 const MOST_READ: u64 = 2 << 20;
 
-/// Runs a future to its end; nothing here waits for anything outside.
+/// Runs a future to completion; it must never be pending.
 pub fn now<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let mut context = Context::from_waker(Waker::noop());
@@ -26,29 +26,29 @@ pub fn now<T>(future: impl Future<Output = T>) -> T {
             return out;
         }
     }
-    panic!("it waits for something")
+    panic!("the future is pending")
 }
 
-/// Opens bytes.
+/// Opens bytes as an image.
 ///
 /// # Errors
-/// What opening answers.
+/// The errors of opening.
 pub fn open(bytes: impl Into<Bytes>, declared: Declared) -> Result<Disk> {
     checked(now(diskferry_formats::open(Guarded::new(bytes), declared)))
 }
 
-/// As [`open`], with a gate.
+/// Like [`open`], with a gate.
 ///
 /// # Errors
-/// What opening answers.
+/// The errors of opening.
 pub fn open_with(source: Arc<dyn Source>, declared: Declared, gate: Arc<dyn Gate>) -> Result<Disk> {
     checked(now(diskferry_formats::open_with(source, declared, gate)))
 }
 
-/// The same result; an error must be one of the image, and one that can be printed.
+/// Returns the result unchanged. Asserts that an error concerns the image and is printable.
 ///
 /// # Errors
-/// That of `result`.
+/// The error of `result`.
 pub fn checked<T>(result: Result<T>) -> Result<T> {
     if let Err(error) = &result {
         check(error);
@@ -63,8 +63,8 @@ fn check(error: &Error) {
     assert!(texts.into_iter().flatten().all(plain), "{error:?}");
 }
 
-/// All of a disk, as far as the budget goes: its map from the start and at its end, what is mapped, and the same
-/// bytes whatever window they are asked for in.
+/// Reads a disk within the budget: its map from the start and at the end, and the mapped data. Asserts that the bytes do not
+/// depend on the requested window.
 pub fn all(disk: &Disk) {
     for refusal in disk.refusals() {
         check(&refusal.into());
@@ -80,7 +80,7 @@ pub fn all(disk: &Disk) {
     }
 }
 
-/// Walks a part of the map and decodes what it maps, until `read` reaches the most that one execution reads.
+/// Walks a part of the map and decodes its extents, until `read` reaches the maximum per execution.
 fn walk(disk: &Disk, range: GuestRange, read: &mut u64) {
     let mut at = range.start();
     let mut seen = 0;
@@ -88,7 +88,7 @@ fn walk(disk: &Disk, range: GuestRange, read: &mut u64) {
         if at >= range.end() || seen > MOST_EXTENTS {
             return;
         }
-        // Windows of many lengths, but mostly all that there is.
+        // Windows of many lengths, but usually the whole rest.
         let window = GuestRange::between(at, range.end());
         let window = if answer % 4 == 3 { window.split_at(100_000).0 } else { window };
         let Ok(extents) = checked(now(disk.extents(window))) else { return };
@@ -104,26 +104,26 @@ fn walk(disk: &Disk, range: GuestRange, read: &mut u64) {
     }
 }
 
-/// Stored bytes lie in their file, units are no longer than they may be.
+/// Asserts that stored ranges are inside their file and units do not exceed the maximum size.
 fn check_extent(disk: &Disk, extent: &Extent) {
-    assert!(extent.guest.end().get() <= disk.virtual_bytes(), "{extent:?} is behind the end of the disk");
+    assert!(extent.guest.end().get() <= disk.virtual_bytes(), "{extent:?} is past the end of the disk");
     let stored = match &extent.kind {
         ExtentKind::Data(stored) | ExtentKind::Sparse(stored) => stored,
         ExtentKind::Coded(coded) => {
             assert!(extent.guest.len() <= MAX_UNIT_BYTES, "{extent:?}");
-            assert!(coded.stored.range.len() <= 2 * MAX_UNIT_BYTES + 4096, "{extent:?} takes too many bytes");
+            assert!(coded.stored.range.len() <= 2 * MAX_UNIT_BYTES + 4096, "{extent:?} is stored in too many bytes");
             &coded.stored
         }
         ExtentKind::Zero | ExtentKind::Hole => return,
     };
-    let file = disk.file(stored.file).expect("a map names files of the disk");
+    let file = disk.file(stored.file).expect("the map refers to a file of the disk");
     assert!(stored.range.end().get() <= file.len(), "{extent:?} of an object of {}", file.len());
 }
 
-/// Fetches and decodes an extent, as far as it is worth; gives how many guest bytes it was.
+/// Fetches and decodes an extent, up to a limit. Returns the number of guest bytes.
 fn decode(disk: &Disk, extent: &Extent) -> u64 {
     let Some(stored) = extent.to_fetch() else { return 0 };
-    let file = disk.file(stored.file).expect("a map names files of the disk");
+    let file = disk.file(stored.file).expect("the map refers to a file of the disk");
     let ExtentKind::Coded(coded) = &extent.kind else {
         let _ = checked(now(file.read(stored.range.split_at(1 << 20).0)));
         return extent.guest.len();
@@ -133,13 +133,13 @@ fn decode(disk: &Disk, extent: &Extent) -> u64 {
     let mut tally = Tally::default();
     let decoded = checked(coded.codec.decode(extent.guest, &bytes, &mut out, &mut tally));
     if let Ok(Some(stream)) = decoded {
-        assert!(bytes.get(stream.bytes).is_some(), "a stream outside of its unit");
+        assert!(bytes.get(stream.bytes).is_some(), "the stream is outside its unit");
     }
     let _ = coded.codec.warning(&tally);
     extent.guest.len()
 }
 
-/// Which way a disk is asked for makes no difference to its bytes.
+/// Asserts that the bytes do not depend on how they are requested.
 fn windows_agree(disk: &Disk) {
     let len = disk.virtual_bytes().min(MOST_READ / 2);
     let Some(whole) = guest(disk, 0, len) else { return };
@@ -157,20 +157,20 @@ fn windows_agree(disk: &Disk) {
     }
 }
 
-/// The `len` guest bytes from `at` on, if they can be read.
+/// Reads `len` guest bytes at `at`, if possible.
 pub fn guest(disk: &Disk, at: u64, len: u64) -> Option<Bytes> {
     let range = GuestRange::new(GuestOffset::new(at), len)?;
     checked(now(disk.read(range))).ok()
 }
 
-/// Opens, and reads all, of bytes declared to be of a format.
+/// Opens bytes with a declared format, and reads everything.
 pub fn read_as(format: Format, bytes: &[u8]) {
     if let Ok(disk) = open(bytes.to_vec(), Declared::Format(format)) {
         all(&disk);
     }
 }
 
-/// The parts of a disk that readers are compared in: all of a small one, both ends of a large one.
+/// Returns the ranges in which readers are compared: all of a small disk, both ends of a large one.
 pub fn compared(virtual_bytes: u64) -> Vec<(u64, u64)> {
     const PART: u64 = 512 << 10;
     if virtual_bytes <= 2 * PART {

@@ -1,6 +1,6 @@
-//! Sums put right, so that what a mutation changed is looked at and not refused for its sum.
+//! Recomputes checksums, so that a mutated structure is parsed and not refused for its checksum.
 
-/// Writes the one's complement of the sum of all bytes in `at..at + len` to the field `field` of it.
+/// Writes the one's complement of the sum of all bytes in `at..at + len` to its field `field`.
 fn vhd_sum(image: &mut [u8], at: usize, len: usize, field: usize) {
     let Some(bytes) = at.checked_add(len).and_then(|end| image.get_mut(at..end)) else { return };
     bytes[field..field + 4].fill(0);
@@ -12,7 +12,7 @@ fn begins(image: &[u8], at: usize, cookie: &[u8]) -> bool {
     image.get(at..).is_some_and(|rest| rest.starts_with(cookie))
 }
 
-/// The sums of a VHD's footers and of its header.
+/// Repairs the checksums of a VHD's footers and header.
 pub fn vhd(image: &mut [u8]) {
     for at in [Some(0), image.len().checked_sub(512)].into_iter().flatten() {
         if begins(image, at, b"conectix") {
@@ -26,7 +26,7 @@ pub fn vhd(image: &mut [u8]) {
     }
 }
 
-/// The sums of a GPT header at `at`, of `entries` bytes of entries.
+/// Repairs the checksums of a GPT header at `at` with `entries` bytes of entries.
 pub fn gpt(header: &mut [u8], entries: &[u8]) {
     if !begins(header, 0, b"EFI PART") || header.len() < 92 {
         return;

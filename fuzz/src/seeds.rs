@@ -1,6 +1,6 @@
-//! Where fuzzing begins: small images of every kind, the samples of the corpus and its malformed headers.
+//! Seeds for fuzzing: small images of every kind, the samples of the corpus and its malformed headers.
 //!
-//! A target that is started with `FUZZ_SEEDS=DIRECTORY` writes its seeds there and ends.
+//! A target that is started with `FUZZ_SEEDS=DIRECTORY` writes its seeds to that directory and exits.
 
 use std::path::Path;
 
@@ -9,15 +9,15 @@ use diskferry_formats::Format;
 
 use crate::made::{Content, KINDS, Run, disk, written};
 
-/// Longest seed, in bytes: longer ones make every execution slow.
+/// Maximum length of a seed, in bytes. Longer seeds make every execution slow.
 const LONGEST: usize = 256 << 10;
 
-/// Writes the seeds of a target that takes images of these formats, each behind what `prefix` gives for it, and ends the
-/// process; returns where that is not asked for.
+/// If `FUZZ_SEEDS` is set, writes the seeds for a target that reads these formats, and exits the process. Each seed starts
+/// with the bytes that `prefix` returns for its format.
 pub fn write_if_asked(formats: &[Format], prefix: fn(Format) -> Vec<u8>) {
     let Some(directory) = std::env::var_os("FUZZ_SEEDS") else { return };
     let directory = Path::new(&directory);
-    std::fs::create_dir_all(directory).expect("the directory of the seeds");
+    std::fs::create_dir_all(directory).expect("the seed directory can be created");
     let mut count = 0;
     for (format, image) in images().into_iter().filter(|(format, _)| formats.contains(format)) {
         let seed = [prefix(format), image].concat();
@@ -44,7 +44,7 @@ fn images() -> Vec<(Format, Vec<u8>)> {
     for kind in KINDS {
         for shape in &shapes {
             let made = written(disk(shape).0, *kind, WriteOrder::Any);
-            images.push((kind.0, made.expect("a small disk is written").0));
+            images.push((kind.0, made.expect("the small disk is converted").0));
         }
     }
     let samples = diskferry_corpus::samples().iter();
@@ -63,7 +63,7 @@ fn images() -> Vec<(Format, Vec<u8>)> {
     images
 }
 
-/// Malformed headers by name, where the corpus has any. The extension tells the format.
+/// Malformed headers of the corpus, with their names. The extension is the format.
 fn malformed() -> Vec<(Format, Vec<u8>)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus/malformed");
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
@@ -77,7 +77,7 @@ fn put(image: &mut [u8], at: usize, bytes: &[u8]) {
     image[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
-/// A QCOW2 with sub-clusters of every kind: header, refcount table, L1, L2 and a cluster, of 16 KiB each.
+/// A QCOW2 with sub-clusters of every kind: header, refcount table, L1 table, L2 table and a cluster, of 16 KiB each.
 fn extended_l2() -> Vec<u8> {
     const CLUSTER: usize = 16 << 10;
     let mut image = vec![0; 5 * CLUSTER];
@@ -100,7 +100,7 @@ fn extended_l2() -> Vec<u8> {
     image
 }
 
-/// A COWD extent of two grains of 4 KiB.
+/// A COWD extent with two grains of 4 KiB.
 fn cowd() -> Vec<u8> {
     let mut image = b"COWD".to_vec();
     for field in [1u32, 3, 17, 8, 4, 1, 0] {

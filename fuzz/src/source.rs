@@ -1,4 +1,4 @@
-//! Sources for fuzzing: they never wait, count what is asked of them, and take no read behind their end.
+//! Sources for fuzzing: they never wait, count requests, and panic on a read past their end.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use diskferry_core::{BoxFuture, ByteStream, Capabilities, Error, ErrorKind, Gate, Identity, Result, Segment, SiblingName, Source, StoredRange, Traffic};
 
-/// Most bytes that one execution reads of a source, however often.
+/// Maximum number of bytes that an execution reads from a source, repeated reads included.
 const MOST_BYTES: u64 = 48 << 20;
-/// Most requests of one execution.
+/// Maximum number of requests per execution.
 const MOST_REQUESTS: u64 = 20_000;
 
-/// Bytes, zeros elsewhere, as an object of some length.
+/// An object with a length that has some bytes and is zero elsewhere.
 #[derive(Debug)]
 pub struct Guarded {
     len: u64,
@@ -24,16 +24,16 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// An object of these bytes.
+    /// Creates an object with these bytes.
     pub fn new(bytes: impl Into<Bytes>) -> Arc<Self> {
         let bytes = bytes.into();
         Self::sparse(bytes.len() as u64, [(0, bytes)])
     }
 
-    /// An object of `len` bytes, zeros but for these pieces, which do not overlap.
+    /// Creates an object of `len` bytes that is zero except for these pieces, which do not overlap.
     pub fn sparse(len: u64, pieces: impl IntoIterator<Item = (u64, Bytes)>) -> Arc<Self> {
         let pieces: BTreeMap<u64, Bytes> = pieces.into_iter().collect();
-        // Of either kind, as the input has it: over a network head and tail are used in another way.
+        // The input selects local or remote: head and tail are used differently for a remote source.
         let remote = len % 2 == 1 || pieces.values().next().is_some_and(|piece| piece.len() / 512 % 2 == 1);
         let (requests, read) = (AtomicU64::new(0), AtomicU64::new(0));
         Arc::new(Self { len, pieces, remote, requests, read, identity: Identity::default() })
@@ -80,15 +80,15 @@ impl Source for Guarded {
     }
 
     fn read(&self, range: StoredRange) -> BoxFuture<'_, Result<Bytes>> {
-        assert!(range.end().get() <= self.len, "bytes {range} are read of an object of {}", self.len);
-        assert!(range.len() <= 16 << 20, "{} bytes are read at once", range.len());
+        assert!(range.end().get() <= self.len, "read of {range} from an object of {}", self.len);
+        assert!(range.len() <= 16 << 20, "one read of {} bytes", range.len());
         let requests = self.requests.fetch_add(1, Ordering::Relaxed);
         let read = self.read.fetch_add(range.len(), Ordering::Relaxed);
         Box::pin(async move {
             if requests >= MOST_REQUESTS || read >= MOST_BYTES {
                 return Err(Error::new(
                     ErrorKind::SourceUnavailable,
-                    "the budget of the execution is used up",
+                    "the budget of the execution is exhausted",
                 ));
             }
             Ok(self.bytes(range))
@@ -105,12 +105,12 @@ impl Source for Guarded {
     }
 }
 
-/// A gate behind which every name leads to bytes; it remembers the names.
+/// A gate that opens every name and records the names.
 #[derive(Debug)]
 pub struct OpenGate {
-    /// What a name that begins with `f` leads to. All others lead to zeros.
+    /// The content for names that begin with `f`. All other names give zeros.
     pub file: Bytes,
-    /// The names asked for.
+    /// The requested names.
     pub asked: Mutex<Vec<String>>,
 }
 
@@ -118,7 +118,7 @@ impl OpenGate {
     /// Length of a file of zeros.
     pub const ZEROS: usize = 1 << 20;
 
-    /// What a name leads to.
+    /// Returns the content for a name.
     pub fn bytes(&self, name: &str) -> Bytes {
         if name.starts_with('f') { self.file.clone() } else { Bytes::from_static(&[0; Self::ZEROS]) }
     }
@@ -127,14 +127,14 @@ impl OpenGate {
 impl Gate for OpenGate {
     fn open(&self, name: &SiblingName) -> BoxFuture<'_, Result<Arc<dyn Source>>> {
         let plain = !name.as_str().contains(['/', '\\', ':']) && !name.as_str().contains(char::is_control);
-        assert!(plain && name.as_str() != ".." && name.as_str() != ".", "{name:?} is opened");
+        assert!(plain && name.as_str() != ".." && name.as_str() != ".", "the gate was asked for {name:?}");
         self.asked.lock().expect("one thread").push(name.as_str().to_owned());
         let source = Guarded::new(self.bytes(name.as_str()));
         Box::pin(async move { Ok(source as Arc<dyn Source>) })
     }
 }
 
-/// Bytes as a stream, in portions of changing length.
+/// A stream of bytes, in chunks of varying length.
 #[derive(Debug)]
 pub struct Portions {
     rest: Bytes,
@@ -142,7 +142,7 @@ pub struct Portions {
 }
 
 impl Portions {
-    /// A stream of these bytes.
+    /// Creates a stream of these bytes.
     pub fn new(bytes: impl Into<Bytes>) -> Self {
         Self { rest: bytes.into(), given: 0 }
     }
