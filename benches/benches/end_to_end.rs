@@ -1,8 +1,8 @@
-//! The whole way: an image in a store, behind a slow line, to a raw disk in memory.
+//! End-to-end conversion: from an image in a store on a slow network to a raw disk in memory.
 //!
-//! The store is the S3 server of the tests, in this process. How slow its line is and how large the disk is can be set:
-//! `BENCH_LATENCY_MS` (5), `BENCH_MBPS` for all connections together (250, in 10⁶ bytes a second), `BENCH_MIB` (32). The sides
-//! of another link are compared by the program `side-by-side`; this is for seeing what a change does.
+//! The store is the embedded S3 server of the tests, in this process. Environment variables set the simulated network and the
+//! disk size: `BENCH_LATENCY_MS` (default 5), `BENCH_MBPS` for all connections (default 250, in 10⁶ bytes per second) and
+//! `BENCH_MIB` (default 32). This benchmark shows the effect of a change; the program `side-by-side` compares other tools.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,25 +21,25 @@ use tokio::runtime::Runtime;
 
 const BUCKET: &str = "images";
 
-/// A number from the environment, or the usual one.
+/// Returns a number from the environment, or the default.
 fn set(name: &str, usual: u64) -> u64 {
     match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is no whole number: {text}")),
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} must be a whole number, not {text}")),
         Err(_) => usual,
     }
 }
 
 async fn convert(disk: Disk, format: Format, options: TargetOptions, sink: Box<dyn Sink>) -> Report {
     let target = create(format, sink, &options).expect("it exists");
-    Conversion::new(disk, target).run().await.expect("a sound image")
+    Conversion::new(disk, target).run().await.expect("a valid image")
 }
 
 async fn stored(client: &Client, name: &str, format: Format) -> Disk {
-    let source = S3Source::open(client, &format!("s3://{BUCKET}/{name}")).await.expect("it is there");
-    open(Arc::new(source), Declared::Format(format)).await.expect("a sound image")
+    let source = S3Source::open(client, &format!("s3://{BUCKET}/{name}")).await.expect("the object exists");
+    open(Arc::new(source), Declared::Format(format)).await.expect("a valid image")
 }
 
-/// Makes an image of `raw` and puts it into the store.
+/// Makes an image of `raw` and uploads it to the store.
 async fn put(
     server: &Server,
     dir: &Path,
@@ -55,7 +55,7 @@ async fn put(
     place.sync = false;
     let sink = FileSink::create(&path, place).await.expect("a file");
     convert(disk, format, options, Box::new(sink)).await;
-    server.put_file(BUCKET, name, &path).await.expect("it is stored");
+    server.put_file(BUCKET, name, &path).await.expect("the object is stored");
 }
 
 fn from_a_store(c: &mut Criterion) {
@@ -63,7 +63,7 @@ fn from_a_store(c: &mut Criterion) {
     let server = Server::start(ServerOptions::default()).expect("a port");
     let dir = tempfile::tempdir().expect("a directory");
     let len = set("BENCH_MIB", 32) as usize * (1 << 20);
-    // A third of it is content.
+    // One third of the disk has content.
     let raw = bytes::Bytes::from(disk(len, len / 3));
     let images = [
         ("raw", Format::Raw, &[][..]),
@@ -101,7 +101,7 @@ fn from_a_store(c: &mut Criterion) {
                 runtime.block_on(async {
                     let disk = Arc::new(stored(&client, name, format).await);
                     let (limits, resources) = (Limits::default(), Default::default());
-                    measure_at(&disk, &limits, Depth::Quick, None, &resources).await.expect("a sound image")
+                    measure_at(&disk, &limits, Depth::Quick, None, &resources).await.expect("a valid image")
                 })
             });
         });

@@ -1,6 +1,6 @@
-//! Large images without their data: all tables of a disk of tens of gibibytes, in a few MiB of memory.
+//! Large images without data: all tables of a disk of tens of gibibytes, in a few MiB of memory.
 //!
-//! The data is where the tables say, as zeros that nobody reads: a walk of the map reads tables only.
+//! The data at the mapped offsets is zeros and is never read: a walk of the map reads tables only.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,31 +10,31 @@ use bytes::{Bytes, BytesMut};
 use diskferry_core::internal::check_range;
 use diskferry_core::{BoxFuture, Capabilities, Identity, Result, Segment, Source, StoredRange, Traffic};
 
-/// Guest bytes of a cluster, and of a grain.
+/// Size of a cluster and of a grain, in guest bytes.
 pub const UNIT: u64 = 64 << 10;
 const SECTOR: u64 = 512;
 
-/// In which order the units of a disk are stored.
+/// The storage order of a disk's units.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
-    /// As the guest sees them.
+    /// In guest order.
     Guest,
-    /// In an order that has nothing to do with it.
+    /// In an unrelated order.
     Shuffled,
 }
 
 impl Order {
-    /// Where unit `number` of `count` is stored among them.
+    /// Returns the position of unit `number` of `count` in the storage order.
     fn place(self, number: u64, count: u64) -> u64 {
         match self {
             Self::Guest => number,
-            // Coprime to every count that has no other prime factors than 2 and 5.
+            // Coprime to every count whose only prime factors are 2 and 5.
             Self::Shuffled => number * 40_503 % count,
         }
     }
 }
 
-/// A source that holds some stretches and reads as zeros between them.
+/// A source that has data in some ranges and zeros between them.
 #[derive(Debug)]
 pub struct Skeleton {
     len: u64,
@@ -45,7 +45,7 @@ pub struct Skeleton {
 }
 
 impl Skeleton {
-    /// `len` bytes of zeros.
+    /// Creates a source of `len` zeros.
     pub fn new(len: u64) -> Self {
         Self {
             len,
@@ -56,19 +56,19 @@ impl Skeleton {
         }
     }
 
-    /// Puts a stretch at `at`; it overlaps no other one.
+    /// Adds data at `at`, which must not overlap other data.
     pub fn put(&mut self, at: u64, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
         self.len = self.len.max(at + bytes.len() as u64);
         self.stretches.insert(at, bytes);
     }
 
-    /// Makes the last byte other than zero: an object that ends in zeros may have lost its tables, and readers look closer.
+    /// Sets the last byte to a non-zero value. An object that ends in zeros may be truncated, and readers then check more.
     fn end_in_data(&mut self) {
         self.put(self.len.saturating_sub(1), vec![1]);
     }
 
-    /// It, to be opened.
+    /// Returns it as a source.
     pub fn source(self) -> Arc<dyn Source> {
         Arc::new(self)
     }
@@ -133,7 +133,7 @@ impl Source for Skeleton {
     }
 }
 
-/// Bytes with numbers put at places.
+/// A buffer with numbers at given offsets.
 struct Record(Vec<u8>);
 
 impl Record {
@@ -150,20 +150,20 @@ impl Record {
 /// How the clusters of a QCOW2 are stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Clusters {
-    /// As they are.
+    /// Uncompressed.
     Plain,
-    /// Each as a stream of about a third of its length.
+    /// Each compressed to about a third of its size.
     Compressed,
 }
 
-/// A version 3 QCOW2 of `disk_bytes`, all of it stored, in clusters of 64 KiB, with each L2 table among its data as a
-/// writer that goes along leaves them.
+/// A fully allocated QCOW2 version 3 of `disk_bytes` with 64 KiB clusters. Each L2 table is followed by its data, as a
+/// sequential writer stores them.
 pub fn qcow2(disk_bytes: u64, clusters: Clusters, order: Order) -> Skeleton {
     const ENTRIES: u64 = UNIT / 8;
     const STREAM: u64 = 21 << 10;
     let count = disk_bytes.div_ceil(UNIT);
     let tables = count.div_ceil(ENTRIES);
-    // Header, refcount table, L1 table; then a table, what 8192 entries store, a table, …
+    // Header, refcount table, L1 table; then an L2 table, the data of its 8192 entries, the next L2 table, …
     let stored = match clusters {
         Clusters::Plain => UNIT,
         Clusters::Compressed => STREAM,
@@ -205,7 +205,7 @@ pub fn qcow2(disk_bytes: u64, clusters: Clusters, order: Order) -> Skeleton {
     image
 }
 
-/// A dynamic VHD of `disk_bytes`, all of it stored, in blocks of 2 MiB.
+/// A fully allocated dynamic VHD of `disk_bytes` with blocks of 2 MiB.
 pub fn vhd(disk_bytes: u64, order: Order) -> Skeleton {
     const BLOCK: u64 = 2 << 20;
     const STRIDE: u64 = SECTOR + BLOCK;
@@ -280,17 +280,17 @@ fn vmdk_descriptor(disk_bytes: u64, kind: &str) -> Vec<u8> {
     Record::new(20 * SECTOR as usize).put(0, text.as_bytes()).0
 }
 
-/// What the grain tables of a VMDK name.
+/// The content of a VMDK's grain tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Grains {
-    /// Every grain.
+    /// All grains are allocated.
     All(Order),
-    /// None, in tables that are there.
+    /// No grain is allocated, but all tables exist.
     None,
 }
 
-/// A monolithicSparse VMDK of `disk_bytes`, in grains of 64 KiB, with both its directories and all tables in front, as VMware and
-/// qemu-img write them.
+/// A monolithicSparse VMDK of `disk_bytes` with 64 KiB grains. Both directories and all tables precede the grains, as VMware
+/// and qemu-img write them.
 pub fn vmdk_sparse(disk_bytes: u64, grains: Grains) -> Skeleton {
     let tables = disk_bytes.div_ceil(SPAN);
     let count = disk_bytes.div_ceil(UNIT);
@@ -323,8 +323,8 @@ pub fn vmdk_sparse(disk_bytes: u64, grains: Grains) -> Skeleton {
     image
 }
 
-/// A streamOptimized VMDK of `disk_bytes`, all of it stored in grains of about a third of their length: each table behind its
-/// grains, the directory behind all, and a footer.
+/// A fully allocated streamOptimized VMDK of `disk_bytes`, with grains compressed to about a third. Each table follows its
+/// grains, then come the directory and a footer.
 pub fn vmdk_stream(disk_bytes: u64) -> Skeleton {
     const STREAM: u64 = 21 << 10;
     let tables = disk_bytes.div_ceil(SPAN);

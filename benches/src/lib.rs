@@ -1,8 +1,8 @@
-//! What the benchmarks share: content that compresses as real disks do, and images that are all tables.
+//! Inputs that the benchmarks share: content that compresses like real disks, and images that consist of tables.
 
 pub mod images;
 
-/// `len` bytes that look like text and code: a small vocabulary, repeated with changes. Deterministic.
+/// Returns `len` bytes similar to text and code: a small vocabulary, repeated with changes. Deterministic.
 pub fn content(len: usize) -> Vec<u8> {
     let mut next = numbers();
     let words: Vec<Vec<u8>> =
@@ -19,19 +19,19 @@ pub fn content(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// `units` units of [`content`], one behind the other, each unlike the others: what a codec meets in an image.
+/// Returns `units` consecutive, different units of [`content`], as a codec processes them in an image.
 pub fn units(units: usize, len: usize) -> Vec<Vec<u8>> {
     content(units * len).chunks(len).map(<[u8]>::to_vec).collect()
 }
 
-/// A disk of `len` bytes whose first `content_bytes` hold [`content`], and whose rest is zeros.
+/// Returns a disk of `len` bytes: `content_bytes` of [`content`], followed by zeros.
 pub fn disk(len: usize, content_bytes: usize) -> Vec<u8> {
     let mut bytes = content(content_bytes);
     bytes.resize(len, 0);
     bytes
 }
 
-/// Numbers that look random and are the same every time.
+/// A deterministic pseudo-random number generator.
 fn numbers() -> impl FnMut() -> u64 {
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
     move || {

@@ -1,4 +1,4 @@
-//! What every guest byte goes through: the zero scan and the digest.
+//! Work per guest byte: the zero scan and the digest.
 
 use std::hint::black_box;
 
@@ -10,7 +10,7 @@ use diskferry_core::{GuestOffset, Scanned};
 
 const MIB: usize = 1 << 20;
 
-/// Looking for zeros, alone and together with hashing.
+/// The zero scan, alone and combined with hashing.
 pub(super) fn scan(c: &mut Criterion) {
     let mut group = c.benchmark_group("scan");
     group.throughput(Throughput::Bytes(MIB as u64));
@@ -28,7 +28,7 @@ pub(super) fn scan(c: &mut Criterion) {
     group.finish();
 }
 
-/// The digest: its leaves, its inner nodes, and what it does with zeros.
+/// The digest: leaves, inner nodes, and zeros.
 pub(super) fn digest(c: &mut Criterion) {
     let mut group = c.benchmark_group("digest");
     let data = content(MIB);

@@ -1,4 +1,4 @@
-//! Codecs, both ways: units of 64 KiB of what compresses as programs and text do.
+//! Compression and decompression of 64 KiB units that compress like programs and text.
 
 use std::hint::black_box;
 
@@ -10,10 +10,10 @@ use diskferry_formats::internal as codec;
 
 const UNIT: usize = 64 << 10;
 const UNITS: usize = 16;
-/// Room for whatever a unit becomes.
+/// Size of the output buffer: large enough for every encoded unit.
 const MOST: usize = 2 * UNIT;
 
-/// Decodes units that `encode` has made.
+/// Decodes units that `encode` has produced.
 fn decode(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
@@ -52,7 +52,7 @@ fn zlib(level: u32) -> impl Fn(&[u8], &mut [u8]) -> usize {
     move |unit, out| codec::deflate_zlib(level, unit, out).expect("there is room")
 }
 
-/// With the window of 4 KiB that QCOW2 has.
+/// With the 4 KiB window of QCOW2.
 fn raw(level: u32) -> impl Fn(&[u8], &mut [u8]) -> usize {
     move |unit, out| codec::deflate_raw(level, 12, unit, out).expect("levels exist").expect("there is room")
 }

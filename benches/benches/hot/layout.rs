@@ -1,4 +1,4 @@
-//! Placing 50 GiB in each format: where everything goes, and all tables, without moving a byte of data.
+//! Places 50 GiB in each format: computes all offsets and tables without copying data.
 
 use std::hint::black_box;
 
@@ -11,12 +11,12 @@ use diskferry_core::{
 use diskferry_formats::{Format, TargetOptions, layout};
 
 const DISK: u64 = 50 << 30;
-/// Guest bytes that come at once, as workers hand them over.
+/// Guest bytes per call, as workers pass them on.
 const PIECE: u64 = 1 << 20;
-/// What a unit is compressed to: little, so that copies do not hide what is measured.
+/// Compressed size of a unit: small, so that copying does not dominate the measurement.
 const STREAM: usize = 512;
 
-/// Places a full disk; gives the length of the target.
+/// Places a full disk and returns the size of the target.
 fn place(layout: &mut dyn Layout) -> u64 {
     let map = layout.unit().map(|unit| UnitMap::full(unit, DISK));
     let facts = LayoutFacts::default().virtual_bytes(Some(DISK)).map(map);
@@ -45,7 +45,7 @@ fn place(layout: &mut dyn Layout) -> u64 {
     len
 }
 
-/// Every layout, for a place that takes writes in any order.
+/// Every layout, for a destination that supports writes in any order.
 pub(super) fn layouts(c: &mut Criterion) {
     let mut group = c.benchmark_group("layout");
     group.throughput(Throughput::Bytes(DISK));

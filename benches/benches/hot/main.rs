@@ -1,4 +1,4 @@
-//! What is hot: bytes (zero scan, digest, codecs), the map, the plan, the parsers, the layouts.
+//! Benchmarks of hot paths: bytes (zero scan, digest, codecs), map, plan, parsers and layouts.
 
 mod bytes;
 mod codec;
@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use criterion::criterion_main;
 
-/// Runs what needs no runtime: sources in memory never wait.
+/// Runs a future without a runtime: sources in memory are never pending.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     loop {

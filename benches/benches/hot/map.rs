@@ -1,4 +1,4 @@
-//! Walking the map: 50 GiB in units of 64 KiB, table by table.
+//! Walks the map of 50 GiB in 64 KiB units, table by table.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::block_on;
 
 const DISK: u64 = 50 << 30;
 
-/// Measures `disk` anew from its tables: opened each time, since a disk keeps what it has read.
+/// Measures a disk from its tables. It is opened each time, because a disk caches its tables.
 fn measured(disk: &Arc<Disk>) -> u64 {
     block_on(measure(disk, &Limits::default()))
         .expect("a sound image")
@@ -22,7 +22,7 @@ fn measured(disk: &Arc<Disk>) -> u64 {
         .expect("tables tell")
 }
 
-/// Its name, how it is made, and the guest bytes that it maps.
+/// Name, constructor, and mapped guest bytes of an image.
 type Image = (&'static str, fn() -> Skeleton, u64);
 
 /// Opens an image and measures it.
@@ -48,7 +48,7 @@ pub(super) fn walks(c: &mut Criterion) {
         assert_eq!(measured(&disk()), allocated, "{name}");
         group.bench_function(name, |b| b.iter_with_setup(disk, |disk| measured(&disk)));
     }
-    // As `map` prints it.
+    // Like the command `map`.
     let source = qcow2(DISK, Clusters::Plain, Order::Shuffled).source();
     let disk = || block_on(open(Arc::clone(&source), Declared::Unknown)).expect("a sound image");
     group.throughput(Throughput::Elements(DISK / UNIT));

@@ -1,4 +1,4 @@
-//! Opening: detection, headers, descriptors, and the partition table, on the samples of every format.
+//! Opens the samples of every format: detection, headers, descriptors and partition tables.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use diskferry_formats::{Declared, inspect_disk, open_with};
 
 use super::block_on;
 
-/// What lies beside a sample's first file.
+/// The siblings of a sample's first file.
 struct Beside(&'static Sample);
 
 impl Gate for Beside {
@@ -28,7 +28,7 @@ fn open(sample: &'static Sample) -> Disk {
     block_on(open_with(source, Declared::Unknown, Arc::new(Beside(sample)))).expect("a sound sample")
 }
 
-/// Each sample, opened with nothing declared; and the partition table and file systems of its disk.
+/// Opens each sample without a declared format, and inspects its partition table and file systems.
 pub(super) fn parsers(c: &mut Criterion) {
     let mut group = c.benchmark_group("open");
     for sample in samples() {

@@ -1,4 +1,4 @@
-//! From extents to requests.
+//! Plans requests for extents.
 
 use std::hint::black_box;
 
@@ -11,7 +11,7 @@ use diskferry_core::{
 const CLUSTER: u64 = 64 << 10;
 const CLUSTERS: u64 = 65_536;
 
-/// Clusters that are stored at the place that `place` gives, each with room of its own.
+/// Returns clusters that are stored at the positions that `place` returns, without overlap.
 fn clusters(place: impl Fn(u64) -> u64) -> Vec<Extent> {
     let extent = |number: u64| {
         let guest = GuestRange::new(GuestOffset::new(number * CLUSTER), CLUSTER).expect("fits");
@@ -21,7 +21,7 @@ fn clusters(place: impl Fn(u64) -> u64) -> Vec<Extent> {
     (0..CLUSTERS).map(extent).collect()
 }
 
-/// A window of 4 GiB, planned.
+/// Plans a window of 4 GiB.
 pub(super) fn planner(c: &mut Criterion) {
     let mut group = c.benchmark_group("plan");
     group.throughput(Throughput::Elements(CLUSTERS));

@@ -1,4 +1,4 @@
-//! Runs the ways to do a row's work, in turns.
+//! Runs the methods of a row alternately.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -18,7 +18,7 @@ use crate::store::Store;
 use crate::streaming::{self, Streaming};
 use crate::tools;
 
-/// A way to do the work, or a floor of it.
+/// A method to do the work, or a floor for it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Lane {
     /// diskferry.
@@ -27,30 +27,30 @@ pub(crate) enum Lane {
     OursBare,
     /// qemu-img.
     Qemu,
-    /// A plain client that fetches all of the object in 16 ranges of 8 MiB at once.
+    /// A simple client that fetches the object in 16 concurrent ranges of 8 MiB.
     Fixed,
-    /// Downloading in ranges, side by side, then qemu-img.
+    /// A download in concurrent ranges, then qemu-img.
     Parallel,
-    /// Downloading on one connection, then qemu-img.
+    /// A download on one connection, then qemu-img.
     Plain,
-    /// A tool that reads the object where it is.
+    /// A tool that reads the object remotely.
     Streaming,
-    /// What cannot be beaten.
+    /// The lower bound.
     Floor,
-    /// Of an import, the other floor: decoding alone.
+    /// The second lower bound of an import: decoding alone.
     Decode,
 }
 
-/// What came over the line, in bytes.
+/// Transferred bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Traffic {
     pub(crate) requests: usize,
     pub(crate) fetched: u64,
-    /// Stored bytes of the extents, and of the tables that a reader reads.
+    /// Stored bytes of the extents, and of the tables that a reader needs.
     pub(crate) needed: u64,
 }
 
-/// Where everything is.
+/// Inputs, programs and directories.
 #[derive(Debug)]
 pub(crate) struct Bench {
     program: PathBuf,
@@ -64,7 +64,7 @@ pub(crate) struct Bench {
 
 impl Bench {
     /// # Errors
-    /// Where the directory cannot be made.
+    /// If the directory cannot be created.
     pub(crate) fn new(program: PathBuf, work: PathBuf, inputs: Inputs, runs: usize) -> Result<Self> {
         let bench =
             Self { program, work, inputs, runs, store: None, streaming: None, out_of_order: BTreeMap::new() };
@@ -72,7 +72,7 @@ impl Bench {
         Ok(bench)
     }
 
-    /// The tool that streams, where one is here and a row has asked for it.
+    /// The streaming tool, if one is installed and a row needs it.
     pub(crate) fn streaming(&self) -> Option<Streaming> {
         self.streaming.flatten()
     }
@@ -80,14 +80,14 @@ impl Bench {
     /// Runs a row.
     ///
     /// # Errors
-    /// Whatever went wrong.
+    /// The first error of a run.
     pub(crate) fn row(&mut self, row: Row) -> Result<Outcome> {
         let mut outcome = Outcome::new(row);
         let lanes = self.lanes(row.work)?;
         if let Some(image) = source(row.work) {
             self.inputs.warm(image)?;
         }
-        // Once unmeasured: what is run first would otherwise find colder caches than what is run second.
+        // One warm-up run, because the first run would otherwise have colder caches than the second.
         self.lap(Lane::Ours, row.work, &mut outcome)?;
         if let (Some(from), Some(to)) = (source(row.work), target(row.work)) {
             outcome.out_of_order = Some(self.better_flags(from, to)?);
@@ -98,7 +98,7 @@ impl Bench {
                 turn.reverse();
             }
             for lane in turn {
-                // It takes tens of times as long as the others: once is enough.
+                // It is tens of times slower than the others, so it runs once.
                 if lane == Lane::Streaming && round > 0 {
                     continue;
                 }
@@ -141,7 +141,7 @@ impl Bench {
         })
     }
 
-    /// One run of one way.
+    /// Runs one method once.
     fn lap(&mut self, lane: Lane, work: Work, outcome: &mut Outcome) -> Result<Ran> {
         let to = self.fresh("target")?;
         let ran = match (lane, work) {
@@ -171,7 +171,7 @@ impl Bench {
                 let flag = outcome.out_of_order.unwrap_or_default();
                 match self.streaming() {
                     Some(tool) => run(&mut tool.convert(&url, from.form(), flag, &to)?),
-                    None => Err(Failure::Odd("the streaming tool is gone".to_owned())),
+                    None => Err(Failure::Odd("the streaming tool is missing".to_owned())),
                 }
             }
             (Lane::Floor, Work::Import { from, .. }) => self.fetch_again(from),
@@ -180,14 +180,14 @@ impl Bench {
             }
             (Lane::Floor, Work::WithDigest) => timed(self.part("hash")?.arg(self.inputs.path(Image::Raw)?)),
             (Lane::Floor, Work::Convert { from, floor: Some(floor), .. }) => self.floor(floor, from, &to),
-            _ => Err(Failure::Odd(format!("{lane:?} is no way to do {work:?}"))),
+            _ => Err(Failure::Odd(format!("{lane:?} does not support {work:?}"))),
         }?;
         if let (Lane::Ours | Lane::Qemu, Work::Convert { .. }) = (lane, work) {
             let bytes = fs::metadata(&to).map_err(Failure::at("looking at", &to))?.len();
             let (ours, qemu) = outcome.targets.unwrap_or_default();
             outcome.targets = Some(if lane == Lane::Ours { (bytes, qemu) } else { (ours, bytes) });
         }
-        // Also so that what it wrote is not written back to the disk while the next is measured.
+        // Removed so that its dirty pages are not written back during the next measurement.
         self.fresh("target")?;
         Ok(ran)
     }
@@ -202,7 +202,7 @@ impl Bench {
         run(qemu_convert(form, into, out_of_order)?.arg(from).arg(to))
     }
 
-    /// Whether qemu-img is faster with `-W`, by one run of each.
+    /// Returns whether qemu-img is faster with `-W`, with one run each.
     fn better_flags(&mut self, from: Image, to: Form) -> Result<bool> {
         if let Some(known) = self.out_of_order.get(&(from, to.name())) {
             return Ok(*known);
@@ -252,14 +252,14 @@ impl Bench {
         convert.args(Form::Raw.our_target()).arg(Store::s3_url(from.file_name())).arg(to);
         store.reach(&mut convert);
         let ran = run(&mut convert)?;
-        // The floor fetches the same.
+        // The floor fetches the same ranges.
         let ranges: String = store.log()?.iter().map(|get| format!("{} {}\n", get.first, get.last)).collect();
         let list = self.out().join("ranges");
         fs::write(&list, ranges).map_err(Failure::at("writing", &list))?;
         Ok(ran)
     }
 
-    /// What one more import asks for, beside what it needs.
+    /// Runs one more import, and returns its requested and needed bytes.
     fn traffic(&mut self, from: Image) -> Result<Traffic> {
         let to = self.fresh("target")?;
         self.import(from, &to)?;
@@ -308,7 +308,7 @@ impl Bench {
         run(measure.arg(Store::s3_url(Image::Large.file_name())))
     }
 
-    /// Has the image served, by a server that is started for the first one.
+    /// Serves the image; starts the server for the first one.
     fn serve(&mut self, image: Image) -> Result<()> {
         let file = self.inputs.warm(image)?;
         let file = fs::canonicalize(&file).map_err(Failure::at("finding", &file))?;
@@ -326,7 +326,7 @@ impl Bench {
         self.store.as_mut().ok_or_else(|| Failure::Odd("no server was started".to_owned()))
     }
 
-    /// A part of this program.
+    /// Returns a command for a part of this program.
     fn part(&self, name: &str) -> Result<Command> {
         let mut part = Command::new(env::current_exe().map_err(Failure::io("finding this program"))?);
         part.arg(name);
@@ -337,7 +337,7 @@ impl Bench {
         self.work.join("out")
     }
 
-    /// A path where nothing is.
+    /// Returns a path at which nothing exists.
     fn fresh(&self, name: &str) -> Result<PathBuf> {
         let path = self.out().join(name);
         match fs::remove_file(&path) {
@@ -349,8 +349,8 @@ impl Bench {
     }
 }
 
-/// `qemu-img convert` with its best flags: 16 coroutines, the most that it takes, and writes out of order where they
-/// help. It waits for no disk unless asked.
+/// Returns `qemu-img convert` with its fastest flags: 16 coroutines (its maximum), and out-of-order writes if they help. It
+/// does not flush to stable storage by default.
 pub(crate) fn qemu_convert(form: Form, into: Form, out_of_order: bool) -> Result<Command> {
     let mut convert = Command::new(tools::qemu_img()?);
     convert.args(["convert", "-m", "16"]).args(out_of_order.then_some("-W"));
@@ -358,7 +358,7 @@ pub(crate) fn qemu_convert(form: Form, into: Form, out_of_order: bool) -> Result
     Ok(convert)
 }
 
-/// What is read, where that is a local file or stands for one in trials of qemu-img.
+/// Returns the input, if it is a local file or represents one in trials of qemu-img.
 fn source(work: Work) -> Option<Image> {
     match work {
         Work::Convert { from, .. } | Work::Import { from, .. } => Some(from),
@@ -367,7 +367,7 @@ fn source(work: Work) -> Option<Image> {
     }
 }
 
-/// What qemu-img writes.
+/// Returns the format that qemu-img writes.
 fn target(work: Work) -> Option<Form> {
     match work {
         Work::Convert { to, .. } => Some(to),

@@ -1,4 +1,4 @@
-//! What can go wrong: the tools, the disk, the library.
+//! Errors of tools, files and the library.
 
 use std::fmt;
 use std::io;
@@ -8,31 +8,31 @@ use diskferry_core::Error;
 
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
-/// Why the comparison ended.
+/// An error of the comparison.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// A tool is not installed.
     Missing { tool: &'static str, package: &'static str },
-    /// There is no program to measure.
+    /// The program to measure does not exist.
     NotBuilt { program: PathBuf, release: bool },
-    /// A program that was run said no.
+    /// A program failed.
     Ran { what: String, status: String, said: String },
-    /// A file, a process or a socket.
+    /// An operation on a file, a process or a socket failed.
     Io { what: String, source: io::Error },
-    /// Our own library, used for a floor.
+    /// The library failed in a floor.
     Library(Error),
-    /// Something else is not as it must be.
+    /// Any other unexpected condition.
     Odd(String),
 }
 
 impl Failure {
-    /// For `map_err`: what was tried when the system said no.
+    /// For `map_err`: names the failed operation.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
     }
 
-    /// As [`io`](Self::io), about a file.
+    /// Like [`io`](Self::io), with a file name.
     pub(crate) fn at(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         Self::io(format!("{what} {}", path.display()))
     }
@@ -52,7 +52,11 @@ impl fmt::Display for Failure {
             }
             Self::NotBuilt { program, release } => {
                 let flag = if *release { " --release" } else { "" };
-                write!(f, "there is no program at {}: cargo build{flag} --bin diskferry", program.display())
+                write!(
+                    f,
+                    "{} does not exist; build it with: cargo build{flag} --bin diskferry",
+                    program.display()
+                )
             }
             Self::Ran { what, status, said } => {
                 write!(f, "{what} ended with {status}")?;

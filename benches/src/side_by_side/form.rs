@@ -1,6 +1,6 @@
-//! The forms of an image, as each program is told of them.
+//! Image formats and variants, with the names and options of each program.
 
-/// A format and the variant of it.
+/// A format and variant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Form {
     Raw,
@@ -13,7 +13,7 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    /// As a person reads it.
+    /// Its name in the tables.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
@@ -26,7 +26,7 @@ impl Form {
         }
     }
 
-    /// qemu-img's name of the format.
+    /// qemu-img's name for the format.
     pub(crate) fn qemu(self) -> &'static str {
         match self {
             Self::Raw => "raw",
@@ -36,7 +36,7 @@ impl Form {
         }
     }
 
-    /// What qemu-img takes to write it.
+    /// qemu-img's options to write it.
     pub(crate) fn qemu_target(self) -> &'static [&'static str] {
         match self {
             Self::Raw => &["-O", "raw"],
@@ -49,7 +49,7 @@ impl Form {
         }
     }
 
-    /// Our name of the format.
+    /// diskferry's name for the format.
     pub(crate) fn ours(self) -> &'static str {
         match self {
             Self::Raw => "raw",
@@ -59,7 +59,7 @@ impl Form {
         }
     }
 
-    /// What we take to write it.
+    /// diskferry's options to write it.
     pub(crate) fn our_target(self) -> &'static [&'static str] {
         match self {
             Self::Raw => &["-O", "raw"],
@@ -72,7 +72,7 @@ impl Form {
         }
     }
 
-    /// True where its units are compressed: reading it is decoding.
+    /// Returns true if its units are compressed.
     pub(crate) fn is_coded(self) -> bool {
         matches!(self, Self::Zlib | Self::Zstd | Self::StreamVmdk)
     }

@@ -1,7 +1,7 @@
-//! A QCOW2 whose clusters lie in an order that has nothing to do with the guest's: an image that was written at random.
+//! Makes a fragmented QCOW2: its clusters are stored in random order, as in an image that was written randomly.
 //!
-//! The clusters of data change places with each other. All that were in use still are, once, so that refcounts stay true;
-//! only the entries of the L2 tables are written anew.
+//! The data clusters are permuted. Each one is still used exactly once, so refcounts stay valid; only the L2 entries are
+//! rewritten.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -9,21 +9,21 @@ use std::path::Path;
 
 use crate::failure::{Failure, Result};
 
-/// Bits 9 to 55 of an entry: where the cluster or table lies.
+/// Bits 9 to 55 of an entry: the offset of the cluster or table.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-/// Bit 62 of an L2 entry: the cluster is compressed, and the offset another.
+/// Bit 62 of an L2 entry: the cluster is compressed, and the offset is encoded differently.
 const COMPRESSED: u64 = 1 << 62;
 
-/// An entry of an L2 table that maps a cluster of data.
+/// An L2 entry that maps a data cluster.
 struct Entry {
     at: u64,
     value: u64,
 }
 
-/// Writes a copy of the plain QCOW2 at `from` to `to`, its clusters shuffled; always in the same way.
+/// Copies the uncompressed QCOW2 at `from` to `to` with shuffled clusters. Deterministic.
 ///
 /// # Errors
-/// Where `from` is not a plain QCOW2 without compressed clusters, or cannot be read; where `to` cannot be written.
+/// If `from` is not a QCOW2, has compressed clusters or cannot be read, or if `to` cannot be written.
 pub(crate) fn shuffle(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).map_err(Failure::at("copying", from))?;
     let source = File::open(from).map_err(Failure::at("opening", from))?;
@@ -40,7 +40,7 @@ pub(crate) fn shuffle(from: &Path, to: &Path) -> Result<()> {
     let (magic, bits) = (number(&header, 0, 4), number(&header, 20, 4));
     let (l1_entries, l1_at) = (number(&header, 36, 4), number(&header, 40, 8));
     if magic != 0x5146_49fb || !(9..=21).contains(&bits) || l1_entries > 1 << 20 {
-        return Err(Failure::Odd(format!("{} is no QCOW2 that can be shuffled", from.display())));
+        return Err(Failure::Odd(format!("{} is not a QCOW2 that can be shuffled", from.display())));
     }
     let cluster = 1usize << bits;
     let mut entries = Vec::new();
@@ -68,7 +68,7 @@ pub(crate) fn shuffle(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A big-endian number of `len` bytes; bytes that are not there are zeros.
+/// Reads a big-endian number of `len` bytes; missing bytes count as zeros.
 fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
     bytes.iter().skip(at).take(len).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_permutation_has_every_number_once_and_hardly_any_in_its_place() {
+    fn permutation_has_every_number_once_and_few_fixed_points() {
         let mut numbers = permutation(1000);
         assert!(numbers.iter().enumerate().filter(|(at, number)| at == *number).count() < 20);
         numbers.sort_unstable();

@@ -1,4 +1,4 @@
-//! The images that are converted: made once, from programs and libraries of the machine, and kept.
+//! The images to convert. They are made once from programs and libraries of the machine, and kept.
 //!
 //! ```text
 //! /usr/bin, /usr/lib ──mke2fs -d──▶ disk.raw ──qemu-img──▶ plain.qcow2 ──clusters shuffled──▶ fragmented.qcow2
@@ -18,20 +18,20 @@ use crate::run::run;
 use crate::tools;
 use crate::tree;
 
-/// How large the inputs are, in bytes.
+/// Sizes of the inputs, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Sizes {
-    /// Files on the disk, together.
+    /// Total size of the files on the disk.
     pub(crate) content: u64,
-    /// The disk.
+    /// Size of the disk.
     pub(crate) disk: u64,
-    /// The disk that is fetched raw.
+    /// Size of the disk that is fetched as raw.
     pub(crate) fetched: u64,
-    /// The disk of the verdicts.
+    /// Size of the disk for `measure`.
     pub(crate) large: u64,
 }
 
-/// One of the inputs.
+/// An input image.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Image {
     Raw,
@@ -41,17 +41,17 @@ pub(crate) enum Image {
     Vhd,
     SparseVmdk,
     StreamVmdk,
-    /// The clusters of `Plain` in an order that has nothing to do with the guest's.
+    /// `Plain` with shuffled clusters.
     Fragmented,
-    /// A smaller disk with the same files, raw: holes of a file are bytes of an object.
+    /// A smaller raw disk with the same files, because holes of a file are data in an object.
     Fetched,
-    /// A QCOW2 whose tables are full.
+    /// A fully allocated QCOW2.
     Large,
-    /// 16 TiB raw, next to nothing on it.
+    /// A nearly empty raw disk of 16 TiB.
     Empty16,
-    /// 8 TiB raw, next to nothing on it.
+    /// A nearly empty raw disk of 8 TiB.
     Empty8,
-    /// 64 TiB, nothing on it. No file is so long on ext4: a QCOW2.
+    /// An empty disk of 64 TiB. It is a QCOW2, because ext4 does not support files of this length.
     Empty64,
 }
 
@@ -95,10 +95,10 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    /// Inputs of these sizes, under `work`. Others' are not taken for them.
+    /// Returns the inputs of these sizes below `work`. Inputs of other sizes are kept apart.
     ///
     /// # Errors
-    /// Where the directory cannot be made.
+    /// If the directory cannot be created.
     pub(crate) fn new(work: &Path, sizes: Sizes) -> Result<Self> {
         let Sizes { content, disk, fetched, large } = sizes;
         let dir = work.join(format!("inputs-{content}-{disk}-{fetched}-{large}"));
@@ -106,30 +106,30 @@ impl Inputs {
         Ok(Self { dir, sizes })
     }
 
-    /// The image's file, made if it is not there, with its bytes in the page cache.
+    /// Returns the image's file, and makes it if it is missing. Its bytes are in the page cache.
     ///
     /// # Errors
-    /// Where a tool is missing or fails, or there is no room.
+    /// If a tool is missing or fails, or there is no space.
     pub(crate) fn warm(&self, image: Image) -> Result<PathBuf> {
         let path = self.path(image)?;
-        // Nothing of a nearly empty disk is worth reading, and reading all of it takes hours.
+        // Nearly empty disks are not read: that would take hours.
         if !matches!(image, Image::Empty16 | Image::Empty8 | Image::Large) {
             read_through(&path)?;
         }
         Ok(path)
     }
 
-    /// The image's file, made if it is not there.
+    /// Returns the image's file, and makes it if it is missing.
     ///
     /// # Errors
-    /// As [`warm`](Self::warm).
+    /// Like [`warm`](Self::warm).
     pub(crate) fn path(&self, image: Image) -> Result<PathBuf> {
         let path = self.dir.join(image.file_name());
         if path.exists() {
             return Ok(path);
         }
         eprintln!("making {}", image.file_name());
-        // Under its name only when it is whole: an interrupted run does not leave half an input.
+        // Renamed when complete, so that an interrupted run does not leave a partial input.
         let begun = self.dir.join(format!("{}.begun", image.file_name()));
         self.make(image, &begun)?;
         fs::rename(&begun, &path).map_err(Failure::at("renaming", &begun))?;
@@ -156,7 +156,7 @@ impl Inputs {
             }
             Image::Large => create(begun, "preallocation=metadata", self.sizes.large),
             Image::Empty64 => create(begun, "cluster_size=64K", 64 << 40),
-            // One file of ext4 is a block shorter.
+            // The maximum file size of ext4 is one block less.
             Image::Empty16 => self.nearly_empty(begun, (16 << 40) - (64 << 10)),
             Image::Empty8 => self.nearly_empty(begun, 8 << 40),
         }
@@ -165,7 +165,7 @@ impl Inputs {
     fn file_system(&self, begun: &Path, bytes: u64) -> Result<()> {
         let staged = self.dir.join("staged");
         tree::stage(&staged, self.sizes.content)?;
-        // One left by an interrupted run may be longer.
+        // A file left by an interrupted run may be longer.
         let file = File::create(begun).map_err(Failure::at("making", begun))?;
         file.set_len(bytes).map_err(Failure::at("lengthening", begun))?;
         let mut mke2fs = Command::new(tools::mke2fs()?);
@@ -174,7 +174,7 @@ impl Inputs {
         fs::remove_dir_all(&staged).map_err(Failure::at("removing", &staged))
     }
 
-    /// The first MiB of the disk, at the beginning and in the middle.
+    /// Writes the first MiB of the disk at the start and in the middle.
     fn nearly_empty(&self, begun: &Path, bytes: u64) -> Result<()> {
         let mut head = vec![0; 1 << 20];
         let raw = self.path(Image::Raw)?;

@@ -1,4 +1,4 @@
-//! What it was measured on: what matters for speed, and no names.
+//! Describes the measuring machine: properties that affect speed, without host names.
 
 use std::fs;
 use std::num::NonZero;
@@ -9,10 +9,10 @@ use crate::failure::Result;
 use crate::run::run;
 use crate::tools;
 
-/// The machine and the programs, as sentences.
+/// Describes the machine and the versions of the programs.
 ///
 /// # Errors
-/// Where a program does not say its version.
+/// If a program does not print its version.
 pub(crate) fn described(program: &Path) -> Result<String> {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let model = fact("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned());
@@ -27,7 +27,7 @@ pub(crate) fn described(program: &Path) -> Result<String> {
     Ok(format!("{cores} cores ({model}){memory}, Linux {}; {ours}, {qemu}", kernel.trim()))
 }
 
-/// The value of the first line `NAME : VALUE`.
+/// Returns the value of the first line `NAME : VALUE`.
 fn fact(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'))?;

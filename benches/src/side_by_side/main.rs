@@ -1,13 +1,13 @@
-//! diskferry beside qemu-img and the floors, in one run, on real content.
+//! Compares diskferry with qemu-img and with floors in one run, on real content.
 //!
 //! `cargo run --release -p diskferry-benches --bin side-by-side` makes the inputs once, runs every row of PERFORMANCE.md's
-//! tables, and writes the tables and the plot anew. Each way of a row is run in turns with the others, so that what else
-//! the machine does falls on all of them.
+//! tables, and rewrites the tables and the plot. The methods of a row run alternately, so that other load on the machine
+//! affects all of them.
 //!
 //! ```text
-//! inputs ──▶ bench: ours · qemu-img · floor, in turns ──▶ outcome ──▶ table, plot
-//!              │ each a process of its own (run, part)
-//!              └ store: the embedded S3 server, likewise
+//! inputs ──▶ bench: ours · qemu-img · floor, alternately ──▶ outcome ──▶ table, plot
+//!              │ each in a separate process (run, part)
+//!              └ store: the embedded S3 server in a separate process
 //! ```
 
 mod bench;
@@ -44,34 +44,34 @@ use part::Part;
 use rows::Row;
 use table::Conditions;
 
-/// diskferry beside qemu-img and the floors, in one run
+/// Compare diskferry with qemu-img and with floors
 #[derive(Debug, Parser)]
 #[command(name = "side-by-side", subcommand_negates_reqs = true, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     part: Option<Part>,
-    /// Runs of each way
+    /// Number of runs per method
     #[arg(long, default_value = "5")]
     runs: NonZeroUsize,
-    /// Only these rows, printed and not written to PERFORMANCE.md
+    /// Run only these rows; print the result instead of writing PERFORMANCE.md
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     rows: Vec<String>,
     /// Print the names of the rows
     #[arg(long)]
     list: bool,
-    /// Every row once with tiny inputs: whether it works, not how fast; nothing is kept or written
+    /// Run every row once with tiny inputs, as a test; keep and write nothing
     #[arg(long, conflicts_with_all = ["runs", "content", "disk"])]
     test: bool,
-    /// Programs and libraries on the disk
+    /// Total size of the programs and libraries on the disk
     #[arg(long, value_name = "SIZE", value_parser = diskferry_core::internal::parse_size, default_value = "600MB")]
     content: u64,
-    /// The disk
+    /// Size of the disk
     #[arg(long, value_name = "SIZE", value_parser = diskferry_core::internal::parse_size, default_value = "10G")]
     disk: u64,
-    /// The program to measure [default: diskferry beside this one]
+    /// Program to measure [default: diskferry in this program's directory]
     #[arg(long, value_name = "PATH")]
     program: Option<PathBuf>,
-    /// Where inputs are kept and targets are written [default: side-by-side-work in cargo's target directory]
+    /// Directory for inputs and targets [default: side-by-side-work in cargo's target directory]
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
 }
@@ -101,7 +101,7 @@ fn compare(cli: &Cli) -> Result<()> {
     tools::qemu_img()?;
     tools::mke2fs()?;
     let machine = machine::described(&program)?;
-    // What is only tried is gone again at the end.
+    // A test run uses a temporary directory.
     let mut scratch = None;
     let work = match &cli.work {
         Some(work) => work.clone(),
@@ -120,7 +120,7 @@ fn compare(cli: &Cli) -> Result<()> {
     for (index, row) in rows.iter().enumerate() {
         eprintln!("{} of {}: {} ({})", index + 1, rows.len(), row.work.title(), row.name);
         let outcome = bench.row(*row)?;
-        // Whoever ends it early keeps what is done.
+        // Printed per row, so that an interrupted run keeps its results.
         for (lane, series) in &outcome.times {
             eprintln!("    {lane:?} {:.3} s", series.median());
         }
@@ -140,17 +140,17 @@ fn compare(cli: &Cli) -> Result<()> {
 const USUAL: Sizes = Sizes { content: 600_000_000, disk: 10 << 30, fetched: 1 << 30, large: 46 << 30 };
 const TINY: Sizes = Sizes { content: 6_000_000, disk: 64 << 20, fetched: 16 << 20, large: 256 << 20 };
 
-/// The rows of those names; all where none is named.
+/// Returns the rows with these names, or all rows if no name is given.
 fn picked(names: &[String]) -> Result<Vec<Row>> {
     let all = rows::all();
     if let Some(unknown) = names.iter().find(|name| all.iter().all(|row| row.name != name.as_str())) {
-        return Err(Failure::Odd(format!("there is no row {unknown:?}; --list prints them")));
+        return Err(Failure::Odd(format!("unknown row {unknown:?}; --list prints all rows")));
     }
     let wanted = |row: &Row| names.is_empty() || names.iter().any(|name| name == row.name);
     Ok(all.into_iter().filter(wanted).collect())
 }
 
-/// The program to measure: the one that was built as this one was.
+/// Returns the program to measure: the one built with the same profile as this one.
 fn program(cli: &Cli) -> Result<PathBuf> {
     let program = match &cli.program {
         Some(program) => program.clone(),
@@ -159,7 +159,7 @@ fn program(cli: &Cli) -> Result<PathBuf> {
     fs::canonicalize(&program).map_err(|_| Failure::NotBuilt { program, release: !cfg!(debug_assertions) })
 }
 
-/// Where cargo put this program: `target/release`.
+/// Returns the directory of this program: `target/release`.
 fn profile_dir() -> Result<PathBuf> {
     let this = env::current_exe().map_err(Failure::io("finding this program"))?;
     Ok(this.parent().map(Path::to_owned).unwrap_or_default())
@@ -176,12 +176,12 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn rows_are_picked_by_name_in_the_order_of_the_tables() {
+    fn rows_are_selected_by_name_in_table_order() {
         let names = ["s3-raw", "raw-raw"].map(str::to_owned);
         let picked: Vec<&str> = picked(&names).unwrap().iter().map(|row| row.name).collect();
         assert_eq!(picked, ["raw-raw", "s3-raw"]);

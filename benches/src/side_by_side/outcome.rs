@@ -1,4 +1,4 @@
-//! What a row came to, beside its goal.
+//! The outcome of a row, compared with its goal.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +6,16 @@ use crate::bench::{Lane, Traffic};
 use crate::rows::Row;
 use crate::stats::{Ratio, Series};
 
-/// What a row came to.
+/// The outcome of a row.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Outcome {
     pub(crate) row: Row,
     pub(crate) times: BTreeMap<Lane, Series>,
-    /// True where qemu-img was faster with `-W`; `None` where it was not asked.
+    /// True if qemu-img was faster with `-W`; `None` if that was not measured.
     pub(crate) out_of_order: Option<bool>,
-    /// The most memory that diskferry had in any run.
+    /// Peak memory of diskferry in all runs.
     pub(crate) peak_bytes: u64,
-    /// Lengths of the targets, ours and qemu-img's.
+    /// Sizes of the targets of diskferry and qemu-img.
     pub(crate) targets: Option<(u64, u64)>,
     pub(crate) traffic: Option<Traffic>,
 }
@@ -25,44 +25,44 @@ impl Outcome {
         Self { row, times: BTreeMap::new(), out_of_order: None, peak_bytes: 0, targets: None, traffic: None }
     }
 
-    /// The median of a way, in seconds.
+    /// Returns the median of a method, in seconds.
     pub(crate) fn median(&self, lane: Lane) -> Option<f64> {
         self.times.get(&lane).map(Series::median)
     }
 
-    /// How many times our time another way took.
+    /// Returns the time of another method divided by ours.
     pub(crate) fn slower(&self, lane: Lane) -> Option<Ratio> {
         self.times.get(&lane)?.over(self.times.get(&Lane::Ours)?)
     }
 
-    /// How many times another way's time ours is.
+    /// Returns our time divided by that of another method.
     pub(crate) fn above(&self, lane: Lane) -> Option<Ratio> {
         self.times.get(&Lane::Ours)?.over(self.times.get(&lane)?)
     }
 
-    /// The spread of our times around their median: (greatest − least) / median.
+    /// Returns the spread of our times: (maximum − minimum) / median.
     pub(crate) fn spread(&self) -> Option<f64> {
         self.times.get(&Lane::Ours)?.spread()
     }
 
-    /// The floor: of two, round by round the longer.
+    /// Returns the floor; of two floors, the longer one in each round.
     pub(crate) fn floor(&self) -> Option<Series> {
         let floor = self.times.get(&Lane::Floor)?;
         Some(self.times.get(&Lane::Decode).map_or_else(|| floor.clone(), |decode| floor.longer(decode)))
     }
 
-    /// How many times the floor's time ours is.
+    /// Returns our time divided by the floor's.
     pub(crate) fn above_floor(&self) -> Option<Ratio> {
         self.times.get(&Lane::Ours)?.over(&self.floor()?)
     }
 
-    /// The length of our target over that of qemu-img's.
+    /// Returns the size of our target divided by that of qemu-img's.
     pub(crate) fn size(&self) -> Option<f64> {
         let (ours, qemu) = self.targets?;
         (qemu > 0).then(|| ours as f64 / qemu as f64)
     }
 
-    /// Whether the goal is met by the medians. `None` where there is none, or nothing of it was measured.
+    /// Returns whether the medians meet the goal. `None` if there is no goal, or nothing in it was measured.
     pub(crate) fn met(&self) -> Option<bool> {
         let goal = &self.row.goal;
         let least = |bound: Option<f64>, lane| Some(self.slower(lane)?.medians >= bound?);
@@ -84,7 +84,7 @@ pub(crate) mod made {
     use super::*;
     use crate::rows;
 
-    /// An outcome of the row of that name, with these seconds.
+    /// Creates an outcome of the row with this name and these durations.
     pub(crate) fn outcome(name: &str, times: &[(Lane, &[f64])]) -> Outcome {
         let row = rows::all().into_iter().find(|row| row.name == name).unwrap();
         let series = |(lane, seconds): &(Lane, &[f64])| (*lane, seconds.iter().copied().collect());
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_goal_is_met_when_all_its_bounds_are() {
+    fn goal_is_met_if_all_its_bounds_are_met() {
         let lanes = |qemu: f64, floor: f64| {
             outcome("zlib-raw", &[(Lane::Ours, &[1.0]), (Lane::Qemu, &[qemu]), (Lane::Floor, &[floor])])
         };
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_floor_of_an_import_is_the_longer_of_line_and_cores() {
+    fn floor_of_an_import_is_the_longer_of_network_and_cpu() {
         let import = outcome(
             "s3-zlib",
             &[(Lane::Ours, &[2.2]), (Lane::Fixed, &[2.1]), (Lane::Floor, &[2.0]), (Lane::Decode, &[0.5])],
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_may_be_no_longer_than_its_goal() {
+    fn target_size_is_compared_with_its_goal() {
         let mut longer = outcome("raw-zlib", &[(Lane::Ours, &[1.0]), (Lane::Qemu, &[4.0])]);
         longer.targets = Some((104, 100));
         assert_eq!((longer.size(), longer.met()), (Some(1.04), Some(false)));

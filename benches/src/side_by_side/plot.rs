@@ -1,5 +1,5 @@
-//! The plot: an SVG with a panel for local files and one for the line, a group of bars a row. Made by hand, and the same
-//! for the same numbers. Greys and colours are such that they can be read on white and on black.
+//! The plot: an SVG with one panel for local files and one for the network, and a group of bars per row. The output is
+//! deterministic. The colours are readable on white and on black.
 
 use std::fmt::Write;
 
@@ -9,18 +9,18 @@ use crate::part::serve::Line;
 use crate::rows::Work;
 use crate::table::seconds;
 
-/// Width of the plot, and of what stands left of the bars and right of them.
+/// Width of the plot, and of the areas to the left and right of the bars.
 const WIDTH: usize = 860;
 const LEFT: usize = 230;
 const RIGHT: usize = 70;
 const BAR: usize = 11;
 const GROUP_GAP: usize = 10;
-/// Room for the heading of a panel, with its legend.
+/// Height of a panel's heading with its legend.
 const HEADING: usize = 56;
-/// 4.5 times as light as black, and white as it.
+/// Contrast ratio 4.5 to both black and white.
 const TEXT: &str = "#767676";
 
-/// One bar of each row of a panel.
+/// A kind of bar: each row of a panel has one.
 struct Kind {
     name: &'static str,
     colour: &'static str,
@@ -64,7 +64,7 @@ pub(crate) fn svg(outcomes: &[Outcome]) -> String {
     )
 }
 
-/// Draws one panel from `top` on, each row on a scale of its own: its slowest way has the full width. Gives where it ends.
+/// Draws one panel from `top`. Each row has its own scale: its slowest method has the full width. Returns the panel's end.
 fn panel(body: &mut String, top: usize, title: &str, kinds: &[Kind], rows: &[&Outcome]) -> usize {
     let _fits = writeln!(
         body,
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_way_of_a_row_has_the_full_width_and_the_others_their_share() {
+    fn bars_are_scaled_to_the_slowest_method_of_the_row() {
         let svg = plotted();
         let width = |seconds: f64| format!("width=\"{seconds:.1}\" height=\"10\"");
         assert!(svg.contains(&width(560.0)) && svg.contains(&width(140.0)), "{svg}");
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_two_panels_with_what_has_a_floor() {
+    fn plot_has_two_panels_with_the_rows_that_have_a_floor() {
         let svg = plotted();
         assert_eq!(svg.matches("each row has its own scale").count(), 2);
         assert!(svg.contains("zlib QCOW2 → raw") && !svg.contains("8 TiB"));

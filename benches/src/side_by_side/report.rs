@@ -1,4 +1,4 @@
-//! PERFORMANCE.md: the tables stand between two marks, the plot in a file of its own.
+//! Writes PERFORMANCE.md: the tables between two markers, and the plot in a separate file.
 
 use std::fs;
 use std::path::Path;
@@ -7,26 +7,28 @@ use crate::failure::{Failure, Result};
 
 const BEGIN: &str = "<!-- side-by-side: begin; written by the program of that name -->\n";
 const END: &str = "<!-- side-by-side: end -->\n";
-/// From the directory of PERFORMANCE.md.
+/// Path of the plot, relative to PERFORMANCE.md.
 const PLOT: &str = "benches/side-by-side.svg";
 
-/// Writes tables and plot into the sources that this program was built from.
+/// Writes tables and plot to the source tree that this program was built from.
 ///
 /// # Errors
-/// Where the marks are not there, or a file cannot be written.
+/// If the markers are missing, or a file cannot be written.
 pub(crate) fn write(tables: &str, plot: &str) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
     let page = root.join("PERFORMANCE.md");
     let text = fs::read_to_string(&page).map_err(Failure::at("reading", &page))?;
     let text = replaced(&text, tables).ok_or_else(|| {
-        Failure::Odd(format!("PERFORMANCE.md needs the lines\n{BEGIN}{END}where the tables are to stand"))
+        Failure::Odd(format!(
+            "PERFORMANCE.md must contain these lines at the place of the tables:\n{BEGIN}{END}"
+        ))
     })?;
     let file = root.join(PLOT);
     fs::write(&file, plot).map_err(Failure::at("writing", &file))?;
     fs::write(&page, text).map_err(Failure::at("writing", &page))
 }
 
-/// The page with these tables between its marks. `None` where it has none.
+/// Returns the page with these tables between its markers. `None` if it has no markers.
 fn replaced(page: &str, tables: &str) -> Option<String> {
     let (before, rest) = page.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;
@@ -39,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_stands_between_the_marks_is_replaced() {
+    fn only_the_text_between_the_markers_is_replaced() {
         let page = format!("before\n{BEGIN}old\n{END}after\n");
         let once = replaced(&page, "new\n").unwrap();
         assert!(once.starts_with("before\n<!--") && once.ends_with("-->\nafter\n"));
@@ -47,6 +49,6 @@ mod tests {
         assert_eq!(replaced(&once, "new\n").unwrap(), once);
         assert_eq!(replaced("no marks", "new"), None);
         let real = include_str!("../../../PERFORMANCE.md");
-        assert!(replaced(real, "new").is_some(), "the page has the marks");
+        assert!(replaced(real, "new").is_some(), "the page has the markers");
     }
 }

@@ -1,4 +1,4 @@
-//! What is compared, and the goals.
+//! The rows of the comparison, and their goals.
 
 use std::fmt;
 
@@ -10,28 +10,28 @@ use crate::part::serve::Line;
 /// A row of the tables.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Row {
-    /// By which it is picked.
+    /// The name that selects it.
     pub(crate) name: &'static str,
     pub(crate) work: Work,
     pub(crate) goal: Goal,
 }
 
-/// What is done.
+/// The work of a row.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Work {
-    /// A file to a new file.
+    /// Converts a file to a new file.
     Convert { from: Image, to: Form, floor: Option<Floor> },
-    /// The digest of an image alone.
+    /// Computes the digest of an image.
     Digest { of: Image },
-    /// A raw file to a new one, with the digest and without.
+    /// Converts a raw file to a raw file, with and without the digest.
     WithDigest,
-    /// An object to a new raw file.
+    /// Converts an object to a new raw file.
     Import { from: Image, line: Line },
-    /// `measure` of an object.
+    /// Runs `measure` on an object.
     Verdict { quick: bool },
 }
 
-/// What cannot be beaten.
+/// The lower bound.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Floor {
     /// Reading and writing the content once.
@@ -44,25 +44,25 @@ pub(crate) enum Floor {
     Compress(Compress),
 }
 
-/// What is wanted; each where it is said.
+/// The goal; bounds that are `None` do not apply.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub(crate) struct Goal {
-    /// How many times qemu-img's speed, at least.
+    /// Minimum speedup over qemu-img.
     pub(crate) qemu: Option<f64>,
-    /// How many times that of a parallel download and qemu-img.
+    /// Minimum speedup over a parallel download followed by qemu-img.
     pub(crate) parallel: Option<f64>,
-    /// How many times the floor's time, at most.
+    /// Maximum ratio to the floor's time.
     pub(crate) floor: Option<f64>,
-    /// How many times the time of a plain client that fetches 16 ranges of 8 MiB at once, at most.
+    /// Maximum ratio to the time of a simple client with 16 concurrent ranges of 8 MiB.
     pub(crate) fixed: Option<f64>,
-    /// How many times the size of qemu-img's target, at most.
+    /// Maximum ratio to the size of qemu-img's target.
     pub(crate) size: Option<f64>,
-    /// Seconds, at most.
+    /// Maximum time in seconds.
     pub(crate) seconds: Option<f64>,
 }
 
 impl Work {
-    /// As a person reads it.
+    /// Its title in the tables.
     pub(crate) fn title(self) -> String {
         match self {
             Self::Convert { from: Image::Empty16, to, .. } => {
@@ -108,7 +108,7 @@ const fn convert(name: &'static str, from: Image, to: Form, floor: Floor, qemu: 
     }
 }
 
-/// Bytes that are only moved.
+/// Floor for rows that only copy bytes.
 const fn moved(name: &'static str, from: Image, to: Form) -> Row {
     let row = convert(name, from, to, Floor::Copy, 1.0);
     Row { goal: Goal { floor: Some(1.25), ..row.goal }, ..row }
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_of_one_row_each() {
+    fn row_names_are_unique() {
         let mut names: Vec<&str> = all().iter().map(|row| row.name).collect();
         names.sort_unstable();
         let count = names.len();
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_goal_says_its_bounds() {
+    fn goal_is_formatted_with_its_bounds() {
         let goal = Goal { qemu: Some(3.0), floor: Some(1.4), ..NONE };
         assert_eq!(goal.to_string(), "≥ 3 × qemu-img, ≤ 1.40 × floor");
         assert_eq!(NONE.to_string(), "");

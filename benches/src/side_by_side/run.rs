@@ -1,8 +1,7 @@
-//! One run of one program: how long it took, and how much memory it ever had.
+//! Runs one program, and measures its duration and peak memory.
 //!
-//! Everything that is measured is a process of its own, floors included: what it leaves in caches of the allocator or
-//! in idle threads cannot make the next one faster or slower. The kernel counts a child's peak of memory from its
-//! parent's on, so this process stays small.
+//! Every measurement runs in a separate process, floors included, so that allocator caches and idle threads of one run do not
+//! affect the next. A child's peak memory starts at its parent's size, so this process stays small.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -11,25 +10,25 @@ use std::time::Instant;
 
 use crate::failure::{Failure, Result};
 
-/// What a run was.
+/// The result of a run.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Ran {
-    /// From its start to its end.
+    /// Duration from start to exit.
     pub(crate) seconds: f64,
-    /// The most memory that it had resident at any time.
+    /// Peak resident memory.
     pub(crate) peak_bytes: u64,
-    /// What it printed.
+    /// Its standard output.
     pub(crate) out: String,
 }
 
 /// Runs a command to its end.
 ///
 /// # Errors
-/// Where it cannot be started, or ends other than with success; the error has what it said.
+/// If it cannot be started or fails; the error contains its output.
 pub(crate) fn run(command: &mut Command) -> Result<Ran> {
     let what = command.get_program().to_string_lossy().into_owned();
     let scratch = || tempfile::tempfile().map_err(Failure::io("making a temporary file"));
-    // Files and not pipes: a program that says much cannot wait for a reader.
+    // Files, not pipes: a program with much output would wait for a reader.
     let (mut out, mut err) = (scratch()?, scratch()?);
     let shared = |file: &File| file.try_clone().map_err(Failure::io("sharing a temporary file"));
     command.stdin(Stdio::null()).stdout(shared(&out)?).stderr(shared(&err)?);
@@ -44,10 +43,10 @@ pub(crate) fn run(command: &mut Command) -> Result<Ran> {
     Ok(Ran { seconds, peak_bytes: ended.peak_bytes, out: said(&mut out)? })
 }
 
-/// A part of this program in a process of its own, which prints how many seconds the part took that counts.
+/// Runs a part of this program in a separate process, which prints the measured seconds.
 ///
 /// # Errors
-/// As [`run`], and where no number is printed.
+/// Like [`run`], and if no number is printed.
 pub(crate) fn timed(command: &mut Command) -> Result<Ran> {
     let ran = run(command)?;
     let seconds = ran.out.trim().parse();
@@ -59,7 +58,7 @@ fn said(file: &mut File) -> Result<String> {
     let mut bytes = Vec::new();
     file.rewind()
         .and_then(|()| file.read_to_end(&mut bytes))
-        .map_err(Failure::io("reading what a program printed"))?;
+        .map_err(Failure::io("reading a program's output"))?;
     Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
 }
 
@@ -68,7 +67,7 @@ fn shown(command: &Command) -> String {
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// Waiting for a child, with what the kernel counted of it: the standard library gives only the status.
+/// Waits for a child and returns its resource usage; the standard library returns only the status.
 #[allow(unsafe_code, reason = "wait4 is not in the standard library")]
 mod usage {
     use std::io;
@@ -83,11 +82,11 @@ mod usage {
     pub(super) fn wait(child: &Child) -> io::Result<Ended> {
         let pid = libc::pid_t::try_from(child.id()).map_err(io::Error::other)?;
         let mut status = 0;
-        // SAFETY: `rusage` is made of integers, for which zeros are a value.
+        // SAFETY: `rusage` consists of integers, for which all-zero bytes are valid.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
         loop {
-            // SAFETY: both pointers are to values that live through the call. The child was not waited for before and
-            // will not be after, so the id is still its own.
+            // SAFETY: both pointers are valid for the duration of the call. The child is waited for only here, so its ID
+            // has not been reused.
             let waited = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
             if waited == pid {
                 break;
@@ -97,7 +96,7 @@ mod usage {
                 return Err(error);
             }
         }
-        // KiB, as Linux counts.
+        // Linux reports KiB.
         let peak_bytes = u64::try_from(usage.ru_maxrss).unwrap_or_default().saturating_mul(1024);
         Ok(Ended { status: ExitStatus::from_raw(status), peak_bytes })
     }
@@ -110,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_tells_what_was_printed_and_how_much_memory_there_was() {
+    fn run_returns_the_output_and_the_peak_memory() {
         let ran = run(command("sh").args(["-c", "echo 0.25"])).unwrap();
         assert_eq!(ran.out, "0.25");
         assert!(ran.peak_bytes > 100 << 10 && ran.seconds > 0.0);
@@ -118,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_fails_tells_what_was_said() {
+    fn failed_run_reports_its_error_output() {
         let error = run(command("sh").args(["-c", "echo alas >&2; exit 3"])).unwrap_err().to_string();
         assert!(error.contains("exit status: 3") && error.contains("alas"), "{error}");
         assert!(timed(command("true").arg("x")).is_err());

@@ -1,17 +1,17 @@
 //! Medians and paired ratios.
 
-/// Seconds of the runs of one way to do a work, in the order run.
+/// Durations in seconds of the runs of one method, in run order.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Series(Vec<f64>);
 
-/// How two series compare.
+/// The ratio of two series.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Ratio {
     /// The ratio of their medians.
     pub(crate) medians: f64,
-    /// The least ratio of two runs of one round.
+    /// The smallest ratio of two runs in the same round.
     pub(crate) least: f64,
-    /// The greatest.
+    /// The largest ratio of two runs in the same round.
     pub(crate) most: f64,
 }
 
@@ -20,7 +20,7 @@ impl Series {
         self.0.push(seconds);
     }
 
-    /// The middle one; of an even number, the mean of the two in the middle. Zero for none.
+    /// The median; for an even number, the mean of the two middle values. Zero if there are no runs.
     pub(crate) fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -32,14 +32,14 @@ impl Series {
         }
     }
 
-    /// (Greatest − least) / median. `None` without a run.
+    /// (Maximum − minimum) / median. `None` without a run.
     pub(crate) fn spread(&self) -> Option<f64> {
         let least = self.0.iter().copied().reduce(f64::min)?;
         let most = self.0.iter().copied().reduce(f64::max)?;
         Some((most - least) / self.median()).filter(|spread| spread.is_finite())
     }
 
-    /// This one over `other`. `None` where either has no run, or the other no time.
+    /// The ratio of this series to `other`. `None` if either has no runs, or the median of `other` is zero.
     pub(crate) fn over(&self, other: &Self) -> Option<Ratio> {
         let pairs = self.0.iter().zip(&other.0).map(|(a, b)| a / b);
         let (least, most) = pairs.fold((f64::INFINITY, 0.0f64), |(l, m), r| (l.min(r), m.max(r)));
@@ -47,7 +47,7 @@ impl Series {
         (medians.is_finite() && least.is_finite()).then_some(Ratio { medians, least, most })
     }
 
-    /// Round by round the longer of the two.
+    /// The longer of the two in each round.
     pub(crate) fn longer(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(a, b)| a.max(*b)).collect())
     }
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_is_the_middle_whatever_the_order() {
+    fn median_does_not_depend_on_the_order() {
         assert_eq!(series(&[9.0, 1.0, 2.0]).median(), 2.0);
         assert_eq!(series(&[4.0, 1.0, 2.0, 100.0]).median(), 3.0);
         assert_eq!(series(&[7.0]).median(), 7.0);
@@ -76,10 +76,10 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_of_medians_and_their_bounds_of_pairs() {
+    fn ratio_is_of_medians_and_its_bounds_of_paired_runs() {
         let ratio = series(&[2.0, 4.0, 9.0]).over(&series(&[1.0, 4.0, 2.0])).unwrap();
         assert_eq!(ratio, Ratio { medians: 2.0, least: 1.0, most: 4.5 });
-        // A way that was run once is compared with the run beside it.
+        // A method that ran once is compared with the other's run in the same round.
         let ratio = series(&[30.0]).over(&series(&[10.0, 3.0, 3.0])).unwrap();
         assert_eq!((ratio.medians, ratio.least, ratio.most), (10.0, 3.0, 3.0));
         assert_eq!(series(&[]).over(&series(&[1.0])), None);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longer_of_two_floors_is_taken_round_by_round() {
+    fn longer_floor_is_chosen_in_each_round() {
         assert_eq!(series(&[1.0, 5.0]).longer(&series(&[2.0, 3.0])), series(&[2.0, 5.0]));
     }
 }

@@ -1,4 +1,4 @@
-//! The server's process, as this one sees it.
+//! Controls the server process.
 
 use std::collections::HashSet;
 use std::env;
@@ -28,15 +28,15 @@ pub(crate) struct Store {
 pub(crate) struct Get {
     pub(crate) first: u64,
     pub(crate) last: u64,
-    /// Bytes of the answer that were sent.
+    /// Bytes of the response that were sent.
     pub(crate) sent: u64,
 }
 
 impl Store {
-    /// Starts it; what it keeps for itself it keeps under `work`.
+    /// Starts it; it stores its data below `work`.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// If it does not start.
     pub(crate) fn start(work: &Path) -> Result<Self> {
         let program = env::current_exe().map_err(Failure::io("finding this program"))?;
         let mut child = Command::new(program)
@@ -64,10 +64,10 @@ impl Store {
         Ok(store)
     }
 
-    /// Shows a file under a key, once.
+    /// Serves a file as the object `key`, unless it is already served.
     ///
     /// # Errors
-    /// Where the server is gone.
+    /// If the server has exited.
     pub(crate) fn add(&mut self, key: &'static str, file: &Path) -> Result<()> {
         if self.added.insert(key) {
             self.tell(&format!("add {key} {}", file.display()))?;
@@ -75,26 +75,26 @@ impl Store {
         Ok(())
     }
 
-    /// Changes the line to it.
+    /// Changes the simulated network.
     ///
     /// # Errors
-    /// Where the server is gone.
+    /// If the server has exited.
     pub(crate) fn line(&mut self, line: Line) -> Result<()> {
         let name = line.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         self.tell(&format!("line {name}")).map(drop)
     }
 
-    /// The object's URL for programs that know S3.
+    /// Returns the object's URL for programs that support S3.
     pub(crate) fn s3_url(key: &str) -> String {
         format!("s3://{BUCKET}/{key}")
     }
 
-    /// Its URL for those that do not.
+    /// Returns the object's URL for programs that support only HTTP.
     pub(crate) fn http_url(&self, key: &str) -> String {
         format!("{}/{BUCKET}/{key}", self.endpoint)
     }
 
-    /// Tells a command where the server is.
+    /// Sets the server's endpoint and credentials in the environment of a command.
     pub(crate) fn reach(&self, command: &mut Command) {
         command
             .env("AWS_ENDPOINT_URL", &self.endpoint)
@@ -107,28 +107,28 @@ impl Store {
         }
     }
 
-    /// Forgets what was asked until now.
+    /// Clears the request log.
     ///
     /// # Errors
-    /// Where the server is gone.
+    /// If the server has exited.
     pub(crate) fn forget(&mut self) -> Result<()> {
         self.tell("forget").map(drop)
     }
 
-    /// What was asked since it last forgot.
+    /// Returns the requests since the log was last cleared.
     ///
     /// # Errors
-    /// Where the server is gone.
+    /// If the server has exited.
     pub(crate) fn log(&mut self) -> Result<Vec<Get>> {
         self.tell("log")?.iter().map(|line| get(line)).collect()
     }
 
-    /// The lines of an answer.
+    /// Sends a command, and returns the lines of its response.
     fn tell(&mut self, command: &str) -> Result<Vec<String>> {
         let commands = self.commands.as_mut().ok_or_else(gone)?;
         writeln!(commands, "{command}")
             .and_then(|()| commands.flush())
-            .map_err(Failure::io("telling the server"))?;
+            .map_err(Failure::io("sending a command to the server"))?;
         let mut lines = Vec::new();
         loop {
             match self.answer()? {
@@ -145,7 +145,7 @@ impl Store {
 
     fn answer(&mut self) -> Result<String> {
         let mut line = String::new();
-        match self.answers.read_line(&mut line).map_err(Failure::io("hearing the server"))? {
+        match self.answers.read_line(&mut line).map_err(Failure::io("reading a response of the server"))? {
             0 => Err(gone()),
             _ => Ok(line.trim_end().to_owned()),
         }
@@ -154,21 +154,21 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // The end of its input is what it waits for.
+        // The server exits at the end of its input.
         drop(self.commands.take());
         let _gone = self.child.wait();
     }
 }
 
 fn gone() -> Failure {
-    Failure::Odd("the server ended, or did not answer as it should".to_owned())
+    Failure::Odd("the server exited or sent an invalid response".to_owned())
 }
 
 fn get(line: &str) -> Result<Get> {
     let numbers: Option<Vec<u64>> = line.split(' ').map(|word| word.parse().ok()).collect();
     match numbers.as_deref() {
         Some(&[first, last, sent]) => Ok(Get { first, last, sent }),
-        _ => Err(Failure::Odd(format!("{line:?} is no line of the server's log"))),
+        _ => Err(Failure::Odd(format!("{line:?} is not a line of the server's log"))),
     }
 }
 
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_the_log_is_three_numbers() {
+    fn log_line_has_three_numbers() {
         assert_eq!(get("0 131071 131072").unwrap(), Get { first: 0, last: 131_071, sent: 131_072 });
         assert!(get("0 1").is_err() && get("a b c").is_err());
     }

@@ -1,4 +1,4 @@
-//! Tools that read an object where it is, block by block: qemu-img with its curl driver, or on top of nbdkit's curl plugin.
+//! Tools that read an object remotely, block by block: qemu-img with its curl driver, or through nbdkit's curl plugin.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::form::Form;
 use crate::run::run;
 use crate::tools;
 
-/// How to get one.
+/// How to install one.
 pub(crate) const HOW_TO_INSTALL: &str =
     "apt-get install -y --no-install-recommends qemu-block-extra, or nbdkit";
 
@@ -18,11 +18,11 @@ pub(crate) const HOW_TO_INSTALL: &str =
 pub(crate) enum Streaming {
     /// qemu-img's own driver.
     Curl,
-    /// nbdkit's plugin of that name, with qemu-img behind it.
+    /// nbdkit's curl plugin, read by qemu-img.
     Nbdkit,
 }
 
-/// The one that can read `url`, if there is one.
+/// Returns the tool that can read `url`, if there is one.
 pub(crate) fn find(url: &str) -> Option<Streaming> {
     let info = |qemu| run(Command::new(qemu).args(["info", "-f", "raw", url])).ok();
     if tools::qemu_img().ok().and_then(info).is_some() {
@@ -33,7 +33,7 @@ pub(crate) fn find(url: &str) -> Option<Streaming> {
 }
 
 impl Streaming {
-    /// As a person reads it.
+    /// Its name in the tables.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Curl => "qemu-img with its curl driver",
@@ -44,7 +44,7 @@ impl Streaming {
     /// Converts the object to a raw file.
     ///
     /// # Errors
-    /// Where qemu-img is missing.
+    /// If qemu-img is missing.
     pub(crate) fn convert(self, url: &str, form: Form, out_of_order: bool, to: &Path) -> Result<Command> {
         let mut convert = qemu_convert(form, Form::Raw, out_of_order)?;
         match self {
@@ -57,7 +57,7 @@ impl Streaming {
                 nbdkit.args(["-U", "-", "-r", "curl", url, "--run"]);
                 let words = std::iter::once(convert.get_program()).chain(convert.get_args());
                 let words: Vec<String> = words.map(|word| quoted(&word.to_string_lossy())).collect();
-                // The shell that nbdkit starts has the address of its socket in this variable.
+                // nbdkit passes the address of its socket to the shell in this variable.
                 nbdkit.arg(format!("{} \"$uri\" {}", words.join(" "), quoted(&to.to_string_lossy())));
                 Ok(nbdkit)
             }
@@ -65,7 +65,7 @@ impl Streaming {
     }
 }
 
-/// A word of a shell's line.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_is_one_word_to_a_shell() {
+    fn quoted_word_is_one_word_for_a_shell() {
         let ran = run(diskferry_corpus::tools::command("sh")
             .args(["-c", &format!("printf %s {}", quoted("it's $HOME"))]));
         assert_eq!(ran.unwrap().out, "it's $HOME");

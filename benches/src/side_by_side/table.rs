@@ -8,21 +8,21 @@ use crate::rows::{Floor, Work};
 use crate::stats::Ratio;
 use crate::streaming::{HOW_TO_INSTALL, Streaming};
 
-/// How it was measured.
+/// The measurement setup.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Conditions {
     pub(crate) machine: String,
     pub(crate) runs: usize,
-    /// Bytes of files on the disk.
+    /// Total size of the files on the disk.
     pub(crate) content: u64,
     pub(crate) disk: u64,
     pub(crate) streaming: Option<Streaming>,
 }
 
-/// What cannot be filled in.
+/// A cell without a value.
 const NOTHING: &str = "";
 
-/// All tables with what they say.
+/// Formats all tables with their introductions.
 pub(crate) fn tables(outcomes: &[Outcome], conditions: &Conditions) -> String {
     let Conditions { machine, runs, content, disk, streaming } = conditions;
     let mut text = format!(
@@ -107,7 +107,7 @@ pub(crate) fn tables(outcomes: &[Outcome], conditions: &Conditions) -> String {
     text
 }
 
-/// A table under what is said of it, unless it is empty.
+/// Formats a table with its introduction; nothing if it has no rows.
 fn section(text: &mut String, said: &str, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let rows: String = rows.map(|row| line(&row)).collect();
@@ -199,13 +199,13 @@ fn verdict(outcome: &Outcome) -> Vec<String> {
     ]
 }
 
-/// How the fragmented image compares with the same one in order.
+/// Returns the ratio of the fragmented image to the contiguous one.
 fn fragmented(outcomes: &[Outcome]) -> Option<Ratio> {
     let ours = |name| outcomes.iter().find(|outcome| outcome.row.name == name)?.times.get(&Lane::Ours);
     ours("s3-fragmented")?.over(ours("s3-plain")?)
 }
 
-/// Seconds as they are read.
+/// Formats seconds.
 pub(crate) fn seconds(seconds: Option<f64>) -> String {
     seconds.map_or_else(String::new, |seconds| {
         let decimals = if seconds < 0.1 { 3 } else { 2 };
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_says_medians_ratios_goal_and_whether_it_is_met() {
+    fn row_has_medians_ratios_goal_and_outcome() {
         let lanes: [(Lane, &[f64]); 3] = [
             (Lane::Ours, &[0.5, 0.8, 0.7]),
             (Lane::Qemu, &[2.5, 2.4, 2.1]),
@@ -262,7 +262,7 @@ mod tests {
             "| zlib QCOW2 → raw | 0.70 | 2.40 (-W) | 3.43 [3.00–5.00] | 0.60 decode and write | 1.17 [0.83–14.00] |  | 96 \
              | ≥ 3 × qemu-img, ≤ 1.40 × floor | yes |"
         );
-        assert!(!text.contains("S3"), "a table without rows is left out");
+        assert!(!text.contains("S3"), "a table without rows is omitted");
     }
 
     #[test]
@@ -281,7 +281,7 @@ mod tests {
             columns = cells;
         }
         let rows = text.lines().filter(|line| line.starts_with("| ")).count();
-        assert_eq!(rows, outcomes.len() + 4, "four tables with a head each");
+        assert_eq!(rows, outcomes.len() + 4, "four tables with a header each");
         assert!(text.contains("Fragmented over in order: 1.00"));
     }
 }

@@ -1,4 +1,4 @@
-//! The programs of others: where they are, or how to get them.
+//! External programs: finds them, or reports how to install them.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use diskferry_corpus::tools;
 
 use crate::failure::{Failure, Result};
 
-/// Converts images.
+/// Returns the path of qemu-img.
 ///
 /// # Errors
 /// If it is not installed, with the command that installs it.
@@ -14,23 +14,23 @@ pub(crate) fn qemu_img() -> Result<PathBuf> {
     required("qemu-img")
 }
 
-/// Makes file systems with files on them.
+/// Returns the path of mke2fs.
 ///
 /// # Errors
-/// As [`qemu_img`].
+/// Like [`qemu_img`].
 pub(crate) fn mke2fs() -> Result<PathBuf> {
     required("mke2fs")
 }
 
-/// Copies files.
+/// Returns the path of cp.
 ///
 /// # Errors
-/// As [`qemu_img`].
+/// Like [`qemu_img`].
 pub(crate) fn cp() -> Result<PathBuf> {
     required("cp")
 }
 
-/// Serves what a plugin of it reads as a block device. Optional, so `.ci/tools` does not list it.
+/// Returns the path of nbdkit. It is optional, so `.ci/tools` does not list it.
 pub(crate) fn nbdkit() -> Option<PathBuf> {
     tools::find("nbdkit")
 }

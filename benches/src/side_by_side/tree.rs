@@ -1,32 +1,32 @@
-//! Files for the disk: programs and libraries of the machine, in the order of their paths, up to a size.
+//! Files for the disk: programs and libraries of the machine in path order, up to a total size.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Result};
 
-/// Where programs and libraries are.
+/// Directories of programs and libraries.
 const ROOTS: [&str; 2] = ["/usr/bin", "/usr/lib"];
 
-/// Puts them under `staged`, as links where that can be.
+/// Stages the files below `staged`, as hard links if possible.
 ///
 /// # Errors
-/// Where the files together are too few, or `staged` cannot be written.
+/// If there are too few files, or `staged` cannot be written.
 pub(crate) fn stage(staged: &Path, bytes: u64) -> Result<()> {
     if staged.exists() {
         fs::remove_dir_all(staged).map_err(Failure::at("removing", staged))?;
     }
     let mut left = bytes;
-    // Half from each root, the second also what the first had too little of.
+    // Half of the bytes from each root; the second root also fills the first one's shortfall.
     for (index, root) in ROOTS.iter().enumerate() {
         let share = if index + 1 == ROOTS.len() { left } else { bytes / ROOTS.len() as u64 };
         let taken = take(Path::new(root), staged, share)?;
         left = left.saturating_sub(taken);
     }
-    // A file of the usual size more or less does not matter; a machine with hardly any does.
+    // A small shortfall does not matter; a machine with hardly any files does.
     if left > bytes / 4 {
         return Err(Failure::Odd(format!(
-            "{} hold {} bytes of files that can be read, and {bytes} are wanted: use a smaller --content",
+            "{} have {} bytes of readable files, but {bytes} are required; use a smaller --content",
             ROOTS.join(" and "),
             bytes - left
         )));
@@ -34,17 +34,17 @@ pub(crate) fn stage(staged: &Path, bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// Takes files of `root`, in the order of their paths, as long as they fit. Gives their bytes.
+/// Stages files of `root` in path order while they fit. Returns their total size.
 fn take(root: &Path, staged: &Path, bytes: u64) -> Result<u64> {
     let mut taken = 0;
     let mut waiting = vec![root.to_owned()];
     while let Some(path) = waiting.pop() {
-        // What cannot be looked at is left out: it is not the same machine everywhere anyway.
+        // Unreadable entries are skipped.
         let Ok(facts) = fs::symlink_metadata(&path) else { continue };
         if facts.is_dir() {
             let Ok(entries) = fs::read_dir(&path) else { continue };
             let mut names: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-            // The first is taken from the end.
+            // A stack: entries are reversed, because the last one is visited first.
             names.sort_unstable_by(|a, b| b.cmp(a));
             waiting.extend(names);
         } else if facts.is_file() && facts.len() <= bytes - taken && place(&path, staged)? {
@@ -57,7 +57,7 @@ fn take(root: &Path, staged: &Path, bytes: u64) -> Result<u64> {
     Ok(taken)
 }
 
-/// False where the file cannot be read.
+/// Returns false if the file cannot be read.
 fn place(path: &Path, staged: &Path) -> Result<bool> {
     let to = staged.join(path.strip_prefix("/").unwrap_or(path));
     if let Some(parent) = to.parent() {
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_taken_in_the_order_of_their_paths_as_long_as_they_fit() {
+    fn files_are_staged_in_path_order_while_they_fit() {
         let dir = tempfile::tempdir().unwrap();
         let (root, staged) = (dir.path().join("root"), dir.path().join("staged"));
         fs::create_dir_all(root.join("b")).unwrap();

@@ -1,5 +1,5 @@
-//! Floors of the processor: what is on a disk decoded, compressed or hashed by as many threads as there are cores, and
-//! nothing else: no plan, no order, no budget. The map is read before the clock starts.
+//! CPU floors: the content of a disk is decoded, compressed or hashed by one thread per core, without planning, ordering or a
+//! budget. The map is read before the measurement starts.
 
 use std::fs::File;
 use std::num::NonZero;
@@ -17,12 +17,12 @@ use diskferry_formats::{Declared, Format, internal as codec};
 use super::Compress;
 use crate::failure::{Failure, Result};
 
-/// A cluster or grain that the floors compress.
+/// Size of the cluster or grain that the floors compress.
 const UNIT: u64 = 64 << 10;
-/// What the floors read of plain data at once.
+/// Size of one read of plain data.
 const PIECE: u64 = 1 << 20;
 
-/// An image and all that it maps.
+/// An image and all its mapped extents.
 pub(crate) struct Mapped {
     file: File,
     extents: Vec<Extent>,
@@ -32,7 +32,7 @@ pub(crate) struct Mapped {
 /// Opens an image and walks its map.
 ///
 /// # Errors
-/// Those of the library.
+/// The errors of the library.
 pub(crate) async fn open(image: &Path) -> Result<Mapped> {
     let (disk, extents) = walk(image).await?;
     let file = File::open(image).map_err(Failure::at("opening", image))?;
@@ -59,11 +59,11 @@ async fn walk(image: &Path) -> Result<(Disk, Vec<Extent>)> {
     Ok((disk, extents))
 }
 
-/// The stored bytes that an image maps, each counted once, and the bytes that opening it and walking its map reads. A raw
-/// image has no map where it is an object: all of it is needed, whatever holes the file has here.
+/// Returns the stored bytes that an image maps, each counted once, and the bytes that opening and walking the map reads. A raw
+/// image counts as a whole, because an object has no holes.
 ///
 /// # Errors
-/// Those of the library.
+/// The errors of the library.
 pub(crate) async fn stored(image: &Path) -> Result<(u64, u64)> {
     if is_raw(image) {
         let whole = std::fs::metadata(image).map_err(Failure::at("looking at", image))?;
@@ -80,10 +80,10 @@ pub(crate) async fn stored(image: &Path) -> Result<(u64, u64)> {
     Ok((bytes, disk.traffic().bytes))
 }
 
-/// Decodes everything, and writes it where asked. Gives the seconds.
+/// Decodes everything, and writes it to `to` if given. Returns the seconds.
 ///
 /// # Errors
-/// Where a unit is broken, or a file cannot be read or written.
+/// If a unit is corrupt, or a file cannot be read or written.
 pub(crate) fn decode(image: &Mapped, to: Option<&Path>) -> Result<f64> {
     let began = Instant::now();
     let target = to.map(File::create_new).transpose().map_err(Failure::io("making the target"))?;
@@ -114,10 +114,10 @@ pub(crate) fn decode(image: &Mapped, to: Option<&Path>) -> Result<f64> {
     Ok(began.elapsed().as_secs_f64())
 }
 
-/// Compresses every unit that is not zero, each for itself, and throws it away. Gives the seconds.
+/// Compresses every non-zero unit separately, and discards the result. Returns the seconds.
 ///
 /// # Errors
-/// Where the image cannot be read.
+/// If the image cannot be read.
 pub(crate) fn compress(image: &Mapped, how: Compress) -> Result<f64> {
     let began = Instant::now();
     each(
@@ -140,10 +140,10 @@ pub(crate) fn compress(image: &Mapped, how: Compress) -> Result<f64> {
     Ok(began.elapsed().as_secs_f64())
 }
 
-/// Hashes every block that is not zero, as the leaves of the digest. Gives the seconds.
+/// Hashes every non-zero block, like the leaves of the digest. Returns the seconds.
 ///
 /// # Errors
-/// Where the image cannot be read.
+/// If the image cannot be read.
 pub(crate) fn hash(image: &Mapped) -> Result<f64> {
     let began = Instant::now();
     each(&pieces(&image.extents, PIECE), Vec::new, |stored, extent| {
@@ -156,7 +156,7 @@ pub(crate) fn hash(image: &Mapped) -> Result<f64> {
     Ok(began.elapsed().as_secs_f64())
 }
 
-/// Plain data cut at multiples of `unit`; coded units as they are.
+/// Splits plain data at multiples of `unit`; leaves coded units unchanged.
 fn pieces(extents: &[Extent], unit: u64) -> Vec<Extent> {
     let mut pieces = Vec::new();
     for extent in extents {
@@ -185,7 +185,7 @@ fn length(bytes: u64) -> Result<usize> {
     usize::try_from(bytes).map_err(|_| Failure::Odd(format!("{bytes} bytes do not fit the address space")))
 }
 
-/// Does `work` to each, on all cores; each thread with a state of its own. Ends early on the first error.
+/// Runs `work` for each item on all cores, with one state per thread. Stops at the first error.
 fn each<S>(
     pieces: &[Extent],
     state: impl Fn() -> S + Sync,

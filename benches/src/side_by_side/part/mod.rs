@@ -1,4 +1,4 @@
-//! What this program runs of itself, each in a process of its own: the floors, the downloads and the server.
+//! Parts that this program runs in separate processes: the floors, the downloads and the server.
 
 pub(crate) mod cores;
 pub(crate) mod net;
@@ -13,57 +13,57 @@ use crate::failure::{Failure, Result};
 /// A part of the comparison.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Part {
-    /// Serves objects until its standard input ends
+    /// Serve objects until standard input ends
     #[command(hide = true)]
     Serve,
-    /// Fetches ranges and throws them away
+    /// Fetch ranges and discard them
     #[command(hide = true)]
     Fetch {
         url: String,
-        /// A file of lines `FIRST LAST`
+        /// File with one range `FIRST LAST` per line
         ranges: PathBuf,
     },
-    /// Fetches all of an object with a plain client, 16 ranges of 8 MiB at once, and throws it away
+    /// Fetch an object with a simple client, 16 concurrent ranges of 8 MiB, and discard it
     #[command(hide = true)]
     FetchFixed { url: String },
-    /// Downloads an object in ranges, side by side
+    /// Download an object in concurrent ranges
     #[command(hide = true)]
     Download { url: String, to: PathBuf },
-    /// Downloads an object on one connection
+    /// Download an object on one connection
     #[command(hide = true)]
     DownloadPlain { url: String, to: PathBuf },
-    /// Decodes an image on all cores, and prints the seconds
+    /// Decode an image on all cores and print the seconds
     #[command(hide = true)]
     Decode {
         image: PathBuf,
-        /// Writes what is decoded
+        /// Write the decoded disk to this file
         #[arg(long)]
         to: Option<PathBuf>,
     },
-    /// Compresses what is on a disk on all cores, and prints the seconds
+    /// Compress the content of a disk on all cores and print the seconds
     #[command(hide = true)]
     Compress { image: PathBuf, how: Compress },
-    /// Hashes what is on a disk on all cores, and prints the seconds
+    /// Hash the content of a disk on all cores and print the seconds
     #[command(hide = true)]
     Hash { image: PathBuf },
-    /// Prints the stored bytes that an image maps, and those of its tables
+    /// Print the number of stored bytes that an image maps, and of its tables
     #[command(hide = true)]
     Stored { image: PathBuf },
 }
 
-/// How a floor compresses.
+/// The compression of a floor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Compress {
-    /// A QCOW2's clusters: deflate at level 6, with its window of 4 KiB.
+    /// QCOW2 clusters: deflate at level 6 with a 4 KiB window.
     Cluster,
-    /// A VMDK's grains: zlib at level 6.
+    /// VMDK grains: zlib at level 6.
     Grain,
     /// zstd at level 3.
     Zstd,
 }
 
 impl Compress {
-    /// As a person reads it.
+    /// Its name in the tables.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Cluster => "deflate 6, 4 KiB window, alone",
@@ -77,7 +77,7 @@ impl Part {
     /// Runs the part.
     ///
     /// # Errors
-    /// Whatever went wrong.
+    /// The errors of the part.
     pub(crate) fn run(self) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()

@@ -1,4 +1,4 @@
-//! Floors and rivals of the line: ranges fetched and thrown away, and objects downloaded to files.
+//! Network floors and competitors: fetches ranges and discards them, and downloads objects to files.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -14,9 +14,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::failure::{Failure, Result};
 
-/// What a parallel download asks for at once.
+/// Range size of a parallel download.
 const PART: u64 = 8 << 20;
-/// How many of them are under way.
+/// Number of concurrent ranges.
 const AT_ONCE: usize = 16;
 
 async fn open(url: &str) -> Result<S3Source> {
@@ -24,16 +24,16 @@ async fn open(url: &str) -> Result<S3Source> {
     Ok(S3Source::open(&Client::new(options).await?, url).await?)
 }
 
-/// Fetches the ranges of a file of lines `FIRST LAST`, and throws them away.
+/// Fetches the ranges in a file with lines `FIRST LAST`, and discards them.
 ///
 /// # Errors
-/// Where the file is no such list, or the source fails.
+/// If the file is not such a list, or the source fails.
 pub(crate) async fn fetch(url: &str, ranges: &Path) -> Result<()> {
     let list = fs::read_to_string(ranges).map_err(Failure::at("reading", ranges))?;
     let ranges: Vec<StoredRange> = list.lines().map(range).collect::<Result<_>>()?;
     let source = open(url).await?;
     let source = &source;
-    // What opening asked for may pass the end of a small object.
+    // Requests made while opening may extend past the end of a small object.
     let whole = StoredRange::first(source.len());
     let ranges = ranges.into_iter().filter_map(|range| range.intersection(whole));
     stream::iter(ranges.map(|range| async move { source.read(range).await.map(drop) }))
@@ -48,13 +48,13 @@ fn range(line: &str) -> Result<StoredRange> {
         let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
         Some(StoredRange::between(StoredOffset::new(first), StoredOffset::new(last.checked_add(1)?)))
     });
-    parsed.ok_or_else(|| Failure::Odd(format!("{line:?} is no range")))
+    parsed.ok_or_else(|| Failure::Odd(format!("{line:?} is not a range")))
 }
 
-/// Downloads an object: 16 ranges of 8 MiB at once.
+/// Downloads an object with 16 concurrent ranges of 8 MiB.
 ///
 /// # Errors
-/// Where the source fails or the file cannot be written.
+/// If the source fails or the file cannot be written.
 pub(crate) async fn download(url: &str, to: &Path) -> Result<()> {
     let source = open(url).await?;
     let file = File::create_new(to).map_err(Failure::at("making", to))?;
@@ -72,11 +72,11 @@ pub(crate) async fn download(url: &str, to: &Path) -> Result<()> {
     .await
 }
 
-/// Fetches `http://HOST/PATH` in ranges of 8 MiB over 16 connections, and throws it away. It shares no code with ours, so
-/// that it shows what the line can do and not what our client makes of it.
+/// Fetches `http://HOST/PATH` in ranges of 8 MiB over 16 connections, and discards it. It shares no code with diskferry's
+/// client, so it measures the network only.
 ///
 /// # Errors
-/// Where an answer is not the range that was asked for.
+/// If a response is not the requested range.
 pub(crate) fn fetch_fixed(url: &str) -> Result<()> {
     let (host, path) = split(url)?;
     let (_, total) = Plain::connect(host)?.get(path, Some((0, 0)))?;
@@ -104,10 +104,10 @@ pub(crate) fn fetch_fixed(url: &str) -> Result<()> {
     })
 }
 
-/// Downloads `http://HOST/PATH` on one connection, as the simplest tool does.
+/// Downloads `http://HOST/PATH` on one connection, like a simple tool.
 ///
 /// # Errors
-/// Where the answer is none of success with its length, or the file cannot be written.
+/// If the response is not successful or has no length, or the file cannot be written.
 pub(crate) fn download_plain(url: &str, to: &Path) -> Result<()> {
     let (host, path) = split(url)?;
     let mut connection = Plain::connect(host)?;
@@ -116,13 +116,13 @@ pub(crate) fn download_plain(url: &str, to: &Path) -> Result<()> {
     connection.body(length, &mut file)
 }
 
-/// Host and path of an `http://` URL.
+/// Splits an `http://` URL into host and path.
 fn split(url: &str) -> Result<(&str, &str)> {
     let parts = url.strip_prefix("http://").and_then(|rest| rest.split_once('/'));
-    parts.ok_or_else(|| Failure::Odd(format!("{url} is no http:// URL")))
+    parts.ok_or_else(|| Failure::Odd(format!("{url} is not an http:// URL")))
 }
 
-/// A connection of the simplest client: one request after another.
+/// A connection of a minimal HTTP client, for sequential requests.
 struct Plain {
     host: String,
     answers: BufReader<TcpStream>,
@@ -134,9 +134,9 @@ impl Plain {
         Ok(Self { host: host.to_owned(), answers: BufReader::with_capacity(1 << 20, stream) })
     }
 
-    /// Asks for a range, or for all. Gives the lengths of the body and of the object.
+    /// Requests a range or the whole object. Returns the lengths of the body and of the object.
     fn get(&mut self, path: &str, range: Option<(u64, u64)>) -> Result<(u64, u64)> {
-        let broken = || Failure::io(format!("asking for {path}"));
+        let broken = || Failure::io(format!("requesting {path}"));
         let range = range.map(|(first, last)| format!("Range: bytes={first}-{last}\r\n")).unwrap_or_default();
         let request = format!("GET /{path} HTTP/1.1\r\nHost: {}\r\n{range}\r\n", self.host);
         self.answers.get_mut().write_all(request.as_bytes()).map_err(broken())?;
@@ -156,18 +156,19 @@ impl Plain {
                 total = value.rsplit('/').next().and_then(|total| total.trim().parse().ok());
             }
         }
-        let length = length.filter(|_| ok).ok_or_else(|| Failure::Odd(format!("{path} was not answered")))?;
+        let length =
+            length.filter(|_| ok).ok_or_else(|| Failure::Odd(format!("the request for {path} failed")))?;
         Ok((length, total.unwrap_or(length)))
     }
 
-    /// The body of the last answer.
+    /// Copies the body of the last response.
     fn body(&mut self, length: u64, to: &mut impl Write) -> Result<()> {
         let copied =
-            io::copy(&mut (&mut self.answers).take(length), to).map_err(Failure::io("reading an answer"))?;
+            io::copy(&mut (&mut self.answers).take(length), to).map_err(Failure::io("reading a response"))?;
         if copied == length {
             Ok(())
         } else {
-            Err(Failure::Odd(format!("an answer ended after {copied} bytes")))
+            Err(Failure::Odd(format!("a response ended after {copied} bytes")))
         }
     }
 }

@@ -1,12 +1,12 @@
-//! The store: the embedded S3 server in a process of its own, told what to do by lines on its standard input.
+//! The store: the embedded S3 server in a separate process, controlled by lines on its standard input.
 //!
-//! | line | answer |
+//! | command | response |
 //! |---|---|
-//! | | `endpoint URL`, `access KEY`, `secret KEY`, once |
+//! | (start) | `endpoint URL`, `access KEY`, `secret KEY` |
 //! | `add KEY PATH` | `done` |
-//! | `line NAME` | `done`; the line is that one from now on |
+//! | `line NAME` | `done`; simulates the network NAME from now on |
 //! | `forget` | `done` |
-//! | `log` | a line `FIRST LAST SENT` for each ranged GET since the last `forget`, then `done` |
+//! | `log` | `FIRST LAST SENT` for each ranged GET since the last `forget`, then `done` |
 
 use std::io::{self, BufRead, Write};
 use std::os::unix::fs::symlink;
@@ -21,12 +21,12 @@ use crate::failure::{Failure, Result};
 /// The bucket of all objects.
 pub(crate) const BUCKET: &str = "images";
 
-/// The line between the store and the machine that converts.
+/// The simulated network between the store and the converting machine.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
 pub(crate) enum Line {
-    /// A store in the same region: 30 ms to the first byte, 100 MB/s a connection, 125 MB/s (1 Gbit/s) in all.
+    /// A store in the same region: 30 ms to the first byte, 100 MB/s per connection, 125 MB/s (1 Gbit/s) in total.
     Near,
-    /// A store in another region: 80 ms to the first byte, 50 MB/s a connection.
+    /// A store in another region: 80 ms to the first byte, 50 MB/s per connection.
     Far,
     /// A store in the same rack: 1 ms to the first byte, no caps.
     Rack,
@@ -42,7 +42,7 @@ impl Line {
         Shape { latency: Duration::from_millis(latency), each, all }
     }
 
-    /// As a person reads it.
+    /// Its name in the tables.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Near => "30 ms",
@@ -55,12 +55,12 @@ impl Line {
 /// Serves until standard input ends.
 ///
 /// # Errors
-/// Where the server does not start, a line is none of those above, or nobody reads the answers.
+/// If the server does not start, a command is unknown, or the responses cannot be written.
 pub(crate) async fn serve() -> Result<()> {
     let options = ServerOptions::default().public(true).shape(Line::Near.shape());
     let server = Server::start(options).map_err(Failure::io("starting the server"))?;
     server.create_bucket(BUCKET).await?;
-    // As S3 says, and s3s does not: without it, nbdkit's curl plugin takes no object.
+    // S3 sends this header and s3s does not; nbdkit's curl plugin requires it.
     server.set_faults(|_| vec![Fault::Header("accept-ranges", "bytes".to_owned())]);
     let keys = server.keys();
     let opening =
@@ -77,15 +77,14 @@ pub(crate) async fn serve() -> Result<()> {
             }
             (Some("forget"), None, None) => server.forget(),
             (Some("log"), None, None) => say(&log(&server))?,
-            _ => return Err(Failure::Odd(format!("the server was told {line:?}"))),
+            _ => return Err(Failure::Odd(format!("unknown server command {line:?}"))),
         }
         say("done\n")?;
     }
     Ok(())
 }
 
-/// Shows a file as an object, without a copy of it: a small object is stored, for its ETag, and its file is put in the
-/// place of that one's.
+/// Serves a file as an object without copying it: stores a small object, for its ETag, and then replaces the object's file.
 async fn add(server: &Server, key: &str, path: &Path) -> Result<()> {
     server.put(BUCKET, key, key.as_bytes().to_vec()).await?;
     let object = server.root().join(BUCKET).join(key);
