@@ -1,6 +1,6 @@
-//! What builds the images: bytes at places, and the few codes that formats put around them.
+//! Builds images: writes bytes at offsets, and computes the encodings and checksums that formats use.
 
-/// Bytes that grow as they are written to.
+/// A buffer that grows when it is written past its end.
 #[derive(Clone, Default)]
 pub(super) struct Image(pub(super) Vec<u8>);
 
@@ -34,7 +34,7 @@ impl Image {
     }
 }
 
-/// A guest's bytes: none zero, no two sectors alike, and no table or mark of any format anywhere.
+/// Guest data: no zero bytes, no two equal sectors, and no magic number or table of any format.
 pub(super) fn guest(len: usize) -> Vec<u8> {
     (0..len)
         .map(|at| if at % 512 == 0 { 0x20 | (at / 512 % 32) as u8 } else { 0x60 | (at % 29) as u8 })
@@ -43,7 +43,7 @@ pub(super) fn guest(len: usize) -> Vec<u8> {
 
 /// A deflate stream (RFC 1951) of one stored block.
 pub(super) fn deflate(bytes: &[u8]) -> Vec<u8> {
-    let len = u16::try_from(bytes.len()).expect("a short unit");
+    let len = u16::try_from(bytes.len()).expect("the unit is short");
     let mut out = vec![1];
     out.extend(len.to_le_bytes());
     out.extend((!len).to_le_bytes());

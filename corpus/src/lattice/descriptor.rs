@@ -1,6 +1,6 @@
-//! The descriptor of VMDK: embedded in a sparse extent, and as a file that names others.
+//! The VMDK descriptor: embedded in a sparse extent, and as a separate file that names extents.
 //!
-//! It is text, so its cases are lines in place of lines. The five values of a number are written in decimal.
+//! It is text, so its cases replace lines. The five values of a number are written in decimal.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ const LINES: [&str; 9] = [
     "RW 137 SPARSE \"part.vmdk\"",
     "RW 8 ZERO",
 ];
-/// Length of the flat file: four kilobytes that are not used and eight that are.
+/// Size of the flat file: 4 KiB unused and 8 KiB used.
 const FLAT: usize = 12 << 10;
 
 fn base() -> Arc<Base> {
@@ -33,7 +33,7 @@ fn base() -> Arc<Base> {
     Arc::new(Base { format: "vmdk", name: "descriptor", files, disk })
 }
 
-/// Byte address of a line.
+/// Returns the byte address of a line.
 fn place(line: usize) -> usize {
     LINES[..line].iter().map(|line| line.len() + 1).sum()
 }
@@ -51,7 +51,7 @@ impl Lines<'_> {
         self
     }
 
-    /// That line instead; with a text longer than the base's what follows moves.
+    /// Replaces the line. If the text becomes longer than the base's, the following bytes move.
     fn is(&mut self, value: Value, text: &str, expect: Expect) -> &mut Self {
         let mut lines = LINES.map(str::to_owned);
         lines[self.line] = text.to_owned();

@@ -1,4 +1,4 @@
-//! VMDK: the sparse extents of ESX, COWD alone and seSparse behind its descriptor.
+//! VMDK: the sparse extents of ESX, COWD alone and seSparse with its descriptor.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{
 const GRAIN: usize = 4096;
 const DISK: usize = 3 * GRAIN;
 const CAPACITY: u64 = DISK as u64 / 512;
-/// Entries of a table of either kind.
+/// Entries per table, for both kinds.
 const ENTRIES: usize = 4096;
 
 pub(super) fn cases(out: &mut Vec<Case>) {
@@ -20,7 +20,7 @@ pub(super) fn cases(out: &mut Vec<Case>) {
     se_sparse(out);
 }
 
-/// A grain, nothing, a grain.
+/// Grains: allocated, unallocated, allocated.
 fn disk() -> Vec<u8> {
     let mut disk = guest(DISK);
     disk[GRAIN..2 * GRAIN].fill(0);
@@ -65,7 +65,7 @@ fn cowd(out: &mut Vec<Case>) {
             LE32,
             [
                 MALFORMED,
-                // Of grains of a sector the first are given: 24 entries, of which two are used.
+                // With one-sector grains, the tables map only the first ones: 24 entries, two of them used.
                 reads(|disk, image| {
                     disk.fill(0);
                     disk[..512].copy_from_slice(&image[FIRST..FIRST + 512]);
@@ -156,7 +156,7 @@ fn se_sparse(out: &mut Vec<Case>) {
             "volatile header",
             LE64,
             [
-                // The header itself, and what is no such header.
+                // The header itself, and bytes that are not a volatile header.
                 MALFORMED.says("volatile header").at(0),
                 SAME,
                 far,
@@ -229,7 +229,7 @@ fn se_sparse(out: &mut Vec<Case>) {
     Structure::new(out, &base, "seSparse directory", DIRECTORY, 8)
         .in_file(1)
         .number("grain directory entry", LE64, [reads(|disk, _| disk.fill(0)), kind, kind, kind, kind])
-        // The table behind the only one is grains.
+        // After the only table, the file contains grains.
         .and(Value::Overlapping, 1 << 60 | 1, MALFORMED.says("grain table entry 0").at(FIRST))
         .and(Value::PastTheEnd, 1 << 60 | 2, TRUNCATED)
         .and(Value::Overflow, 1 << 60 | 0xffff_ffff, TRUNCATED)
@@ -258,8 +258,8 @@ fn se_sparse(out: &mut Vec<Case>) {
     });
 }
 
-/// The rest of the table is zeros anyway, and of plain data that is zeros no format can tell. The two grains are the end
-/// of the object.
+/// The rest of the table is zeros in any case, and lost plain data cannot be distinguished from zeros. The two grains are at
+/// the end of the object.
 fn data_alone() -> Expect {
     reads(|disk, image| {
         let grains = &image[image.len() - 2 * GRAIN..];

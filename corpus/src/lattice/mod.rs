@@ -1,15 +1,15 @@
-//! The lattice of malformed headers: every field of every on-disk structure that a reader sees, at every value that has
-//! broken a reader somewhere, and what must come of it.
+//! The lattice of malformed headers: every field of every on-disk structure that a reader parses, at every value that has
+//! broken some reader, with the expected outcome.
 //!
 //! ```text
-//! base: a small sound image  ×  structure: its fields, byte for byte  ×  value: 0, 1, sign bit, maximum, …  =  case
+//! base: a small valid image  ×  structure: its fields, byte for byte  ×  value: 0, 1, sign bit, maximum, …  =  case
 //! ```
 //!
-//! The images are built here by hand from the specifications; the readers that are judged by them have no part in it.
-//! A structure's fields cover it without gap, which is checked when the table is made, so that none is forgotten; each
-//! field says what must come of the five values that every number has, and of those that are bad for it alone (unaligned,
-//! past the end, overlapping, pointing at itself, a sum that overflows). Where a structure has a checksum it is made anew
-//! after the edit, so that the field is judged and not the sum; and beside it stands the case with the stale sum.
+//! The images are built from the specifications, without the code under test. The fields of a structure must cover it without
+//! gaps, which is asserted, so that no field is forgotten. Each field defines the expected outcome for the five values that
+//! every number has, and for its own bad values (unaligned, past the end, overlapping, pointing at itself, overflowing). If a
+//! structure has a checksum, it is recomputed after the edit, so that the field is tested and not the checksum. A separate
+//! case has the stale checksum.
 
 mod build;
 mod descriptor;
@@ -24,86 +24,86 @@ use std::sync::Arc;
 
 pub use partition::{TableCase, tables};
 
-/// What is wrong with a value.
+/// The kind of a bad value.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Value {
     /// 0.
     Zero,
     /// 1.
     One,
-    /// Only the highest bit.
+    /// Only the highest bit is set.
     SignBit,
-    /// One less than the largest.
+    /// One less than the maximum.
     BelowMaximum,
-    /// All bits.
+    /// All bits are set.
     Maximum,
-    /// The sum with the length of what it points at passes 2⁶⁴, or a product does.
+    /// The sum with the length of the target, or a product, exceeds 2⁶⁴.
     Overflow,
-    /// No multiple of what it must be a multiple of.
+    /// Not a multiple of the required alignment.
     Unaligned,
-    /// Behind the end of the object, or just so that what it points at ends there.
+    /// Past the end of the object, or the target extends past it.
     PastTheEnd,
     /// Points at another structure.
     Overlapping,
-    /// Points at the structure that it stands in, or at what that structure maps.
+    /// Points at its own structure, or at data that this structure maps.
     SelfReferring,
-    /// The least that is too much, or the most that is not.
+    /// The smallest invalid value, or the largest valid one.
     Boundary,
-    /// A value with a meaning of its own.
+    /// A value with a special meaning.
     Meaning,
-    /// The structure's checksum is that of before.
+    /// The structure's checksum is stale.
     Stale,
-    /// The object ends where the structure begins.
+    /// The object ends at the start of the structure.
     CutAtStart,
-    /// The object ends in its middle.
+    /// The object ends in the middle of the structure.
     CutInMiddle,
-    /// The object lacks its last byte.
+    /// The object ends before the last byte of the structure.
     CutOneShort,
-    /// The object is zeros from here to its end, as an unfinished download into a preallocated file is.
+    /// The object is zeros from here to its end, like an unfinished download into a preallocated file.
     ZeroedTail,
 }
 
-/// What must come of a case.
+/// The expected outcome of a case.
 #[derive(Clone, Copy)]
 pub enum Outcome {
     /// It is refused.
     Refused {
-        /// The stable code of the error.
+        /// The error code.
         code: &'static str,
-        /// What its message must contain.
+        /// Text that the message must contain.
         says: &'static str,
-        /// The place that it must give, in bytes of the object that is damaged; none for what is said of the whole object.
+        /// The offset that the error must have, in the damaged object; none if the error concerns the whole object.
         at: Option<u64>,
     },
-    /// It reads as the unharmed disk after this was done to it. The second argument is the damaged object.
+    /// It reads as the undamaged disk after this edit. The second argument is the damaged object.
     Reads(fn(&mut Vec<u8>, &[u8])),
 }
 
 /// One damaged image.
 #[derive(Clone)]
 pub struct Case {
-    /// The format, as the command line spells it.
+    /// The format, named as on the command line.
     pub format: &'static str,
-    /// The image and the structure in it.
+    /// The image and the damaged structure.
     pub structure: &'static str,
-    /// The field of the structure.
+    /// The damaged field.
     pub field: &'static str,
-    /// What is wrong with it.
+    /// The kind of damage.
     pub value: Value,
-    /// What must come of it.
+    /// The expected outcome.
     pub outcome: Outcome,
     base: Arc<Base>,
-    /// Which of the files is damaged.
+    /// Index of the damaged file.
     file: usize,
     edits: Vec<(usize, Vec<u8>)>,
     seals: Vec<Seal>,
     cut: Option<usize>,
 }
 
-/// Makes the checksum of a structure anew, which begins with the bytes.
+/// Recomputes the checksum of the structure at the start of the bytes.
 type Sum = fn(&mut [u8]);
 
-/// A checksum to be made anew: where its structure begins, and how.
+/// A checksum to recompute: the start of its structure, and the function.
 type Seal = (usize, Sum);
 
 impl Case {
@@ -126,7 +126,7 @@ impl Case {
         )
     }
 
-    /// The name of the image that is damaged.
+    /// The name of the damaged image.
     pub fn image(&self) -> &'static str {
         self.base.name
     }
@@ -147,7 +147,7 @@ impl Case {
         files
     }
 
-    /// The disk that it must read as, or `None` where it is refused.
+    /// The expected disk, or `None` if the image must be refused.
     pub fn disk(&self) -> Option<Vec<u8>> {
         match self.outcome {
             Outcome::Refused { .. } => None,
@@ -160,20 +160,20 @@ impl Case {
     }
 }
 
-/// An image before anything was done to it.
+/// An undamaged image.
 #[derive(Clone, Debug)]
 pub struct Unharmed {
-    /// The format, as the command line spells it.
+    /// The format, named as on the command line.
     pub format: &'static str,
-    /// What [`Case::image`] calls it.
+    /// Its name in [`Case::image`].
     pub name: &'static str,
     /// The files with their names; the one to open comes first.
     pub files: Vec<(&'static str, Vec<u8>)>,
-    /// The disk that it reads as; empty where it is refused as it is.
+    /// The expected disk; empty if even the undamaged image must be refused.
     pub disk: Vec<u8>,
 }
 
-/// The images unharmed.
+/// Returns the undamaged images.
 pub fn bases() -> Vec<Unharmed> {
     let mut bases: Vec<Unharmed> = Vec::new();
     for case in cases() {
@@ -186,7 +186,7 @@ pub fn bases() -> Vec<Unharmed> {
     bases
 }
 
-/// All cases of images.
+/// Returns all cases of images.
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     qcow2::cases(&mut all);
@@ -198,7 +198,7 @@ pub fn cases() -> Vec<Case> {
     all
 }
 
-/// A sound image.
+/// A valid image.
 struct Base {
     format: &'static str,
     name: &'static str,
@@ -212,7 +212,7 @@ impl Base {
     }
 }
 
-/// How a number is stored.
+/// The encoding of a number.
 #[derive(Clone, Copy)]
 enum Number {
     Le(usize),
@@ -246,7 +246,7 @@ const BE16: Number = Number::Be(2);
 const BE32: Number = Number::Be(4);
 const BE64: Number = Number::Be(8);
 
-/// What must come of a value, said relative to its field.
+/// The expected outcome of a value, relative to its field.
 #[derive(Clone, Copy)]
 enum Expect {
     Refused { code: &'static str, says: Option<&'static str>, at: Place },
@@ -261,7 +261,7 @@ enum Place {
 }
 
 impl Expect {
-    /// The message says this and not the field's name.
+    /// The message must contain this text instead of the field's name.
     const fn says(self, text: &'static str) -> Self {
         match self {
             Self::Refused { code, at, .. } => Self::Refused { code, says: Some(text), at },
@@ -269,7 +269,7 @@ impl Expect {
         }
     }
 
-    /// The error is at another place than the field.
+    /// The error is at another offset than the field.
     const fn at(self, place: usize) -> Self {
         match self {
             Self::Refused { code, says, .. } => Self::Refused { code, says, at: Place::Byte(place) },
@@ -285,9 +285,9 @@ const fn refused(code: &'static str) -> Expect {
 const MALFORMED: Expect = refused("malformed");
 const TRUNCATED: Expect = refused("truncated");
 const UNSUPPORTED: Expect = refused("unsupported_feature");
-/// The value is of no matter.
+/// The value does not matter.
 const SAME: Expect = Expect::Reads(|_, _| {});
-/// Nothing says any more what the object is: it is not what was declared.
+/// The magic number is lost, so the object does not have the declared format.
 const UNMARKED: Expect =
     Expect::Refused { code: "format_mismatch", says: Some("has no mark of it"), at: Place::Nowhere };
 
@@ -300,19 +300,19 @@ const fn all(expect: Expect) -> [Expect; 5] {
     [expect; 5]
 }
 
-/// A structure of an image, while its cases are written down.
+/// A structure of an image, while its cases are being defined.
 struct Structure<'a> {
     out: &'a mut Vec<Case>,
     base: &'a Arc<Base>,
     file: usize,
     name: &'static str,
-    /// Where it lies, and its copies that are changed with it.
+    /// Its offset, and the offsets of copies that are changed with it.
     places: Vec<usize>,
     len: usize,
     seal: Option<(Sum, Expect)>,
-    /// How much of it is described.
+    /// Number of bytes whose fields are defined.
     described: usize,
-    /// The field that is described.
+    /// The current field.
     field: (&'static str, usize, Number),
 }
 
@@ -329,35 +329,35 @@ impl<'a> Structure<'a> {
         Self { out, base, file, name, places: vec![place], len, seal: None, described: 0, field }
     }
 
-    /// It lies in another than the first file.
+    /// Sets the file that contains it, if it is not the first one.
     fn in_file(mut self, file: usize) -> Self {
         self.file = file;
         self
     }
 
-    /// There is a copy that is changed likewise.
+    /// Adds a copy that is changed in the same way.
     fn with_copy(mut self, place: usize) -> Self {
         self.places.push(place);
         self
     }
 
-    /// It has a checksum, made by `seal`; a stale one gives `stale`.
+    /// Sets the function that recomputes its checksum, and the expected outcome of a stale checksum.
     fn sealed(mut self, seal: Sum, stale: Expect) -> Self {
         self.seal = Some((seal, stale));
         self
     }
 
-    /// Only some of its fields are described: it is described in whole elsewhere.
+    /// Only some of its fields are defined here; another structure defines all of them.
     fn from(mut self, offset: usize) -> Self {
         self.described = offset;
         self
     }
 
-    /// The next field, and what must come of the five values.
+    /// Defines the next field, with the expected outcomes of the five values.
     fn number(&mut self, name: &'static str, number: Number, expect: [Expect; 5]) -> &mut Self {
         self.field = (name, self.described, number);
         self.described += number.len();
-        assert!(self.described <= self.len, "{} {name} passes the end of its structure", self.name);
+        assert!(self.described <= self.len, "{} {name} exceeds its structure", self.name);
         let maximum = number.maximum();
         let values = [
             (Value::Zero, 0),
@@ -372,13 +372,13 @@ impl<'a> Structure<'a> {
         self
     }
 
-    /// One more value of that field.
+    /// Adds a value of the current field.
     fn and(&mut self, value: Value, number: u64, expect: Expect) -> &mut Self {
         let bytes = self.field.2.bytes(number);
         self.put(value, bytes, &[], expect)
     }
 
-    /// One more value of that field, where these numbers stand at these offsets of the structure.
+    /// Adds a value of the current field, with these numbers at these offsets of the structure.
     fn given(
         &mut self,
         value: Value,
@@ -390,11 +390,11 @@ impl<'a> Structure<'a> {
         self.put(value, bytes, others, expect)
     }
 
-    /// The next field, of bytes that are no number: all zero, one, the highest bit, almost full, full.
+    /// Defines the next field, which is not a number: its bytes are all zero, one, the highest bit, almost all ones, all ones.
     fn bytes(&mut self, name: &'static str, len: usize, expect: [Expect; 5]) -> &mut Self {
         self.field = (name, self.described, BYTE);
         self.described += len;
-        assert!(self.described <= self.len, "{} {name} passes the end of its structure", self.name);
+        assert!(self.described <= self.len, "{} {name} exceeds its structure", self.name);
         let mut almost = vec![0xff; len];
         almost[len - 1] = 0xfe;
         let mut one = vec![0; len];
@@ -414,7 +414,7 @@ impl<'a> Structure<'a> {
         self
     }
 
-    /// One more value of that field, of bytes that are no number.
+    /// Adds a value of the current field, which is not a number.
     fn and_bytes(&mut self, value: Value, bytes: &[u8], expect: Expect) -> &mut Self {
         self.put(value, bytes.to_vec(), &[], expect)
     }
@@ -450,7 +450,7 @@ impl<'a> Structure<'a> {
         self
     }
 
-    /// The object ends at its start, in its middle, and before its last byte.
+    /// Adds cases in which the object ends at its start, in its middle, and before its last byte.
     fn cut(&mut self, expect: [Expect; 3]) -> &mut Self {
         let (place, len) = (self.places[0], self.len);
         let cuts = [
@@ -464,8 +464,8 @@ impl<'a> Structure<'a> {
         self
     }
 
-    /// The object is zeros from each of its sectors on. `expect` is given the place of that sector, and that of the first
-    /// zero: what lies before the sector may be zeros too.
+    /// Adds cases in which the object is zeros from each of its sectors to the end. `expect` gets the offset of that sector and of
+    /// the first trailing zero, because the bytes before the sector may be zeros too.
     fn zeroed_tails(&mut self, expect: impl Fn(usize, usize) -> Expect) -> &mut Self {
         let image = self.base.files[self.file].1.clone();
         for at in (0..image.len()).step_by(512) {
@@ -513,7 +513,7 @@ impl<'a> Structure<'a> {
         });
     }
 
-    /// Every byte of it was described.
+    /// Asserts that all its fields are defined.
     fn complete(&self) {
         assert_eq!(self.described, self.len, "fields of {} are missing", self.name);
     }

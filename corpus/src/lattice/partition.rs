@@ -1,36 +1,36 @@
 //! Partition tables on a raw disk: the MBR, its extended boot records, the GPT.
 //!
-//! They decide about no byte that is converted. So nothing is refused: what comes of a case is which partitions are
-//! listed, and what is warned of.
+//! They do not affect converted bytes, so no case is refused. The outcome of a case is the list of partitions and the
+//! warnings.
 
 use super::build::{Image, crc32};
 use super::{BYTE, LE16, LE32, LE64, Number, Value};
 
 const SECTOR: usize = 512;
 const SECTORS: u64 = 256;
-/// Sectors of the extended boot records.
+/// Sector numbers of the extended boot records.
 const CHAIN: [usize; 2] = [64, 104];
 
 /// A raw disk with a damaged partition table.
 #[derive(Clone, Debug)]
 pub struct TableCase {
-    /// The structure.
+    /// The damaged structure.
     pub structure: &'static str,
-    /// The field of it.
+    /// The damaged field.
     pub field: &'static str,
-    /// What is wrong with it.
+    /// The kind of damage.
     pub value: Value,
     /// The disk.
     pub disk: Vec<u8>,
-    /// The name of the table that must be seen: `none`, `mbr`, `gpt`.
+    /// The expected table: `none`, `mbr` or `gpt`.
     pub table: &'static str,
-    /// How many partitions must be listed.
+    /// The expected number of partitions.
     pub partitions: usize,
-    /// The codes of the warnings, sorted.
+    /// The expected warning codes, sorted.
     pub codes: Vec<&'static str>,
 }
 
-/// What must come of a value: partitions more or fewer than the sound disk has, and the warnings beside its own.
+/// The expected outcome of a value: the table, the number of partitions, and the warnings in addition to the disk's own.
 #[derive(Clone, Copy)]
 struct Seen(&'static str, usize, &'static [&'static str]);
 
@@ -114,7 +114,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// All cases of partition tables.
+/// Returns all cases of partition tables.
 pub fn tables() -> Vec<TableCase> {
     let mut out = Vec::new();
     mbr(&mut out);
@@ -123,18 +123,18 @@ pub fn tables() -> Vec<TableCase> {
     out
 }
 
-/// Both disks, zeros from each sector on. A table that is lost is told of as long as anything says that there was one.
+/// Both disks, with zeros from each sector to the end. A lost table gives a warning if anything shows that it existed.
 fn zeroed_tails(out: &mut Vec<TableCase>) {
     let gpt = |sector: usize| match sector {
         0 => Seen("none", 0, &[]),
-        // The header is gone, or its entries, and the backup of both.
+        // The header or its entries are lost, and the backup of both.
         1 | 2 => Seen("gpt", 0, &[GPT, DAMAGED]),
-        // The backup alone.
+        // Only the backup is lost.
         _ => Seen("gpt", 1, &[GPT, DAMAGED]),
     };
     let mbr = |sector: usize| match sector {
         0 => Seen("none", 0, &[]),
-        // A container whose first record is blank is one that was never used.
+        // An extended partition whose first record is blank was never used.
         _ if sector <= CHAIN[0] => Seen("mbr", 2, &[]),
         _ if sector <= CHAIN[1] => Seen("mbr", 3, &[DAMAGED]),
         _ => Seen("mbr", 4, &[]),
@@ -166,7 +166,7 @@ fn entry(image: &mut Image, at: usize, kind: u8, start: u32, sectors: u32) {
     image.put(at + 4, &[kind]).le32(at + 8, start).le32(at + 12, sectors);
 }
 
-/// A partition, and a container with two more.
+/// A primary partition, and an extended partition with two logical ones.
 fn mbr_disk() -> Vec<u8> {
     let mut image = Image::new(SECTORS as usize * SECTOR);
     entry(&mut image, 446, 0x83, 8, 40);
@@ -188,7 +188,7 @@ fn mbr(out: &mut Vec<TableCase>) {
     let code = Seen("none", 0, &[DAMAGED]);
     let beyond = Seen("mbr", 4, &[BEYOND]);
     let strange = Seen("mbr", 4, &[STRANGE]);
-    // Over the records of others, which are no file system.
+    // Overlaps the records of other partitions, which are not a file system.
     let endless = Seen("mbr", 4, &[STRANGE, BEYOND, OVERLAP]);
     let mut table = Table::new(out, &disk, "MBR entry 1", 446);
     table
@@ -208,7 +208,7 @@ fn mbr(out: &mut Vec<TableCase>) {
     let alone = Seen("mbr", 2, &[]);
     Table::new(out, &disk, "MBR entry of a container", 462)
         .from(8)
-        // The MBR itself, whose first partition is taken for a logical one.
+        // The MBR itself: its first partition is read as a logical one.
         .number(
             "start",
             LE32,
@@ -292,7 +292,7 @@ fn seal_header(header: &mut [u8]) {
 fn gpt(out: &mut Vec<TableCase>) {
     let disk = gpt_disk();
     let same = Seen("gpt", 1, &[GPT]);
-    // The backup is taken.
+    // The backup is used.
     let backup = Seen("gpt", 1, &[GPT, DAMAGED]);
     let beyond = Seen("gpt", 1, &[GPT, BEYOND]);
     let seal: fn(&mut [u8]) = |disk| seal_header(&mut disk[HEADER..HEADER + SECTOR]);
@@ -310,7 +310,7 @@ fn gpt(out: &mut Vec<TableCase>) {
     header
         .number("reserved", LE32, [same; 5])
         .number("my_lba", LE64, [backup, same, backup, backup, backup])
-        // 1 is its own.
+        // 1 is the header's own sector.
         .number("alternate_lba", LE64, [backup, backup, beyond, beyond, beyond])
         .and(Value::PastTheEnd, SECTORS, beyond)
         .and(Value::Overlapping, 2, backup)
@@ -360,7 +360,7 @@ fn gpt(out: &mut Vec<TableCase>) {
 }
 
 impl Table<'_> {
-    /// The type of a partition: without one there is no partition.
+    /// The partition type; zero means an unused entry.
     fn put_type(&mut self, same: Seen, none: Seen) {
         self.field = ("partition_type_guid", 0, 16);
         self.described = 16;

@@ -21,18 +21,18 @@ const L2: usize = 4 * CLUSTER;
 const DATA: usize = 5 * CLUSTER;
 const COMPRESSED: usize = 8 * CLUSTER;
 const SNAPSHOTS: usize = 10 * CLUSTER;
-/// Length of the object.
+/// Size of the object.
 const END: u64 = 11 * CLUSTER as u64;
-/// Length of the disk: the last cluster is not used to its end.
+/// Size of the disk, which ends within the last cluster.
 const DISK: usize = 6 * CLUSTER - 100;
-/// A table or cluster with one reference.
+/// The "copied" flag: the table or cluster has exactly one reference.
 const COPIED: u64 = 1 << 63;
 const CODED: u64 = 1 << 62;
-/// What an entry takes for an address, at its most.
+/// The maximum address in an entry.
 const FAR: u64 = 0x00ff_ffff_ffff_f000;
-/// The extension behind the header of version 3.
+/// Offset of the first extension after the version 3 header.
 const EXTENSION: usize = 112;
-/// Sectors behind the first one of a compressed cluster, in its entry.
+/// Bit position of the number of additional sectors in the entry of a compressed cluster.
 const MORE: u32 = 58;
 
 pub(super) fn cases(out: &mut Vec<Case>) {
@@ -48,7 +48,7 @@ pub(super) fn cases(out: &mut Vec<Case>) {
     extended(out);
 }
 
-/// Clusters of data, zeros, nothing, data, compressed data, and data to the disk's end.
+/// Clusters: data, zeros, unallocated, data, compressed data, and data to the end of the disk.
 fn base(version: u32) -> Arc<Base> {
     let mut disk = guest(6 * CLUSTER);
     disk[CLUSTER..3 * CLUSTER].fill(0);
@@ -58,7 +58,7 @@ fn base(version: u32) -> Arc<Base> {
     image.be32(60, 1).be64(64, SNAPSHOTS as u64);
     if version == 3 {
         image.be32(96, 4).be32(100, 112);
-        // One that nobody knows, names of features, bitmaps.
+        // An unknown extension, the feature name table, and bitmaps.
         image.be32(EXTENSION, 0x1234_5678).be32(EXTENSION + 4, 8);
         image.be32(128, 0x6803_f857).be32(132, 48).put(136, b"\0\0dirty bit");
         image.be32(184, 0x2385_2875).be32(188, 24).be32(192, 1).be64(200, 32).be64(208, 9 * CLUSTER as u64);
@@ -98,21 +98,21 @@ fn first_byte(disk: &mut Vec<u8>, _: &[u8]) {
     disk.truncate(1);
 }
 
-/// The fields that both versions have, but for the magic and the version.
+/// The fields of both versions, except the magic number and the version.
 fn common(header: &mut Structure<'_>) {
     header
         .number("backing_file_offset", BE64, [SAME, MALFORMED, MALFORMED, MALFORMED, MALFORMED])
         .and(Value::SelfReferring, 40, MALFORMED)
         .and(Value::Boundary, CLUSTER as u64 - 1, MALFORMED.says("backing_file_size").at(16))
         .and(Value::PastTheEnd, CLUSTER as u64, MALFORMED)
-        // Without an offset there is no name.
+        // Without an offset there is no backing file name.
         .number("backing_file_size", BE32, all(SAME))
         .number("cluster_bits", BE32, all(MALFORMED))
         .and(Value::Boundary, 8, MALFORMED)
         .and(Value::Boundary, 22, MALFORMED)
         .and(Value::Overflow, 63, MALFORMED)
         .and(Value::Overflow, 64, MALFORMED)
-        // The entries are those of clusters of a sector then.
+        // The entries are then those of one-sector clusters.
         .and(
             Value::Meaning,
             9,
@@ -154,7 +154,7 @@ fn common(header: &mut Structure<'_>) {
         .and(Value::PastTheEnd, 1 << 56, TRUNCATED)
         .given(Value::Overflow, !0xfff, &[(36, BE32, 513)], MALFORMED)
         .and(Value::Overlapping, REFCOUNTS as u64, MALFORMED)
-        // A table of tables is taken for one of data, and data for a table.
+        // An L1 table is read as an L2 table, and data as a table.
         .and(Value::Overlapping, L2 as u64, MALFORMED.says("L2 entry").at(DATA))
         .number("refcount_table_offset", BE64, [MALFORMED, MALFORMED, TRUNCATED, MALFORMED, MALFORMED])
         .and(Value::Unaligned, REFCOUNTS as u64 + 512, MALFORMED)
@@ -172,12 +172,12 @@ fn common(header: &mut Structure<'_>) {
         .and(Value::Unaligned, SNAPSHOTS as u64 + 8, MALFORMED)
         .and(Value::PastTheEnd, END, TRUNCATED)
         .given(Value::Overflow, !0xfff, &[(60, BE32, 200)], MALFORMED)
-        // Snapshots are told of, and not content.
+        // Snapshots are reported, and are not part of the content.
         .and(Value::Overlapping, L1 as u64, SAME)
         .and(Value::SelfReferring, 0, MALFORMED);
 }
 
-/// A disk that the L1 table is too short for.
+/// A disk that is larger than the L1 table maps.
 fn refuse_size() -> Expect {
     MALFORMED.says("l1_size").at(36)
 }
@@ -215,7 +215,7 @@ fn header_v3(out: &mut Vec<Case>, base: &Arc<Base>) {
         .cut([
             UNMARKED,
             TRUNCATED.says("QCOW2 header").at(56),
-            // All fields are there: what they point at is not.
+            // All fields exist, but the structures that they point at do not.
             TRUNCATED.says("refcount_table_offset").at(48),
         ])
         .complete();
@@ -241,10 +241,10 @@ fn header_v2(out: &mut Vec<Case>, base: &Arc<Base>) {
 fn extensions(out: &mut Vec<Case>, base: &Arc<Base>) {
     Structure::new(out, base, "header extension", EXTENSION, 16)
         .number("type", BE32, all(SAME))
-        // The format of a backing file that there is not, and the name of a data file that is not asked for.
+        // The format of a backing file that does not exist, and the name of a data file that is not used.
         .and(Value::Meaning, 0xe279_2aca, SAME)
         .and(Value::Meaning, 0x4441_5441, SAME)
-        // Names of features of another length than a table of them has.
+        // A feature name table whose length is not a multiple of its entry size.
         .and(Value::Meaning, 0x6803_f857, SAME)
         .and(Value::Meaning, 0x2385_2875, MALFORMED.says("bitmaps extension").at(EXTENSION))
         .number(
@@ -303,12 +303,12 @@ fn extensions(out: &mut Vec<Case>, base: &Arc<Base>) {
         .complete();
 }
 
-/// The header's two fields of a backing file, where there is one.
+/// The two header fields of a backing file.
 fn backing(out: &mut Vec<Case>) {
     let v3 = base(3);
     let mut image = Image(v3.files[0].1.clone());
     image.be64(8, 1000).be32(16, 4).put(1000, b"base");
-    // It is refused as it is: what changes is why.
+    // Even the undamaged image is refused; the damage changes only the reason.
     let base = Base::one("qcow2", "v3 with a backing file", image.0, Vec::new());
     let refuse = refused("backing_file_refused").says("backing file");
     Structure::new(out, &base, "name of a backing file", 0, 20)
@@ -316,7 +316,7 @@ fn backing(out: &mut Vec<Case>) {
         .number("backing_file_offset", BE64, [SAME_AS_V3, MALFORMED, MALFORMED, MALFORMED, MALFORMED])
         .and(Value::SelfReferring, 8, MALFORMED)
         .and(Value::Meaning, 1000, refuse)
-        // It ends the extensions, and may not cut one in two.
+        // The name limits the extensions, and must not overlap one.
         .and(Value::Overlapping, 130, refuse)
         .and(Value::Overlapping, 140, MALFORMED.says("header extension").at(128))
         .and(Value::PastTheEnd, CLUSTER as u64 - 3, MALFORMED.says("backing_file_size").at(16))
@@ -331,7 +331,7 @@ fn backing(out: &mut Vec<Case>) {
     ]);
 }
 
-/// What remains where the backing file is taken away: the disk of version 3.
+/// The outcome if the backing file is removed: the disk of version 3.
 const SAME_AS_V3: Expect = reads(|disk, _| {
     *disk = guest(6 * CLUSTER);
     disk[CLUSTER..3 * CLUSTER].fill(0);
@@ -353,7 +353,7 @@ fn entries(out: &mut Vec<Case>, base: &Arc<Base>) {
         .and(Value::SelfReferring, COPIED | L1 as u64, MALFORMED)
         .cut([TRUNCATED.says("l1_table_offset").at(40); 3])
         .complete();
-    // Without snapshots, whose table is behind everything.
+    // Without snapshots, because their table is at the end of the object.
     let mut image = Image(base.files[0].1.clone());
     let plain = Base::one("qcow2", "v3 without snapshots", image.be32(60, 0).0.clone(), base.disk.clone());
     Structure::new(out, &plain, "L2 table", L2, 48).cut([TRUNCATED.says("L1 entry").at(L1); 3]);
@@ -376,13 +376,13 @@ fn entries(out: &mut Vec<Case>, base: &Arc<Base>) {
         .and(Value::Overflow, COPIED | FAR, TRUNCATED)
         .and(Value::Overlapping, COPIED | REFCOUNTS as u64, MALFORMED)
         .and(Value::Overlapping, COPIED | L1 as u64, MALFORMED)
-        // Another cluster's data, read for both.
+        // Both guest clusters then have the same data.
         .and(
             Value::Overlapping,
             COPIED | (DATA + CLUSTER) as u64,
             reads(|disk, _| disk.copy_within(3 * CLUSTER..4 * CLUSTER, 0)),
         )
-        // L2 tables are found as the map is walked: reading one as data shows the guest what it wrote.
+        // L2 tables are found while the map is walked. Reading one as data exposes only the guest's own content.
         .and(
             Value::SelfReferring,
             COPIED | L2 as u64,
@@ -413,18 +413,18 @@ fn entries(out: &mut Vec<Case>, base: &Arc<Base>) {
         .complete();
     Structure::new(out, &plain, "compressed cluster", COMPRESSED, 4101).cut([
         TRUNCATED.says("compressed L2 entry").at(L2 + 32),
-        // The entry counts sectors, of which the last may be cut: the stream says that it goes on.
+        // The entry counts sectors, and the last may be incomplete: only the stream shows that it is truncated.
         broken(COMPRESSED),
         broken(COMPRESSED),
     ]);
 }
 
-/// A deflate stream that is none.
+/// An invalid deflate stream.
 fn broken(at: usize) -> Expect {
     MALFORMED.says("compressed unit").at(at)
 }
 
-/// Reference counts serve writers.
+/// Reference counts are needed only by writers.
 fn refcounts(out: &mut Vec<Case>, base: &Arc<Base>) {
     Structure::new(out, base, "refcount table entry", REFCOUNTS, 8)
         .number("refcount table entry", BE64, all(SAME))
@@ -437,7 +437,7 @@ fn refcounts(out: &mut Vec<Case>, base: &Arc<Base>) {
         .complete();
 }
 
-/// Snapshots are no content: their names are shown, as far as they are there.
+/// Snapshots are not part of the content. Their names are listed as far as they can be read.
 fn snapshots(out: &mut Vec<Case>, base: &Arc<Base>) {
     Structure::new(out, base, "snapshot", SNAPSHOTS, 40)
         .number("l1_table_offset", BE64, all(SAME))
@@ -453,21 +453,21 @@ fn snapshots(out: &mut Vec<Case>, base: &Arc<Base>) {
         .complete();
 }
 
-/// An entry of zeros is one of no cluster: the reference counts tell whether there were others.
+/// A zero entry means an unallocated cluster. Reference counts show whether entries were lost.
 fn zeroed_tails(out: &mut Vec<Case>, base: &Arc<Base>) {
-    // As a writer leaves it: no snapshots and bitmaps, and every cluster is counted as often as it is used.
+    // As a writer leaves it: no snapshots or bitmaps, and correct reference counts.
     let mut image = Image(base.files[0].1.clone());
     image.be32(60, 0).be64(64, 0).put(184, &[0; 32]).put(BLOCK + 2 * 10, &[0, 0]);
     image.0.truncate(SNAPSHOTS);
     let base = Base::one("qcow2", "v3 as written", image.0, base.disk.clone());
-    // The data of the compressed cluster, in a stored block: no deflate stream has a sum of what it holds.
+    // The data of the compressed cluster in a stored block: deflate has no checksum of the content.
     let plain = reads(|disk, image| {
         disk[4 * CLUSTER..5 * CLUSTER].copy_from_slice(&image[COMPRESSED + 5..COMPRESSED + 5 + CLUSTER]);
     });
     Structure::new(out, &base, "zeroed tail", 0, 0).zeroed_tails(|at, first| match at {
         0 => UNMARKED,
         _ if at <= L2 => TRUNCATED.says("ends in zeros from").at(first),
-        // Clusters of data are gone, and the compressed one after them, which shows.
+        // Data clusters are lost, and the compressed cluster after them, which is detected.
         _ if at <= COMPRESSED => broken(COMPRESSED),
         _ if at <= COMPRESSED + CLUSTER => plain,
         _ => SAME,
@@ -483,7 +483,7 @@ fn extended(out: &mut Vec<Case>) {
     const DATA: usize = 5 * CLUSTER;
     const ENTRY: u64 = COPIED | DATA as u64;
     let mut disk = guest(2 * CLUSTER);
-    // The first half of the first cluster is data, then 8 units of zeros, then 8 of nothing.
+    // The first half of the first cluster is data, then 8 zero sub-clusters, then 8 unallocated ones.
     disk[CLUSTER / 2..CLUSTER].fill(0);
     let mut image = Image::new(7 * CLUSTER);
     image.put(0, b"QFI\xfb").be32(4, 3).be32(20, 14).be64(24, 2 * CLUSTER as u64);

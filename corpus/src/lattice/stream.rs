@@ -1,4 +1,4 @@
-//! streamOptimized VMDK: markers, compressed grains, tables behind them, the footer.
+//! streamOptimized VMDK: markers, compressed grains, the tables after them, and the footer.
 //!
 //! ```text
 //! header │ descriptor │ room │ marker grain … │ marker table │ marker directory │ marker footer │ end
@@ -16,9 +16,9 @@ use super::{
 const GRAIN: usize = 4096;
 const DISK: usize = 3 * GRAIN;
 const CAPACITY: u64 = DISK as u64 / 512;
-/// Where the first marker stands.
+/// Sector of the first marker.
 const FIRST: usize = 4 * SECTOR;
-/// Sectors of a grain: marker, zlib stream of one stored block, zeros.
+/// Sectors per stored grain: marker, zlib stream with one stored block, zeros.
 const STORED: usize = (12 + GRAIN + 11usize).next_multiple_of(SECTOR);
 const SECOND: usize = FIRST + STORED;
 const TABLE: usize = FIRST + 2 * STORED + SECTOR;
@@ -31,7 +31,7 @@ fn marker(image: &mut Image, at: usize, value: u64, kind: u32) {
     image.le64(at, value).le32(at + 12, kind);
 }
 
-/// A grain, nothing, a grain.
+/// Grains: allocated, unallocated, allocated.
 fn base() -> Arc<Base> {
     let mut disk = guest(DISK);
     disk[GRAIN..2 * GRAIN].fill(0);
@@ -111,7 +111,7 @@ fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
         .and(Value::Meaning, (DIRECTORY / SECTOR) as u64, SAME)
         .and(Value::PastTheEnd, (END / SECTOR) as u64, TRUNCATED)
         .and(Value::Overlapping, (TABLE / SECTOR) as u64, TRUNCATED.says("not its marker").at(TABLE - SECTOR))
-        // Of no matter while the footer is there.
+        // Ignored if a footer exists.
         .number("overHead", LE64, all(SAME))
         .bytes("uncleanShutdown", 1, all(SAME))
         .bytes("newlines", 4, all(MALFORMED.says("newline bytes")))
@@ -125,7 +125,7 @@ fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
         .complete();
 }
 
-/// Read by way of the tables: the marker must be that of the grain.
+/// Read through the tables: the marker must belong to the grain.
 fn grains(out: &mut Vec<Case>, base: &Arc<Base>) {
     let broken = MALFORMED.says("compressed unit").at(FIRST);
     let more = MALFORMED.says("compressed bytes").at(FIRST);
@@ -134,7 +134,7 @@ fn grains(out: &mut Vec<Case>, base: &Arc<Base>) {
         .and(Value::Overlapping, 16, MALFORMED)
         .number("compressed bytes", LE32, [MALFORMED.says("marker type").at(FIRST), broken, more, more, more])
         .and(Value::Boundary, SIZE - 1, broken)
-        // What follows is the padding; a stream ends where it says.
+        // Padding follows; a zlib stream marks its own end.
         .and(Value::Boundary, SIZE + 1, SAME)
         .and(Value::Boundary, (STORED - 12) as u64, SAME)
         .and(Value::Overlapping, (STORED - 11) as u64, more)
@@ -148,7 +148,7 @@ fn grains(out: &mut Vec<Case>, base: &Arc<Base>) {
 }
 
 fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
-    // Markers before metadata are for those who scan. That they are there at all shows that nothing is missing.
+    // Markers before metadata serve readers that scan. Their presence proves that nothing is missing.
     for (name, at) in [("table marker", TABLE - SECTOR), ("directory marker", DIRECTORY - SECTOR)] {
         Structure::new(out, base, name, at, 16)
             .number("sectors", LE64, all(SAME))
@@ -200,7 +200,7 @@ fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
         .complete();
 }
 
-/// A footer that does not hold up is none: the grains are found by their markers.
+/// An invalid footer is ignored: the grains are found by scanning the markers.
 fn footer(out: &mut Vec<Case>, base: &Arc<Base>) {
     let wrong = MALFORMED.says("marker").at(FOOTER - SECTOR);
     let end = FOOTER + SECTOR;
@@ -208,12 +208,12 @@ fn footer(out: &mut Vec<Case>, base: &Arc<Base>) {
     let kind = MALFORMED.says("marker type").at(end);
     Structure::new(out, base, "footer marker", FOOTER - SECTOR, 16)
         .number("sectors", LE64, all(SAME))
-        // No footer is seen then, and the scan for grains takes it for one.
+        // The footer is not detected, and the scan reads its marker as a grain.
         .number("size", LE32, [SAME, wrong, wrong, wrong, wrong])
-        // An end marker, with a footer behind it.
+        // An end marker that is followed by a footer.
         .number("type", LE32, [MALFORMED.says("follow the end marker").at(FOOTER), SAME, wrong, wrong, wrong])
         .complete();
-    // One that does not parse is damaged. One that is sound and says something else than the header is a contradiction.
+    // A footer that does not parse is damaged. A valid footer that differs from the header contradicts it.
     Structure::new(out, base, "footer", FOOTER, SECTOR)
         .number("magic", LE32, all(SAME))
         .number("version", LE32, all(SAME))
@@ -237,19 +237,19 @@ fn footer(out: &mut Vec<Case>, base: &Arc<Base>) {
         .complete();
     Structure::new(out, base, "end marker", FOOTER + SECTOR, 16)
         .number("value", LE64, all(SAME))
-        // The footer is not the last but one any more: a grain follows.
+        // The footer is no longer the second to last: a grain follows.
         .number("size", LE32, [SAME, MALFORMED.says("twice").at(end), more, more, more])
         .number("type", LE32, [SAME, SAME, kind, kind, kind])
         .cut([SAME, SAME, SAME])
         .complete();
 }
 
-/// Without its directory nothing says which grains there were.
+/// Without the directory, nothing shows which grains existed.
 fn zeroed_tails(out: &mut Vec<Case>, base: &Arc<Base>) {
     let lost = TRUNCATED.says("without a grain directory");
     Structure::new(out, base, "stream", 0, END).zeroed_tails(|at, _| match at {
         0 => UNMARKED,
-        // From where the first marker may be.
+        // From the earliest possible position of the first marker.
         _ if at <= FIRST => lost.at(FIRST),
         _ if at <= SECOND => lost.at(SECOND),
         _ if at < TABLE => lost.at(TABLE - SECTOR),
@@ -259,7 +259,7 @@ fn zeroed_tails(out: &mut Vec<Case>, base: &Arc<Base>) {
     });
 }
 
-/// The same stream with its footer lost, read by its markers.
+/// The same stream without its footer, read by its markers.
 fn scanned(out: &mut Vec<Case>, base: &Arc<Base>) {
     let mut image = base.files[0].1.clone();
     image.truncate(FOOTER - SECTOR);
@@ -267,7 +267,7 @@ fn scanned(out: &mut Vec<Case>, base: &Arc<Base>) {
     let lost = TRUNCATED.says("without a grain directory");
     Structure::new(out, &base, "scanned header", 0, 72)
         .from(64)
-        // Where the first marker is looked for: further on than it stands, or behind everything.
+        // The start of the scan: after the first marker, or after everything.
         .number(
             "overHead",
             LE64,
@@ -279,7 +279,7 @@ fn scanned(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("sector", LE64, [SAME, behind, behind, behind, behind])
         .and(Value::PastTheEnd, CAPACITY, behind)
         .and(Value::Unaligned, 4, behind)
-        // Two for one place, of which one was replaced, and one that the directory does not name.
+        // Two grains for one address, of which one was replaced, and one grain that the directory does not name.
         .and(Value::Overlapping, 16, MALFORMED.says("twice").at(SECOND))
         .and(Value::Meaning, 8, TRUNCATED.says("directory names").at(DIRECTORY))
         .number(
@@ -294,7 +294,7 @@ fn scanned(out: &mut Vec<Case>, base: &Arc<Base>) {
             "sectors",
             LE64,
             [
-                // What is behind it is taken for a marker.
+                // The bytes after it are read as a marker.
                 MALFORMED.says("marker").at(TABLE),
                 SAME,
                 MALFORMED.says("sectors of metadata").at(TABLE - SECTOR),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! byte  0            512     1536  2048     6656     11264    15872
-//!       copy         header  BAT   block 0  block 2  block 3  footer      each block behind its bitmap of 512 bytes
+//!       copy         header  BAT   block 0  block 2  block 3  footer      each block follows its bitmap of 512 bytes
 //! ```
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const FOOTER: usize = FIRST + 3 * STORED;
 const END: u64 = FOOTER as u64 + 512;
 const DISK: usize = 3 * BLOCK + 1024;
 
-/// A dynamic disk and its kind of footer.
+/// A dynamic disk, and the variant of its footer.
 #[derive(Clone, Copy)]
 struct Kind {
     creator: [u8; 4],
@@ -57,7 +57,7 @@ fn seal_header(bytes: &mut [u8]) {
     seal(&mut bytes[..1024], 36);
 }
 
-/// Blocks of data, nothing, data, and data to the disk's end.
+/// Blocks: data, unallocated, data, and data to the end of the disk.
 fn dynamic(kind: Kind) -> (Vec<u8>, Vec<u8>) {
     let mut disk = guest(DISK);
     disk[BLOCK..2 * BLOCK].fill(0);
@@ -98,10 +98,10 @@ fn first_byte(disk: &mut Vec<u8>, _: &[u8]) {
 }
 
 const SUM: Expect = MALFORMED.says("footer's checksum");
-/// A disk of more than the table maps.
+/// A disk that is larger than the table maps.
 const TOO_LARGE: Expect = MALFORMED.says("max_table_entries").at(HEADER + 28);
 
-/// The footer and its copy, changed alike.
+/// The footer and its copy, with the same change.
 fn footers(out: &mut Vec<Case>, base: &Arc<Base>) {
     let sum = SUM.at(FOOTER + 64);
     let mut footer =
@@ -125,7 +125,7 @@ fn footers(out: &mut Vec<Case>, base: &Arc<Base>) {
         .and(Value::SelfReferring, FOOTER as u64, MALFORMED)
         .number("time_stamp", BE32, all(SAME))
         .bytes("creator_application", 4, all(SAME))
-        // Virtual PC means the geometry.
+        // For Virtual PC images, the geometry is the size.
         .and_bytes(Value::Meaning, b"vpc ", reads(|disk, _| disk.truncate(2 * 2 * 4 * 512)))
         .number("creator_version", BE32, all(SAME))
         .bytes("creator_host_os", 4, all(SAME))
@@ -152,7 +152,7 @@ fn footers(out: &mut Vec<Case>, base: &Arc<Base>) {
         .complete();
 }
 
-/// One of the two, its checksum stale: the other is used. With a checksum of its own the one at the end counts.
+/// If one of the two has a stale checksum, the other is used. If both are valid and differ, the one at the end is used.
 fn one_footer(out: &mut Vec<Case>, base: &Arc<Base>) {
     for (name, place, version) in
         [("dynamic footer alone", FOOTER, UNSUPPORTED), ("copy of the footer alone", 0, SAME)]
@@ -160,7 +160,7 @@ fn one_footer(out: &mut Vec<Case>, base: &Arc<Base>) {
         Structure::new(out, base, name, place, 512)
             .bytes("cookie", 8, all(SAME))
             .number("features", BE32, all(SAME))
-            // 1 in another byte: the sum is right, and the footer at the end counts.
+            // A 1 in another byte: the checksum is unchanged, and the footer at the end is used.
             .number("file_format_version", BE32, [SAME, version, SAME, SAME, SAME])
             .number("data_offset", BE64, all(SAME))
             .bytes("creator", 16, all(SAME))
@@ -195,7 +195,7 @@ fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
     header
         .number("data_offset", BE64, all(SAME))
         .number("table_offset", BE64, [MALFORMED, MALFORMED, TRUNCATED, MALFORMED, MALFORMED])
-        // Entries made of the halves of two.
+        // Each entry read here consists of halves of two entries.
         .and(Value::Unaligned, BAT as u64 + 1, TRUNCATED.says("entry 0 of the block").at(BAT + 1))
         .and(Value::PastTheEnd, END, TRUNCATED)
         .and(Value::PastTheEnd, END - 15, TRUNCATED)
@@ -259,7 +259,7 @@ fn entries(out: &mut Vec<Case>, base: &Arc<Base>) {
         .and(Value::PastTheEnd, sector(FOOTER) - 8, MALFORMED)
         .and(Value::Overlapping, sector(HEADER) + 1, MALFORMED)
         .and(Value::Overlapping, sector(FOOTER), MALFORMED)
-        // The one that comes second is blamed.
+        // The error names the second of the two.
         .and(
             Value::Overlapping,
             sector(FIRST + STORED) + 1,
@@ -280,7 +280,7 @@ fn entries(out: &mut Vec<Case>, base: &Arc<Base>) {
         .and(Value::Overlapping, sector(FOOTER) - 2, MALFORMED)
         .cut([TRUNCATED.says("table_offset").at(HEADER + 16); 3])
         .complete();
-    // Block 1 is not there: the table's entries behind the disk's end are not looked at.
+    // Block 1 is unallocated. Table entries after the end of the disk are not read.
     Structure::new(out, base, "BAT entry of no block", BAT + 16, 4)
         .number("entry 4 of the block", BE32, all(SAME))
         .complete();
@@ -303,14 +303,14 @@ fn entries(out: &mut Vec<Case>, base: &Arc<Base>) {
         .cut([TRUNCATED.says("entry 0 of the block").at(BAT); 3]);
 }
 
-/// The last block is stored as far as the disk goes: a bitmap and two sectors of it.
+/// The last block is stored up to the end of the disk: its bitmap and two sectors.
 const SAME_LAST: Expect = reads(|disk, image| {
-    // What lies there is the rest of block 3, all zeros, its bitmap too.
+    // The rest of block 3 is there, all zeros, also as a bitmap.
     assert!(image[FOOTER - 3 * 512..FOOTER].iter().all(|byte| *byte == 0));
     disk[3 * BLOCK..].fill(0);
 });
 
-/// The geometry, where the creator means it.
+/// The geometry, for creators that use it as the size.
 fn geometry(out: &mut Vec<Case>) {
     let (image, mut disk) = dynamic(Kind { creator: *b"vpc ", ..PLAIN });
     let whole = disk.clone();
@@ -330,18 +330,18 @@ fn geometry(out: &mut Vec<Case>) {
         .number("cylinders", BE16, [SAME_SIZE, HALF, TOO_LARGE, TOO_LARGE, TOO_LARGE])
         .number("heads", BYTE, [SAME_SIZE, HALF, TOO_LARGE, TOO_LARGE, TOO_LARGE])
         .number("sectors_per_track", BYTE, [SAME_SIZE, QUARTER, TOO_LARGE, TOO_LARGE, TOO_LARGE])
-        // At its ceiling it says only that the disk is large.
+        // At its maximum, the geometry only means that the disk is at least this large.
         .given(Value::Boundary, 255, &[(56, BE16, 65_535), (58, BYTE, 16)], SAME_SIZE)
         .complete();
 }
 
-/// A footer that is missing shows nothing of the blocks before it, and a bitmap of zeros is one of sectors never written:
-/// the end of the last block must be there, as far as the disk goes.
+/// A missing footer does not show that blocks before it are lost, and a zero bitmap means sectors that were never written.
+/// The end of the last block must be present, up to the end of the disk.
 fn zeroed_tails(out: &mut Vec<Case>, base: &Arc<Base>) {
     const NEEDED: usize = FIRST + 2 * STORED + 512 + (DISK - 3 * BLOCK);
     Structure::new(out, base, "zeroed tail", 0, 0).zeroed_tails(|at, first| match at {
         0 => UNMARKED,
-        // The copy is taken for a footer with padding after it.
+        // The copy is read as a footer that is followed by padding.
         HEADER => MALFORMED.says("data_offset").at(16),
         // The end of the header is zeros.
         _ if at < FIRST => MALFORMED.says("entry 0 of the block").at(BAT),
@@ -380,7 +380,7 @@ fn fixed(out: &mut Vec<Case>) {
         .number("heads", BYTE, all(SAME))
         .number("sectors_per_track", BYTE, all(SAME))
         .number("disk_type", BE32, all(MALFORMED))
-        // With no place for a header.
+        // Without an offset of a header.
         .and(Value::Meaning, 3, start.at(DISK + 16))
         .and(Value::Meaning, 4, start.at(DISK + 16));
     footer.seal = None;
@@ -390,14 +390,14 @@ fn fixed(out: &mut Vec<Case>) {
         .bytes("unique_id", 16, all(SAME))
         .number("saved_state", BYTE, all(SAME))
         .bytes("reserved", 427, all(SAME))
-        // Without its last byte it is one of Virtual PC before 2004.
+        // Without its last byte, it is a footer of Virtual PC before 2004.
         .cut([UNMARKED, UNMARKED, SAME])
         .complete();
     // Without a footer it is a raw disk.
     Structure::new(out, &base, "zeroed tail", 0, 0).zeroed_tails(|_, _| UNMARKED);
 }
 
-/// A disk that is a difference: whatever its header says of the parent, it is refused and nothing is opened.
+/// A differencing disk: it is refused and no file is opened, whatever its header says about the parent.
 fn differencing(out: &mut Vec<Case>) {
     let (image, _) = dynamic(Kind { disk_type: 4, ..PLAIN });
     let base = Base::one("vhd", "differencing", image, Vec::new());

@@ -15,9 +15,9 @@ use super::{
 
 pub(super) const SECTOR: usize = 512;
 const GRAIN: usize = 4096;
-/// Entries of a table.
+/// Entries per table.
 const ENTRIES: usize = 16;
-/// Grains of the disk: the last is cut by its end.
+/// Number of grains; the disk ends within the last one.
 const GRAINS: usize = 18;
 const DISK: usize = 17 * GRAIN + 512;
 const CAPACITY: u64 = DISK as u64 / 512;
@@ -25,11 +25,11 @@ const DIRECTORY: usize = 3 * SECTOR;
 const TABLES: [usize; 2] = [4 * SECTOR, 5 * SECTOR];
 const REDUNDANT: usize = 6 * SECTOR;
 const STORED: usize = 16 * SECTOR;
-/// The grains that are stored, in order.
+/// The allocated grains, in storage order.
 const USED: [usize; 5] = [0, 2, 15, 16, 17];
 const END: u64 = 56;
 
-/// Where the fields of a header are.
+/// Offsets of the header fields.
 pub(super) mod field {
     pub(crate) const DESCRIPTOR_OFFSET: usize = 28;
     pub(crate) const GD_OFFSET: usize = 56;
@@ -37,7 +37,7 @@ pub(super) mod field {
     pub(crate) const COMPRESS_ALGORITHM: usize = 77;
 }
 
-/// A hosted sparse extent's header.
+/// The header of a hosted sparse extent.
 pub(super) struct Header {
     pub(super) version: u32,
     pub(super) flags: u32,
@@ -68,7 +68,7 @@ pub(super) fn descriptor(create_type: &str, extents: &str) -> String {
     )
 }
 
-/// The disk: of 18 grains five are stored.
+/// The disk: 5 of 18 grains are allocated.
 pub(super) fn disk() -> Vec<u8> {
     let mut disk = guest(DISK);
     for grain in (0..GRAINS).filter(|grain| !USED.contains(grain)) {
@@ -77,7 +77,7 @@ pub(super) fn disk() -> Vec<u8> {
     disk
 }
 
-/// The image, with redundant tables or without.
+/// The image, with or without redundant tables.
 fn image(redundant: bool, text: Option<&str>) -> Vec<u8> {
     let header = Header {
         version: 1,
@@ -122,7 +122,7 @@ pub(super) fn cases(out: &mut Vec<Case>) {
     zeroed_tails(out, &base, TABLES[1] + 4 * SECTOR);
 }
 
-/// Of an image whose tables end at `tables`. Of plain data that is zeros no format can tell.
+/// The outcome for an image whose tables end at `tables`. Lost plain data cannot be distinguished from zeros.
 fn zeroed_tails(out: &mut Vec<Case>, base: &Arc<Base>, tables: usize) {
     let lost = TRUNCATED.says("entries of them are missing");
     Structure::new(out, base, "sparse image", 0, END as usize * SECTOR).zeroed_tails(|at, first| match at {
@@ -137,12 +137,12 @@ fn zeroed_tails(out: &mut Vec<Case>, base: &Arc<Base>, tables: usize) {
     });
 }
 
-/// An extent file without a descriptor, part of a set.
+/// An extent file without a descriptor, as in a set of files.
 pub(super) fn part() -> Vec<u8> {
     image(false, None)
 }
 
-/// The first `len` bytes of the stored grain at `from`, at the guest address `to`.
+/// Copies the first `len` bytes of the stored grain at `from` to the guest address `to`.
 fn stored(disk: &mut [u8], image: &[u8], from: usize, to: usize, len: usize) {
     let len = len.min(disk.len() - to);
     disk[to..to + len].copy_from_slice(&image[STORED + from * GRAIN..][..len]);
@@ -223,7 +223,7 @@ fn header(out: &mut Vec<Case>, base: &Arc<Base>) {
             [
                 MALFORMED, // Into the descriptor.
                 MALFORMED, TRUNCATED, TRUNCATED,
-                // At the end, as the footer of a stream says, and there is none.
+                // The value means "in the footer", as in a stream, and there is no footer.
                 MALFORMED,
             ],
         )
@@ -260,7 +260,7 @@ fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
         .number("grain directory entry 0", LE32, [first, MALFORMED, TRUNCATED, TRUNCATED, TRUNCATED])
         .and(Value::PastTheEnd, END, TRUNCATED)
         .and(Value::Overlapping, 2, MALFORMED)
-        // The other table, and a grain taken for one.
+        // The other table, and a grain read as a table.
         .and(
             Value::Overlapping,
             5,
@@ -313,7 +313,7 @@ fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
             LE32,
             [reads(|disk, _| disk[17 * GRAIN..].fill(0)), MALFORMED, TRUNCATED, TRUNCATED, TRUNCATED],
         )
-        // Only the disk's part of the last grain must be there.
+        // Of the last grain, only the disk's part must be present.
         .and(Value::Boundary, END - 1, reads(|disk, _| disk[17 * GRAIN..].fill(0)))
         .cut([TRUNCATED.says("grain directory entry 1").at(DIRECTORY + 4); 3])
         .complete();
@@ -326,7 +326,7 @@ fn tables(out: &mut Vec<Case>, base: &Arc<Base>) {
         .cut([TRUNCATED.says("grain table entry 1").at(TABLES[1] + 4); 3]);
 }
 
-/// Whatever happens to one of the two, the other is used. Where both are gone, the first is blamed.
+/// If one directory or table is damaged, the other is used. If both are damaged, the error names the first.
 fn redundant(out: &mut Vec<Case>, base: &Arc<Base>) {
     for (name, shift) in [("primary directory", 0), ("redundant directory", 3 * SECTOR)] {
         Structure::new(out, base, name, DIRECTORY + shift, 8)
@@ -340,7 +340,7 @@ fn redundant(out: &mut Vec<Case>, base: &Arc<Base>) {
     let lost = [reads(|disk, _| disk[..GRAIN].fill(0)), SAME, SAME, SAME, SAME];
     for (name, shift, expect) in [("primary table", 0, lost), ("redundant table", 3 * SECTOR, all(SAME))] {
         Structure::new(out, base, name, TABLES[0] + shift, 4)
-            // An entry that says that nothing is there says nothing wrong.
+            // An entry for an unallocated grain is valid.
             .number("grain table entry 0", LE32, expect)
             .and(Value::PastTheEnd, END, SAME)
             .and(Value::SelfReferring, 4, SAME)
