@@ -26,9 +26,9 @@ const NOTHING: &str = "";
 pub(crate) fn tables(outcomes: &[Outcome], conditions: &Conditions) -> String {
     let Conditions { machine, runs, content, disk, streaming } = conditions;
     let mut text = format!(
-        "Measured on {machine}. A disk of {} GiB with {} MB of programs and libraries on an ext4 file system; {runs} runs of each \
-         way, in turns; medians in seconds, ratios of medians, in brackets the least and the greatest ratio of a round. Warm cache, \
-         a new target each time, no sync on either side. qemu-img ran with `-m 16`, and with `-W` where that was faster in a trial.\n",
+        "Measured on {machine}. A disk of {} GiB with {} MB of programs and libraries on an ext4 file system; {runs} alternating \
+         runs of each method. Times are medians in seconds. Ratios are of medians; brackets show the smallest and largest ratio of a round. Warm cache, \
+         a new target for each run, no sync for any program. qemu-img ran with `-m 16`, and with `-W` if that was faster in a trial.\n",
         disk >> 30,
         content / 1_000_000
     );
@@ -37,8 +37,8 @@ pub(crate) fn tables(outcomes: &[Outcome], conditions: &Conditions) -> String {
     };
     section(
         &mut text,
-        "Local files, no digest. The floor is `cp --sparse=always` of the raw disk where bytes are only moved (\"copy\"), else what it \
-         says, by one thread a core, with the map read beforehand.",
+        "Local files, no digest. The floor is `cp --sparse=always` of the raw disk if bytes are only copied (\"copy\"), else the named \
+         operation on one thread per core, with the map read beforehand.",
         &[
             "from → to",
             "ours",
@@ -57,23 +57,23 @@ pub(crate) fn tables(outcomes: &[Outcome], conditions: &Conditions) -> String {
     );
     section(
         &mut text,
-        "The digest beside raw → raw, local, and SHA-256 alone on all cores.",
+        "Local raw → raw with and without the digest, and SHA-256 alone on all cores.",
         &["work", "with", "without", "SHA-256 alone", "(with − without) / alone", "peak MiB"],
         of(|work| work == Work::WithDigest).iter().map(|outcome| digest(outcome)),
     );
     let tool = match streaming {
         Some(tool) => format!("The streaming tool is {}, run once.", tool.name()),
-        None => format!("No streaming tool was there to be measured ({HOW_TO_INSTALL})."),
+        None => format!("No streaming tool was installed ({HOW_TO_INSTALL})."),
     };
     section(
         &mut text,
         &format!(
-            "S3 → raw from a server in a process of its own, with the digest, over three lines: 30 ms to the first byte, 100 MB/s a \
-             connection and 125 MB/s in all; 80 ms and 50 MB/s a connection; 1 ms without caps. \"16 ranges\" is a plain client that \
-             shares no code with ours, fetches all of the object in ranges of 8 MiB, 16 at once, and throws them away. The floor \
-             fetches the ranges of our run again, 16 at once, or decodes alone on all cores if that takes longer. \"Parallel\" \
-             downloads 16 ranges of 8 MiB at once and then runs qemu-img, \"plain\" downloads on one connection. The spread is that of \
-             our times around their median. Bytes are those sent over the stored bytes of extents and tables. {tool}"
+            "S3 → raw from a server in a separate process, with the digest, over three simulated networks: 30 ms to the first byte, 100 MB/s per \
+             connection and 125 MB/s in total; 80 ms and 50 MB/s per connection; 1 ms without caps. \"16 ranges\" is a simple client that \
+             shares no code with diskferry. It fetches the object in ranges of 8 MiB, 16 at a time, and discards them. The floor \
+             fetches the ranges of our run again, 16 at a time, or only decodes on all cores, whichever takes longer. \"Parallel\" \
+             downloads 16 concurrent ranges of 8 MiB and then runs qemu-img; \"plain\" downloads on one connection. The spread is that of \
+             our times around their median. \"Bytes\" is sent bytes divided by the stored bytes of extents and tables. {tool}"
         ),
         &[
             "line",
@@ -96,11 +96,11 @@ pub(crate) fn tables(outcomes: &[Outcome], conditions: &Conditions) -> String {
         of(|work| matches!(work, Work::Import { .. })).iter().map(|outcome| import(outcome)),
     );
     if let Some(ratio) = fragmented(outcomes) {
-        let _fits = writeln!(text, "\nFragmented over in order: {} (goal: ≤ 1.3).", shown(Some(ratio)));
+        let _fits = writeln!(text, "\nFragmented / contiguous: {} (goal: ≤ 1.3).", shown(Some(ratio)));
     }
     section(
         &mut text,
-        "The verdict on a QCOW2 of 46 GiB whose tables are full, 64 KiB clusters, over the same line.",
+        "`measure` of a fully allocated QCOW2 of 46 GiB with 64 KiB clusters, over the first network.",
         &["command", "seconds", "peak MiB", "goal", "met"],
         of(|work| matches!(work, Work::Verdict { .. })).iter().map(|outcome| verdict(outcome)),
     );
@@ -282,6 +282,6 @@ mod tests {
         }
         let rows = text.lines().filter(|line| line.starts_with("| ")).count();
         assert_eq!(rows, outcomes.len() + 4, "four tables with a header each");
-        assert!(text.contains("Fragmented over in order: 1.00"));
+        assert!(text.contains("Fragmented / contiguous: 1.00"));
     }
 }
