@@ -1,4 +1,4 @@
-//! Any bytes as a QCOW2: open, map, read.
+//! Opens, maps and reads arbitrary bytes as a QCOW2.
 #![no_main]
 
 use diskferry_formats::Format;

@@ -1,4 +1,4 @@
-//! Any bytes as a VMDK of one file: open, map, read.
+//! Opens, maps and reads arbitrary bytes as a single-file VMDK.
 #![no_main]
 
 use diskferry_formats::Format;

@@ -11,7 +11,7 @@ const CANARY: &str = "canary-that-nobody-asked-for";
 
 /// Names that an image may contain: what each attempts, and its bytes in the image.
 fn names(secret: &Path) -> Vec<(&'static str, Vec<u8>)> {
-    let absolute = secret.to_str().expect("a path of ours");
+    let absolute = secret.to_str().expect("the path is UTF-8");
     let own = |text: String| text.into_bytes();
     vec![
         ("absolute", own(absolute.to_owned())),
@@ -75,7 +75,7 @@ fn qcow2_data(path: &Path, name: &[u8]) {
 
 fn qcow2(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let made = path.with_extension("made");
-    tool("qemu-img", &["create", "-q", "-f", "qcow2", made.to_str().expect("a path of ours"), "1M"]);
+    tool("qemu-img", &["create", "-q", "-f", "qcow2", made.to_str().expect("the path is UTF-8"), "1M"]);
     let mut image = std::fs::read(&made).expect("the image made by qemu-img");
     std::fs::remove_file(&made).expect("removing it");
     change(&mut image);
@@ -99,7 +99,7 @@ fn vmdk(path: &Path, kind: &[u8], before: &[u8], name: &[u8], after: &[u8]) {
 
 /// A differencing disk, with the parent's name in the header and in a locator.
 fn vhd_parent(path: &Path, name: &[u8]) {
-    let text = path.to_str().expect("a path of ours");
+    let text = path.to_str().expect("the path is UTF-8");
     tool("qemu-img", &["create", "-q", "-f", "vpc", "-o", "subformat=dynamic,force_size=on", text, "1M"]);
     let mut image = std::fs::read(path).expect("the image made by qemu-img");
     let end = image.len();
@@ -163,8 +163,8 @@ fn files_named_by_an_image_are_never_opened() {
         for (what, name) in names(&secret) {
             let image = inside.join(format!("{what}-{place}"));
             make(&image, &name);
-            let (src, dst) = (image.to_str().expect("ours"), inside.join("target.raw"));
-            let dst = dst.to_str().expect("ours");
+            let (src, dst) = (image.to_str().expect("the path is UTF-8"), inside.join("target.raw"));
+            let dst = dst.to_str().expect("the path is UTF-8");
             for args in [&["info", src][..], &["measure", src], &["convert", src, dst]] {
                 let (code, said, calls) = traced(args, &log);
                 let case = format!("{what} in {place}, {}", args[0]);

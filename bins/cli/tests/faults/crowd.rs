@@ -9,7 +9,8 @@ use diskferry_s3io::{Client, ClientOptions, Keys, S3Source};
 use futures_util::future::try_join_all;
 
 use crate::support::{
-    Bench, IMAGE_KINDS, LIBRARY, MIB, digest, file, in_a_child_process, names, object, resources, told,
+    Bench, IMAGE_KINDS, LIBRARY, MIB, child_arguments, digest, file, in_a_child_process, names, object,
+    resources,
 };
 
 const RUNS: usize = 200;
@@ -28,7 +29,7 @@ const TARGETS: [(Format, &[(&str, &str)]); 5] = [
 fn two_hundred_concurrent_conversions_are_correct_and_share_one_budget() {
     const NAME: &str = "crowd::two_hundred_concurrent_conversions_are_correct_and_share_one_budget";
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    if let Some([endpoint, access, secret, dir, expected]) = told() {
+    if let Some([endpoint, access, secret, dir, expected]) = child_arguments() {
         return runtime.block_on(all(&endpoint, (access, secret), Path::new(&dir), &expected));
     }
     // The store's memory does not count.

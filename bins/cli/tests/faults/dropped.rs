@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use diskferry_formats::Format;
 
-use crate::support::{Bench, Image, file, in_a_child_process, names, told};
+use crate::support::{Bench, Image, child_arguments, file, in_a_child_process, names};
 
 /// The number of open files (including sockets) and threads of this process.
 fn held() -> (usize, usize) {
@@ -17,7 +17,7 @@ fn held() -> (usize, usize) {
 #[test]
 fn dropped_conversion_leaves_no_task_socket_thread_or_file() {
     const NAME: &str = "dropped::dropped_conversion_leaves_no_task_socket_thread_or_file";
-    if told::<0>().is_none() {
+    if child_arguments::<0>().is_none() {
         return in_a_child_process(NAME, &[]);
     }
     let round = |requests, to_s3| {

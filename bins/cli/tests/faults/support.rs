@@ -236,7 +236,7 @@ pub(crate) fn in_a_child_process<const N: usize>(test: &str, tell: &[&str; N]) {
 }
 
 /// Returns the arguments of this process, if a test started it.
-pub(crate) fn told<const N: usize>() -> Option<[String; N]> {
+pub(crate) fn child_arguments<const N: usize>() -> Option<[String; N]> {
     let told = std::env::var(CHILD).ok()?;
     Some(std::array::from_fn(|at| told.lines().nth(at).unwrap_or_default().to_owned()))
 }

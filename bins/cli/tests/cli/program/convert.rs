@@ -101,7 +101,7 @@ fn text_report_has_the_main_facts() {
     for fact in ["virtual disk", "real content", sample.digest_hex, "fetched", "peak memory"] {
         assert!(said.out.contains(fact), "{fact}: {}", said.out);
     }
-    assert!(said.err.is_empty(), "standard error is no terminal, so there is no bar: {}", said.err);
+    assert!(said.err.is_empty(), "standard error is not a terminal, so there is no bar: {}", said.err);
 }
 
 #[test]

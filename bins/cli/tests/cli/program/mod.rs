@@ -1,4 +1,4 @@
-//! Runs of the program itself: exit codes, documents, messages, and what is left behind.
+//! Runs of the program: exit codes, JSON documents, messages and leftover files.
 
 mod convert;
 mod device;

@@ -269,7 +269,7 @@ fn interrupted(store: &Store, args: &[&str], reached: impl Fn(&Request) -> bool)
 }
 
 #[test]
-fn an_interrupted_run_does_not_wait_for_a_store_that_is_silent() {
+fn interrupted_run_does_not_wait_for_a_silent_store() {
     let store = Store::with(&[], ServerOptions::default());
     let dir = Dir::new();
     let raw = dir.file("disk.raw", &noise(20 << 20));
@@ -292,7 +292,7 @@ fn an_interrupted_run_does_not_wait_for_a_store_that_is_silent() {
 }
 
 #[test]
-fn a_run_that_is_interrupted_while_it_reads_its_target_back_takes_it_back() {
+fn run_interrupted_during_verification_deletes_its_target() {
     let store = Store::with(&[], ServerOptions::default());
     let dir = Dir::new();
     let raw = dir.file("disk.raw", &noise(20 << 20));
@@ -320,7 +320,7 @@ fn a_run_that_is_interrupted_while_it_reads_its_target_back_takes_it_back() {
 }
 
 #[test]
-fn an_image_with_a_zeroed_tail_gets_the_same_answer_over_http_as_from_a_file() {
+fn image_with_a_zeroed_tail_gives_the_same_error_over_http_as_from_a_file() {
     let dir = Dir::new();
     let mut disk = noise(3 << 20);
     disk[510..512].copy_from_slice(&[0x55, 0xaa]);
