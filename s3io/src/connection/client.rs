@@ -51,12 +51,20 @@ impl Client {
                 given => given,
             };
             let trust = Trust { bundle: bundle.clone(), system_too: false };
-            let http = HttpClient::new(&HttpSettings { trust, ..HttpSettings::default() })?;
+            let http = HttpClient::new(&HttpSettings {
+                trust,
+                direct: !options.proxies,
+                ..HttpSettings::default()
+            })?;
             (bundle, S3Access::load(&options, &http).await?)
         };
         let trust = Trust { bundle, system_too: options.ca_bundle.is_none() };
-        let http =
-            HttpClient::new(&HttpSettings { public_only: options.public_only, trust, own_certificate })?;
+        let http = HttpClient::new(&HttpSettings {
+            public_only: options.public_only,
+            direct: !options.proxies,
+            trust,
+            own_certificate,
+        })?;
         Ok(Self {
             inner: Arc::new(Inner {
                 options,

@@ -43,6 +43,8 @@ pub(crate) fn empty_body() -> HttpBody {
 pub(super) struct HttpSettings {
     /// Connects to public addresses only, see [`is_public`].
     pub(super) public_only: bool,
+    /// Ignores the proxies of the environment.
+    pub(super) direct: bool,
     pub(super) trust: Trust,
     pub(super) own_certificate: Option<ClientCertificate>,
 }
@@ -72,7 +74,8 @@ impl HttpClient {
             Some(_) => tls::client_config(&settings.trust, None)?,
             None => for_server.clone(),
         };
-        let connector = Connector::new(Arc::new(Proxies::from_env()), for_proxy, settings.public_only);
+        let proxies = if settings.direct { Proxies::default() } else { Proxies::from_env() };
+        let connector = Connector::new(Arc::new(proxies), for_proxy, settings.public_only);
         let https = HttpsConnectorBuilder::new()
             .with_tls_config(for_server)
             .https_or_http()

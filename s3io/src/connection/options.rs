@@ -50,6 +50,8 @@ pub struct ClientOptions {
     /// Through a proxy, `https://` sources are tunnelled to an address that was resolved and checked here. `http://` sources
     /// do not use a proxy then, because it would resolve their names itself.
     pub public_only: bool,
+    /// Uses the proxies of the environment: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`. On by default.
+    pub proxies: bool,
     /// A file (or directory) of CA certificates in PEM, trusted instead of the system's. If `None`: `AWS_CA_BUNDLE` or the
     /// profile's `ca_bundle` for S3, else `SSL_CERT_FILE` and `SSL_CERT_DIR`, else the system's certificates. Plain
     /// `https://` sources trust `AWS_CA_BUNDLE` or `ca_bundle` in addition to the latter.
@@ -78,6 +80,7 @@ setters!(ClientOptions {
     connections: usize,
     stall_timeout: Duration,
     public_only: bool,
+    proxies: bool,
     ca_bundle: Option<PathBuf>,
     client_certificate: Option<PathBuf>,
     client_key: Option<PathBuf>,
@@ -104,6 +107,7 @@ impl Default for ClientOptions {
             connections: 32,
             stall_timeout: Duration::from_secs(60),
             public_only: false,
+            proxies: true,
             ca_bundle: None,
             client_certificate: None,
             client_key: None,
@@ -132,6 +136,7 @@ impl fmt::Debug for ClientOptions {
             .field("connections", &self.connections)
             .field("stall_timeout", &self.stall_timeout)
             .field("public_only", &self.public_only)
+            .field("proxies", &self.proxies)
             .field("ca_bundle", &self.ca_bundle)
             .field("client_certificate", &self.client_certificate)
             .field("client_key", &self.client_key)

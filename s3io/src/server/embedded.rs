@@ -88,6 +88,8 @@ impl Server {
             .endpoint_url(Some(self.endpoint()))
             .region(Some("us-east-1".into()))
             .keys(Some(self.keys()))
+            // The server is in this process: a proxy of the environment cannot reach it.
+            .proxies(false)
     }
 
     async fn sdk(&self) -> Result<aws_sdk_s3::Client> {
