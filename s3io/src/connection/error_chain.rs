@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 
 /// The error and its causes in one line, without causes that only repeat what was said before.
+#[cfg(feature = "s3")]
 pub(crate) fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
