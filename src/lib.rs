@@ -35,5 +35,13 @@ pub use diskferry_s3io::{Client, ClientOptions, HttpSource};
 #[cfg(feature = "s3")]
 pub use diskferry_s3io::{S3Gate, S3Sink, S3Source};
 
+/// The types that the methods of [`Source`] and [`Sink`] use, for custom ones. `examples/custom_source.rs` is a source.
+pub mod custom {
+    pub use diskferry_core::{
+        BoxFuture, Capabilities, Identity, Receipt, Segment, SinkCapabilities, SinkHint, StoredOffset,
+        StoredRange, TargetOffset, TargetRange, Traffic, WriteOrder,
+    };
+}
+
 // Traits for custom formats, sources and sinks.
 pub use diskferry_core::{BlockMap, Layout, Sink, Source};
