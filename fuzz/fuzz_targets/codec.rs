@@ -68,7 +68,7 @@ fn deflate(what: u8, level: u8, bits: u8, unit: &[u8]) {
     if let Some(made) = deflate_raw(level, bits, &unit, &mut out).expect("deflate works") {
         back(&unit, &out[..made], inflate_raw);
         let windowed = slow::inflate_windowed(&out[..made], bits);
-        assert!(windowed.is_some_and(|windowed| windowed == unit), "a match reaches behind the window");
+        assert!(windowed.is_some_and(|windowed| windowed == unit), "a match reaches outside the window");
         let mut wrapped = vec![0; made + 6];
         let made = wrap_zlib(&out[..made], &unit, &mut wrapped).expect("room for it");
         back(&unit, &wrapped[..made], inflate_zlib);

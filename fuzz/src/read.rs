@@ -106,7 +106,7 @@ fn walk(disk: &Disk, range: GuestRange, read: &mut u64) {
 
 /// Stored bytes must be in their file, and units within their limit.
 fn check_extent(disk: &Disk, extent: &Extent) {
-    assert!(extent.guest.end().get() <= disk.virtual_bytes(), "{extent:?} is behind the end of the disk");
+    assert!(extent.guest.end().get() <= disk.virtual_bytes(), "{extent:?} ends after the disk");
     let stored = match &extent.kind {
         ExtentKind::Data(stored) | ExtentKind::Sparse(stored) => stored,
         ExtentKind::Coded(coded) => {

@@ -296,7 +296,7 @@ fn entries(out: &mut Vec<Case>, base: &Arc<Base>) {
                 SAME,
             ],
         )
-        .bytes("bits behind the block", 511, all(SAME))
+        .bytes("bits after the block", 511, all(SAME))
         .cut([TRUNCATED.says("entry 0 of the block").at(BAT); 3])
         .complete();
     Structure::new(out, base, "block", FIRST + 512, BLOCK)

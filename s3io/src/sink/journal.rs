@@ -40,7 +40,7 @@ pub(super) struct JournalRecord {
     pub(super) upload: ResumableUpload,
     /// The conversion's checkpoint; empty if there is none yet.
     pub(super) checkpoint: Vec<u8>,
-    /// The upload is over, and the journal could not be deleted: it is to be overwritten.
+    /// The upload is over, and the journal could not be deleted. It must be overwritten.
     pub(super) ended: bool,
 }
 

@@ -46,7 +46,7 @@ impl JournalWriter {
         Ok(())
     }
 
-    /// Writes the journal every few seconds for as long as it is polled.
+    /// Writes the journal every few seconds while it is polled.
     pub(super) async fn keep_alive(self: Arc<Self>) {
         loop {
             tokio::time::sleep(HEARTBEAT).await;

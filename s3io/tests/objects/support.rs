@@ -66,7 +66,7 @@ pub(crate) async fn empty() -> Server {
     server
 }
 
-/// The object as it is now.
+/// The current content of the object.
 pub(crate) fn stored(server: &Server) -> Option<Vec<u8>> {
     std::fs::read(server.root().join(BUCKET).join(KEY)).ok()
 }
