@@ -182,11 +182,6 @@ impl NoResponse {
     pub(super) fn target(&self) -> &str {
         &self.target
     }
-
-    /// True if there was no connection.
-    pub(super) fn is_connect(&self) -> bool {
-        self.cause.downcast_ref::<legacy::Error>().is_some_and(legacy::Error::is_connect)
-    }
 }
 
 impl fmt::Display for NoResponse {

@@ -140,12 +140,8 @@ pub(crate) fn no_response(error: &(dyn std::error::Error + 'static)) -> Failure 
                 .hint("if this port speaks TLS, use https:// in the URL or endpoint"),
         );
     }
-    let why = reason(request);
-    Failure::transient(if request.is_connect() {
-        format!("{target} cannot be reached: {why}")
-    } else {
-        format!("the connection to {target} failed: {why}")
-    })
+    // The source or sink that asked puts the server's host and port in front.
+    Failure::transient(reason(request))
 }
 
 /// The first few KiB of an error document: as much as arrives at once.

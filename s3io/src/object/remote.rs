@@ -372,10 +372,12 @@ impl RemoteObject {
             return error;
         }
         // After a redirect it is another one.
-        match self.object().as_http() {
-            Some((_, at)) => error.context(format_args!("{}:{}", at.host(), at.port())),
-            None => error.context(&self.shown.peer),
-        }
+        let peer = match self.object().as_http() {
+            Some((_, at)) => format!("{}:{}", at.host(), at.port()),
+            None => self.shown.peer.clone(),
+        };
+        // Errors of TLS and of proxies name it already.
+        if error.message().contains(&peer) { error } else { error.context(peer) }
     }
 
     /// The error with the object's name in front.

@@ -322,7 +322,9 @@ impl TargetObject {
     pub(super) async fn wait(&self, retries: &mut Retries, failure: Failure, stoppable: bool) -> Result<()> {
         let wait = retries.next_wait(failure).map_err(|error| match error.kind() {
             ErrorKind::Cancelled => error,
-            ErrorKind::DestinationUnavailable => self.named(error.context(&self.peer)),
+            ErrorKind::DestinationUnavailable if !error.message().contains(&self.peer) => {
+                self.named(error.context(&self.peer))
+            }
             _ => self.named(error),
         })?;
         let mut stop = self.stop.subscribe();
