@@ -28,8 +28,8 @@
     )
 )]
 
-#[macro_use]
-mod setters;
+#[macro_use(setters)]
+extern crate diskferry_core;
 
 mod codec;
 mod create;

@@ -61,8 +61,8 @@
     )
 )]
 
-#[macro_use]
-mod setters;
+#[macro_use(setters)]
+extern crate diskferry_core;
 
 mod concurrency;
 mod connection;
