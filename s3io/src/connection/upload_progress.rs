@@ -26,7 +26,7 @@ pub(crate) struct UploadProgress {
 }
 
 impl UploadProgress {
-    /// Nothing sent yet. What is sent is added to `total`.
+    /// Creates the progress of a body of which no byte was sent. Sent bytes are added to `total`.
     pub(crate) fn new(total: &Arc<AtomicU64>) -> Arc<Self> {
         Arc::new(Self { furthest: AtomicU64::new(0), total: Arc::clone(total) })
     }
